@@ -1,0 +1,204 @@
+"""LLaVA-1.5, BakLLaVA and ViP-LLaVA, from checkpoints in the layout of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+from mmerank.adapter import weights_fingerprint
+from mmerank.convention import ImageLayout, SequenceForm
+from mmerank.errors import ModelError
+from mmerank.hooks import Point
+from mmerank.inputs import Example
+from mmerank.sequences import (
+    Kind,
+    Role,
+    TokenSequence,
+    bare_sequence,
+    begin,
+    image_places,
+    spliced_embeddings,
+    tokenized,
+    tokens_of,
+)
+
+# What stands before the user's turn, before the answer, and after it, in the template each family was trained with.
+# LLaVA-1.5 and BakLLaVA: `vicuna_v1` of LLaVA's code. ViP-LLaVA: the template of its model card.
+_VICUNA_V1 = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: ",
+    " ASSISTANT:",
+)
+_VIP = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions.###Human: ",
+    "###Assistant:",
+)
+
+
+class Llava:
+    """The LLaVA family on transformers' LlavaForConditionalGeneration and VipLlavaForConditionalGeneration.
+
+    Hook points: `vision` is the connector's input, which is the CLIP layer the connector reads (the
+    second-to-last in LLaVA-1.5) without CLS; `connector` its output; `llm` the output of the final norm.
+    """
+
+    model_types = ("llava", "vipllava")
+    causal = True
+
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, *, name: str, source: Mapping[str, Any]):
+        self.name = name
+        self.source = source
+        self.model = model
+        self._tokenizer = tokenizer
+        self._image_processor = image_processor
+        self._core = model.model
+        config = model.config
+        self.max_tokens: int = config.text_config.max_position_embeddings
+        self.image_tokens: int = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        self._template = _VIP if config.model_type == "vipllava" else _VICUNA_V1
+        paths = {module: path for path, module in model.named_modules()}
+        tower = next(path for path in paths.values() if path.endswith("encoder.layers"))
+        read = config.vision_feature_layer
+        connector = paths[self._core.multi_modal_projector]
+        self.points = {
+            "vision": Point(connector, "input"),
+            "connector": Point(connector, "output"),
+            "llm": Point(paths[self._core.language_model.norm], "output"),
+        }
+        depth = config.vision_config.num_hidden_layers
+        self.vision_points = {
+            "default": self.points["vision"],
+            "last": Point(f"{tower}.{depth - 1}", "output", skip=1),
+        }
+        if isinstance(read, int):  # ViP-LLaVA reads several layers, side by side
+            layer = read if read >= 0 else depth + 1 + read
+            self.vision_points["with_cls"] = Point(f"{tower}.{layer - 1}", "output")
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, *, name: str, dtype: str | None, device: str) -> Llava:
+        """Load a hub id or a local directory.
+
+        Args:
+            checkpoint: Hub id, or a directory in the same layout.
+            name: The name that results carry.
+            dtype: A torch dtype by name; None for the checkpoint's own.
+            device: A torch device, or `auto` for `device_map="auto"`.
+
+        Returns:
+            The adapter, its model in eval mode.
+
+        Raises:
+            ModelError: A part of the checkpoint is missing or cannot be read, or weights are missing.
+        """
+        place = {"device_map": device} if device == "auto" else {}
+        try:
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                checkpoint, dtype=dtype or "auto", output_loading_info=True, trust_remote_code=False, **place
+            )
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+            # The torchvision backend differs from the original preprocessing by up to one 8-bit step.
+            image_processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil", trust_remote_code=False)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
+        if missing := sorted(report["missing_keys"]):
+            raise ModelError(
+                f"{checkpoint}: {len(missing)} weights are not in the checkpoint (first: {missing[0]}); "
+                "they would be random"
+            )
+        if device != "auto":
+            model.to(device)
+        model.eval()
+        source = {
+            "adapter": "llava",
+            "checkpoint": str(checkpoint) if name != "demo" else "random weights",
+            "commit": getattr(model.config, "_commit_hash", None),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "weights": weights_fingerprint(model),
+        }
+        return cls(model, tokenizer, image_processor, name=name, source=source)
+
+    def pixels(self, picture: Image.Image, layout: ImageLayout) -> Tensor:
+        """CLIP's input for one picture, by PIL, as in the original code.
+
+        Args:
+            picture: Mode RGB.
+            layout: `pad` (also `model`): a square, the shorter side filled with the mean colour on both sides,
+                then scaled; `crop`: the shorter side scaled, the centre cut out.
+
+        Returns:
+            (3, h, w), float32.
+        """
+        processor = self._image_processor
+        if layout != "crop":
+            picture = _square(picture, tuple(int(255 * mean) for mean in processor.image_mean))
+        pixels: Tensor = processor(picture, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    def sequence(self, example: Example, kind: Kind, form: SequenceForm) -> TokenSequence:
+        """What the LLM reads for one example.
+
+        The `template` tokenises the pieces before and after the picture separately, as LLaVA's code does; the
+        image-only input is the template with an empty instruction and no answer.
+
+        Args:
+            example: The example.
+            kind: `image`, `text` or `pair`.
+            form: `bare` or `template`.
+
+        Returns:
+            Ids and roles, one BOS in front.
+        """
+        if form == "bare":
+            return bare_sequence(self._tokenizer, example.text, kind, self.image_tokens)
+        before, answer = self._template
+        end = tokens_of([self._tokenizer.eos_token_id], Role.TEMPLATE)
+        turn = f"{example.instruction}{answer} {example.response}"
+        texts = (example.instruction, example.response)
+        if kind == "text":
+            return begin(self._tokenizer) + tokenized(self._tokenizer, before + turn, *texts) + end
+        opening = begin(self._tokenizer) + tokenized(self._tokenizer, before) + image_places(self.image_tokens)
+        if kind == "image":
+            return opening + tokenized(self._tokenizer, f"\n{answer}")
+        return opening + tokenized(self._tokenizer, f"\n{turn}", *texts) + end
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Run CLIP and the connector.
+
+        Args:
+            pixels: (b, 3, h, w).
+
+        Returns:
+            The connector's output, (b, m, d).
+        """
+        features = self._core.get_image_features(pixels.to(self._core.vision_tower.device, self.model.dtype))
+        rows = features.pooler_output
+        return rows if isinstance(rows, Tensor) else torch.stack(tuple(rows))
+
+    def decode(self, ids: Tensor, mask: Tensor, images: Tensor | None) -> None:
+        """Run the language model up to its final norm.
+
+        Args:
+            ids: (b, n), padded on the right.
+            mask: (b, n), true at tokens.
+            images: The connector's output, (b, m, d), or None.
+        """
+        embeddings = spliced_embeddings(self._core.get_input_embeddings(), ids, images)
+        self._core.language_model(
+            inputs_embeds=embeddings, attention_mask=mask.to(embeddings.device), use_cache=False
+        )
+
+
+def _square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image:
+    """The picture in the middle of a square of its longer side."""
+    width, height = picture.size
+    side = max(width, height)
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(picture, ((side - width) // 2, (side - height) // 2))
+    return square

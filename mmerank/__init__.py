@@ -1,0 +1,55 @@
+"""Effective rank of hidden token representations, and image-text alignment measured with it.
+
+Names are loaded when first used, so that `import mmerank` is fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mmerank.adapter import Adapter, load
+    from mmerank.convention import Convention
+    from mmerank.entropy import effective_rank, matrix_entropy
+    from mmerank.errors import MmerankError
+    from mmerank.hooks import Point, capture
+    from mmerank.inputs import Example, load_data
+
+_HOMES = {
+    "Adapter": "adapter",
+    "Convention": "convention",
+    "Example": "inputs",
+    "MmerankError": "errors",
+    "Point": "hooks",
+    "capture": "hooks",
+    "effective_rank": "entropy",
+    "load": "adapter",
+    "load_data": "inputs",
+    "matrix_entropy": "entropy",
+}
+
+__all__ = [
+    "Adapter",
+    "Convention",
+    "Example",
+    "MmerankError",
+    "Point",
+    "capture",
+    "effective_rank",
+    "load",
+    "load_data",
+    "matrix_entropy",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mmerank' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"mmerank.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,57 @@
+"""The choices the paper leaves open, each named; the whole convention is stored in every result."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+from mmerank.spectrum import Centre, Precision
+
+SequenceForm = Literal["bare", "template"]
+ImageLayout = Literal["model", "pad", "crop"]
+Tokens = Literal["all", "modality"]
+Aggregate = Literal["entropy", "erank"]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a measurement is made. Defaults follow the paper where it speaks.
+
+    Attributes:
+        sequence: What the LLM reads. `bare`: BOS + image / BOS + text / BOS + image + text, with
+            text = instruction + " " + response. `template`: the model's own conversation template, the
+            response as the answer.
+        image_layout: How a picture becomes the square the encoder wants. `model`: as the model was trained;
+            `pad`: the shorter side filled with the mean colour; `crop`: shorter side scaled, centre cut out.
+        tokens: Which rows enter the covariance at the LLM. `all`: every position of the sequence;
+            `modality`: image and text rows only, without BOS and template.
+        vision_point: Where eRank1 is read. `default`: what the connector reads, without CLS. Others by name,
+            see the adapter.
+        centre: See `mmerank.spectrum`.
+        precision: See `mmerank.spectrum`.
+        aggregate: A data set's eRank. `entropy`: exp of the mean entropy, Diff-eRank Def. 3.5,
+            "Algorithm (a)"; `erank`: mean of the eRanks, Sec. 6.2, "Algorithm (b)".
+
+    Raises:
+        ValueError: A value is not one of those named.
+    """
+
+    sequence: SequenceForm = "bare"
+    image_layout: ImageLayout = "model"
+    tokens: Tokens = "all"
+    vision_point: str = "default"
+    centre: Centre = "mean"
+    precision: Precision = "float64"
+    aggregate: Aggregate = "entropy"
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            known = get_args(hints[field.name])
+            value = getattr(self, field.name)
+            if known and value not in known:
+                raise ValueError(f"unknown {field.name} {value!r}; known: {', '.join(known)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The names and values of all choices, as stored in results."""
+        return asdict(self)

@@ -1,0 +1,44 @@
+"""Errors whose message tells the whole story: the input, what was wrong with it, what to do.
+
+The command line prints their message as one line and exits with status 1.
+"""
+
+
+class MmerankError(Exception):
+    """Base of every error that mmerank raises on purpose."""
+
+
+class DegenerateTokens(MmerankError, ValueError):
+    """A set of tokens whose covariance (Def. 3.1) does not exist. Inside a run: a skipped example."""
+
+
+class TooFewTokens(DegenerateTokens):
+    """Fewer than two tokens: a single token has no spread."""
+
+
+class TokenAtCentre(DegenerateTokens):
+    """A token equals the centre, so it has no direction to scale to unit length."""
+
+
+class NonFiniteTokens(MmerankError, ValueError):
+    """Hidden states hold NaN or infinity. Inside a run: the run stops, since the model is broken."""
+
+
+class CaptureError(MmerankError, RuntimeError):
+    """A hook point never fired, fired more often than asked, or carried no tensor."""
+
+
+class DataError(MmerankError, ValueError):
+    """A data set cannot be read, or nothing in it can be used."""
+
+
+class ModelError(MmerankError, ValueError):
+    """A checkpoint is missing, or is not one that any adapter understands."""
+
+
+class RunFolderError(MmerankError, ValueError):
+    """A run folder cannot be continued: other settings, or not a run folder."""
+
+
+class UsageError(MmerankError, ValueError):
+    """A call that cannot be meant: an unknown name or form. The command line exits with status 2."""

@@ -1,0 +1,158 @@
+"""Context manager that records what named modules of any PyTorch model receive or return."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from mmerank.errors import CaptureError
+
+Side = Literal["input", "output"]
+
+
+class Point(NamedTuple):
+    """Where hidden states are read: a module, by its path or the object itself, and a side of it.
+
+    `skip` leading tokens (a CLS token, say) are left out: the tensor (..., n, d) becomes (..., n - skip, d).
+    """
+
+    module: str | nn.Module
+    side: Side = "output"
+    skip: int = 0
+
+
+@contextmanager
+def capture(
+    model: nn.Module,
+    points: Mapping[str, Point | tuple[str | nn.Module, Side] | str | nn.Module],
+    *,
+    reduce: Callable[[str, Tensor], Any] | None = None,
+    calls: int = 1,
+) -> Iterator[Mapping[str, Any]]:
+    """Record the hidden states that flow through `points` of `model` inside the `with` block.
+
+    A module may take or return a tensor, a tuple or list that begins with one, or a model output of
+    transformers (its `last_hidden_state`, else its first tensor). On the input side keyword arguments count
+    too. All hooks are gone when the block ends, however it ends.
+
+    Args:
+        model: Any module.
+        points: Name -> hook point: a module path as in `model.named_modules()` or a module object inside
+            `model`, alone (its output), with a side (`input` or `output`), or as a `Point`.
+        reduce: Called as `reduce(name, h)` inside the hook, with `h` detached; what it returns is recorded in
+            place of the hidden states, so that those need not be kept.
+        calls: How often each point must fire.
+
+    Yields:
+        Mapping from the names in `points` to what was recorded: a detached copy of the hidden states, or what
+        `reduce` returned; for `calls` > 1 a list of them, in order. Filled while the block runs.
+
+    Raises:
+        LookupError: `model` has no module of that path, or the module object is not part of it.
+        ValueError: A side is neither `input` nor `output`, or `calls` < 1.
+        CaptureError: A point fired more often than `calls`, fewer times by the end of the block, or carried
+            no tensor.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+        >>> with capture(model, {"hidden": ("0", "output")}) as seen:
+        ...     _ = model(torch.ones(5, 3))
+        >>> tuple(seen["hidden"].shape)
+        (5, 2)
+    """
+    if calls < 1:
+        raise ValueError(f"calls must be at least 1, got {calls}")
+    resolved = {name: _resolve(model, name, point) for name, point in points.items()}
+    recorded: dict[str, list[Any]] = {name: [] for name in resolved}
+    seen: dict[str, Any] = {}
+
+    def record(name: str, point: Point, carried: Any) -> None:
+        if len(recorded[name]) == calls:
+            raise CaptureError(
+                f"hook point {name!r} ({_label(points[name])}) fired more than {_times(calls)}; "
+                "pass calls=N to ask for more, or run one forward per block"
+            )
+        h = _tensor(carried)
+        if h is None:
+            raise CaptureError(
+                f"hook point {name!r} ({_label(points[name])}): no tensor in the module's {point.side}, "
+                f"which is {_shape_of(carried)}"
+            )
+        h = h.detach()[..., point.skip :, :] if point.skip else h.detach()
+        recorded[name].append(h.clone() if reduce is None else reduce(name, h))
+        seen[name] = recorded[name][0] if calls == 1 else recorded[name]
+
+    with ExitStack() as hooks:
+        for name, point in resolved.items():
+            hooks.callback(_attach(point, name, record).remove)
+        yield seen
+    for name in resolved:
+        if len(recorded[name]) < calls:
+            fired = f"fired {_times(len(recorded[name]))}, not {_times(calls)}" if recorded[name] else "never fired"
+            raise CaptureError(
+                f"hook point {name!r} ({_label(points[name])}) {fired} inside the block; "
+                "is that module part of the forward you ran?"
+            )
+
+
+def _resolve(model: nn.Module, name: str, asked: Any) -> Point:
+    point = Point(asked) if isinstance(asked, (str, nn.Module)) else Point(*asked)
+    if point.side not in ("input", "output"):
+        raise ValueError(f"hook point {name!r}: side must be 'input' or 'output', got {point.side!r}")
+    if isinstance(point.module, nn.Module):
+        if not any(module is point.module for module in model.modules()):
+            raise LookupError(f"hook point {name!r}: that {type(point.module).__name__} is not part of the model")
+        return point
+    modules = dict(model.named_modules())
+    if point.module not in modules:
+        close = difflib.get_close_matches(point.module, modules, n=3, cutoff=0.4)
+        hint = f"; close: {', '.join(map(repr, close))}" if close else "; model.named_modules() lists the paths"
+        raise LookupError(f"hook point {name!r}: the model has no module {point.module!r}{hint}")
+    return point._replace(module=modules[point.module])
+
+
+def _attach(point: Point, name: str, record: Callable[[str, Point, Any], None]) -> Any:
+    assert isinstance(point.module, nn.Module)  # _resolve made it one
+    if point.side == "input":
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            record(name, point, args or tuple(kwargs.values()))
+
+        return point.module.register_forward_pre_hook(before, with_kwargs=True)
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        record(name, point, output)
+
+    return point.module.register_forward_hook(after)
+
+
+def _tensor(carried: Any) -> Tensor | None:
+    """The hidden states among what a module received or returned."""
+    if isinstance(carried, Tensor):
+        return carried
+    if isinstance(carried, Mapping):  # transformers' ModelOutput
+        named = carried.get("last_hidden_state")
+        return named if isinstance(named, Tensor) else _tensor(tuple(carried.values()))
+    if isinstance(carried, (tuple, list)):
+        return next((h for h in map(_tensor, carried) if h is not None), None)
+    return None
+
+
+def _label(point: Any) -> str:
+    module, side = (point, "output") if isinstance(point, (str, nn.Module)) else point[:2]
+    return f"{side} of {module if isinstance(module, str) else type(module).__name__}"
+
+
+def _shape_of(carried: Any) -> str:
+    if isinstance(carried, (tuple, list)):
+        return f"a {type(carried).__name__} of {', '.join(type(item).__name__ for item in carried) or 'nothing'}"
+    return f"a {type(carried).__name__}"
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")

@@ -1,0 +1,77 @@
+"""A file or picture -> an upright RGB picture, or an error that says why there is none."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mmerank.errors import DataError
+
+MAX_PIXELS = 100_000_000
+_pillow_limit = threading.Lock()
+
+
+def open_picture(source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decoded picture: EXIF orientation applied, 8-bit RGB, transparent parts on white, first frame.
+
+    16-bit grey is scaled to 8 bits (Pillow alone would clip it).
+
+    Args:
+        source: A file, or a picture already opened.
+        max_pixels: Width times height above which the picture is refused before it is decoded.
+
+    Returns:
+        A picture of mode RGB.
+
+    Raises:
+        DataError: The file is missing, empty, not an image, cut short, too large, or in floating point.
+    """
+    name = source.name if isinstance(source, Path) else "the picture"
+    try:
+        picture = _open(source, max_pixels) if isinstance(source, Path) else source
+        width, height = picture.size
+        if width * height > max_pixels:
+            raise DataError(f"{name}: {width} x {height} px is over the limit of {max_pixels / 1e6:g} megapixels")
+        picture.load()
+        return _rgb(ImageOps.exif_transpose(picture), name)
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such file in {_folder(source)}") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{name}: not an image that Pillow can read") from None
+    except Exception as error:  # decoders raise anything on damaged files
+        raise DataError(f"{name}: cannot be decoded ({error})") from error
+
+
+def _open(path: Path, max_pixels: int) -> Image.Image:
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError(f"{path.name}: empty file (0 bytes)")
+    # Pillow has a limit of its own, in a global; it is checked while the header is read.
+    with _pillow_limit, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _rgb(picture: Image.Image, name: str) -> Image.Image:
+    if picture.mode == "F":
+        raise DataError(f"{name}: floating-point pixels have no defined white; convert it to 8 or 16 bits")
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        picture = Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def _folder(source: Path | Image.Image) -> str:
+    return str(source.parent) if isinstance(source, Path) else "memory"

@@ -1,0 +1,223 @@
+"""Files -> examples. Every reader yields an `Example`, or a `Skipped` that says why there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from PIL import Image
+
+from mmerank.errors import DataError, UsageError
+
+# cc_sbu_align carries no instruction: MiniGPT-4's code draws one of four prompts at random. This is one of them.
+MINIGPT_INSTRUCTION = "Describe this image in detail."
+IMAGE_TAG = "<image>"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample: a picture with an instruction and a response.
+
+    Attributes:
+        id: Unique in its data set.
+        image: A file, opened when it is needed, or a picture; None for text alone.
+        instruction: What the model is asked; may be empty.
+        response: What it should answer.
+    """
+
+    id: str
+    image: Path | Image.Image | None
+    instruction: str
+    response: str
+
+    @property
+    def text(self) -> str:
+        """The text input: instruction and response, joined by a space."""
+        return f"{self.instruction} {self.response}".strip()
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An example that was left out, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A named sequence of examples, in the order of the file, with those that could not be read."""
+
+    name: str
+    fingerprint: str
+    entries: tuple[Example | Skipped, ...]
+
+    def __iter__(self) -> Iterator[Example | Skipped]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def load_data(data: str) -> DataSet:
+    """The examples that a DATA argument names.
+
+    `llava:FILE.json[?images=DIR]`: a list of LLaVA conversations (detail_23k): the first human turn is the
+    instruction, without its <image> tag, and the first answer the response. Pictures are in `images/` beside
+    the file, or in DIR.
+    `minigpt:DIR`: cc_sbu_align: `filter_cap.json` and `image/ID.jpg`; the instruction is always "Describe this
+    image in detail.".
+    `demo`: generated pictures.
+
+    Args:
+        data: One of the forms above.
+
+    Returns:
+        The data set. Records that cannot be used stand in it as `Skipped`.
+
+    Raises:
+        UsageError: The form is none of those above.
+        DataError: The manifest is missing, is not JSON, or has another schema.
+    """
+    kind, colon, rest = data.partition(":")
+    if data == "demo":
+        from mmerank import demo
+
+        return DataSet("demo", demo.FINGERPRINT, tuple(demo.examples()))
+    if not colon or kind not in _READERS or not rest:
+        raise UsageError(
+            f"unknown data {data!r}; known: llava:FILE.json[?images=DIR], minigpt:DIR (cc_sbu_align), demo"
+        )
+    return _READERS[kind](data, rest)
+
+
+def _llava(data: str, rest: str) -> DataSet:
+    location, _, query = rest.partition("?")
+    options = dict(parse_qsl(query))
+    if unknown := set(options) - {"images"}:
+        raise UsageError(f"unknown option {sorted(unknown)[0]!r} in {data!r}; known: images")
+    manifest = Path(location)
+    records, fingerprint = _read_json(manifest)
+    if not isinstance(records, list) or not any(isinstance(r, dict) and "conversations" in r for r in records):
+        raise DataError(
+            f"{manifest}: expected a JSON list of records with id, image and conversations, {_got(records)}"
+        )
+    images = Path(options["images"]) if "images" in options else manifest.parent / "images"
+    entries = (_llava_entry(record, i, images) for i, record in enumerate(records))
+    return DataSet(data, fingerprint, tuple(_unique(entries)))
+
+
+def _minigpt(data: str, rest: str) -> DataSet:
+    manifest = Path(rest) / "filter_cap.json"
+    content, fingerprint = _read_json(manifest)
+    records = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(records, list):
+        raise DataError(
+            f'{manifest}: expected a JSON object {{"annotations": [{{"image_id", "caption"}}, ...]}}, {_got(content)}'
+        )
+    entries = (_minigpt_entry(record, i, Path(rest) / "image") for i, record in enumerate(records))
+    return DataSet(data, fingerprint, tuple(_unique(entries)))
+
+
+_READERS = {"llava": _llava, "minigpt": _minigpt}
+
+
+def _llava_entry(record: Any, index: int, images: Path) -> Example | Skipped:
+    if not isinstance(record, dict):
+        return Skipped(f"#{index}", f"record is {_kind(record)}, expected an object")
+    name = str(record.get("id", f"#{index}"))
+    try:
+        turns = record.get("conversations")
+        if not isinstance(turns, list):
+            raise DataError("no list of conversations" if turns is None else f"conversations is {_kind(turns)}")
+        instruction = _turn(turns, "human").replace(IMAGE_TAG, "").strip()
+        response = _turn(turns, "gpt").replace(IMAGE_TAG, "").strip()
+        if not response:
+            raise DataError("the response is empty")
+        if "image" not in record:
+            raise DataError("no image")
+        return Example(name, _inside(images, record["image"]), instruction, response)
+    except DataError as error:
+        return Skipped(name, str(error))
+
+
+def _turn(turns: list[Any], speaker: str) -> str:
+    turn = next((t for t in turns if isinstance(t, dict) and t.get("from") == speaker), None)
+    if turn is None:
+        raise DataError(f"no turn from {speaker!r} in conversations")
+    value = turn.get("value")
+    if not isinstance(value, str):
+        raise DataError(f"the {speaker} turn's value is {_kind(value)}, expected text")
+    return value
+
+
+def _minigpt_entry(record: Any, index: int, images: Path) -> Example | Skipped:
+    if not isinstance(record, dict) or "image_id" not in record:
+        return Skipped(f"#{index}", "record without image_id")
+    name = str(record["image_id"])
+    try:
+        caption = record.get("caption")
+        if not isinstance(caption, str):
+            raise DataError(f"the caption is {_kind(caption)}, expected text")
+        if not caption.strip():
+            raise DataError("the caption is empty")
+        return Example(name, _inside(images, f"{name}.jpg"), MINIGPT_INSTRUCTION, caption.strip())
+    except DataError as error:
+        return Skipped(name, str(error))
+
+
+def _inside(folder: Path, name: Any) -> Path:
+    """The file `name` in `folder`, refused if it lies elsewhere."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise DataError(f"image is {_kind(name)}, expected a file name")
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"image {name!r} points outside the image folder")
+    return path
+
+
+def _unique(entries: Iterator[Example | Skipped]) -> Iterator[Example | Skipped]:
+    taken: set[str] = set()
+    for entry in entries:
+        if isinstance(entry, Example) and entry.id in taken:
+            yield Skipped(entry.id, "the id occurs twice; the first record is kept")
+            continue
+        if isinstance(entry, Example):
+            taken.add(entry.id)
+        yield entry
+
+
+def _read_json(path: Path) -> tuple[Any, str]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        return json.loads(content), hashlib.sha256(content).hexdigest()[:16]
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from None
+    except RecursionError:
+        raise DataError(f"{path}: not a manifest (JSON nested too deeply)") from None
+
+
+def _got(content: Any) -> str:
+    if isinstance(content, dict):
+        return f"got an object with the keys {', '.join(map(repr, list(content)[:5])) or 'none'}"
+    if isinstance(content, list):
+        first = content[0] if content else None
+        keys = f" with the keys {', '.join(map(repr, list(first)[:5]))}" if isinstance(first, dict) else ""
+        return f"got a list of {len(content)}" + (f", the first {_kind(first)}{keys}" if content else "")
+    return f"got {_kind(content)}"
+
+
+def _kind(value: Any) -> str:
+    names = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", str: "text",
+             list: "a list", dict: "an object"}  # fmt: skip
+    kind = names.get(type(value), type(value).__name__)
+    shown = f" ({value!r:.40})" if isinstance(value, (int, float, str)) else ""
+    return kind + shown

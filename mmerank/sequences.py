@@ -1,0 +1,131 @@
+"""Text and image places -> token ids, each with its role. What every adapter shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Kind = Literal["image", "text", "pair"]
+
+IMAGE_ID = -200  # stands where a row of the connector's output goes; LLaVA's own code uses this number
+
+
+class Role(IntEnum):
+    """What a position of a sequence is."""
+
+    BOS = 0
+    TEMPLATE = 1
+    IMAGE = 2
+    TEXT = 3
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """Token ids, `IMAGE_ID` at image positions, with the role of each."""
+
+    ids: tuple[int, ...]
+    roles: tuple[Role, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __add__(self, other: TokenSequence) -> TokenSequence:
+        return TokenSequence(self.ids + other.ids, self.roles + other.roles)
+
+    def starts_with(self, other: TokenSequence) -> bool:
+        """Whether `other` is a prefix of this sequence."""
+        return self.ids[: len(other)] == other.ids
+
+    def without_last_text(self, count: int) -> TokenSequence:
+        """The sequence without its last `count` text tokens; template tokens behind them stay."""
+        text = [i for i, role in enumerate(self.roles) if role is Role.TEXT]
+        dropped = set(text[max(len(text) - count, 0) :])
+        kept = [i for i in range(len(self)) if i not in dropped]
+        return TokenSequence(tuple(self.ids[i] for i in kept), tuple(self.roles[i] for i in kept))
+
+
+def tokens_of(ids: Sequence[int], role: Role) -> TokenSequence:
+    """A sequence of `ids` that all have the same role."""
+    return TokenSequence(tuple(ids), (role,) * len(ids))
+
+
+def begin(tokenizer: Any) -> TokenSequence:
+    """The tokenizer's BOS, or nothing where it has none."""
+    return tokens_of([] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id], Role.BOS)
+
+
+def image_places(count: int) -> TokenSequence:
+    """`count` places for the rows of the connector's output."""
+    return tokens_of([IMAGE_ID] * count, Role.IMAGE)
+
+
+def tokenized(tokenizer: Any, segment: str, *texts: str) -> TokenSequence:
+    """Ids of `segment`, tokenised alone and without special tokens around it.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        segment: The string to tokenise.
+        texts: The parts of `segment` that are the example's text, in order; what overlaps one of them has the
+            role TEXT, all else TEMPLATE.
+
+    Returns:
+        The sequence.
+    """
+    encoded = tokenizer(segment, add_special_tokens=False, return_offsets_mapping=True)
+    spans, position = [], 0
+    for text in texts:
+        if text:
+            position = segment.index(text, position)
+            spans.append((position, position + len(text)))
+            position += len(text)
+    roles = [
+        Role.TEXT if any(start < last and first < end for first, last in spans) else Role.TEMPLATE
+        for start, end in encoded["offset_mapping"]
+    ]
+    return TokenSequence(tuple(encoded["input_ids"]), tuple(roles))
+
+
+def bare_sequence(tokenizer: Any, text: str, kind: Kind, image_tokens: int) -> TokenSequence:
+    """BOS + image, BOS + text, or BOS + image + text."""
+    sequence = begin(tokenizer)
+    if kind != "text":
+        sequence += image_places(image_tokens)
+    if kind != "image":
+        sequence += tokenized(tokenizer, text, text)
+    return sequence
+
+
+def spliced_embeddings(embed: nn.Module, ids: Tensor, images: Tensor | None) -> Tensor:
+    """Token embeddings with the connector's rows in the image places.
+
+    Args:
+        embed: The LLM's token embedding.
+        ids: Token ids, (b, n), integer; `IMAGE_ID` where a connector row goes.
+        images: The connector's output, (b, m, d), with m image places in each row of `ids`; None without images.
+
+    Returns:
+        Embeddings, (b, n, d), of the embedding's dtype and device.
+    """
+    device = next(embed.parameters()).device
+    ids = ids.to(device)
+    places = ids == IMAGE_ID
+    embeddings: Tensor = embed(ids.masked_fill(places, 0))
+    if images is None:
+        return embeddings
+    return embeddings.masked_scatter(places.unsqueeze(-1), images.to(embeddings))
+
+
+def padded(sequences: Sequence[TokenSequence]) -> tuple[Tensor, Tensor]:
+    """Ids and mask of a batch, padded on the right: (b, n) int64 and (b, n) bool, true at tokens."""
+    n = max(map(len, sequences))
+    ids = torch.zeros((len(sequences), n), dtype=torch.long)
+    mask = torch.zeros((len(sequences), n), dtype=torch.bool)
+    for i, sequence in enumerate(sequences):
+        ids[i, : len(sequence)] = torch.tensor(sequence.ids)
+        mask[i, : len(sequence)] = True
+    return ids, mask
