@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mmerank.adapter import Adapter, load
+    from mmerank.alignment import Alignment, align
     from mmerank.convention import Convention
     from mmerank.entropy import effective_rank, matrix_entropy
     from mmerank.errors import MmerankError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Adapter": "adapter",
+    "Alignment": "alignment",
+    "align": "alignment",
     "Convention": "convention",
     "Example": "inputs",
     "MmerankError": "errors",
@@ -33,10 +36,12 @@ _HOMES = {
 
 __all__ = [
     "Adapter",
+    "Alignment",
     "Convention",
     "Example",
     "MmerankError",
     "Point",
+    "align",
     "capture",
     "effective_rank",
     "load",

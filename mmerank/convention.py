@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 
-from mmerank.spectrum import Centre, Precision
-
 SequenceForm = Literal["bare", "template"]
 ImageLayout = Literal["model", "pad", "crop"]
+Centre = Literal["mean", "median", "none"]
+Precision = Literal["float64", "mixed"]
 Tokens = Literal["all", "modality"]
 Aggregate = Literal["entropy", "erank"]
 
@@ -27,8 +27,8 @@ class Convention:
             `modality`: image and text rows only, without BOS and template.
         vision_point: Where eRank1 is read. `default`: what the connector reads, without CLS. Others by name,
             see the adapter.
-        centre: See `mmerank.spectrum`.
-        precision: See `mmerank.spectrum`.
+        centre: What is subtracted from the tokens, see `mmerank.spectrum.spectrum`.
+        precision: Of the arithmetic, see `mmerank.spectrum.spectrum`.
         aggregate: A data set's eRank. `entropy`: exp of the mean entropy, Diff-eRank Def. 3.5,
             "Algorithm (a)"; `erank`: mean of the eRanks, Sec. 6.2, "Algorithm (b)".
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmerank.spectrum import Centre, Precision, spectrum
+from mmerank.convention import Centre, Precision
+from mmerank.spectrum import spectrum
 
 
 def spectral_entropy(eigenvalues: Tensor) -> Tensor:
@@ -139,7 +140,8 @@ def effective_rank(
         Effective rank, between 1 and min(n - 1, d), float64, 0-dim, or (b,) for a batch.
 
     Example:
-        >>> effective_rank(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
-        tensor(2.0000, dtype=torch.float64)
+        >>> tokens = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+        >>> round(effective_rank(tokens).item(), 9)
+        2.0
     """
     return matrix_entropy(h, mask=mask, centre=centre, precision=precision).exp()

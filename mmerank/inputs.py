@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def _llava(data: str, rest: str) -> DataSet:
         )
     images = Path(options["images"]) if "images" in options else manifest.parent / "images"
     entries = (_llava_entry(record, i, images) for i, record in enumerate(records))
-    return DataSet(data, fingerprint, tuple(_unique(entries)))
+    return DataSet(data, fingerprint, tuple(unique(entries)))
 
 
 def _minigpt(data: str, rest: str) -> DataSet:
@@ -121,7 +121,7 @@ def _minigpt(data: str, rest: str) -> DataSet:
             f'{manifest}: expected a JSON object {{"annotations": [{{"image_id", "caption"}}, ...]}}, {_got(content)}'
         )
     entries = (_minigpt_entry(record, i, Path(rest) / "image") for i, record in enumerate(records))
-    return DataSet(data, fingerprint, tuple(_unique(entries)))
+    return DataSet(data, fingerprint, tuple(unique(entries)))
 
 
 _READERS = {"llava": _llava, "minigpt": _minigpt}
@@ -181,7 +181,15 @@ def _inside(folder: Path, name: Any) -> Path:
     return path
 
 
-def _unique(entries: Iterator[Example | Skipped]) -> Iterator[Example | Skipped]:
+def unique(entries: Iterable[Example | Skipped]) -> Iterator[Example | Skipped]:
+    """The entries, with every example but the first of an id skipped.
+
+    Args:
+        entries: In order.
+
+    Yields:
+        One entry for each.
+    """
     taken: set[str] = set()
     for entry in entries:
         if isinstance(entry, Example) and entry.id in taken:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from mmerank.convention import Centre, Precision
 from mmerank.errors import NonFiniteTokens, TokenAtCentre, TooFewTokens
-
-Centre = Literal["mean", "median", "none"]
-Precision = Literal["float64", "mixed"]
 
 
 def spectrum(

@@ -50,7 +50,6 @@ class Llava:
     """
 
     model_types = ("llava", "vipllava")
-    causal = True
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any, *, name: str, source: Mapping[str, Any]):
         self.name = name
@@ -62,6 +61,8 @@ class Llava:
         config = model.config
         self.max_tokens: int = config.text_config.max_position_embeddings
         self.image_tokens: int = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        # Rotary angles that change with the length of the sequence change what the prefix is.
+        self.causal = config.text_config.rope_parameters["rope_type"] not in ("dynamic", "longrope")
         self._template = _VIP if config.model_type == "vipllava" else _VICUNA_V1
         paths = {module: path for path, module in model.named_modules()}
         tower = next(path for path in paths.values() if path.endswith("encoder.layers"))
@@ -105,7 +106,7 @@ class Llava:
             tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
             # The torchvision backend differs from the original preprocessing by up to one 8-bit step.
             image_processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil", trust_remote_code=False)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except Exception as error:  # each of the libraries below has errors of its own
             raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
         if missing := sorted(report["missing_keys"]):
             raise ModelError(

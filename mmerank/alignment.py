@@ -1,0 +1,249 @@
+"""The main job: model x examples -> eRank1 to eRank5 and the two ratios."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mmerank.adapter import Adapter
+from mmerank.analysis.alignment import alignment
+from mmerank.convention import Convention
+from mmerank.eranks import ERANKS
+from mmerank.errors import DataError
+from mmerank.images import MAX_PIXELS
+from mmerank.inputs import DataSet, Example, Skipped, unique
+from mmerank.probe import Measured, Probe
+from mmerank.progress import Meter
+from mmerank.records import Record, to_frame
+from mmerank.runs import RunFolder
+
+# What an interruption that nothing can catch may cost.
+PART_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The five data-set eRanks of one model on one data set, the two ratios, and what they stand on.
+
+    Attributes:
+        model: Name of the model.
+        data: Name of the data set.
+        n: Number of examples that all numbers stand on.
+        skipped: The others, each with the reason.
+        convention: The choices in force.
+        erank1: After the vision encoder, image input.
+        erank2: After the connector, image input.
+        erank3: LLM, image input.
+        erank4: LLM, text input.
+        erank5: LLM, image and text input.
+        image_reduction_ratio: (eRank1 - eRank2) / eRank1.
+        image_text_alignment: mean(eRank3, eRank4, eRank5) / max(eRank3, eRank4, eRank5).
+        source: Where the model came from: checkpoint, dtype, fingerprint of the weights.
+        records: One per example and measurement.
+    """
+
+    model: str
+    data: str
+    n: int
+    skipped: tuple[Skipped, ...]
+    convention: Convention
+    erank1: float
+    erank2: float
+    erank3: float
+    erank4: float
+    erank5: float
+    image_reduction_ratio: float
+    image_text_alignment: float
+    source: dict[str, Any]
+    records: tuple[Record, ...]
+
+    @property
+    def text_cut(self) -> int:
+        """Number of examples whose text was cut to fit the model's limit."""
+        return sum(record.text_cut > 0 for record in self.records if record.input == "text")
+
+    def mean_tokens(self, label: str) -> float:
+        """Mean number of tokens behind one of the eRanks, which none of them can exceed.
+
+        Args:
+            label: `erank1` .. `erank5`.
+
+        Returns:
+            The mean of n over examples.
+        """
+        counts = [r.n for r in self.records if (r.point, r.input) == ERANKS[label]]
+        return sum(counts) / len(counts)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per example and measurement, in the order of the examples' ids."""
+        return to_frame(self.records)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as `--json` prints it."""
+        return {
+            "model": self.model,
+            "data": self.data,
+            "n": self.n,
+            "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
+            "convention": self.convention.to_dict(),
+            **{label: getattr(self, label) for label in ERANKS},
+            "image_reduction_ratio": self.image_reduction_ratio,
+            "image_text_alignment": self.image_text_alignment,
+            "mean_tokens": {label: self.mean_tokens(label) for label in ERANKS},
+            "text_cut": self.text_cut,
+            "source": self.source,
+        }
+
+    def __str__(self) -> str:
+        from mmerank.report import alignment_text
+
+        return alignment_text([self])
+
+
+def align(
+    adapter: Adapter,
+    examples: Iterable[Example | Skipped],
+    *,
+    convention: Convention | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    batch_tokens: int | None = None,
+    share_prefix: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    strict: bool = False,
+    out: str | Path | RunFolder | None = None,
+    progress: bool = False,
+) -> Alignment:
+    """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment of a model on image-text pairs.
+
+    Diff-eRank (arXiv:2401.17139), Sec. 5.2.
+
+    Args:
+        adapter: A loaded model, from `mmerank.load`.
+        examples: From `mmerank.load_data`, or any iterable of `mmerank.Example`.
+        convention: The choices the paper leaves open.
+        limit: Use this many of the examples: the first ones, or with `seed` a random sample.
+        seed: Of the sample; as in the published code, `random.Random(seed).sample`.
+        batch_tokens: Most LLM positions in a batch, padding included. Default: one example a batch on a CPU,
+            8192 elsewhere.
+        share_prefix: Whether the image input may be read from the prefix of the pair pass.
+        max_pixels: Pictures with more pixels are skipped.
+        strict: Raise at the first example that cannot be measured, in place of skipping it.
+        out: A run folder; when it exists, only examples that it lacks are measured.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        The numbers, with all records.
+
+    Raises:
+        DataError: No example could be measured, or one was skipped and `strict` is set.
+        NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and example.
+        RunFolderError: `out` holds a run with other settings.
+    """
+    convention = convention or Convention()
+    name = examples.name if isinstance(examples, DataSet) else "examples"
+    probe = Probe(adapter, convention, batch_tokens=batch_tokens, share_prefix=share_prefix, max_pixels=max_pixels)
+    if out is not None and not isinstance(out, RunFolder):
+        out = open_run(out, examples, convention, limit=limit, seed=seed)
+    folder = out
+    records: list[Record] = []
+    if folder is not None:
+        folder.add_model(adapter.name, dict(adapter.source))
+        records = [record for record in folder.records() if record.model == adapter.name]
+    entries = _chosen(examples, limit, seed)
+    done = {record.example for record in records}
+    total = len(entries) - len(done) if isinstance(entries, Sized) else None
+    order: dict[str, int] = {}
+
+    def missing() -> Iterator[Example | Skipped]:
+        for entry in unique(entries):
+            order.setdefault(entry.id, len(order))
+            if isinstance(entry, Skipped) or entry.id not in done:
+                yield entry
+
+    skipped: list[Skipped] = []
+    with Meter(f"align {adapter.name}", total, shown=progress) as meter, _Parts(folder) as parts:
+        for result in probe.measure(missing()):
+            if isinstance(result, Measured):
+                records.extend(result.records)
+                parts.add(result.records)
+                meter.advance(result.tokens)
+                continue
+            if strict:
+                raise DataError(f"example {result.id!r}: {result.reason} (strict: no example may be skipped)")
+            skipped.append(result)
+            meter.advance(0)
+    records.sort(key=lambda r: (r.example, list(ERANKS.values()).index((r.point, r.input))))
+    skipped.sort(key=lambda entry: order[entry.id])
+    if not records:
+        first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
+        raise DataError(f"{name}: no example could be measured, {len(skipped)} skipped{first}")
+    return Alignment(
+        model=adapter.name,
+        data=name,
+        n=len(records) // len(ERANKS),
+        skipped=tuple(skipped),
+        convention=convention,
+        source=dict(adapter.source),
+        records=tuple(records),
+        **alignment(records, aggregate=convention.aggregate),
+    )
+
+
+class _Parts:
+    """Collects finished records and writes them to the run folder now and then, and whenever the loop ends."""
+
+    def __init__(self, folder: RunFolder | None):
+        self._folder = folder
+        self._waiting: list[Record] = []
+        self._written = time.monotonic()
+
+    def __enter__(self) -> _Parts:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._write()
+
+    def add(self, records: Iterable[Record]) -> None:
+        self._waiting.extend(records)
+        if time.monotonic() - self._written > PART_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        if self._folder is not None:
+            self._folder.write(self._waiting)
+        self._waiting = []
+        self._written = time.monotonic()
+
+
+def open_run(
+    out: str | Path,
+    examples: Iterable[Example | Skipped],
+    convention: Convention,
+    *,
+    limit: int | None = None,
+    seed: int | None = None,
+) -> RunFolder:
+    """The run folder for these settings, new or continued. Arguments and errors as in `align`."""
+    data = {"name": "examples", "fingerprint": None}
+    if isinstance(examples, DataSet):
+        data = {"name": examples.name, "fingerprint": examples.fingerprint}
+    settings = {"job": "align", "data": {**data, "limit": limit, "seed": seed}, "convention": convention.to_dict()}
+    return RunFolder(Path(out), settings)
+
+
+def _chosen(
+    examples: Iterable[Example | Skipped], limit: int | None, seed: int | None
+) -> Iterable[Example | Skipped]:
+    if limit is None:
+        return examples
+    listed = list(examples)
+    if seed is None:
+        return listed[:limit]
+    return random.Random(seed).sample(listed, min(limit, len(listed)))

@@ -1,0 +1,12 @@
+"""The one table that says which measurement the paper calls eRank1 to eRank5 (Sec. 5.2)."""
+
+from __future__ import annotations
+
+# label -> (hook point, input)
+ERANKS = {
+    "erank1": ("vision", "image"),
+    "erank2": ("connector", "image"),
+    "erank3": ("llm", "image"),
+    "erank4": ("llm", "text"),
+    "erank5": ("llm", "pair"),
+}

@@ -1,0 +1,97 @@
+"""The options that commands share, each defined once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmerank import convention
+
+_RUN = "Run"
+_HOW = "How to compute"
+_CONVENTION = "Convention (stored in every result)"
+
+Models = Annotated[
+    list[str],
+    typer.Argument(metavar="MODEL", help="Hub ids, directories, YAML files, or demo.", show_default=False),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="DATA", help="llava:FILE.json[?images=DIR], minigpt:DIR (cc_sbu_align), or demo.", show_default=False
+    ),
+]
+
+Limit = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Use only N examples, the first ones.", rich_help_panel=_RUN)
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="With --limit: draw the examples at random.", rich_help_panel=_RUN),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN_DIR", help="Keep records here; continue when it exists.", rich_help_panel=_RUN),
+]
+Json = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Write the results as JSON; - for stdout.", rich_help_panel=_RUN),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Fail at the first example that would be skipped.", rich_help_panel=_RUN)
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_RUN)]
+
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1, mps, or auto (spread over all). (default: cuda if there is one)",
+        rich_help_panel=_HOW,
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE", help="float32, bfloat16 or float16. (default: the checkpoint's)", rich_help_panel=_HOW
+    ),
+]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Most LLM positions in a batch. (default: 8192; on a CPU one example)",
+        rich_help_panel=_HOW,
+    ),
+]
+SeparatePasses = Annotated[
+    bool,
+    typer.Option("--separate-passes", help="Never read the image input from the pair pass.", rich_help_panel=_HOW),
+]
+MaxMegapixels = Annotated[float, typer.Option(min=0, metavar="N", help="Skip larger pictures.", rich_help_panel=_HOW)]
+
+Sequence = Annotated[
+    convention.SequenceForm,
+    typer.Option(help="Around image and text: BOS, or the model's chat template.", rich_help_panel=_CONVENTION),
+]
+ImageLayout = Annotated[
+    convention.ImageLayout,
+    typer.Option(help="How a picture becomes a square; model: as in training.", rich_help_panel=_CONVENTION),
+]
+Tokens = Annotated[
+    convention.Tokens,
+    typer.Option(help="Rows that count at the LLM; modality: no BOS, no template.", rich_help_panel=_CONVENTION),
+]
+VisionPoint = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Where eRank1 is read; names differ by model.", rich_help_panel=_CONVENTION),
+]
+Centre = Annotated[
+    convention.Centre, typer.Option(help="What is subtracted from the tokens.", rich_help_panel=_CONVENTION)
+]
+Precision = Annotated[convention.Precision, typer.Option(help="Of the arithmetic.", rich_help_panel=_CONVENTION)]
+Aggregate = Annotated[
+    convention.Aggregate,
+    typer.Option(help="Over examples: exp of the mean entropy, or mean eRank.", rich_help_panel=_CONVENTION),
+]

@@ -1,0 +1,73 @@
+"""How far a run is, on stderr: a bar in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 30.0
+
+
+class Meter:
+    """Counts samples and tokens, and shows samples/s, tokens/s and the time left.
+
+    Args:
+        title: What is being done.
+        total: Number of samples, if known.
+        shown: Whether to show anything.
+    """
+
+    def __init__(self, title: str, total: int | None, *, shown: bool = True):
+        self._title = title
+        self._total = total
+        self._samples = self._tokens = 0
+        self._console = Console(stderr=True)
+        self._lines = shown and not self._console.is_terminal
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not shown or self._lines,
+        )
+        self._task = self._bar.add_task(title, total=total, speed="")
+
+    def __enter__(self) -> Meter:
+        self._start = self._last_line = time.monotonic()
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+        if self._lines and self._last_line > self._start:
+            self._print_line()
+
+    def advance(self, tokens: int) -> None:
+        """Count one sample.
+
+        Args:
+            tokens: LLM positions computed for it.
+        """
+        self._samples += 1
+        self._tokens += tokens
+        self._bar.update(self._task, completed=self._samples, speed=self._speed())
+        if self._lines and time.monotonic() - self._last_line > LINE_EVERY_S:
+            self._print_line()
+
+    def _speed(self) -> str:
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        return f"{self._samples / seconds:.3g} samples/s, {self._tokens / seconds:,.0f} tokens/s"
+
+    def _print_line(self) -> None:
+        self._last_line = time.monotonic()
+        left = ""
+        if self._total and self._samples:
+            seconds = (self._last_line - self._start) / self._samples * (self._total - self._samples)
+            left = f", about {seconds / 60:.1f} min left"
+        of = f"/{self._total}" if self._total else ""
+        self._console.print(f"{self._title}: {self._samples}{of}, {self._speed()}{left}", highlight=False)

@@ -1,0 +1,120 @@
+"""Record: one row per (example, measurement). Parquet parts, in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One measurement of one example.
+
+    Attributes:
+        model: Name of the model.
+        example: Id of the example.
+        point: Hook point: `vision`, `connector` or `llm`.
+        input: What the model was fed: `image`, `text` or `pair`.
+        transform: What was done to the picture before; `none` for nothing.
+        n: Number of tokens (rows of the covariance).
+        d: Width of the hidden states.
+        entropy: Matrix entropy in nats, float64. The effective rank is its exp.
+        participation_ratio: 1 / Σ λ².
+        top_share: Largest eigenvalue; its reciprocal is the stable rank.
+        text_cut: Text tokens cut off to fit the model's limit.
+        fingerprint: Of the model's weights and the convention.
+        spectrum: Eigenvalues in descending order, sum 1, float32, at most min(n, d) of them.
+    """
+
+    model: str
+    example: str
+    point: str
+    input: str
+    transform: str
+    n: int
+    d: int
+    entropy: float
+    participation_ratio: float
+    top_share: float
+    text_cut: int
+    fingerprint: str
+    spectrum: NDArray[np.float32]
+
+
+SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("example", pa.string()),
+        ("point", pa.string()),
+        ("input", pa.string()),
+        ("transform", pa.string()),
+        ("n", pa.int32()),
+        ("d", pa.int32()),
+        ("entropy", pa.float64()),
+        ("participation_ratio", pa.float64()),
+        ("top_share", pa.float64()),
+        ("text_cut", pa.int32()),
+        ("fingerprint", pa.string()),
+        ("spectrum", pa.list_(pa.float32())),
+    ]
+)
+
+
+def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """A table with a row per record, and the effective rank beside the entropy.
+
+    Args:
+        records: Any number of them.
+
+    Returns:
+        The columns of `Record`, and `erank`, `stable_rank`, and `erank_fraction` = eRank / min(n - 1, d).
+    """
+    frame: pd.DataFrame = _table(records).to_pandas()
+    frame.insert(8, "erank", np.exp(frame["entropy"]))
+    frame.insert(9, "erank_fraction", frame["erank"] / np.minimum(frame["n"] - 1, frame["d"]))
+    frame.insert(12, "stable_rank", 1 / frame["top_share"])
+    return frame
+
+
+def write_part(path: Path, records: Iterable[Record]) -> None:
+    """Write a Parquet file that is either whole or not there.
+
+    Args:
+        path: Where; its folder exists.
+        records: What.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    pq.write_table(_table(records), unfinished, compression="zstd")
+    unfinished.replace(path)
+
+
+def read_parts(folder: Path) -> list[Record]:
+    """All records in the Parquet parts of a folder, in the order of their names.
+
+    Args:
+        folder: May be empty.
+
+    Returns:
+        The records.
+    """
+    records = []
+    for part in sorted(folder.glob("*.parquet")):
+        columns = pq.read_table(part, schema=SCHEMA).to_pydict()
+        spectra = [np.asarray(values, dtype=np.float32) for values in columns.pop("spectrum")]
+        names = list(columns)
+        for values, eigenvalues in zip(zip(*columns.values(), strict=True), spectra, strict=True):
+            records.append(Record(**dict(zip(names, values, strict=True)), spectrum=eigenvalues))
+    return records
+
+
+def _table(records: Iterable[Record]) -> pa.Table:
+    rows = list(records)
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Record)}
+    return pa.table(columns, schema=SCHEMA)

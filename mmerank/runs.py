@@ -1,0 +1,113 @@
+"""Run folder: settings, Parquet parts of records, summary. What is in it is whole, and can be continued."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mmerank.errors import RunFolderError
+from mmerank.records import Record, read_parts, write_part
+
+
+class RunFolder:
+    """A folder that holds one run: `run.json`, `records/*.parquet`, `summary.json`.
+
+    Opening a folder that exists continues it, if the settings are the same.
+
+    Args:
+        path: Created when missing.
+        settings: JSON values by name: what a run must share with an earlier one to continue it.
+
+    Raises:
+        RunFolderError: The folder holds another run, or something else, or cannot be written.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self.path = path
+        self._records = path / "records"
+        self._stated = path / "run.json"
+        settings = {**settings, "versions": versions()}
+        try:
+            if self._stated.is_file():
+                self.settings: dict[str, Any] = json.loads(self._stated.read_text())
+                self._require({key: value for key, value in self.settings.items() if key != "models"}, settings)
+            elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise RunFolderError(f"{path}: not empty, and not a run folder (no run.json); name another")
+            else:
+                self.settings = {**settings, "models": {}}
+                self._records.mkdir(parents=True, exist_ok=True)
+                self._state()
+        except json.JSONDecodeError as error:
+            raise RunFolderError(f"{self._stated}: not valid JSON ({error}); name another folder") from None
+        except OSError as error:
+            raise RunFolderError(f"{path}: cannot be used as a run folder ({error.strerror})") from None
+
+    def add_model(self, name: str, source: dict[str, Any]) -> None:
+        """State a model of this run.
+
+        Args:
+            name: As in the records.
+            source: What was loaded from where.
+
+        Raises:
+            RunFolderError: The folder has another model of that name.
+        """
+        known = self.settings["models"]
+        if name in known:
+            self._require(known[name], json.loads(json.dumps(source)))
+        else:
+            known[name] = source
+            self._state()
+
+    def records(self) -> list[Record]:
+        """All records written so far."""
+        return read_parts(self._records)
+
+    def write(self, records: list[Record]) -> None:
+        """Add records as a part of their own; nothing when there are none.
+
+        Args:
+            records: Complete measurements of some examples.
+        """
+        if records:
+            taken = [int(part.stem) for part in self._records.glob("*.parquet") if part.stem.isdigit()]
+            write_part(self._records / f"{max(taken, default=-1) + 1:06d}.parquet", records)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write `summary.json`.
+
+        Args:
+            summary: As `--json` prints it.
+        """
+        _write_json(self.path / "summary.json", summary)
+
+    def _require(self, stated: dict[str, Any], asked: dict[str, Any]) -> None:
+        for key in sorted({*stated, *asked}):
+            if stated.get(key) != asked.get(key):
+                raise RunFolderError(
+                    f"{self.path}: holds a run with another {key}: {_short(stated.get(key))} there, "
+                    f"{_short(asked.get(key))} here; name another folder, or use the same settings"
+                )
+
+    def _state(self) -> None:
+        _write_json(self._stated, self.settings)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    names = ("mmerank", "torch", "transformers", "timm", "pillow", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    unfinished.replace(path)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else text[:200] + "…"

@@ -1,0 +1,250 @@
+"""What holds for every adapter, held by the same tests."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmerank import Convention, Example, align, capture, load
+from mmerank.convention import ImageLayout, SequenceForm
+from mmerank.eranks import ERANKS
+from mmerank.errors import NonFiniteTokens, UsageError
+from mmerank.probe import KINDS, Measured, Probe
+from mmerank.sequences import Role, padded
+from tests.adapters.cases import CASES, Case, examples
+from tests.conftest import GOLDEN
+
+CONNECTOR_TOLERANCE, LLM_TOLERANCE = 2e-5, 5e-5
+FORMS: tuple[SequenceForm, ...] = ("bare", "template")
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def eranks(result: Any) -> list[float]:
+    return [getattr(result, label) for label in ERANKS]
+
+
+def pixels(case: Case, layout: ImageLayout) -> torch.Tensor:
+    return torch.stack([case.adapter.pixels(example.image, layout) for example in examples()])  # type: ignore[arg-type]
+
+
+@every_case
+def test_pixels(case: Case) -> None:
+    for layout, (suffix, _) in case.layouts.items():
+        assert np.array_equal(pixels(case, layout).numpy(), case.golden[f"pixel_values{suffix}"]), layout
+
+
+@every_case
+@pytest.mark.parametrize("batched", [False, True])
+def test_states_that_a_picture_passes(case: Case, batched: bool) -> None:
+    for layout, (suffix, _) in case.layouts.items():
+        inputs = pixels(case, layout)
+        for batch in [range(3)] if batched else [[0], [1], [2]]:
+            points = {name: case.adapter.points[name] for name in case.tensors}
+            with torch.no_grad(), capture(case.adapter.model, points) as seen:
+                case.adapter.encode_images(inputs[list(batch)])
+            for name, (golden, skip) in case.tensors.items():
+                expected = case.golden[f"{golden}{suffix}"][list(batch), skip:]
+                assert np.abs(seen[name].numpy() - expected).max() < CONNECTOR_TOLERANCE, (layout, name)
+
+
+@every_case
+@every_form
+def test_token_ids(case: Case, form: SequenceForm) -> None:
+    for kind in KINDS:
+        for i, example in enumerate(examples()):
+            assert list(case.adapter.sequence(example, kind, form).ids) == case.expected_ids(form, kind, i), kind
+
+
+@every_case
+@every_form
+def test_roles(case: Case, form: SequenceForm) -> None:
+    for example in examples():
+        roles = {kind: case.adapter.sequence(example, kind, form).roles for kind in KINDS}
+        for kind in KINDS:
+            assert roles[kind][0] is Role.BOS and roles[kind].count(Role.BOS) == 1
+            assert roles[kind].count(Role.IMAGE) == (0 if kind == "text" else case.adapter.image_tokens)
+            assert (Role.TEMPLATE in roles[kind]) == (form == "template")
+        assert Role.TEXT not in roles["image"]
+        # The segments are cut at other places with a picture, so a prefix space may be one token more.
+        assert abs(roles["text"].count(Role.TEXT) - roles["pair"].count(Role.TEXT)) <= 1
+
+
+@every_case
+@every_form
+@pytest.mark.parametrize("batched", [False, True])
+def test_final_states(case: Case, form: SequenceForm, batched: bool) -> None:
+    adapter = case.adapter
+    for layout in case.layouts:
+        with torch.no_grad():
+            images = adapter.encode_images(pixels(case, layout))
+        for kind in KINDS:
+            sequences = [adapter.sequence(example, kind, form) for example in examples()]
+            for batch in [[0, 1, 2]] if batched else [[0], [1], [2]]:
+                with torch.no_grad(), capture(adapter.model, {"llm": adapter.points["llm"]}) as seen:
+                    ids, mask = padded([sequences[i] for i in batch])
+                    adapter.decode(ids, mask, None if kind == "text" else images[batch])
+                for states, i in zip(seen["llm"], batch, strict=True):
+                    expected = case.expected_hidden(form, kind, layout, i)
+                    assert np.abs(states[: len(expected)].numpy() - expected).max() < LLM_TOLERANCE, (layout, kind, i)
+
+
+@every_case
+def test_golden_effective_ranks(case: Case) -> None:
+    for (form, layout), family in case.families.items():
+        result = align(case.adapter, examples(), convention=case.convention(form, layout))
+        expected = case.eranks["families"][family]
+        assert result.n == 3
+        assert eranks(result) == pytest.approx([expected[f"eRank{i}"] for i in range(1, 6)], rel=1e-5), family
+        for ratio in ("image_reduction_ratio", "image_text_alignment"):
+            assert getattr(result, ratio) == pytest.approx(expected[ratio], rel=1e-5)
+
+
+@every_case
+def test_golden_effective_ranks_per_sample(case: Case) -> None:
+    result = align(case.adapter, examples())
+    hooks = case.eranks["families"]["bare_full"]["hooks"]
+    for label, (point, kind) in ERANKS.items():
+        expected = case.eranks["per_sample"][hooks[label.replace("erank", "eRank")]]
+        found = [r for r in result.records if (r.point, r.input) == (point, kind)]
+        assert [r.n for r in found] == expected["N"]
+        assert np.exp([r.entropy for r in found]) == pytest.approx(np.exp(expected["entropy_f64"]), rel=1e-5)
+
+
+@every_case
+def test_only_rows_of_the_modalities(case: Case) -> None:
+    result = align(case.adapter, examples(), convention=Convention(tokens="modality"))
+    golden = case.eranks["dataset"]
+    variants = case.variants
+    assert result.erank3 == pytest.approx(golden[f"{variants['bare', 'image']}:image_rows"]["erank_f64"], rel=1e-5)
+    assert result.erank4 == pytest.approx(golden[f"{variants['bare', 'text']}:no_bos_row"]["erank_f64"], rel=1e-5)
+    assert result.erank5 == pytest.approx(golden[f"{variants['bare', 'pair']}:no_bos_row"]["erank_f64"], rel=1e-5)
+
+
+@every_case
+@every_form
+def test_batching_order_and_shared_prefix_change_nothing(case: Case, form: SequenceForm) -> None:
+    convention = Convention(sequence=form)
+    pairs = examples() + [Example(f"more {e.id}", e.image, "", e.response * 2) for e in examples()]
+    alone = align(case.adapter, pairs, convention=convention, batch_tokens=0)
+    shuffled = random.Random(0).sample(pairs, len(pairs))
+    for options in (
+        {"batch_tokens": 10_000},
+        {"batch_tokens": 500},
+        {"batch_tokens": 0, "share_prefix": False},
+        {"batch_tokens": 10_000, "share_prefix": False},
+    ):
+        for entries in (pairs, shuffled):
+            other = align(case.adapter, entries, convention=convention, **options)  # type: ignore[arg-type]
+            assert eranks(other) == pytest.approx(eranks(alone), rel=1e-6), options
+            assert [r.entropy for r in other.records] == pytest.approx([r.entropy for r in alone.records], abs=2e-6)
+
+
+@every_case
+def test_shared_prefix_saves_a_pass(case: Case) -> None:
+    (example, *_) = examples()
+    with_prefix, without = (
+        sum(r.tokens for r in Probe(case.adapter, share_prefix=shared).measure([example]) if isinstance(r, Measured))
+        for shared in (True, False)
+    )
+    image = len(case.adapter.sequence(example, "image", "bare"))
+    assert without - with_prefix == image
+
+
+@every_case
+def test_a_model_that_looks_ahead_gets_separate_passes(case: Case) -> None:
+    """The adapter says causal; the engine checks, and here finds it untrue."""
+    adapter = case.adapter
+
+    def look_ahead(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        embeddings = kwargs["inputs_embeds"]
+        return args, {**kwargs, "inputs_embeds": embeddings + embeddings.mean(dim=1, keepdim=True)}
+
+    norm = adapter.points["llm"].module
+    assert isinstance(norm, str)
+    decoder = adapter.model.get_submodule(norm.rpartition(".")[0])
+    handle = decoder.register_forward_pre_hook(look_ahead, with_kwargs=True)
+    try:
+        separate = align(adapter, examples(), share_prefix=False)
+        with pytest.warns(UserWarning, match="depend on the text behind it"):
+            checked = align(adapter, examples())
+        assert eranks(checked) == eranks(separate)
+    finally:
+        handle.remove()
+
+
+@every_case
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_models(case: Case, dtype: str) -> None:
+    adapter = load(GOLDEN / case.name / case.checkpoint, dtype=dtype, device="cpu")
+    assert {p.dtype for p in adapter.model.parameters() if p.ndim > 1} == {getattr(torch, dtype)}
+    assert adapter.source["dtype"] == dtype
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the prefix is found to be shared here too
+        half = align(adapter, examples())
+    assert eranks(half) == pytest.approx(eranks(align(case.adapter, examples())), rel=0.02)
+
+
+@every_case
+@pytest.mark.parametrize("point", ["vision", "connector", "llm"])
+def test_broken_states_stop_the_run_by_name(case: Case, point: str) -> None:
+    where = case.adapter.points[point]
+    assert isinstance(where.module, str)
+    module = case.adapter.model.get_submodule(where.module)
+
+    def before(module: Any, args: Any) -> Any:
+        return torch.full_like(args[0], torch.nan), *args[1:]
+
+    def after(module: Any, args: Any, output: Any) -> Any:
+        return torch.full_like(output, torch.nan)
+
+    handle = (
+        module.register_forward_pre_hook(before) if where.side == "input" else module.register_forward_hook(after)
+    )
+    try:
+        with pytest.raises(NonFiniteTokens, match=f"hook point '{point}', .* example '0': hidden states hold NaN"):
+            align(case.adapter, examples()[:1])
+    finally:
+        handle.remove()
+
+
+@every_case
+@every_form
+def test_long_text_is_cut_and_counted(case: Case, form: SequenceForm) -> None:
+    (first, *others) = examples()
+    long = Example(first.id, first.image, first.instruction, first.response * 200)
+    result = align(case.adapter, [long, *others], convention=Convention(sequence=form))
+    records = {(r.point, r.input): r for r in result.records if r.example == first.id}
+    assert result.n == 3 and result.text_cut == 1
+    assert records["llm", "pair"].n == case.adapter.max_tokens
+    assert records["llm", "text"].text_cut == records["llm", "pair"].text_cut > 0
+    assert records["llm", "image"].text_cut == 0
+    end = case.adapter.sequence(long, "pair", form)
+    cut = end.without_last_text(records["llm", "pair"].text_cut)
+    if form == "template":
+        assert cut.ids[-1] == end.ids[-1] and cut.roles[-1] is Role.TEMPLATE
+
+
+@every_case
+def test_vision_points(case: Case) -> None:
+    names = list(case.adapter.vision_points)
+    assert names[0] == "default" and case.adapter.vision_points["default"] == case.adapter.points["vision"]
+    results = {name: align(case.adapter, examples(), convention=Convention(vision_point=name)) for name in names}
+    assert len({round(result.erank1, 6) for result in results.values()}) == len(names)
+    assert len({result.erank2 for result in results.values()}) == 1
+    with pytest.raises(UsageError, match=r"unknown vision point 'nose'; known: default"):
+        align(case.adapter, examples(), convention=Convention(vision_point="nose"))
+
+
+@every_case
+def test_a_second_load_has_the_same_fingerprint_and_other_weights_another(case: Case) -> None:
+    again = load(GOLDEN / case.name / case.checkpoint, device="cpu")
+    assert again.source == case.adapter.source
+    half = load(GOLDEN / case.name / case.checkpoint, dtype="bfloat16", device="cpu")
+    assert half.source["weights"] != again.source["weights"]

@@ -1,0 +1,65 @@
+"""What all tests share: golden data, tiny models, and no network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+GOLDEN = Path(__file__).parent / "golden"
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real pictures and bad inputs, which are not part of the project."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the shared test data beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llava_tiny() -> Any:
+    from mmerank import load
+
+    return load(GOLDEN / "llava_tiny" / "hf_model", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def matrices() -> dict[str, NDArray[Any]]:
+    with np.load(GOLDEN / "erank_matrices.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="session")
+def golden_pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The three golden samples as a LLaVA manifest."""
+    manifest = tmp_path_factory.mktemp("pairs") / "pairs.json"
+    samples = json.loads((GOLDEN / "samples.json").read_text())
+    records = [
+        {
+            "id": str(sample["id"]),
+            "image": sample["image"],
+            "conversations": [
+                {"from": "human", "value": f"<image>\n{sample['instruction']}"},
+                {"from": "gpt", "value": sample["response"]},
+            ],
+        }
+        for sample in samples
+    ]
+    manifest.write_text(json.dumps(records))
+    yield manifest

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmerank import Convention, Example, align, load_data
+from mmerank.errors import DataError, RunFolderError
+from mmerank.inputs import Skipped
+from tests.adapters.cases import LLAVA, examples
+
+ADAPTER = LLAVA.adapter
+
+
+def test_result_says_what_it_stands_on(tmp_path: Path) -> None:
+    bad: list[Example | Skipped] = [
+        Example("no picture", None, "a", "b"),
+        Example("no text", Image.new("RGB", (9, 9)), " ", ""),
+        Example("no file", tmp_path / "gone.jpg", "a", "b"),
+        Example("0", Image.new("RGB", (9, 9)), "a", "b"),
+        Skipped("unread", "for a reason"),
+    ]
+    result = align(ADAPTER, [bad[0], *examples(), *bad[1:]])
+    assert result.n == 3 and {r.example for r in result.records} == {"0", "1", "2"}
+    assert {s.id: s.reason for s in result.skipped} == {
+        "no picture": "no image",
+        "no text": "the text is empty",
+        "no file": f"gone.jpg: no such file in {tmp_path}",
+        "0": "the id occurs twice; the first record is kept",
+        "unread": "for a reason",
+    }
+    assert [getattr(result, f"erank{i}") for i in range(1, 6)] == [
+        getattr(align(ADAPTER, examples()), f"erank{i}") for i in range(1, 6)
+    ]
+    printed = json.loads(json.dumps(result.to_dict()))
+    assert printed["n"] == 3 and len(printed["skipped"]) == 5
+    assert printed["convention"] == Convention().to_dict() and printed["source"]["dtype"] == "float32"
+    assert "n = 3 of 8 examples, 5 skipped" in str(result)
+    frame = result.to_pandas()
+    assert len(frame) == 15 and frame["example"].is_monotonic_increasing
+
+
+def test_strict_stops_at_the_first() -> None:
+    with pytest.raises(DataError, match=r"'no picture': no image \(strict"):
+        align(ADAPTER, [*examples(), Example("no picture", None, "a", "b")], strict=True)
+
+
+def test_nothing_usable() -> None:
+    with pytest.raises(DataError, match="no example could be measured, 1 skipped; first: 'x': no image"):
+        align(ADAPTER, [Example("x", None, "a", "b")])
+    with pytest.raises(DataError, match="no example could be measured, 0 skipped"):
+        align(ADAPTER, [])
+
+
+def test_degenerate_states_skip_the_example_whole() -> None:
+    """A model that maps every picture token to the same vector has no spectrum there, but goes on elsewhere."""
+    connector = ADAPTER.model.get_submodule("model.multi_modal_projector")
+    marked = examples()[1]
+
+    def flatten(module: Any, args: Any, output: Any) -> Any:
+        flat = output.clone()
+        flat[:] = output[:, :1]
+        return flat
+
+    handle = connector.register_forward_hook(flatten)
+    try:
+        with pytest.raises(DataError, match="hook point 'connector', image input: all 36 tokens are equal"):
+            align(ADAPTER, [marked])
+    finally:
+        handle.remove()
+
+
+def test_limit_and_seed() -> None:
+    pairs = [Example(f"{i}", examples()[0].image, "What?", f"Number {i} of ten.") for i in range(10)]
+    assert {r.example for r in align(ADAPTER, pairs, limit=4).records} == {"0", "1", "2", "3"}
+    drawn = {r.example for r in align(ADAPTER, pairs, limit=4, seed=123).records}
+    assert len(drawn) == 4 and drawn != {"0", "1", "2", "3"}
+    assert drawn == {r.example for r in align(ADAPTER, pairs, limit=4, seed=123).records}
+    assert align(ADAPTER, pairs, limit=99, seed=1).n == 10
+
+
+def test_pixel_limit() -> None:
+    result = align(ADAPTER, examples(), max_pixels=5000)
+    assert result.n == 1 and [s.reason for s in result.skipped] == [
+        "the picture: 96 x 64 px is over the limit of 0.005 megapixels",
+        "the picture: 64 x 96 px is over the limit of 0.005 megapixels",
+    ]
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupted(count: int) -> Iterator[Example]:
+    for i, example in enumerate(examples()):
+        if i == count:
+            raise Interrupted
+        yield example
+
+
+def test_run_folder_is_continued(tmp_path: Path, golden_pairs: Path, golden: Path) -> None:
+    data = load_data(f"llava:{golden_pairs}?images={golden}/images")
+    whole = align(ADAPTER, data)
+    folder = tmp_path / "run"
+    part = align(ADAPTER, data, out=folder)
+    (records,) = (folder / "records").glob("*.parquet")
+    assert part.erank5 == whole.erank5
+    seen: list[str] = []
+    handle = ADAPTER.model.get_submodule("model.vision_tower").register_forward_hook(
+        lambda *_: seen.append("picture")
+    )
+    try:
+        again = align(ADAPTER, data, out=folder)
+    finally:
+        handle.remove()
+    assert seen == [] and again.erank5 == whole.erank5 and again.n == 3
+    assert list((folder / "records").glob("*.parquet")) == [records]
+    with pytest.raises(RunFolderError, match="another convention"):
+        align(ADAPTER, data, out=folder, convention=Convention(tokens="modality"))
+    with pytest.raises(RunFolderError, match="another data"):
+        align(ADAPTER, data, out=folder, limit=2)
+
+
+def test_what_was_measured_before_an_error_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = ADAPTER.pixels
+    calls = iter(range(10))
+
+    def fail_at_the_third(*args: Any) -> Any:
+        if next(calls) == 2:
+            raise Interrupted
+        return pixels(*args)
+
+    whole = align(ADAPTER, examples())
+    monkeypatch.setattr(ADAPTER, "pixels", fail_at_the_third)
+    with pytest.raises(Interrupted):
+        align(ADAPTER, examples(), out=tmp_path / "run")
+    resumed = align(ADAPTER, examples(), out=tmp_path / "run")
+    assert next(calls) == 4  # three, and the one that was missing
+    assert [r.entropy for r in resumed.records] == [r.entropy for r in whole.records]
+    assert all(np.array_equal(a.spectrum, b.spectrum) for a, b in zip(resumed.records, whole.records, strict=True))
+
+
+def test_records_tell_the_rest_of_the_spectrum() -> None:
+    for record in align(ADAPTER, examples()).records:
+        p = record.spectrum.astype(np.float64)
+        assert p.sum() == pytest.approx(1, abs=1e-5) and len(p) == min(record.n, record.d)
+        p = p[p > 0]
+        assert record.entropy == pytest.approx(-(p * np.log(p)).sum(), abs=1e-5)
+        assert record.participation_ratio == pytest.approx(1 / (p**2).sum(), rel=1e-5)
+        assert record.top_share == pytest.approx(p[0], rel=1e-5)

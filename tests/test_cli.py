@@ -1,0 +1,236 @@
+"""The command line as a person meets it: its streams and its exit status."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmerank.__main__ import main
+from tests.adapters.cases import CASES, Case
+from tests.conftest import GOLDEN
+
+HF_MODEL = str(GOLDEN / "llava_tiny" / "hf_model")
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(*arguments: str) -> Done:
+    """The command line in this process: imports are what most of a fresh one would do."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main(list(arguments))
+            status: Any = 0
+        except SystemExit as exit_:
+            status = exit_.code or 0
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "mmerank", *arguments], capture_output=True, text=True, timeout=300)
+
+
+def results(done: Done) -> list[dict[str, Any]]:
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)["results"]
+    return found
+
+
+@pytest.fixture
+def data(golden_pairs: Path, golden: Path) -> str:
+    return f"llava:{golden_pairs}?images={golden}/images"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_golden_numbers_through_json(case: Case, data: str) -> None:
+    for (form, layout), family in case.families.items():
+        options = ("--sequence", form, "--image-layout", layout, "--json", "-")
+        (result,) = results(run("align", str(GOLDEN / case.name / case.checkpoint), "--data", data, *options))
+        expected = case.eranks["families"][family]
+        for i in range(1, 6):
+            assert result[f"erank{i}"] == pytest.approx(expected[f"eRank{i}"], rel=1e-5)
+        for ratio in ("image_reduction_ratio", "image_text_alignment"):
+            assert result[ratio] == pytest.approx(expected[ratio], rel=1e-5)
+        assert result["n"] == 3 and result["skipped"] == [] and result["data"] == data
+        assert result["convention"]["sequence"] == form and result["convention"]["image_layout"] == layout
+
+
+def test_two_models_one_table_and_a_run_folder(data: str, tmp_path: Path) -> None:
+    out, file = tmp_path / "run", tmp_path / "out.json"
+    done = run("align", HF_MODEL, "demo", "--data", data, "--out", str(out), "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "llava_tiny/hf_model" in done.stdout and "demo" in done.stdout and "eRank5" in done.stdout
+    written = json.loads(file.read_text())
+    assert written == json.loads((out / "summary.json").read_text())
+    assert [r["model"] for r in written["results"]] == [HF_MODEL, "demo"]
+    assert len(list((out / "records").glob("*.parquet"))) == 2
+    again = run("align", HF_MODEL, "demo", "--data", data, "--out", str(out), "--json", "-")
+    assert results(again) == written["results"]
+    other = run("align", HF_MODEL, "--data", data, "--out", str(out), "--tokens", "modality")
+    assert other.returncode == 1 and "another convention" in other.stderr
+
+
+def test_demo(tmp_path: Path) -> None:
+    done = run("demo", "--json", str(tmp_path / "demo.json"))
+    assert done.returncode == 0, done.stderr
+    assert "Image-Text Alignment" in done.stdout and "n = 16 of 16" in done.stdout
+    assert "RANDOM" in done.stderr
+    (result,) = json.loads((tmp_path / "demo.json").read_text())["results"]
+    assert result["n"] == 16 and result["source"]["checkpoint"] == "random weights"
+    assert 1 < result["erank5"] < result["mean_tokens"]["erank5"]
+
+
+def failure(*arguments: str) -> tuple[int, str]:
+    """Exit status and message of a call that must fail with one line and no traceback."""
+    done = run(*arguments)
+    assert done.stdout == "" and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return done.returncode, line
+
+
+def manifest(tmp_path: Path, content: str) -> str:
+    (tmp_path / "data.json").write_text(content)
+    return f"llava:{tmp_path}/data.json"
+
+
+@pytest.mark.parametrize("content", ['[{"id": 1', '{"version": 2, "data": []}', "[]"])
+def test_broken_manifest(tmp_path: Path, content: str) -> None:
+    status, line = failure("align", HF_MODEL, "--data", manifest(tmp_path, content))
+    assert status == 1 and "data.json" in line
+
+
+def test_missing_checkpoint(data: str, tmp_path: Path) -> None:
+    status, line = failure("align", str(tmp_path / "gone"), "--data", data)
+    assert status == 1 and "gone" in line
+
+
+def test_checkpoint_of_an_unknown_class(data: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    status, line = failure("align", str(tmp_path), "--data", data)
+    assert status == 1 and "'bert'" in line and "llava" in line
+
+
+def test_non_finite_states(data: str, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    model = tmp_path / "model"
+    shutil.copytree(HF_MODEL, model)
+    state = load_file(model / "model.safetensors")
+    name = next(name for name in state if name.endswith("multi_modal_projector.linear_2.bias"))
+    state[name] = torch.full_like(state[name], torch.nan)
+    save_file(state, model / "model.safetensors", metadata={"format": "pt"})
+    status, line = failure("align", str(model), "--data", data)
+    assert status == 1 and "hook point 'connector'" in line and "example '" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("align", HF_MODEL, "--data", "coco:x"), "unknown data 'coco:x'; known: llava"),
+        (("align", HF_MODEL, "--data", "demo", "--dtype", "int8"), "unknown dtype 'int8'; known: float32"),
+        (("align", HF_MODEL, "--data", "demo", "--device", "toaster"), "unknown device 'toaster'"),
+        (("align", HF_MODEL, "--data", "demo", "--vision-point", "nose"), "known: default, last, with_cls"),
+        (("align", HF_MODEL, "--data", "demo", "--json", "/no/such/folder/x.json"), "no such folder to write to"),
+    ],
+)
+def test_wrong_usage_names_what_is_known(arguments: tuple[str, ...], words: str) -> None:
+    status, line = failure(*arguments)
+    assert status == 2 and words in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("align",),
+        ("align", "demo"),
+        ("align", "demo", "--data", "demo", "--sequence", "chat"),
+        ("algin",),
+        ("--flag",),
+    ],
+)
+def test_wrong_usage_of_the_command_line(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "Usage" in done.stderr
+
+
+def test_exit_status_and_streams_of_a_process(tmp_path: Path, data: str) -> None:
+    done = process("align", HF_MODEL, "--data", manifest(tmp_path, "["))
+    assert done.returncode == 1 and done.stdout == "" and done.stderr.startswith("error: ")
+    done = process("align", HF_MODEL, "--data", data, "--json", "-")
+    assert done.returncode == 0 and json.loads(done.stdout)["results"][0]["n"] == 3
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    done = process("align", HF_MODEL, "--data", manifest(tmp_path, "["), "--debug")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_help_and_version() -> None:
+    assert "align" in run("--help").stdout
+    assert run("--version").stdout.startswith("mmerank ")
+
+
+def test_skipped_examples_are_listed_and_strict_makes_them_fatal(tmp_path: Path, golden: Path) -> None:
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Noise."}]
+    good = {"id": "good", "image": "img0_96x64.png", "conversations": turns}
+    bad = {"id": "b\x1b[31mad", "image": "gone.png", "conversations": turns}
+    data = manifest(tmp_path, json.dumps([good, bad])) + f"?images={golden}/images"
+    done = run("align", HF_MODEL, "--data", data)
+    assert done.returncode == 0 and "n = 1 of 2 examples, 1 skipped" in done.stdout
+    assert "skipped b\\x1b[31mad: gone.png: no such file" in done.stdout, (
+        "control characters must not reach a terminal"
+    )
+    status, line = failure("align", HF_MODEL, "--data", data, "--strict")
+    assert status == 1 and "gone.png" in line
+
+
+def test_every_bad_input(shared_data: Path) -> None:
+    data = f"llava:{shared_data}/bad/detail_bad.json?images={shared_data}/bad"
+    (result,) = results(run("align", HF_MODEL, "--data", data, "--json", "-"))
+    assert result["n"] == 5 and result["text_cut"] == 1
+    assert [(s["id"], s["reason"].split(" (")[0]) for s in result["skipped"]] == [
+        ("missing-image-file", f"does_not_exist.jpg: no such file in {shared_data}/bad"),
+        ("path-traversal", "image '../../etc/passwd' points outside the image folder"),
+        ("empty-response", "the response is empty"),
+        ("no-conversations", "no list of conversations"),
+        ("twice", "the id occurs twice; the first record is kept"),
+        ("number-as-value", "the gpt turn's value is a number"),
+        ("null-as-value", "the gpt turn's value is null, expected text"),
+    ]
+    for name in ("broken.json", "wrong_schema.json"):
+        status, line = failure("align", HF_MODEL, "--data", f"llava:{shared_data}/bad/{name}")
+        assert status == 1 and name in line
+
+
+def test_every_bad_picture(shared_data: Path, tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A picture of something."}]
+    pictures = sorted(p.name for p in (shared_data / "bad").iterdir() if p.suffix in (".jpg", ".png", ".gif"))
+    records = [{"id": name, "image": name, "conversations": turns} for name in pictures]
+    data = manifest(tmp_path, json.dumps(records)) + f"?images={shared_data}/bad"
+    (result,) = results(run("align", HF_MODEL, "--data", data, "--json", "-"))
+    unusable = {"truncated.jpg", "not_an_image.jpg", "zero.jpg", "huge_dimensions.png", "huge_dimensions_short.png"}
+    assert {s["id"] for s in result["skipped"]} == unusable
+    assert result["n"] == len(pictures) - len(unusable)
+
+
+def test_real_pictures(shared_data: Path) -> None:
+    llava, minigpt = f"llava:{shared_data}/pairs_llava/detail.json", f"minigpt:{shared_data}/pairs_minigpt"
+    for data, count in ((llava, 21), (minigpt, 11)):
+        (result,) = results(run("align", HF_MODEL, "--data", data, "--json", "-"))
+        assert result["n"] == count and result["skipped"] == []
+        assert all(1 < result[f"erank{i}"] < result["mean_tokens"][f"erank{i}"] for i in range(1, 6))

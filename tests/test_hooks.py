@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from mmerank import Point, capture, effective_rank
+from mmerank.errors import CaptureError
+
+
+@dataclass
+class Output(ModelOutput):  # type: ignore[misc]
+    loss: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+
+
+class Block(nn.Module):
+    def forward(self, h: Tensor, *, scale: float = 1.0) -> Any:
+        return h * scale
+
+
+class Odd(nn.Module):
+    """Returns what it is told to."""
+
+    def __init__(self, wrap: Any) -> None:
+        super().__init__()
+        self.wrap = wrap
+
+    def forward(self, hidden_states: Tensor) -> Any:
+        return self.wrap(hidden_states)
+
+
+class Model(nn.Module):
+    def __init__(self, wrap: Any = lambda h: h) -> None:
+        super().__init__()
+        self.first, self.odd, self.unused = Block(), Odd(wrap), Block()
+
+    def forward(self, h: Tensor, times: int = 1) -> None:
+        for _ in range(times):
+            h = self.first(h, scale=2.0)
+            self.odd(hidden_states=h)
+
+
+H = torch.arange(6.0).reshape(3, 2)
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_inputs_and_outputs_by_path_object_and_point() -> None:
+    model = Model()
+    points = {
+        "in": ("first", "input"),
+        "out": ("first", "output"),
+        "object": (model.first, "output"),
+        "path": "first",
+        "without first token": Point("first", "output", skip=1),
+        "keyword input": ("odd", "input"),
+    }
+    with capture(model, points) as seen:  # type: ignore[arg-type]
+        model(H)
+    assert torch.equal(seen["in"], H)
+    for name in ("out", "object", "path", "keyword input"):
+        assert torch.equal(seen[name], 2 * H), name
+    assert torch.equal(seen["without first token"], 2 * H[1:])
+    assert hooks(model) == 0
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda h: h,
+        lambda h: (h, "cache"),
+        lambda h: (None, [h]),
+        lambda h: Output(loss=torch.zeros(()), last_hidden_state=h),
+        lambda h: {"attentions": None, "states": h},
+    ],
+)
+def test_kinds_of_output(wrap: Any) -> None:
+    model = Model(wrap)
+    with capture(model, {"odd": "odd"}) as seen:
+        model(H)
+    assert torch.equal(seen["odd"], 2 * H)
+
+
+def test_a_copy_is_kept_that_later_steps_cannot_change() -> None:
+    model = nn.Sequential(nn.Identity(), nn.ReLU(inplace=True))
+    with capture(model, {"before": "0"}) as seen:
+        model(torch.tensor([[-1.0, 1.0]]))
+    assert seen["before"].tolist() == [[-1.0, 1.0]]
+
+
+def test_reduce_replaces_the_states() -> None:
+    model = Model()
+    h = torch.randn(8, 4)
+    with capture(model, {"first": "first"}, reduce=lambda name, states: (name, effective_rank(states))) as seen:
+        model(h)
+    assert seen["first"] == ("first", effective_rank(2 * h))
+
+
+def test_states_carry_no_gradient() -> None:
+    model = nn.Linear(2, 2)
+    with capture(nn.Sequential(model), {"linear": model}) as seen:
+        pass_through = model(H)
+    assert pass_through.requires_grad and not seen["linear"].requires_grad
+
+
+def test_several_calls() -> None:
+    model = Model()
+    with capture(model, {"first": "first"}, calls=2) as seen:
+        model(H, times=2)
+    assert len(seen["first"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("calls", "times", "point", "message"),
+    [
+        (1, 1, "unused", "'p' .output of unused. never fired"),
+        (1, 2, "first", "fired more than once"),
+        (2, 3, "first", "fired more than twice"),
+        (3, 1, "first", "fired once, not 3 times"),
+    ],
+)
+def test_wrong_number_of_calls(calls: int, times: int, point: str, message: str) -> None:
+    model = Model()
+    with pytest.raises(CaptureError, match=message), capture(model, {"p": point}, calls=calls):
+        model(H, times=times)
+    assert hooks(model) == 0
+
+
+def test_no_tensor() -> None:
+    model = Model(lambda h: ("text", 3))
+    with pytest.raises(CaptureError, match="no tensor in the module's output, which is a tuple of str, int"):
+        with capture(model, {"odd": "odd"}):
+            model(H)
+    assert hooks(model) == 0
+
+
+def test_hooks_leave_after_an_error_which_is_the_one_that_is_seen() -> None:
+    model = Model()
+    with pytest.raises(ZeroDivisionError), capture(model, {"first": "first", "unused": "unused"}):
+        _ = 1 / 0
+    assert hooks(model) == 0
+
+
+def test_foreign_hooks_stay() -> None:
+    model = Model()
+    model.first.register_forward_hook(lambda *_: None)
+    with capture(model, {"first": "first"}):
+        model(H)
+    assert hooks(model) == 1
+
+
+@pytest.mark.parametrize(
+    ("points", "error", "message"),
+    [
+        ({"p": "frist"}, LookupError, "no module 'frist'; close: 'first'"),
+        ({"p": ("first", "inside")}, ValueError, "'input' or 'output', got 'inside'"),
+        ({"p": nn.Linear(1, 1)}, LookupError, "Linear is not part of the model"),
+    ],
+)
+def test_unknown_points(points: Any, error: type[Exception], message: str) -> None:
+    model = Model()
+    with pytest.raises(error, match=message), capture(model, {"fine": "first", **points}):
+        pytest.fail("the block must not run")
+    assert hooks(model) == 0
+
+
+def test_calls_below_one() -> None:
+    with pytest.raises(ValueError, match="at least 1"), capture(Model(), {}, calls=0):
+        pytest.fail("the block must not run")

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmerank.errors import RunFolderError
+from mmerank.runs import RunFolder
+from tests.test_records import record
+
+SETTINGS: dict[str, Any] = {"job": "align", "data": {"name": "d"}}
+
+
+def test_records_and_settings_are_there_when_opened_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", SETTINGS)
+    folder.add_model("m", {"dtype": "float32"})
+    folder.write([record("a")])
+    folder.write([])
+    folder.write([record("b")])
+    again = RunFolder(tmp_path / "run", SETTINGS)
+    again.add_model("m", {"dtype": "float32"})
+    again.add_model("other", {"dtype": "float32"})
+    again.write([record("c")])
+    assert [r.example for r in again.records()] == ["a", "b", "c"]
+    stated = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert stated["job"] == "align" and "torch" in stated["versions"] and list(stated["models"]) == ["m", "other"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"data": {"name": "e"}}, "another data"), ({"job": "diff"}, "another job"), ({"x": 1}, "x")],
+)
+def test_other_settings_are_refused(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
+    RunFolder(tmp_path / "run", SETTINGS)
+    with pytest.raises(RunFolderError, match=named):
+        RunFolder(tmp_path / "run", {**SETTINGS, **changed})
+
+
+def test_another_model_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", SETTINGS)
+    folder.add_model("m", {"weights": "1"})
+    with pytest.raises(RunFolderError, match='another weights: "1" there, "2" here'):
+        folder.add_model("m", {"weights": "2"})
+
+
+def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(RunFolderError, match="not empty, and not a run folder"):
+        RunFolder(tmp_path, SETTINGS)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("content", ["{", ""])
+def test_damaged_settings(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(RunFolderError, match="not valid JSON"):
+        RunFolder(tmp_path, SETTINGS)
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match=r"cannot be used|not a run folder"):
+        RunFolder(tmp_path / "file" / "run", SETTINGS)
+    with pytest.raises(RunFolderError, match=r"not a run folder"):
+        RunFolder(tmp_path / "file", SETTINGS)

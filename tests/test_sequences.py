@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from mmerank.sequences import (
+    IMAGE_ID,
+    Role,
+    TokenSequence,
+    bare_sequence,
+    image_places,
+    padded,
+    spliced_embeddings,
+    tokenized,
+    tokens_of,
+)
+from tests.adapters.cases import LLAVA
+
+roles = st.lists(st.sampled_from(list(Role)), max_size=30).map(
+    lambda roles: TokenSequence(tuple(range(len(roles))), tuple(roles))
+)
+
+
+@given(roles, st.integers(0, 40))
+def test_cutting_takes_the_last_text_and_nothing_else(sequence: TokenSequence, count: int) -> None:
+    cut = sequence.without_last_text(count)
+    texts = [i for i, role in zip(sequence.ids, sequence.roles, strict=True) if role is Role.TEXT]
+    others = [i for i, role in zip(sequence.ids, sequence.roles, strict=True) if role is not Role.TEXT]
+    left = [i for i, role in zip(cut.ids, cut.roles, strict=True) if role is Role.TEXT]
+    assert left == texts[: max(len(texts) - count, 0)]
+    assert [i for i, role in zip(cut.ids, cut.roles, strict=True) if role is not Role.TEXT] == others
+    assert list(cut.ids) == sorted(cut.ids)
+
+
+def test_roles_follow_the_text_parts() -> None:
+    tokenizer: Any = LLAVA.adapter._tokenizer  # type: ignore[attr-defined]
+    segment = "USER: USER: red ASSISTANT: red cat"
+    sequence = tokenized(tokenizer, segment, "red", "red cat")
+    text = [i for i, role in zip(sequence.ids, sequence.roles, strict=True) if role is Role.TEXT]
+    assert tokenizer.decode(text) == "red red cat"
+    assert len(sequence) == len(tokenizer(segment, add_special_tokens=False)["input_ids"])
+
+
+def test_empty_text_parts() -> None:
+    tokenizer: Any = LLAVA.adapter._tokenizer  # type: ignore[attr-defined]
+    assert set(tokenized(tokenizer, "USER: ", "").roles) == {Role.TEMPLATE}
+
+
+def test_prefix() -> None:
+    tokenizer: Any = LLAVA.adapter._tokenizer  # type: ignore[attr-defined]
+    image, text, pair = (bare_sequence(tokenizer, "A cat.", kind, 4) for kind in ("image", "text", "pair"))
+    assert pair.starts_with(image) and not pair.starts_with(text)
+    assert pair == image + TokenSequence(text.ids[1:], text.roles[1:])
+
+
+def test_padding_is_on_the_right() -> None:
+    ids, mask = padded([tokens_of([5, 6, 7], Role.TEXT), tokens_of([8], Role.TEXT)])
+    assert ids.tolist() == [[5, 6, 7], [8, 0, 0]] and mask.tolist() == [[True] * 3, [True, False, False]]
+
+
+def test_connector_rows_take_the_image_places_in_order() -> None:
+    embed = nn.Embedding(10, 3)
+    sequences = [
+        tokens_of([1], Role.BOS) + image_places(2) + tokens_of([4], Role.TEXT),
+        tokens_of([2, 3], Role.TEXT) + image_places(2),
+    ]
+    ids, _ = padded(sequences)
+    images = torch.arange(12.0).reshape(2, 2, 3)
+    embeddings = spliced_embeddings(embed, ids, images)
+    assert torch.equal(embeddings[0, 1:3], images[0]) and torch.equal(embeddings[1, 2:], images[1])
+    assert torch.equal(embeddings[0, [0, 3]], embed(torch.tensor([1, 4])))
+    assert (ids == IMAGE_ID).sum() == 4
