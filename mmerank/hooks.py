@@ -30,7 +30,7 @@ def capture(
     model: nn.Module,
     points: Mapping[str, Point | tuple[str | nn.Module, Side] | str | nn.Module],
     *,
-    reduce: Callable[[str, Tensor], Any] | None = None,
+    reduce: Callable[[Tensor], Any] | None = None,
     calls: int = 1,
 ) -> Iterator[Mapping[str, Any]]:
     """Record the hidden states that flow through `points` of `model` inside the `with` block.
@@ -43,8 +43,8 @@ def capture(
         model: Any module.
         points: Name -> hook point: a module path as in `model.named_modules()` or a module object inside
             `model`, alone (its output), with a side (`input` or `output`), or as a `Point`.
-        reduce: Called as `reduce(name, h)` inside the hook, with `h` detached; what it returns is recorded in
-            place of the hidden states, so that those need not be kept.
+        reduce: Called with the detached hidden states inside the hook, `mmerank.effective_rank` for example;
+            what it returns is recorded in their place, so that they need not be kept.
         calls: How often each point must fire.
 
     Yields:
@@ -84,7 +84,7 @@ def capture(
                 f"which is {_shape_of(carried)}"
             )
         h = h.detach()[..., point.skip :, :] if point.skip else h.detach()
-        recorded[name].append(h.clone() if reduce is None else reduce(name, h))
+        recorded[name].append(h.clone() if reduce is None else reduce(h))
         seen[name] = recorded[name][0] if calls == 1 else recorded[name]
 
     with ExitStack() as hooks:

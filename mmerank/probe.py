@@ -166,11 +166,13 @@ class Probe:
     @torch.inference_mode()
     def _measure(self, batch: list[_Prepared], pixels: Tensor) -> list[Measured | Skipped]:
         outcomes: list[dict[tuple[str, Kind], _Outcome]] = [{} for _ in batch]
-        points = {
-            "vision": self.adapter.vision_points[self.convention.vision_point],
-            "connector": self.adapter.points["connector"],
-        }
-        with capture(self.adapter.model, points, reduce=self._each_image(batch, outcomes)):
+        model = self.adapter.model
+        vision = {"vision": self.adapter.vision_points[self.convention.vision_point]}
+        connector = {"connector": self.adapter.points["connector"]}
+        with (
+            capture(model, vision, reduce=self._each_image("vision", batch, outcomes)),
+            capture(model, connector, reduce=self._each_image("connector", batch, outcomes)),
+        ):
             images = self.adapter.encode_images(pixels)
 
         shared = [self._may_share(item) for item in batch]
@@ -205,11 +207,11 @@ class Probe:
                 reads[i].append(("image", batch[i].sequences["image"]))
         prefixes: list[Tensor] = []
 
-        def reduce(name: str, h: Tensor) -> None:
+        def reduce(h: Tensor) -> None:
             for item, found, read, states in zip(batch, outcomes, reads, h, strict=True):
                 for input_kind, sequence in read:
                     rows = states[self._rows(sequence).to(states.device)]
-                    found[name, input_kind] = self._spectrum(rows, name, input_kind, item.example.id)
+                    found["llm", input_kind] = self._spectrum(rows, "llm", input_kind, item.example.id)
             if any(also_image) and not self._prefix_verified:
                 first = list(also_image).index(True)
                 prefixes.append(h[first, : len(batch[first].sequences["image"])].clone())
@@ -219,11 +221,11 @@ class Probe:
         return prefixes[0] if prefixes else None
 
     def _each_image(
-        self, batch: Sequence[_Prepared], outcomes: Sequence[dict[tuple[str, Kind], _Outcome]]
-    ) -> Callable[[str, Tensor], None]:
-        def reduce(name: str, h: Tensor) -> None:
+        self, point: str, batch: Sequence[_Prepared], outcomes: Sequence[dict[tuple[str, Kind], _Outcome]]
+    ) -> Callable[[Tensor], None]:
+        def reduce(h: Tensor) -> None:
             for item, found, states in zip(batch, outcomes, h, strict=True):
-                found[name, "image"] = self._spectrum(states, name, "image", item.example.id)
+                found[point, "image"] = self._spectrum(states, point, "image", item.example.id)
 
         return reduce
 

@@ -1,0 +1,87 @@
+"""The documents' code blocks run, print what they say, and name options that exist."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from mmerank.__main__ import app
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def blocks(document: Path) -> list[tuple[str, str]]:
+    return FENCE.findall(document.read_text())
+
+
+@documents
+def test_python_blocks_run_and_print_what_they_say(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    printed = ""
+    for language, content in blocks(document):
+        if language == "python":
+            out = io.StringIO()
+            with redirect_stdout(out):
+                exec(compile(content, str(document), "exec"), namespace)
+            printed = out.getvalue()
+        elif language == "text":
+            # Weights are drawn and multiplied in float32, so the last digits differ between machines.
+            assert NUMBER.sub("#", printed).split() == NUMBER.sub("#", content).split()
+            found, stated = ([float(x) for x in NUMBER.findall(text)] for text in (printed, content))
+            assert found == pytest.approx(stated, rel=0.02)
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    found = []
+    for document in DOCUMENTS:
+        for language, content in blocks(document):
+            if language == "bash":
+                lines = content.replace("\\\n", " ").splitlines()
+                found += [(document.name, shlex.split(line, comments=True)) for line in lines if line.strip()]
+    return found
+
+
+@pytest.mark.parametrize(("document", "words"), commands(), ids=lambda x: x if isinstance(x, str) else " ".join(x))
+def test_shell_commands_exist(document: str, words: list[str]) -> None:
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    elif words[0] == "mmerank":
+        group: Any = typer.main.get_command(app)
+        group.commands[words[1]].make_context(words[1], words[2:])  # raises on an unknown option
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file()
+    else:
+        pytest.fail(f"{document}: what is {words[0]!r}?")
+
+
+@documents
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
+        assert target.startswith("https://") or (document.parent / target).exists(), target
+
+
+def test_every_convention_is_documented() -> None:
+    from mmerank import Convention
+
+    text = (ROOT / "docs" / "conventions.md").read_text()
+    for name, default in Convention().to_dict().items():
+        assert f"`--{name.replace('_', '-')}`" in text and f"**`{default}`**" in text
+
+
+def test_bash_blocks_are_all_there() -> None:
+    assert len(commands()) >= 6
