@@ -25,8 +25,8 @@ def spectrum(
     covariance are those of the (n, n) Gram matrix, so the smaller of the two is decomposed. Half precision is
     widened before centring. Negative eigenvalues, which are rounding, count as 0.
 
-    Departs from the published code, which decomposes the (d, d) matrix in float32 by an SVD: that adds
-    spurious eigenvalues and is off by up to 1.5e-3.
+    Departs from the published code, which decomposes the (d, d) matrix in float32 by an SVD: the eigenvalues
+    that should be 0 are rounding there, and moved the effective rank of 24 golden matrices by up to 5e-5.
 
     Args:
         h: Hidden states, (n, d), or (b, n, d) for a batch; floating point; n >= 2.

@@ -41,10 +41,10 @@ def test_mixed_agrees_with_golden_values_on_every_matrix(matrices: Matrices) -> 
         assert erank == pytest.approx(expected, rel=1e-5), name
 
 
-def test_published_float32_recipe_is_near_but_biased(matrices: Matrices) -> None:
-    """The golden reference values come from other code: ours must be near them, and better than them."""
+def test_near_the_published_float32_recipe(matrices: Matrices) -> None:
+    """These golden values were made by the published code."""
     for name, theirs in zip(matrices["names"], matrices["ref_f32_erank"], strict=True):
-        assert effective_rank(torch.from_numpy(matrices[f"matrix/{name}"])).item() == pytest.approx(theirs, rel=2e-3)
+        assert effective_rank(torch.from_numpy(matrices[f"matrix/{name}"])).item() == pytest.approx(theirs, rel=1e-4)
 
 
 @pytest.mark.parametrize(
