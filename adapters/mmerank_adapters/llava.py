@@ -66,7 +66,6 @@ class Llava:
         self._template = _VIP if config.model_type == "vipllava" else _VICUNA_V1
         paths = {module: path for path, module in model.named_modules()}
         tower = next(path for path in paths.values() if path.endswith("encoder.layers"))
-        read = config.vision_feature_layer
         connector = paths[self._core.multi_modal_projector]
         self.points = {
             "vision": Point(connector, "input"),
@@ -78,7 +77,8 @@ class Llava:
             "default": self.points["vision"],
             "last": Point(f"{tower}.{depth - 1}", "output", skip=1),
         }
-        if isinstance(read, int):  # ViP-LLaVA reads several layers, side by side
+        # ViP-LLaVA, and LLaVA if it is configured so, reads several layers, side by side.
+        if config.model_type == "llava" and isinstance(read := config.vision_feature_layer, int):
             layer = read if read >= 0 else depth + 1 + read
             self.vision_points["with_cls"] = Point(f"{tower}.{layer - 1}", "output")
 

@@ -192,6 +192,13 @@ def test_half_precision_models(case: Case, dtype: str) -> None:
 
 
 @every_case
+def test_spread_over_devices(case: Case) -> None:
+    """`auto` places the model with accelerate; here there is one place to put it."""
+    spread = load(GOLDEN / case.name / case.checkpoint, device="auto")
+    assert eranks(align(spread, examples())) == pytest.approx(eranks(align(case.adapter, examples())), rel=1e-6)
+
+
+@every_case
 @pytest.mark.parametrize("point", ["vision", "connector", "llm"])
 def test_broken_states_stop_the_run_by_name(case: Case, point: str) -> None:
     where = case.adapter.points[point]
