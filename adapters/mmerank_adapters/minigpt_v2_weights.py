@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,8 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, name: str
     for key, h in tensors.items():
         if h.shape != expected[key].shape:
             raise ModelError(f"{path}: {key} of {name} is {tuple(h.shape)}, expected {tuple(expected[key].shape)}")
-    module.load_state_dict({key: h.to(dtype) for key, h in tensors.items()}, assign=True)
+    copies = {key: h.to(dtype, copy=True) for key, h in tensors.items()}  # the file may go or change after loading
+    module.load_state_dict(copies, assign=True)
 
 
 def llama_config(checkpoint: str) -> LlamaConfig:
@@ -235,7 +237,8 @@ def merge_lora(
 def _unpickled(path: Path) -> dict[str, Any]:
     """The dictionary in a file of torch.save, without running any code of it."""
     try:
-        file = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, so that what is not used (the optimizer, surplus blocks) is not read.
+        file = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"asks for {asked[1]}" if asked else "holds more than tensors, or is damaged"
