@@ -173,7 +173,9 @@ def llama_config(checkpoint: str) -> LlamaConfig:
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ModelError(f"{checkpoint}: no such folder, and not to be had from the hub ({reason})") from error
+        raise ModelError(
+            f"llama_model: {checkpoint}: no folder beside the YAML file, and not to be had from the hub ({reason})"
+        ) from error
     if config.model_type != "llama":
         raise ModelError(f"{checkpoint}: model_type is {config.model_type!r}; MiniGPT-v2 needs a Llama model")
     return config

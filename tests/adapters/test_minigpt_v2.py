@@ -517,7 +517,10 @@ def test_yaml_mistakes(tmp_path: Path, keys: Mapping[str, Any], message: str) ->
     [
         ({"vit_depth": 5}, r"13 keys \(first: 'blocks.4.attn.proj.bias'\) of the vision encoder of 5 blocks missing"),
         ({"vit_heads": 5}, "its width 64 is no multiple of vit_heads, 5"),
-        ({"llama_model": "a/b/c"}, "a/b/c: no such folder, and not to be had from the hub"),
+        (
+            {"llama_model": "a/b/c"},
+            "llama_model: a/b/c: no folder beside the YAML file, and not to be had from the hub",
+        ),
         (
             {"vit_checkpoint": str(TINY / "checkpoint.pth")},
             "'model': expected a floating-point tensor, found OrderedDict",
