@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,11 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 class Adapter(Protocol):
     """What mmerank must know of a multimodal model: where the hook points are and how to feed an example.
+
+    Beside what is declared here, a class has `model_types` (those of config.json that it loads) and the
+    classmethod `load(checkpoint, *, name, dtype, device)`. Where a YAML file names the adapter, `checkpoint` is
+    that file, and further keyword-only parameters of `load` are the keys the file may have, those without a
+    default the keys it must have.
 
     Attributes:
         name: The model as results name it.
@@ -97,7 +103,9 @@ def load(model: str | Path, *, dtype: str | None = None, device: str | None = No
     path = Path(model)
     if path.suffix in (".yaml", ".yml"):
         name, keys = _yaml(path)
-        adapter = _family(name).load(path, name=str(model), dtype=dtype, device=place, **keys)
+        family = _family(name)
+        _check_keys(path, name, family.load, keys)
+        adapter = family.load(path, name=str(model), dtype=dtype, device=place, **keys)
         return adapter
     model_type = _model_type(str(model))
     for entry in entry_points(group="mmerank.adapters"):
@@ -147,6 +155,18 @@ def _yaml(path: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(keys, dict) or not isinstance(keys.get("adapter"), str):
         raise ModelError(f"{path}: expected keys, one of them `adapter: NAME`")
     return keys.pop("adapter"), keys
+
+
+def _check_keys(path: Path, name: str, load: Callable[..., Any], keys: Mapping[str, Any]) -> None:
+    """Hold the keys of a YAML file against what the adapter's own `load` takes by keyword."""
+    parameters = inspect.signature(load).parameters.values()
+    own = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("name", "dtype", "device")}
+    unknown = sorted(map(str, keys.keys() - own.keys()))
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        known = ", ".join(own) or "no keys of its own"
+        raise ModelError(f"{path}: unknown key {', '.join(unknown)}; adapter {name} knows {known}")
+    if missing := [key for key, p in own.items() if p.default is p.empty and key not in keys]:
+        raise ModelError(f"{path}: missing key {', '.join(missing)}; adapter {name} needs it")
 
 
 def _model_type(model: str) -> str:

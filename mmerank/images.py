@@ -1,4 +1,4 @@
-"""A file or picture -> an upright RGB picture, or an error that says why there is none."""
+"""A file or picture -> an upright RGB picture, or an error that says why there is none; padding to a square."""
 
 from __future__ import annotations
 
@@ -46,6 +46,15 @@ def open_picture(source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS) ->
         raise DataError(f"{name}: not an image that Pillow can read") from None
     except Exception as error:  # decoders raise anything on damaged files
         raise DataError(f"{name}: cannot be decoded ({error})") from error
+
+
+def square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image:
+    """The picture in the middle of a square of its longer side, the rest filled with `colour`."""
+    width, height = picture.size
+    side = max(width, height)
+    filled = Image.new("RGB", (side, side), colour)
+    filled.paste(picture, ((side - width) // 2, (side - height) // 2))
+    return filled
 
 
 def _open(path: Path, max_pixels: int) -> Image.Image:

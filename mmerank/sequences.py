@@ -64,25 +64,23 @@ def image_places(count: int) -> TokenSequence:
     return tokens_of([IMAGE_ID] * count, Role.IMAGE)
 
 
-def tokenized(tokenizer: Any, segment: str, *texts: str) -> TokenSequence:
-    """Ids of `segment`, tokenised alone and without special tokens around it.
+def tokenized(tokenizer: Any, *parts: tuple[str, Role]) -> TokenSequence:
+    """Ids of the joined `parts`, tokenised as one segment and without special tokens around it.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
-        segment: The string to tokenise.
-        texts: The parts of `segment` that are the example's text, in order; what overlaps one of them has the
-            role TEXT, all else TEMPLATE.
+        parts: Strings in order, each with the role of its tokens, TEXT or TEMPLATE. A token that overlaps both
+            (a space of the template before a word of the text, say) has the role TEXT.
 
     Returns:
         The sequence.
     """
-    encoded = tokenizer(segment, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer("".join(part for part, _ in parts), add_special_tokens=False, return_offsets_mapping=True)
     spans, position = [], 0
-    for text in texts:
-        if text:
-            position = segment.index(text, position)
-            spans.append((position, position + len(text)))
-            position += len(text)
+    for part, role in parts:
+        if role is Role.TEXT:
+            spans.append((position, position + len(part)))
+        position += len(part)
     roles = [
         Role.TEXT if any(start < last and first < end for first, last in spans) else Role.TEMPLATE
         for start, end in encoded["offset_mapping"]
@@ -96,7 +94,7 @@ def bare_sequence(tokenizer: Any, text: str, kind: Kind, image_tokens: int) -> T
     if kind != "text":
         sequence += image_places(image_tokens)
     if kind != "image":
-        sequence += tokenized(tokenizer, text, text)
+        sequence += tokenized(tokenizer, (text, Role.TEXT))
     return sequence
 
 

@@ -15,6 +15,7 @@ from mmerank.adapter import weights_fingerprint
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
+from mmerank.images import square
 from mmerank.inputs import Example
 from mmerank.sequences import (
     Kind,
@@ -138,7 +139,7 @@ class Llava:
         """
         processor = self._image_processor
         if layout != "crop":
-            picture = _square(picture, tuple(int(255 * mean) for mean in processor.image_mean))
+            picture = square(picture, tuple(int(255 * mean) for mean in processor.image_mean))
         pixels: Tensor = processor(picture, return_tensors="pt")["pixel_values"][0]
         return pixels
 
@@ -160,14 +161,18 @@ class Llava:
             return bare_sequence(self._tokenizer, example.text, kind, self.image_tokens)
         before, answer = self._template
         end = tokens_of([self._tokenizer.eos_token_id], Role.TEMPLATE)
-        turn = f"{example.instruction}{answer} {example.response}"
-        texts = (example.instruction, example.response)
+        turn = (
+            (example.instruction, Role.TEXT),
+            (f"{answer} ", Role.TEMPLATE),
+            (example.response, Role.TEXT),
+        )
         if kind == "text":
-            return begin(self._tokenizer) + tokenized(self._tokenizer, before + turn, *texts) + end
-        opening = begin(self._tokenizer) + tokenized(self._tokenizer, before) + image_places(self.image_tokens)
+            return begin(self._tokenizer) + tokenized(self._tokenizer, (before, Role.TEMPLATE), *turn) + end
+        opening = begin(self._tokenizer) + tokenized(self._tokenizer, (before, Role.TEMPLATE))
+        opening += image_places(self.image_tokens)
         if kind == "image":
-            return opening + tokenized(self._tokenizer, f"\n{answer}")
-        return opening + tokenized(self._tokenizer, f"\n{turn}", *texts) + end
+            return opening + tokenized(self._tokenizer, (f"\n{answer}", Role.TEMPLATE))
+        return opening + tokenized(self._tokenizer, ("\n", Role.TEMPLATE), *turn) + end
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Run CLIP and the connector.
@@ -194,12 +199,3 @@ class Llava:
         self._core.language_model(
             inputs_embeds=embeddings, attention_mask=mask.to(embeddings.device), use_cache=False
         )
-
-
-def _square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image:
-    """The picture in the middle of a square of its longer side."""
-    width, height = picture.size
-    side = max(width, height)
-    square = Image.new("RGB", (side, side), colour)
-    square.paste(picture, ((side - width) // 2, (side - height) // 2))
-    return square

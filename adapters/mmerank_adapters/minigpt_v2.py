@@ -1,0 +1,256 @@
+"""MiniGPT-v2, from the files it was published as: EVA ViT-g, Llama-2, and a checkpoint of what was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tokenizers import normalizers
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
+from transformers import AutoTokenizer
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from mmerank.convention import ImageLayout, SequenceForm
+from mmerank.errors import ModelError
+from mmerank.hooks import Point
+from mmerank.images import square
+from mmerank.inputs import Example
+from mmerank.sequences import (
+    Kind,
+    Role,
+    TokenSequence,
+    bare_sequence,
+    begin,
+    image_places,
+    spliced_embeddings,
+    tokenized,
+    tokens_of,
+)
+from mmerank_adapters.eva_vit import PATCH
+from mmerank_adapters.minigpt_v2_model import MERGED, MiniGPTv2Model, load_model
+
+_SPACE = "\u2581"  # sentencepiece's
+
+
+class MiniGPTv2:
+    """MiniGPT-v2 (arXiv:2310.09478), given by a YAML file.
+
+    Keys: `llama_model` (directory or hub id), `vit_checkpoint` (`eva_vit_g.pth`), `checkpoint` (what MiniGPT-v2's
+    training saved), and where they differ from the published model `image_size` (448), `vit_depth` (39),
+    `vit_heads` (16) and `lora_alpha` (16). Paths are relative to the YAML file.
+
+    Hook points: `vision` is the output of ln_vision without CLS, before four patches are merged into one row;
+    `connector` the output of llama_proj; `llm` the output of the final norm. LoRA is merged into the weights.
+
+    ln_vision is the identity in affine terms (weight 1, bias 0) unless the checkpoint has it: the published code
+    loads weights for it nowhere.
+
+    Alternatives for `vision`, with the data-set eRank and the Image Reduction Ratio they give on the tiny random
+    model of the tests (connector 7.52):
+
+    | name | where | eRank1 | Image Reduction Ratio |
+    |---|---|---|---|
+    | `default` | ln_vision, without CLS | 11.07 | 0.320 |
+    | `with_cls` | ln_vision, with CLS | 11.36 | 0.338 |
+    | `merged` | llama_proj's input: rows of four patches | 8.01 | 0.061 |
+    | `vit` | last block, before ln_vision, without CLS | 10.89 | 0.309 |
+    """
+
+    model_types = ()  # no config.json names it
+    causal = True
+
+    def __init__(self, model: MiniGPTv2Model, tokenizer: Any, *, name: str, source: Mapping[str, Any]):
+        self.name = name
+        self.source = source
+        self.model = model
+        self._tokenizer = tokenizer
+        self._side: int = model.visual_encoder.patch_embed.img_size[0]
+        self.image_tokens = (self._side // PATCH) ** 2 // MERGED
+        self.max_tokens: int = model.llama_model.config.max_position_embeddings
+        self.points = {
+            "vision": Point("ln_vision", "output", skip=1),
+            "connector": Point("llama_proj", "output"),
+            "llm": Point("llama_model.norm", "output"),
+        }
+        self.vision_points = {
+            "default": self.points["vision"],
+            "with_cls": Point("ln_vision", "output"),
+            "merged": Point("llama_proj", "input"),
+            "vit": Point("visual_encoder", "output", skip=1),
+        }
+
+    @classmethod
+    def load(
+        cls,
+        file: Path,
+        /,
+        *,
+        name: str,
+        dtype: str | None,
+        device: str,
+        llama_model: str,
+        vit_checkpoint: str,
+        checkpoint: str,
+        image_size: int = 448,
+        vit_depth: int = 39,
+        vit_heads: int = 16,
+        lora_alpha: float = 16,
+    ) -> MiniGPTv2:
+        """Load the files that a YAML file names.
+
+        Args:
+            file: The YAML file.
+            name: The name that results carry.
+            dtype: A torch dtype by name; None for that of the Llama checkpoint.
+            device: A torch device, or `auto` to spread the LLM over all devices.
+            llama_model: Directory, relative to `file`, or hub id.
+            vit_checkpoint: File with the vision encoder's weights.
+            checkpoint: File with LoRA and connector.
+            image_size: Side of the square picture, pixels.
+            vit_depth: Blocks of the vision encoder.
+            vit_heads: Attention heads of the vision encoder.
+            lora_alpha: LoRA's alpha; its rank is read from the checkpoint.
+
+        Returns:
+            The adapter, its model in eval mode.
+
+        Raises:
+            ModelError: A value of the YAML file cannot be meant, or a file is missing, cannot be read, or holds
+                other weights than MiniGPT-v2's.
+        """
+        for key, value in {"image_size": image_size, "vit_depth": vit_depth, "vit_heads": vit_heads}.items():
+            if type(value) is not int or value < 1:
+                raise ModelError(f"{file}: {key} is {value!r}, expected a whole number above 0")
+        if image_size % (2 * PATCH):
+            raise ModelError(f"{file}: image_size is {image_size}, expected a multiple of {2 * PATCH}")
+        if type(lora_alpha) not in (int, float) or not 0 < lora_alpha < float("inf"):
+            raise ModelError(f"{file}: lora_alpha is {lora_alpha!r}, expected a number above 0")
+        llama = _llama(file, llama_model)
+        model, source = load_model(
+            llama,
+            _file(file, "vit_checkpoint", vit_checkpoint),
+            _file(file, "checkpoint", checkpoint),
+            image_size=image_size,
+            vit_depth=vit_depth,
+            vit_heads=vit_heads,
+            lora_alpha=lora_alpha,
+            dtype=dtype,
+            device=device,
+        )
+        return cls(model, _tokenizer(llama), name=name, source={"adapter": "minigpt-v2", **source})
+
+    def pixels(self, picture: Image.Image, layout: ImageLayout) -> Tensor:
+        """The vision encoder's input for one picture, scaled by PIL as in the original code.
+
+        Args:
+            picture: Mode RGB.
+            layout: `model`: squashed to a square, as the model was trained; `pad`: the shorter side first filled
+                up with the mean colour; `crop`: the shorter side scaled, the centre cut out.
+
+        Returns:
+            (3, s, s), float32.
+        """
+        bicubic = InterpolationMode.BICUBIC
+        if layout == "crop":
+            picture = tv.center_crop(tv.resize(picture, [self._side], bicubic), [self._side])
+        else:
+            if layout == "pad":
+                picture = square(picture, tuple(int(255 * mean) for mean in OPENAI_CLIP_MEAN))
+            picture = tv.resize(picture, [self._side, self._side], bicubic)
+        pixels: Tensor = tv.normalize(tv.to_tensor(picture), OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        return pixels
+
+    def sequence(self, example: Example, kind: Kind, form: SequenceForm) -> TokenSequence:
+        """What the LLM reads for one example.
+
+        The `template` is the one of training, tokenised in the same pieces: what stands before the picture, what
+        stands behind it up to the answer (two spaces before `[/INST]`), and the answer. The image-only input is
+        the picture in its tags.
+
+        Args:
+            example: The example.
+            kind: `image`, `text` or `pair`.
+            form: `bare` or `template`.
+
+        Returns:
+            Ids and roles, one BOS in front.
+        """
+        if form == "bare":
+            return bare_sequence(self._tokenizer, example.text, kind, self.image_tokens)
+
+        def piece(*parts: tuple[str, Role]) -> TokenSequence:
+            return tokenized(self._tokenizer, *parts)
+
+        start, picture = begin(self._tokenizer), image_places(self.image_tokens)
+        instruction = (example.instruction, Role.TEXT)
+        answer = piece((example.response, Role.TEXT)) + tokens_of([self._tokenizer.eos_token_id], Role.TEMPLATE)
+        if kind == "image":
+            return start + piece(("<Img>", Role.TEMPLATE)) + picture + piece(("</Img>", Role.TEMPLATE))
+        if kind == "text":
+            return start + piece(("[INST] ", Role.TEMPLATE), instruction, (" [/INST]", Role.TEMPLATE)) + answer
+        opening = start + piece(("[INST] <Img>", Role.TEMPLATE)) + picture
+        return opening + piece(("</Img> ", Role.TEMPLATE), instruction, ("  [/INST]", Role.TEMPLATE)) + answer
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Run vision encoder and connector.
+
+        Args:
+            pixels: (b, 3, s, s).
+
+        Returns:
+            The connector's output, (b, m, d).
+        """
+        return self.model.encode_images(pixels.to(self.model.llama_proj.weight))
+
+    def decode(self, ids: Tensor, mask: Tensor, images: Tensor | None) -> None:
+        """Run the language model up to its final norm.
+
+        Args:
+            ids: (b, n), padded on the right.
+            mask: (b, n), true at tokens.
+            images: The connector's output, (b, m, d), or None.
+        """
+        llama = self.model.llama_model
+        embeddings = spliced_embeddings(llama.get_input_embeddings(), ids, images)
+        llama(inputs_embeds=embeddings, attention_mask=mask.to(embeddings.device), use_cache=False)
+
+
+def _value(file: Path, key: str, value: str) -> Path:
+    """The path that a key of the YAML file means."""
+    if not isinstance(value, str) or not value:
+        raise ModelError(f"{file}: {key} is {value!r}, expected a path, relative to this file")
+    return file.parent / Path(value).expanduser()
+
+
+def _file(file: Path, key: str, value: str) -> Path:
+    path = _value(file, key, value)
+    if not path.is_file():
+        raise ModelError(f"{file}: {key}: no such file, {path}")
+    return path
+
+
+def _llama(file: Path, value: str) -> str:
+    """The directory that is meant, else the hub id."""
+    path = _value(file, "llama_model", value)
+    if not path.is_dir() and value.startswith((".", "/", "~")):
+        raise ModelError(f"{file}: llama_model: no such folder, {path}")
+    return str(path) if path.is_dir() else value
+
+
+def _tokenizer(llama: str) -> Any:
+    """The tokenizer of a Llama-2, with a space in front of every segment as sentencepiece has it."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(llama, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{llama}: its tokenizer cannot be loaded ({str(error).strip()})") from error
+    if _SPACE not in tokenizer.get_vocab():
+        raise ModelError(f"{llama}: its tokenizer is not one of Llama or Llama-2, which MiniGPT-v2 was trained with")
+    # transformers' own adds no space where a segment begins with one, and is a token short there.
+    spaces = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
+    tokenizer.backend_tokenizer.normalizer = spaces
+    tokenizer.backend_tokenizer.pre_tokenizer = None
+    return tokenizer
