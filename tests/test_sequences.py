@@ -38,8 +38,14 @@ def test_cutting_takes_the_last_text_and_nothing_else(sequence: TokenSequence, c
 
 def test_roles_follow_the_text_parts() -> None:
     tokenizer: Any = LLAVA.adapter._tokenizer  # type: ignore[attr-defined]
-    segment = "USER: USER: red ASSISTANT: red cat"
-    sequence = tokenized(tokenizer, segment, "red", "red cat")
+    parts = [
+        ("USER: red ", Role.TEMPLATE),
+        ("red", Role.TEXT),
+        (" ASSISTANT: ", Role.TEMPLATE),
+        ("red cat", Role.TEXT),
+    ]
+    segment = "".join(part for part, _ in parts)
+    sequence = tokenized(tokenizer, *parts)
     text = [i for i, role in zip(sequence.ids, sequence.roles, strict=True) if role is Role.TEXT]
     assert tokenizer.decode(text) == "red red cat"
     assert len(sequence) == len(tokenizer(segment, add_special_tokens=False)["input_ids"])
@@ -47,7 +53,7 @@ def test_roles_follow_the_text_parts() -> None:
 
 def test_empty_text_parts() -> None:
     tokenizer: Any = LLAVA.adapter._tokenizer  # type: ignore[attr-defined]
-    assert set(tokenized(tokenizer, "USER: ", "").roles) == {Role.TEMPLATE}
+    assert set(tokenized(tokenizer, ("USER: ", Role.TEMPLATE), ("", Role.TEXT)).roles) == {Role.TEMPLATE}
 
 
 def test_prefix() -> None:

@@ -96,4 +96,19 @@ LLAVA = Case(
     },
     tensors={"vision": ("vision_out", 0), "connector": ("connector_out", 0)},
 )
-CASES = [LLAVA]
+MINIGPT_V2 = Case(
+    name="minigpt_v2_tiny",
+    checkpoint="minigpt_v2.yaml",
+    variants={
+        ("bare", "image"): "img_bos",
+        ("bare", "text"): "txt_full_bos",
+        ("bare", "pair"): "pair_bare_full",
+        ("template", "image"): "img_tag_bos",
+        ("template", "text"): "txt_train",
+        ("template", "pair"): "pair_train",
+    },
+    layouts={"model": ("", "")},
+    families={("bare", "model"): "bare_full", ("template", "model"): "template"},
+    tensors={"vision": ("ln_vision_out", 1), "connector": ("connector_out", 0)},
+)
+CASES = [LLAVA, MINIGPT_V2]
