@@ -90,6 +90,40 @@ def align(
 
 
 @app.command()
+def doctor(
+    model: options.Model,
+    data: options.DataWithDefault = "demo",
+    json_file: options.Json = None,
+    debug: options.Debug = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    max_megapixels: options.MaxMegapixels = 100,
+    sequence: options.Sequence = "bare",
+    image_layout: options.ImageLayout = "model",
+    tokens: options.Tokens = "all",
+    vision_point: options.VisionPoint = "default",
+) -> None:
+    """Load a model, run one example, and show hook points, shapes, token layout and warnings."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from mmerank.adapter import load
+    from mmerank.doctor import examine
+    from mmerank.inputs import load_data
+    from mmerank.report import examination_view
+
+    _check_writable(json_file)
+    convention = Convention(sequence=sequence, image_layout=image_layout, tokens=tokens, vision_point=vision_point)
+    examples = load_data(data)
+    _quiet()
+    adapter = load(model, dtype=dtype, device=device)
+    found = examine(adapter, examples, convention=convention, max_pixels=int(max_megapixels * 1e6))
+    if not _write_json({**asdict(found), "convention": convention.to_dict()}, json_file):
+        Console().print(examination_view(found))
+
+
+@app.command()
 def demo(json_file: options.Json = None, debug: options.Debug = False) -> None:
     """The main job on a small built-in model and generated pictures, offline."""
     from mmerank.adapter import load
@@ -112,15 +146,21 @@ def _show(results: list[Alignment], summary: dict[str, Any], json_file: str | No
 
     from mmerank.report import alignment_table, standing
 
-    text = json.dumps(summary, indent=1, allow_nan=False)
-    if json_file == "-":
-        print(text)
+    if _write_json(summary, json_file):
         return
-    if json_file is not None:
-        Path(json_file).write_text(text + "\n")
     Console().print(alignment_table(results))
     for result in results:
         print("\n".join(standing(result)))
+
+
+def _write_json(content: dict[str, Any], json_file: str | None) -> bool:
+    """Write what --json asks for; true if it went to stdout, where nothing else may go then."""
+    text = json.dumps(content, indent=1, allow_nan=False)
+    if json_file == "-":
+        print(text)
+    elif json_file is not None:
+        Path(json_file).write_text(text + "\n")
+    return json_file == "-"
 
 
 def _check_writable(json_file: str | None) -> None:
@@ -130,10 +170,11 @@ def _check_writable(json_file: str | None) -> None:
 
 
 def _quiet() -> None:
-    """Keep the progress bars of loading out of ours."""
+    """Keep what transformers prints while loading out of ours; adapters raise on what matters."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 @app.callback(invoke_without_command=True)

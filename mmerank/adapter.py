@@ -36,6 +36,7 @@ class Adapter(Protocol):
         name: The model as results name it.
         source: What was read from where, for the record: JSON values by name.
         model: The module that the hook points are paths in.
+        tokenizer: The LLM's, as transformers loads it.
         points: Hook point for each of `vision`, `connector` and `llm`.
         vision_points: Named alternatives for `vision`; `default` is the one in `points`.
         causal: Whether a position of the LLM sees only those before it, so that what is read of a prefix
@@ -47,6 +48,7 @@ class Adapter(Protocol):
     name: str
     source: Mapping[str, Any]
     model: nn.Module
+    tokenizer: Any
     points: Mapping[str, Point]
     vision_points: Mapping[str, Point]
     causal: bool

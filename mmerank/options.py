@@ -15,12 +15,12 @@ Models = Annotated[
     list[str],
     typer.Argument(metavar="MODEL", help="Hub ids, directories, YAML files, or demo.", show_default=False),
 ]
-Data = Annotated[
-    str,
-    typer.Option(
-        metavar="DATA", help="llava:FILE.json[?images=DIR], minigpt:DIR (cc_sbu_align), or demo.", show_default=False
-    ),
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Hub id, directory, YAML file, or demo.", show_default=False)
 ]
+_DATA_HELP = "llava:FILE.json[?images=DIR], minigpt:DIR (cc_sbu_align), or demo."
+Data = Annotated[str, typer.Option(metavar="DATA", help=_DATA_HELP, show_default=False)]
+DataWithDefault = Annotated[str, typer.Option(metavar="DATA", help=_DATA_HELP)]
 
 Limit = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Use only N examples, the first ones.", rich_help_panel=_RUN)

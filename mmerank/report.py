@@ -3,38 +3,55 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from mmerank.alignment import Alignment
+from mmerank.doctor import Examination
 from mmerank.eranks import ERANKS
 
 SKIPS_SHOWN = 10
+WIDE = 2  # results beside which there is room to say where each number is read
 
 
-def alignment_table(results: Sequence[Alignment]) -> Table:
+def alignment_table(results: Sequence[Alignment], *, beside: Sequence[Mapping[str, float]] | None = None) -> Table:
     """A table with a column per result, as in the paper's Table 2.
 
     Args:
         results: At least one.
+        beside: For each result, other numbers by the same names, shown behind ours in brackets.
 
     Returns:
         The table, for a rich console.
     """
-    table = Table(title="Image-text alignment", title_justify="left")
+    others = beside or [{}] * len(results)
+
+    def cells(label: str, decimals: int) -> list[Text]:
+        ours = [f"{getattr(result, label):.{decimals}f}" for result in results]
+        theirs = [f" [{other[label]:.{decimals}f}]" if label in other else "" for other in others]
+        return [Text(a + b) for a, b in zip(ours, theirs, strict=True)]
+
+    table = Table(title="Image-text alignment", title_justify="left", caption_justify="left")
     table.add_column("")
-    table.add_column("where / input", style="dim")
+    explained = len(results) <= WIDE
+    if explained:
+        table.add_column("where / input", style="dim")
     for result in results:
         table.add_column(Text(f"{_short(result.model)}\n{_short(result.data)}"), justify="right", overflow="fold")
     for label, (point, kind) in ERANKS.items():
         name = label.replace("erank", "eRank")
-        table.add_row(name, f"{point} / {kind}", *(f"{getattr(result, label):.2f}" for result in results))
+        table.add_row(name, *([f"{point} / {kind}"] if explained else []), *cells(label, 2))
     table.add_section()
-    table.add_row("Image Reduction Ratio", "", *(f"{result.image_reduction_ratio:.4f}" for result in results))
-    table.add_row("Image-Text Alignment", "", *(f"{result.image_text_alignment:.4f}" for result in results))
+    for name, label in (
+        ("Image Reduction Ratio", "image_reduction_ratio"),
+        ("Image-Text Alignment", "image_text_alignment"),
+    ):
+        table.add_row(name, *([""] if explained else []), *cells(label, 4))
+    if any(others):
+        table.caption = "in brackets: the paper"
     return table
 
 
@@ -77,6 +94,64 @@ def standing(result: Alignment) -> list[str]:
     if result.text_cut:
         lines.append(f"  text cut at the model's limit: {result.text_cut} examples")
     return lines
+
+
+def examination_view(found: Examination) -> RenderableType:
+    """What `mmerank doctor` prints.
+
+    Args:
+        found: By `mmerank.doctor.examine`.
+
+    Returns:
+        Something a rich console can print.
+    """
+    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    facts.add_row("model", Text(found.model))
+    for key, value in found.source.items():
+        if value is not None:
+            facts.add_row(key, Text(_fact(value)))
+    facts.add_row("parameters", f"{found.parameters:,} ({', '.join(found.places)})")
+
+    points = Table(title="Hook points", title_justify="left")
+    for heading in ("point", "module", "side", "input: tokens x width"):
+        points.add_column(heading, overflow="fold")
+    for name, point in found.points.items():
+        skip = f", without the first {point['skip']}" if point["skip"] else ""
+        shapes = ", ".join(f"{kind}: {n} x {d}" for kind, (n, d) in point["shapes"].items())
+        points.add_row(name, point["module"], point["side"] + skip, shapes)
+
+    alternatives = Table(title="For --vision-point", title_justify="left", show_header=False)
+    for name, where in found.vision_points.items():
+        alternatives.add_row(name, where)
+
+    layout = Table(title=f"Token layout of example {_clean(found.example)}", title_justify="left")
+    for heading in ("input", "positions", "role", "counted", "tokens"):
+        layout.add_column(heading, justify="right" if heading == "positions" else "left", overflow="fold")
+    for kind, stretches in found.layout.items():
+        for i, stretch in enumerate(stretches):
+            positions = f"{stretch.first}" if stretch.first == stretch.last else f"{stretch.first}-{stretch.last}"
+            counted = "yes" if stretch.counted else "no"
+            layout.add_row(
+                "" if i else kind, positions, stretch.role, counted, Text(_middle_cut(_clean(stretch.text)))
+            )
+        layout.add_section()
+
+    numbers = "   ".join(f"{label.replace('erank', 'eRank')} {value:.2f}" for label, value in found.eranks.items())
+    lines = [Text(f"This example: {numbers}"), *(Text(f"warning: {line}") for line in found.warnings)]
+    return Group(facts, "", points, "", alternatives, "", layout, "", *lines)
+
+
+def _fact(value: object) -> str:
+    """A value of a model's source on one line, long lists by their beginning."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {_fact(inner)}" for key, inner in value.items() if inner not in (None, []))
+    if isinstance(value, list):
+        return ", ".join(map(_fact, value[:2])) + (f" and {len(value) - 2} more" if len(value) > 2 else "")
+    return _clean(str(value))
+
+
+def _middle_cut(text: str, width: int = 60) -> str:
+    return text if len(text) <= width else f"{text[: width // 2]} … {text[-width // 2 :]}"
 
 
 def _short(name: str) -> str:

@@ -37,7 +37,7 @@ def test_cutting_takes_the_last_text_and_nothing_else(sequence: TokenSequence, c
 
 
 def test_roles_follow_the_text_parts() -> None:
-    tokenizer: Any = LLAVA.adapter._tokenizer  # type: ignore[attr-defined]
+    tokenizer: Any = LLAVA.adapter.tokenizer
     parts = [
         ("USER: red ", Role.TEMPLATE),
         ("red", Role.TEXT),
@@ -52,12 +52,12 @@ def test_roles_follow_the_text_parts() -> None:
 
 
 def test_empty_text_parts() -> None:
-    tokenizer: Any = LLAVA.adapter._tokenizer  # type: ignore[attr-defined]
+    tokenizer: Any = LLAVA.adapter.tokenizer
     assert set(tokenized(tokenizer, ("USER: ", Role.TEMPLATE), ("", Role.TEXT)).roles) == {Role.TEMPLATE}
 
 
 def test_prefix() -> None:
-    tokenizer: Any = LLAVA.adapter._tokenizer  # type: ignore[attr-defined]
+    tokenizer: Any = LLAVA.adapter.tokenizer
     image, text, pair = (bare_sequence(tokenizer, "A cat.", kind, 4) for kind in ("image", "text", "pair"))
     assert pair.starts_with(image) and not pair.starts_with(text)
     assert pair == image + TokenSequence(text.ids[1:], text.roles[1:])

@@ -56,7 +56,7 @@ class Llava:
         self.name = name
         self.source = source
         self.model = model
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._image_processor = image_processor
         self._core = model.model
         config = model.config
@@ -123,6 +123,7 @@ class Llava:
             "commit": getattr(model.config, "_commit_hash", None),
             "dtype": str(model.dtype).removeprefix("torch."),
             "weights": weights_fingerprint(model),
+            "ignored": sorted(report["unexpected_keys"]),
         }
         return cls(model, tokenizer, image_processor, name=name, source=source)
 
@@ -158,21 +159,21 @@ class Llava:
             Ids and roles, one BOS in front.
         """
         if form == "bare":
-            return bare_sequence(self._tokenizer, example.text, kind, self.image_tokens)
+            return bare_sequence(self.tokenizer, example.text, kind, self.image_tokens)
         before, answer = self._template
-        end = tokens_of([self._tokenizer.eos_token_id], Role.TEMPLATE)
+        end = tokens_of([self.tokenizer.eos_token_id], Role.TEMPLATE)
         turn = (
             (example.instruction, Role.TEXT),
             (f"{answer} ", Role.TEMPLATE),
             (example.response, Role.TEXT),
         )
         if kind == "text":
-            return begin(self._tokenizer) + tokenized(self._tokenizer, (before, Role.TEMPLATE), *turn) + end
-        opening = begin(self._tokenizer) + tokenized(self._tokenizer, (before, Role.TEMPLATE))
+            return begin(self.tokenizer) + tokenized(self.tokenizer, (before, Role.TEMPLATE), *turn) + end
+        opening = begin(self.tokenizer) + tokenized(self.tokenizer, (before, Role.TEMPLATE))
         opening += image_places(self.image_tokens)
         if kind == "image":
-            return opening + tokenized(self._tokenizer, (f"\n{answer}", Role.TEMPLATE))
-        return opening + tokenized(self._tokenizer, ("\n", Role.TEMPLATE), *turn) + end
+            return opening + tokenized(self.tokenizer, (f"\n{answer}", Role.TEMPLATE))
+        return opening + tokenized(self.tokenizer, ("\n", Role.TEMPLATE), *turn) + end
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Run CLIP and the connector.

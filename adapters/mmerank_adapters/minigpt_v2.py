@@ -67,7 +67,7 @@ class MiniGPTv2:
         self.name = name
         self.source = source
         self.model = model
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._side: int = model.visual_encoder.patch_embed.img_size[0]
         self.image_tokens = (self._side // PATCH) ** 2 // MERGED
         self.max_tokens: int = model.llama_model.config.max_position_embeddings
@@ -180,14 +180,14 @@ class MiniGPTv2:
             Ids and roles, one BOS in front.
         """
         if form == "bare":
-            return bare_sequence(self._tokenizer, example.text, kind, self.image_tokens)
+            return bare_sequence(self.tokenizer, example.text, kind, self.image_tokens)
 
         def piece(*parts: tuple[str, Role]) -> TokenSequence:
-            return tokenized(self._tokenizer, *parts)
+            return tokenized(self.tokenizer, *parts)
 
-        start, picture = begin(self._tokenizer), image_places(self.image_tokens)
+        start, picture = begin(self.tokenizer), image_places(self.image_tokens)
         instruction = (example.instruction, Role.TEXT)
-        answer = piece((example.response, Role.TEXT)) + tokens_of([self._tokenizer.eos_token_id], Role.TEMPLATE)
+        answer = piece((example.response, Role.TEXT)) + tokens_of([self.tokenizer.eos_token_id], Role.TEMPLATE)
         if kind == "image":
             return start + piece(("<Img>", Role.TEMPLATE)) + picture + piece(("</Img>", Role.TEMPLATE))
         if kind == "text":

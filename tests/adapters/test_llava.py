@@ -123,7 +123,7 @@ def test_vip_llava(tmp_path: Path) -> None:
     assert list(adapter.vision_points) == ["default", "last"]
     (example, *_) = examples()
     ids = adapter.sequence(example, "pair", "template").ids
-    text = adapter._tokenizer.decode([i for i in ids if i >= 0])  # type: ignore[attr-defined]
+    text = adapter.tokenizer.decode([i for i in ids if i >= 0])
     assert "###Human:" in text and "###Assistant:" in text
 
 
@@ -140,7 +140,7 @@ def test_text_that_repeats_the_template_keeps_its_role() -> None:
     example = Example("a", None, "USER:", "USER: ASSISTANT: yes")
     sequence = LLAVA.adapter.sequence(example, "text", "template")
     text = [i for i, role in zip(sequence.ids, sequence.roles, strict=True) if role is Role.TEXT]
-    decoded = LLAVA.adapter._tokenizer.decode(text)  # type: ignore[attr-defined]
+    decoded = LLAVA.adapter.tokenizer.decode(text)
     assert decoded.split() == ["USER:", "USER:", "ASSISTANT:", "yes"]
 
 

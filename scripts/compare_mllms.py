@@ -1,0 +1,78 @@
+r"""Compare multimodal models on data sets in one table, in the shape of the paper's Table 2.
+
+    python scripts/compare_mllms.py llava-hf/llava-1.5-7b-hf minigpt_v2.yaml \
+        --data "llava:detail_23k.json?images=train2017" minigpt:cc_sbu_align --out runs/table2 --json table2.json
+
+Where the paper has a model on a data set, its number stands beside ours in brackets: for the published LLaVA-1.5
+checkpoints, MiniGPT-v2 at its published size, and data that lies in detail_23k.json or in a folder cc_sbu_align.
+A 7B model takes 15 GB of GPU memory in half precision. Each run is kept in a folder of its own under --out, and
+continued when the script is called again.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from rich.console import Console
+
+import mmerank
+from mmerank.paper import TABLE_2
+from mmerank.report import alignment_table, standing
+
+LLAVA = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf")
+DATA = {
+    "detail_23k": re.compile(r"llava:(.*/)?detail_23k\.json"),
+    "cc_sbu_align": re.compile(r"minigpt:(.*/)?cc_sbu_align/?"),
+}
+
+
+def printed(result: mmerank.Alignment) -> dict[str, float]:
+    """The paper's numbers for this model and data, or none."""
+    source = result.source
+    model = "LLaVA-1.5" if result.model in LLAVA else None
+    if source["adapter"] == "minigpt-v2" and source["image_size"] == 448 and source["vit_depth"] == 39:
+        model = "MiniGPT-v2"
+    data = next((name for name, form in DATA.items() if form.fullmatch(result.data.partition("?")[0])), None)
+    return dict(TABLE_2.get((str(model), str(data)), {}))
+
+
+def main() -> None:
+    """Measure each model on each data set, loading a model once."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="MODEL")
+    parser.add_argument("--data", nargs="+", required=True)
+    parser.add_argument("--limit", type=int, metavar="N")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--sequence", choices=["bare", "template"], default="bare")
+    parser.add_argument("--dtype")
+    parser.add_argument("--device")
+    parser.add_argument("--out", type=Path, metavar="DIR")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    data = [mmerank.load_data(name) for name in options.data]
+    results = []
+    for i, name in enumerate(options.models):
+        model = mmerank.load(name, dtype=options.dtype, device=options.device)
+        results += [
+            mmerank.align(
+                model,
+                examples,
+                convention=mmerank.Convention(sequence=options.sequence),
+                limit=options.limit,
+                seed=options.seed,
+                out=options.out and options.out / f"model{i}-data{j}",
+                progress=True,
+            )
+            for j, examples in enumerate(data)
+        ]
+    beside = [printed(result) for result in results]
+    Console().print(alignment_table(results, beside=beside))
+    print("\n".join(line for result in results for line in standing(result)))
+    if options.json:
+        rows = [{**result.to_dict(), "paper": paper} for result, paper in zip(results, beside, strict=True)]
+        options.json.write_text(json.dumps({"results": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from mmerank import Convention, Example, align, load
+from mmerank.doctor import examine
+from mmerank.eranks import ERANKS
+from mmerank.errors import DataError
+from mmerank.inputs import Skipped
+from mmerank.probe import KINDS
+from mmerank.sequences import Role
+from tests.adapters.cases import CASES, LLAVA, Case, examples
+from tests.conftest import GOLDEN
+from tests.test_cli import run
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@every_case
+@pytest.mark.parametrize("form", ["bare", "template"])
+@pytest.mark.parametrize("tokens", ["all", "modality"])
+def test_layout_covers_every_position_once(case: Case, form: Any, tokens: Any) -> None:
+    convention = Convention(sequence=form, tokens=tokens)
+    found = examine(case.adapter, examples(), convention=convention)
+    measured = align(case.adapter, examples()[:1], convention=convention)
+    for kind in KINDS:
+        sequence = case.adapter.sequence(examples()[0], kind, form)
+        covered = [(i, s.role) for s in found.layout[kind] for i in range(s.first, s.last + 1)]
+        assert covered == [(i, role.name.lower()) for i, role in enumerate(sequence.roles)]
+        counted = sum(s.last - s.first + 1 for s in found.layout[kind] if s.counted)
+        assert counted == next(r.n for r in measured.records if (r.point, r.input) == ("llm", kind))
+        assert found.points["llm"]["shapes"][kind][0] == counted
+    assert [found.eranks[label] for label in ERANKS] == pytest.approx([getattr(measured, label) for label in ERANKS])
+    texts = [s.text for s in found.layout["pair"] if s.role == Role.TEXT.name.lower()]
+    assert examples()[0].response.split()[-1] in texts[-1]
+
+
+@every_case
+def test_points_are_described(case: Case) -> None:
+    found = examine(case.adapter, examples())
+    assert set(found.points) == {"vision", "connector", "llm"} and found.points["vision"]["shapes"].keys() == {
+        "image"
+    }
+    assert found.parameters == sum(p.numel() for p in case.adapter.model.parameters())
+    assert found.places == ("float32 on cpu",) and next(iter(found.vision_points)) == "default"
+
+
+def test_the_first_usable_example_is_run() -> None:
+    entries: list[Example | Skipped] = [Skipped("a", "for a reason"), Example("b", None, "x", "y"), *examples()]
+    assert examine(LLAVA.adapter, entries).example == "0"
+    with pytest.raises(DataError, match="no example could be measured; first: 'a': for a reason"):
+        examine(LLAVA.adapter, entries[:2])
+
+
+def test_warnings() -> None:
+    half = load(GOLDEN / "llava_tiny" / "hf_model", dtype="float16", device="cpu")
+    (example, *_) = examples()
+    long = Example("long", example.image, example.instruction, example.response * 100)
+    warnings = " | ".join(examine(half, [long]).warnings)
+    assert "float16" in warnings and "text tokens were cut off" in warnings and "token counts differ" in warnings
+
+    connector = LLAVA.adapter.model.get_submodule("model.multi_modal_projector")
+    noise = torch.randn(36, 64, generator=torch.Generator().manual_seed(0)) * 1e-3
+
+    def collapse(module: Any, args: Any, output: Any) -> Any:
+        line = torch.linspace(-1, 1, 36)[:, None] * torch.ones(64)
+        return (line + noise).expand_as(output)
+
+    handle = connector.register_forward_hook(collapse)
+    try:
+        assert "connector / image 100%" in " | ".join(examine(LLAVA.adapter, examples()).warnings)
+    finally:
+        handle.remove()
+
+
+@every_case
+def test_command(case: Case) -> None:
+    model = str(GOLDEN / case.name / case.checkpoint)
+    done = run("doctor", model, "--sequence", "template", "--tokens", "modality")
+    assert done.returncode == 0, done.stderr
+    for word in ("Hook points", "Token layout", "template", "bos", "float32", str(case.adapter.points["llm"].module)):
+        assert word in done.stdout
+    done = run("doctor", model, "--json", "-")
+    content = json.loads(done.stdout)
+    assert content["source"]["adapter"] == case.adapter.source["adapter"] and content["layout"]["pair"]
+
+
+def test_files_behind_a_model_are_named() -> None:
+    done = run("doctor", str(GOLDEN / "minigpt_v2_tiny" / "minigpt_v2.yaml"))
+    for word in ("llama_base", "eva_vit_g.pth", "checkpoint.pth", "ignored", "blocks.3."):
+        assert word in done.stdout
