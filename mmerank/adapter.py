@@ -106,6 +106,8 @@ def load(model: str | Path, *, dtype: str | None = None, device: str | None = No
     if path.suffix in (".yaml", ".yml"):
         name, keys = _yaml(path)
         family = _family(name)
+        if family.model_types:
+            raise UsageError(f"{path}: adapter {name} is given by a hub id or a directory, not by a YAML file")
         _check_keys(path, name, family.load, keys)
         adapter = family.load(path, name=str(model), dtype=dtype, device=place, **keys)
         return adapter
