@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +11,15 @@ import pandas as pd
 
 from mmerank.adapter import Adapter
 from mmerank.analysis.alignment import alignment
+from mmerank.collect import collect
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.images import MAX_PIXELS
-from mmerank.inputs import DataSet, Example, Skipped, unique
-from mmerank.probe import Measured, Probe
-from mmerank.progress import Meter
+from mmerank.inputs import DataSet, Example, Skipped, chosen
+from mmerank.probe import Probe
 from mmerank.records import Record, to_frame
 from mmerank.runs import RunFolder
-
-# What an interruption that nothing can catch may cost.
-PART_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -152,35 +147,18 @@ def align(
     if out is not None and not isinstance(out, RunFolder):
         out = open_run(out, examples, convention, limit=limit, seed=seed)
     folder = out
-    records: list[Record] = []
     if folder is not None:
         folder.add_model(adapter.name, dict(adapter.source))
-        records = [record for record in folder.records() if record.model == adapter.name]
-    entries = _chosen(examples, limit, seed)
-    done = {record.example for record in records}
-    total = len(entries) - len(done) if isinstance(entries, Sized) else None
-    order: dict[str, int] = {}
-
-    def missing() -> Iterator[Example | Skipped]:
-        for entry in unique(entries):
-            order.setdefault(entry.id, len(order))
-            if isinstance(entry, Skipped) or entry.id not in done:
-                yield entry
-
-    skipped: list[Skipped] = []
-    with Meter(f"align {adapter.name}", total, shown=progress) as meter, _Parts(folder) as parts:
-        for result in probe.measure(missing()):
-            if isinstance(result, Measured):
-                records.extend(result.records)
-                parts.add(result.records)
-                meter.advance(result.tokens)
-                continue
-            if strict:
-                raise DataError(f"example {result.id!r}: {result.reason} (strict: no example may be skipped)")
-            skipped.append(result)
-            meter.advance(0)
+    records, skipped = collect(
+        probe.measure,
+        chosen(examples, limit, seed),
+        model=adapter.name,
+        job="align",
+        folder=folder,
+        strict=strict,
+        progress=progress,
+    )
     records.sort(key=lambda r: (r.example, list(ERANKS.values()).index((r.point, r.input))))
-    skipped.sort(key=lambda entry: order[entry.id])
     if not records:
         first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
         raise DataError(f"{name}: no example could be measured, {len(skipped)} skipped{first}")
@@ -194,32 +172,6 @@ def align(
         records=tuple(records),
         **alignment(records, aggregate=convention.aggregate),
     )
-
-
-class _Parts:
-    """Collects finished records and writes them to the run folder now and then, and whenever the loop ends."""
-
-    def __init__(self, folder: RunFolder | None):
-        self._folder = folder
-        self._waiting: list[Record] = []
-        self._written = time.monotonic()
-
-    def __enter__(self) -> _Parts:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._write()
-
-    def add(self, records: Iterable[Record]) -> None:
-        self._waiting.extend(records)
-        if time.monotonic() - self._written > PART_SECONDS:
-            self._write()
-
-    def _write(self) -> None:
-        if self._folder is not None:
-            self._folder.write(self._waiting)
-        self._waiting = []
-        self._written = time.monotonic()
 
 
 def open_run(
@@ -236,14 +188,3 @@ def open_run(
         data = {"name": examples.name, "fingerprint": examples.fingerprint}
     settings = {"job": "align", "data": {**data, "limit": limit, "seed": seed}, "convention": convention.to_dict()}
     return RunFolder(Path(out), settings)
-
-
-def _chosen(
-    examples: Iterable[Example | Skipped], limit: int | None, seed: int | None
-) -> Iterable[Example | Skipped]:
-    if limit is None:
-        return examples
-    listed = list(examples)
-    if seed is None:
-        return listed[:limit]
-    return random.Random(seed).sample(listed, min(limit, len(listed)))

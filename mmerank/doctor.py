@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from mmerank.adapter import Adapter
+from mmerank.collect import Measured
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.hooks import Point
 from mmerank.images import MAX_PIXELS
 from mmerank.inputs import Example, Skipped
-from mmerank.probe import KINDS, Measured, Probe
+from mmerank.probe import KINDS, Probe
 from mmerank.records import Record
 from mmerank.sequences import Kind, Role, TokenSequence
 

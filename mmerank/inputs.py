@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +199,25 @@ def unique(entries: Iterable[Example | Skipped]) -> Iterator[Example | Skipped]:
         if isinstance(entry, Example):
             taken.add(entry.id)
         yield entry
+
+
+def chosen(examples: Iterable[Example | Skipped], limit: int | None, seed: int | None) -> Iterable[Example | Skipped]:
+    """The first `limit` entries, or with a seed that many drawn by `random.Random(seed).sample`.
+
+    Args:
+        examples: In order.
+        limit: How many; None for all.
+        seed: None for the first ones.
+
+    Returns:
+        The entries.
+    """
+    if limit is None:
+        return examples
+    listed = list(examples)
+    if seed is None:
+        return listed[:limit]
+    return random.Random(seed).sample(listed, min(limit, len(listed)))
 
 
 def _read_json(path: Path) -> tuple[Any, str]:

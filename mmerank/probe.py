@@ -7,38 +7,26 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mmerank.adapter import Adapter
+from mmerank.batches import batches, default_budget, windows
+from mmerank.collect import Measured
 from mmerank.convention import Convention
-from mmerank.entropy import participation_ratio, spectral_entropy, top_share
-from mmerank.errors import DataError, DegenerateTokens, NonFiniteTokens, UsageError
+from mmerank.errors import DataError, DegenerateTokens, UsageError
 from mmerank.hooks import capture
 from mmerank.images import MAX_PIXELS, open_picture
 from mmerank.inputs import Example, Skipped
+from mmerank.measurement import measurement
 from mmerank.records import Record
 from mmerank.sequences import Kind, Role, TokenSequence, padded
-from mmerank.spectrum import spectrum
 
 KINDS: tuple[Kind, ...] = ("image", "text", "pair")
-# Examples looked at together: enough to find some of equal length, few enough to show progress.
-WINDOW = 512
 # Largest relative difference between a prefix read from the pair pass and a pass of its own that is still
 # rounding. Attention that is not causal differs by 0.1 and more.
 PREFIX_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.05}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One example's records, and how many positions the LLM computed for them."""
-
-    id: str
-    records: tuple[Record, ...]
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -50,9 +38,9 @@ class _Prepared:
     text_cut: int
 
 
-# The spectrum of one measurement with its n and d, or why there is none.
-_Outcome = tuple[int, int, Tensor] | DegenerateTokens
 _Read = tuple[Kind, TokenSequence]
+# By hook point and input: the record, or why there is none.
+_Outcomes = dict[tuple[str, Kind], Record | DegenerateTokens]
 
 
 @dataclass
@@ -90,8 +78,7 @@ class Probe:
                 f"known: {', '.join(known)}"
             )
         if self.batch_tokens is None:
-            on_cpu = next(self.adapter.model.parameters()).device.type == "cpu"
-            self.batch_tokens = 0 if on_cpu else 8192
+            self.batch_tokens = default_budget(next(self.adapter.model.parameters()).device)
         stored = {"model": dict(self.adapter.source), "convention": self.convention.to_dict()}
         self._fingerprint = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -110,8 +97,8 @@ class Probe:
         Raises:
             NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and example.
         """
-        remaining = iter(examples)
-        while window := list(islice(remaining, WINDOW)):
+        assert self.batch_tokens is not None
+        for window in windows(examples):
             prepared = []
             for entry in window:
                 result = entry if isinstance(entry, Skipped) else self._prepare(entry)
@@ -119,7 +106,7 @@ class Probe:
                     yield result
                 else:
                     prepared.append(result)
-            for batch in self._batches(prepared):
+            for batch in batches(prepared, lambda item: len(item.sequences["pair"]), self.batch_tokens):
                 yield from self._run(batch)
 
     def _prepare(self, example: Example) -> _Prepared | Skipped:
@@ -138,18 +125,6 @@ class Probe:
                 return Skipped(example.id, f"longer than the model's limit of {limit} tokens without any text")
         return _Prepared(example, sequences, cut)
 
-    def _batches(self, prepared: list[_Prepared]) -> Iterator[list[_Prepared]]:
-        """Examples of similar length together, up to the budget."""
-        assert self.batch_tokens is not None
-        batch: list[_Prepared] = []
-        for item in sorted(prepared, key=lambda p: len(p.sequences["pair"])):
-            if batch and len(item.sequences["pair"]) * (len(batch) + 1) > self.batch_tokens:
-                yield batch
-                batch = []
-            batch.append(item)
-        if batch:
-            yield batch
-
     def _run(self, batch: list[_Prepared]) -> Iterator[Measured | Skipped]:
         readable, pictures = [], []
         for item in batch:
@@ -165,7 +140,7 @@ class Probe:
 
     @torch.inference_mode()
     def _measure(self, batch: list[_Prepared], pixels: Tensor) -> list[Measured | Skipped]:
-        outcomes: list[dict[tuple[str, Kind], _Outcome]] = [{} for _ in batch]
+        outcomes: list[_Outcomes] = [{} for _ in batch]
         model = self.adapter.model
         vision = {"vision": self.adapter.vision_points[self.convention.vision_point]}
         connector = {"connector": self.adapter.points["connector"]}
@@ -193,7 +168,7 @@ class Probe:
         batch: Sequence[_Prepared],
         kind: Kind,
         images: Tensor | None,
-        outcomes: Sequence[dict[tuple[str, Kind], _Outcome]],
+        outcomes: Sequence[_Outcomes],
         also_image: Sequence[bool] = (),
     ) -> Tensor | None:
         """One pass of the LLM over the `kind` sequences, read also as image input where `also_image` says so.
@@ -211,7 +186,7 @@ class Probe:
             for item, found, read, states in zip(batch, outcomes, reads, h, strict=True):
                 for input_kind, sequence in read:
                     rows = states[self._rows(sequence).to(states.device)]
-                    found["llm", input_kind] = self._spectrum(rows, "llm", input_kind, item.example.id)
+                    found["llm", input_kind] = self._outcome(rows, "llm", input_kind, item)
             if any(also_image) and not self._prefix_verified:
                 first = list(also_image).index(True)
                 prefixes.append(h[first, : len(batch[first].sequences["image"])].clone())
@@ -221,11 +196,11 @@ class Probe:
         return prefixes[0] if prefixes else None
 
     def _each_image(
-        self, point: str, batch: Sequence[_Prepared], outcomes: Sequence[dict[tuple[str, Kind], _Outcome]]
+        self, point: str, batch: Sequence[_Prepared], outcomes: Sequence[_Outcomes]
     ) -> Callable[[Tensor], None]:
         def reduce(h: Tensor) -> None:
             for item, found, states in zip(batch, outcomes, h, strict=True):
-                found[point, "image"] = self._spectrum(states, point, "image", item.example.id)
+                found[point, "image"] = self._outcome(states, point, "image", item)
 
         return reduce
 
@@ -234,43 +209,29 @@ class Probe:
         counted = set(Role) if self.convention.tokens == "all" else {Role.IMAGE, Role.TEXT}
         return torch.tensor([i for i, role in enumerate(sequence.roles) if role in counted])
 
-    def _spectrum(self, h: Tensor, point: str, kind: Kind, example: str) -> _Outcome:
+    def _outcome(self, h: Tensor, point: str, kind: Kind, item: _Prepared) -> Record | DegenerateTokens:
         try:
-            eigenvalues = spectrum(h, centre=self.convention.centre, precision=self.convention.precision)
+            return measurement(
+                h,
+                model=self.adapter.name,
+                example=item.example.id,
+                point=point,
+                input_kind=kind,
+                centre=self.convention.centre,
+                precision=self.convention.precision,
+                fingerprint=self._fingerprint,
+                text_cut=0 if kind == "image" else item.text_cut,
+            )
         except DegenerateTokens as error:
-            return type(error)(f"hook point {point!r}, {kind} input: {error}")
-        except NonFiniteTokens as error:
-            raise NonFiniteTokens(
-                f"{self.adapter.name}: hook point {point!r}, {kind} input, example {example!r}: {error}"
-            ) from None
-        return (*h.shape, eigenvalues)
+            return error
 
-    def _result(
-        self, item: _Prepared, found: dict[tuple[str, Kind], _Outcome], kinds: Sequence[Kind]
-    ) -> Measured | Skipped:
+    def _result(self, item: _Prepared, found: _Outcomes, kinds: Sequence[Kind]) -> Measured | Skipped:
         """The records of an example whose `kinds` were each fed to the LLM."""
         records = []
-        for (point, kind), outcome in found.items():
+        for outcome in found.values():
             if isinstance(outcome, DegenerateTokens):
                 return Skipped(item.example.id, str(outcome))
-            n, d, eigenvalues = outcome
-            records.append(
-                Record(
-                    model=self.adapter.name,
-                    example=item.example.id,
-                    point=point,
-                    input=kind,
-                    transform="none",
-                    n=n,
-                    d=d,
-                    entropy=float(spectral_entropy(eigenvalues)),
-                    participation_ratio=float(participation_ratio(eigenvalues)),
-                    top_share=float(top_share(eigenvalues)),
-                    text_cut=0 if kind == "image" else item.text_cut,
-                    fingerprint=self._fingerprint,
-                    spectrum=eigenvalues.numpy().astype(np.float32),
-                )
-            )
+            records.append(outcome)
         return Measured(item.example.id, tuple(records), sum(len(item.sequences[kind]) for kind in kinds))
 
     def _may_share(self, item: _Prepared) -> bool:

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from mmerank import Convention, Example, align, capture, load
+from mmerank.collect import Measured
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.eranks import ERANKS
 from mmerank.errors import NonFiniteTokens, UsageError
-from mmerank.probe import KINDS, Measured, Probe
+from mmerank.probe import KINDS, Probe
 from mmerank.sequences import Role, padded
 from tests.adapters.cases import CASES, Case, examples
 from tests.conftest import GOLDEN

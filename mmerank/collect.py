@@ -1,0 +1,104 @@
+"""The loop around a probe: what is done already, what is skipped, parts written, progress shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass
+
+from mmerank.errors import DataError
+from mmerank.inputs import Example, Skipped, unique
+from mmerank.progress import Meter
+from mmerank.records import Record
+from mmerank.runs import RunFolder
+
+# What an interruption that nothing can catch may cost.
+PART_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One example's records, and how many positions the LLM computed for them."""
+
+    id: str
+    records: tuple[Record, ...]
+    tokens: int
+
+
+def collect(
+    measure: Callable[[Iterable[Example | Skipped]], Iterator[Measured | Skipped]],
+    examples: Iterable[Example | Skipped],
+    *,
+    model: str,
+    job: str,
+    folder: RunFolder | None = None,
+    strict: bool = False,
+    progress: bool = False,
+) -> tuple[list[Record], list[Skipped]]:
+    """All records of a model, those of an earlier run included, and the skipped examples in the data's order.
+
+    Args:
+        measure: Examples -> one result for each.
+        examples: The data.
+        model: Name that the records carry.
+        job: What is being done, for the progress bar.
+        folder: Where records are kept; examples that it has are not measured again.
+        strict: Raise at the first skip.
+        progress: Show progress on stderr.
+
+    Returns:
+        Records in no particular order, and skips.
+
+    Raises:
+        DataError: An example was skipped, and `strict` is set.
+    """
+    records = [record for record in folder.records() if record.model == model] if folder else []
+    done = {record.example for record in records}
+    order: dict[str, int] = {}
+
+    def missing() -> Iterator[Example | Skipped]:
+        for entry in unique(examples):
+            order.setdefault(entry.id, len(order))
+            if isinstance(entry, Skipped) or entry.id not in done:
+                yield entry
+
+    skipped: list[Skipped] = []
+    total = len(examples) - len(done) if isinstance(examples, Sized) else None
+    with Meter(f"{job} {model}", total, shown=progress) as meter, _Parts(folder) as parts:
+        for result in measure(missing()):
+            if isinstance(result, Measured):
+                records.extend(result.records)
+                parts.add(result.records)
+                meter.advance(result.tokens)
+                continue
+            if strict:
+                raise DataError(f"example {result.id!r}: {result.reason} (strict: no example may be skipped)")
+            skipped.append(result)
+            meter.advance(0)
+    return records, sorted(skipped, key=lambda entry: order[entry.id])
+
+
+class _Parts:
+    """Collects finished records and writes them to the run folder now and then, and whenever the loop ends."""
+
+    def __init__(self, folder: RunFolder | None):
+        self._folder = folder
+        self._waiting: list[Record] = []
+        self._written = time.monotonic()
+
+    def __enter__(self) -> _Parts:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._write()
+
+    def add(self, records: Iterable[Record]) -> None:
+        self._waiting.extend(records)
+        if time.monotonic() - self._written > PART_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        if self._folder is not None:
+            self._folder.write(self._waiting)
+        self._waiting = []
+        self._written = time.monotonic()

@@ -1,0 +1,69 @@
+"""One set of hidden states -> one record."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from mmerank.convention import Centre, Precision
+from mmerank.entropy import participation_ratio, spectral_entropy, top_share
+from mmerank.errors import DegenerateTokens, NonFiniteTokens
+from mmerank.records import Record
+from mmerank.spectrum import spectrum
+
+
+def measurement(
+    h: Tensor,
+    *,
+    model: str,
+    example: str,
+    point: str,
+    input_kind: str,
+    centre: Centre,
+    precision: Precision,
+    fingerprint: str,
+    text_cut: int = 0,
+) -> Record:
+    """Spectrum and entropy of a set of tokens, with where they come from.
+
+    Args:
+        h: Hidden states, (n, d), floating point.
+        model: Name of the model.
+        example: Id of the example.
+        point: Name of the hook point.
+        input_kind: What the model was fed: `image`, `text` or `pair`.
+        centre: See `mmerank.spectrum.spectrum`.
+        precision: See `mmerank.spectrum.spectrum`.
+        fingerprint: Of model and convention.
+        text_cut: Text tokens cut off to fit the model's limit.
+
+    Returns:
+        The record.
+
+    Raises:
+        DegenerateTokens: There is no spectrum; names the hook point.
+        NonFiniteTokens: NaN or infinity; names model, hook point and example.
+    """
+    try:
+        eigenvalues = spectrum(h, centre=centre, precision=precision)
+    except DegenerateTokens as error:
+        raise type(error)(f"hook point {point!r}, {input_kind} input: {error}") from None
+    except NonFiniteTokens as error:
+        where = f"{model}: hook point {point!r}, {input_kind} input, example {example!r}"
+        raise NonFiniteTokens(f"{where}: {error}") from None
+    n, d = h.shape
+    return Record(
+        model=model,
+        example=example,
+        point=point,
+        input=input_kind,
+        transform="none",
+        n=n,
+        d=d,
+        entropy=float(spectral_entropy(eigenvalues)),
+        participation_ratio=float(participation_ratio(eigenvalues)),
+        top_share=float(top_share(eigenvalues)),
+        text_cut=text_cut,
+        fingerprint=fingerprint,
+        spectrum=eigenvalues.numpy().astype(np.float32),
+    )
