@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mmerank.adapter import Adapter, load
     from mmerank.alignment import Alignment, align
-    from mmerank.convention import Convention
+    from mmerank.convention import Convention, TextConvention
+    from mmerank.diff_erank import Diff, diff
     from mmerank.entropy import effective_rank, matrix_entropy
     from mmerank.errors import MmerankError
     from mmerank.hooks import Point, capture
@@ -27,7 +28,10 @@ _HOMES = {
     "Example": "inputs",
     "MmerankError": "errors",
     "Point": "hooks",
+    "Diff": "diff_erank",
+    "TextConvention": "convention",
     "capture": "hooks",
+    "diff": "diff_erank",
     "effective_rank": "entropy",
     "load": "adapter",
     "load_data": "inputs",
@@ -38,11 +42,14 @@ __all__ = [
     "Adapter",
     "Alignment",
     "Convention",
+    "Diff",
     "Example",
     "MmerankError",
     "Point",
+    "TextConvention",
     "align",
     "capture",
+    "diff",
     "effective_rank",
     "load",
     "load_data",

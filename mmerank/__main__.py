@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmerank import __version__, options
-from mmerank.convention import Convention
+from mmerank.convention import Convention, TextConvention
 from mmerank.errors import MmerankError, UsageError
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def align(
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment (the paper's Table 2)."""
     from mmerank.adapter import load
     from mmerank.alignment import align as measure
-    from mmerank.alignment import open_run
     from mmerank.inputs import load_data
+    from mmerank.runs import open_run
 
     _check_writable(json_file)
     convention = Convention(
@@ -65,7 +65,11 @@ def align(
         aggregate=aggregate,
     )
     examples = load_data(data)
-    folder = None if out is None else open_run(out, examples, convention, limit=limit, seed=seed)
+    folder = (
+        None
+        if out is None
+        else open_run(out, "align", examples, {"convention": convention.to_dict()}, limit=limit, seed=seed)
+    )
     _quiet()
     results = [
         measure(
@@ -87,6 +91,81 @@ def align(
     if folder is not None:
         folder.write_summary(summary)
     _show(results, summary, json_file)
+
+
+@app.command()
+def diff(
+    models: options.Models,
+    data: options.TextData,
+    layers: options.Layers = "",
+    tokenizer: options.Tokenizer = None,
+    limit: options.Limit = None,
+    seed: options.Seed = None,
+    out: options.Out = None,
+    json_file: options.Json = None,
+    strict: options.Strict = False,
+    debug: options.Debug = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    batch_tokens: options.BatchTokens = None,
+    no_cache: options.NoCache = False,
+    untrained_mode: options.UntrainedMode = "eval",
+    untrained_seeds: options.UntrainedSeeds = 1,
+    max_tokens: options.MaxTokens = 2048,
+    skip_first: options.SkipFirst = 0,
+    centre: options.Centre = "mean",
+    precision: options.Precision = "float64",
+    aggregate: options.Aggregate = "entropy",
+) -> None:
+    """Diff-eRank and reduced loss of language models (the paper's Tables 1, 4, 6 to 9 and 11)."""
+    from rich.console import Console
+
+    from mmerank.diff_erank import diff as measure
+    from mmerank.inputs import load_data
+    from mmerank.report import diff_standing, diff_table, layer_table
+    from mmerank.runs import cache_folder, open_run
+    from mmerank.text_adapter import load_text
+
+    _check_writable(json_file)
+    convention = TextConvention(
+        untrained_mode=untrained_mode,
+        max_tokens=max_tokens,
+        skip_first=skip_first,
+        centre=centre,
+        precision=precision,
+        aggregate=aggregate,
+    )
+    texts = load_data(data)
+    settings = {"convention": convention.to_dict(), "layers": layers}
+    folder = None if out is None else open_run(out, "diff", texts, settings, limit=limit, seed=seed)
+    _quiet()
+    results = [
+        measure(
+            load_text(model, dtype=dtype, device=device, tokenizer=tokenizer),
+            texts,
+            convention=convention,
+            layers=layers,
+            seeds=range(untrained_seeds),
+            limit=limit,
+            seed=seed,
+            batch_tokens=batch_tokens,
+            strict=strict,
+            out=folder,
+            cache=None if no_cache else cache_folder(),
+            progress=True,
+        )
+        for model in models
+    ]
+    summary = {"results": [result.to_dict() for result in results]}
+    if folder is not None:
+        folder.write_summary(summary)
+    if _write_json(summary, json_file):
+        return
+    Console().print(diff_table(results))
+    for result in results:
+        if len(result.points) > 1:
+            Console().print(layer_table(result))
+        print("\n".join(diff_standing(result)))
 
 
 @app.command()

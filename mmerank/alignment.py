@@ -19,7 +19,7 @@ from mmerank.images import MAX_PIXELS
 from mmerank.inputs import DataSet, Example, Skipped, chosen
 from mmerank.probe import Probe
 from mmerank.records import Record, to_frame
-from mmerank.runs import RunFolder
+from mmerank.runs import RunFolder, open_run
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ def align(
     name = examples.name if isinstance(examples, DataSet) else "examples"
     probe = Probe(adapter, convention, batch_tokens=batch_tokens, share_prefix=share_prefix, max_pixels=max_pixels)
     if out is not None and not isinstance(out, RunFolder):
-        out = open_run(out, examples, convention, limit=limit, seed=seed)
+        settings = {"convention": convention.to_dict()}
+        out = open_run(out, "align", examples, settings, limit=limit, seed=seed)
     folder = out
     if folder is not None:
         folder.add_model(adapter.name, dict(adapter.source))
@@ -172,19 +173,3 @@ def align(
         records=tuple(records),
         **alignment(records, aggregate=convention.aggregate),
     )
-
-
-def open_run(
-    out: str | Path,
-    examples: Iterable[Example | Skipped],
-    convention: Convention,
-    *,
-    limit: int | None = None,
-    seed: int | None = None,
-) -> RunFolder:
-    """The run folder for these settings, new or continued. Arguments and errors as in `align`."""
-    data = {"name": "examples", "fingerprint": None}
-    if isinstance(examples, DataSet):
-        data = {"name": examples.name, "fingerprint": examples.fingerprint}
-    settings = {"job": "align", "data": {**data, "limit": limit, "seed": seed}, "convention": convention.to_dict()}
-    return RunFolder(Path(out), settings)

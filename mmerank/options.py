@@ -71,6 +71,36 @@ SeparatePasses = Annotated[
 ]
 MaxMegapixels = Annotated[float, typer.Option(min=0, metavar="N", help="Skip larger pictures.", rich_help_panel=_HOW)]
 
+TextData = Annotated[
+    str,
+    typer.Option(
+        metavar="DATA", help="text:FILE.txt, text:FILE.jsonl#FIELD, or a data set's name.", show_default=False
+    ),
+]
+Layers = Annotated[
+    str,
+    typer.Option(metavar="LAYERS", help="Look at these too: all, or first,middle,3,...", show_default=False),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Hub id or directory, for checkpoints without one.", show_default=False),
+]
+NoCache = Annotated[
+    bool,
+    typer.Option("--no-cache", help="Do not keep the untrained models' records between runs.", rich_help_panel=_HOW),
+]
+UntrainedMode = Annotated[
+    convention.UntrainedMode,
+    typer.Option(help="Dropout of the untrained model; train: on.", rich_help_panel=_CONVENTION),
+]
+UntrainedSeeds = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Number of untrained models.", rich_help_panel=_CONVENTION)
+]
+MaxTokens = Annotated[int, typer.Option(min=2, metavar="N", help="Cut texts there.", rich_help_panel=_CONVENTION)]
+SkipFirst = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Leading tokens that do not count.", rich_help_panel=_CONVENTION)
+]
+
 Sequence = Annotated[
     convention.SequenceForm,
     typer.Option(help="Around image and text: BOS, or the model's chat template.", rich_help_panel=_CONVENTION),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -31,6 +32,8 @@ class Record:
         text_cut: Text tokens cut off to fit the model's limit.
         fingerprint: Of the model's weights and the convention.
         spectrum: Eigenvalues in descending order, sum 1, float32, at most min(n, d) of them.
+        loss: Mean negative log-likelihood of the predicted tokens, nats; NaN where it was not computed.
+        predicted: Number of predicted tokens behind the loss.
     """
 
     model: str
@@ -46,6 +49,8 @@ class Record:
     text_cut: int
     fingerprint: str
     spectrum: NDArray[np.float32]
+    loss: float = math.nan
+    predicted: int = 0
 
 
 SCHEMA = pa.schema(
@@ -63,6 +68,8 @@ SCHEMA = pa.schema(
         ("text_cut", pa.int32()),
         ("fingerprint", pa.string()),
         ("spectrum", pa.list_(pa.float32())),
+        ("loss", pa.float64()),
+        ("predicted", pa.int32()),
     ]
 )
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from mmerank.alignment import Alignment
+from mmerank.diff_erank import Diff
 from mmerank.doctor import Examination
 from mmerank.eranks import ERANKS
+from mmerank.inputs import Skipped
 
 SKIPS_SHOWN = 10
 WIDE = 2  # results beside which there is room to say where each number is read
@@ -64,11 +67,7 @@ def alignment_text(results: Sequence[Alignment]) -> str:
     Returns:
         Lines without a trailing newline.
     """
-    console = Console(file=io.StringIO(), width=100, color_system=None, force_terminal=False)
-    with console.capture() as captured:
-        console.print(alignment_table(results))
-    lines = [line.rstrip() for line in captured.get().splitlines()]
-    return "\n".join([*lines, *(line for result in results for line in standing(result))])
+    return "\n".join([_plain(alignment_table(results)), *(line for result in results for line in standing(result))])
 
 
 def standing(result: Alignment) -> list[str]:
@@ -87,13 +86,95 @@ def standing(result: Alignment) -> list[str]:
         f"{result.model}: n = {result.n} of {total} examples{skipped}",
         f"  mean tokens behind eRank1-5: {tokens}",
     ]
-    for entry in result.skipped[:SKIPS_SHOWN]:
-        lines.append(f"  skipped {_clean(entry.id)}: {_clean(entry.reason)}")
-    if len(result.skipped) > SKIPS_SHOWN:
-        lines.append(f"  and {len(result.skipped) - SKIPS_SHOWN} more; --json and summary.json have them all")
+    lines += _skips(result.skipped)
     if result.text_cut:
         lines.append(f"  text cut at the model's limit: {result.text_cut} examples")
     return lines
+
+
+def diff_table(results: Sequence[Diff]) -> Table:
+    """A table with a column per model, as in the paper's Tables 1, 6, 7 and 8 turned on their side.
+
+    Args:
+        results: At least one.
+
+    Returns:
+        The table, for a rich console.
+    """
+    table = Table(title="Diff-eRank", title_justify="left")
+    table.add_column("")
+    for result in results:
+        table.add_column(Text(f"{_short(result.model)}\n{_short(result.data)}"), justify="right", overflow="fold")
+
+    def row(name: str, values: Iterable[float], decimals: int) -> None:
+        table.add_row(name, *("" if math.isnan(value) else f"{value:.{decimals}f}" for value in values))
+
+    finals = [result.final for result in results]
+    row("eRank, untrained", (final.erank_untrained for final in finals), 2)
+    if any(len(result.seeds) > 1 for result in results):
+        row("  ± over seeds", (final.erank_untrained_stdev for final in finals), 2)
+    row("eRank, trained", (final.erank_trained for final in finals), 2)
+    row("Diff-eRank", (final.diff_erank for final in finals), 2)
+    row("  by mean of eRanks", (final.diff_erank_mean_of_eranks for final in finals), 2)
+    row("untrained / trained", (final.erank_ratio for final in finals), 2)
+    row("of the possible, untrained", (final.erank_fraction_untrained for final in finals), 3)
+    row("of the possible, trained", (final.erank_fraction_trained for final in finals), 3)
+    if any(not math.isnan(result.loss_trained) for result in results):
+        table.add_section()
+        row("loss, untrained (nats)", (result.loss_untrained for result in results), 4)
+        row("loss, trained (nats)", (result.loss_trained for result in results), 4)
+        row("reduced loss", (result.reduced_loss for result in results), 4)
+    return table
+
+
+def layer_table(result: Diff) -> Table:
+    """A row per hook point of one model.
+
+    Args:
+        result: With more layers than the final one.
+
+    Returns:
+        The table, for a rich console.
+    """
+    table = Table(title=f"{_short(result.model)}, by layer", title_justify="left")
+    for heading in ("", "untrained", "trained", "Diff-eRank"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for point in result.points:
+        numbers = (point.erank_untrained, point.erank_trained, point.diff_erank)
+        table.add_row(point.point, *(f"{value:.2f}" for value in numbers))
+    return table
+
+
+def diff_text(results: Sequence[Diff]) -> str:
+    """Tables and standing as plain text, 100 columns wide.
+
+    Args:
+        results: At least one.
+
+    Returns:
+        Lines without a trailing newline.
+    """
+    tables = [diff_table(results), *(layer_table(result) for result in results if len(result.points) > 1)]
+    return "\n".join([_plain(*tables), *(line for result in results for line in diff_standing(result))])
+
+
+def diff_standing(result: Diff) -> list[str]:
+    """What the numbers stand on: how many texts and tokens, which twins, what was skipped and why.
+
+    Args:
+        result: One of them.
+
+    Returns:
+        Lines.
+    """
+    mode = "dropout on" if result.convention.untrained_mode == "train" else "dropout off"
+    seeds = ", ".join(map(str, result.seeds))
+    cut = f", {result.text_cut} of them cut" if result.text_cut else ""
+    return [
+        f"{result.model}: n = {result.n} of {result.n + len(result.skipped)} texts, {result.tokens:,} tokens{cut}; "
+        f"untrained: seed {seeds}, {mode}",
+        *_skips(result.skipped),
+    ]
 
 
 def examination_view(found: Examination) -> RenderableType:
@@ -139,6 +220,20 @@ def examination_view(found: Examination) -> RenderableType:
     numbers = "   ".join(f"{label.replace('erank', 'eRank')} {value:.2f}" for label, value in found.eranks.items())
     lines = [Text(f"This example: {numbers}"), *(Text(f"warning: {line}") for line in found.warnings)]
     return Group(facts, "", points, "", alternatives, "", layout, "", *lines)
+
+
+def _skips(skipped: Sequence[Skipped]) -> list[str]:
+    lines = [f"  skipped {_clean(entry.id)}: {_clean(entry.reason)}" for entry in skipped[:SKIPS_SHOWN]]
+    if len(skipped) > SKIPS_SHOWN:
+        lines.append(f"  and {len(skipped) - SKIPS_SHOWN} more; --json and summary.json have them all")
+    return lines
+
+
+def _plain(*tables: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=100, color_system=None, force_terminal=False)
+    with console.capture() as captured:
+        console.print(*tables, sep="\n")
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def _fact(value: object) -> str:

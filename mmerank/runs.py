@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mmerank.errors import RunFolderError
+from mmerank.inputs import DataSet, Example, Skipped
 from mmerank.records import Record, read_parts, write_part
 
 
@@ -94,6 +97,45 @@ class RunFolder:
 
     def _state(self) -> None:
         _write_json(self._stated, self.settings)
+
+
+def open_run(
+    out: str | Path,
+    job: str,
+    examples: Iterable[Example | Skipped],
+    settings: dict[str, Any],
+    *,
+    limit: int | None,
+    seed: int | None,
+) -> RunFolder:
+    """The run folder of a job on a data set, new or continued.
+
+    Args:
+        out: The folder.
+        job: `align` or `diff`.
+        examples: The data.
+        settings: What else a run must share to be continued.
+        limit: Number of examples.
+        seed: Of their choice.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunFolderError: It holds another run, or something else, or cannot be written.
+    """
+    data: dict[str, Any] = {"name": "examples", "fingerprint": None}
+    if isinstance(examples, DataSet):
+        data = {"name": examples.name, "fingerprint": examples.fingerprint}
+    return RunFolder(Path(out), {"job": job, "data": {**data, "limit": limit, "seed": seed}, **settings})
+
+
+def cache_folder() -> Path:
+    """Where things are kept between runs: MMERANK_CACHE, else mmerank in the user's cache folder."""
+    stated = os.environ.get("MMERANK_CACHE")
+    if stated:
+        return Path(stated)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmerank"
 
 
 def versions() -> dict[str, str]:

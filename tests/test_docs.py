@@ -76,10 +76,10 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_every_convention_is_documented() -> None:
-    from mmerank import Convention
+    from mmerank import Convention, TextConvention
 
     text = (ROOT / "docs" / "conventions.md").read_text()
-    for name, default in Convention().to_dict().items():
+    for name, default in {**Convention().to_dict(), **TextConvention().to_dict()}.items():
         assert f"`--{name.replace('_', '-')}`" in text and f"**`{default}`**" in text
 
 

@@ -35,13 +35,16 @@ ORDER = [
     "collect",
     "probe",
     "alignment",
+    "text_adapter",
+    "text_probe",
+    "diff_erank",
     "doctor",
     "report",
     "options",
     "__main__",
 ]
 # `demo` is data and a model for who asks for it by name; both are reached late, inside a function.
-LATE = {("inputs", "demo"), ("alignment", "report")}
+LATE = {("inputs", "demo"), ("alignment", "report"), ("diff_erank", "report")}
 TORCH_FREE = (
     "analysis",
     "convention",

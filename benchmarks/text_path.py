@@ -1,0 +1,119 @@
+r"""How much does measuring cost? The text path beside bare forwards and beside the published recipe.
+
+    python benchmarks/text_path.py --texts 24 --rounds 5 --json text_path.json      # 10 minutes on two CPU cores
+
+A model of OPT-125M's shape with random weights reads texts of 30 to 724 tokens. In every round, one after
+the other: (a) the published recipe, per text one forward of each model with all hidden states and a d x d SVD of the
+float32 covariance, and the loss from full logits; (b) the bare forwards of trained and untrained model and the loss,
+nothing measured; (c) mmerank.diff, end to end but for loading. Ratios are taken within a round.
+"""
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from mmerank.text_adapter import TextAdapter
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
+
+import mmerank
+from mmerank.runs import versions
+
+# Tokens per text: a spread as of short documents, chosen by hand.
+LENGTHS = (30, 58, 78, 97, 117, 139, 167, 205, 262, 342, 466, 724)
+
+
+def checkpoint(folder: Path) -> None:
+    """OPT-125M's shape, random weights, and a tokenizer in which every word is a token."""
+    torch.manual_seed(0)
+    OPTForCausalLM(OPTConfig()).save_pretrained(folder)
+    words = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3} | {f"w{i}": i for i in range(4, 50272)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>").save_pretrained(folder)
+
+
+@torch.inference_mode()
+def recipe(adapters: list[TextAdapter], batches: list[torch.Tensor]) -> None:
+    """What the published code does for each text and model."""
+    for adapter in adapters:
+        for ids in batches:
+            output = adapter.model(input_ids=ids, output_hidden_states=True, use_cache=False, labels=ids)
+            z = output.hidden_states[-1][0]
+            z = z - z.mean(dim=0)
+            u = z / z.norm(dim=1, keepdim=True)
+            torch.linalg.svd(u.T @ u / len(u))
+
+
+@torch.inference_mode()
+def bare(adapters: list[TextAdapter], batches: list[torch.Tensor]) -> None:
+    """The forwards and the loss alone."""
+    for adapter in adapters:
+        for ids in batches:
+            h = adapter.forward(ids, torch.ones_like(ids, dtype=torch.bool))
+            torch.nn.functional.cross_entropy(adapter.logits(h[:, :-1])[0].float(), ids[0, 1:])
+
+
+def seconds(work: object, *arguments: object) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work(*arguments)  # type: ignore[operator]
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Alternate the three, and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rng = random.Random(0)
+    lengths = [LENGTHS[i % len(LENGTHS)] for i in range(options.texts)]
+    texts = [
+        mmerank.Example(f"{i}", None, "", " ".join(f"w{rng.randrange(4, 50272)}" for _ in range(n)))
+        for i, n in enumerate(lengths)
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        checkpoint(Path(name))
+        adapter = mmerank.load_text(name, device=options.device)
+        adapters = [adapter, adapter.untrained(0)]
+        batches = [torch.tensor([adapter.token_ids(text.text)]).to(options.device) for text in texts]
+        rounds = []
+        for i in range(options.rounds + 1):
+            times = {
+                "recipe": seconds(recipe, adapters, batches),
+                "bare": seconds(bare, adapters, batches),
+                "mmerank": seconds(mmerank.diff, adapter, texts),
+            }
+            times["twin"] = seconds(adapter.untrained, 0)  # part of mmerank.diff, made once per run
+            if i:  # the first round warms up
+                rounds.append(times)
+                print(times, flush=True)
+    net = [{**r, "mmerank": r["mmerank"] - r["twin"]} for r in rounds]
+    ratios = {
+        "mmerank / bare": [r["mmerank"] / r["bare"] for r in net],
+        "recipe / bare": [r["recipe"] / r["bare"] for r in net],
+        "recipe / mmerank": [r["recipe"] / r["mmerank"] for r in net],
+    }
+    for label, values in ratios.items():
+        print(f"{label}: median {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+    if options.json:
+        machine = {
+            "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            **versions(),
+        }
+        content = {"machine": machine, "device": options.device, "texts": lengths, "rounds": rounds, "ratios": ratios}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

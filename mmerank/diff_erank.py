@@ -1,0 +1,278 @@
+"""Diff-eRank of language models: trained against untrained, on the same texts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+import torch
+
+from mmerank.analysis.diff_erank import PointDiff, diff_erank, mean_loss
+from mmerank.collect import collect
+from mmerank.convention import TextConvention
+from mmerank.errors import DataError, UsageError
+from mmerank.inputs import DataSet, Example, Skipped, chosen
+from mmerank.records import Record, to_frame
+from mmerank.runs import RunFolder, open_run, versions
+from mmerank.text_adapter import TextAdapter
+from mmerank.text_probe import FINAL, TextProbe, layer_points
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Diff-eRank and reduced loss of one model on one set of texts, and what they stand on.
+
+    Attributes:
+        model: Name of the model.
+        data: Name of the data set.
+        n: Number of texts that all numbers stand on.
+        skipped: The others, each with the reason.
+        convention: The choices in force.
+        seeds: Of the untrained twins.
+        points: eRanks and their differences at `final` and any other layers asked for.
+        loss_untrained: Mean over twins and texts of the mean negative log-likelihood, nats per token; NaN for
+            models that do not predict the next token.
+        loss_trained: The same of the trained model.
+        loss_untrained_per_token: The mean over all tokens, whatever text they belong to.
+        loss_trained_per_token: The same of the trained model.
+        tokens: Tokens of all texts.
+        source: Where the model came from.
+        records: Of the trained model and its twins.
+    """
+
+    model: str
+    data: str
+    n: int
+    skipped: tuple[Skipped, ...]
+    convention: TextConvention
+    seeds: tuple[int, ...]
+    points: tuple[PointDiff, ...]
+    loss_untrained: float
+    loss_trained: float
+    loss_untrained_per_token: float
+    loss_trained_per_token: float
+    tokens: int
+    source: dict[str, Any]
+    records: tuple[Record, ...]
+
+    @property
+    def final(self) -> PointDiff:
+        """What was measured after the final norm."""
+        return next(point for point in self.points if point.point == FINAL)
+
+    @property
+    def diff_erank(self) -> float:
+        """eRank(untrained) - eRank(trained) after the final norm, Def. 3.5."""
+        return self.final.diff_erank
+
+    @property
+    def reduced_loss(self) -> float:
+        """Loss(untrained) - loss(trained), nats, Sec. 4.1.2."""
+        return self.loss_untrained - self.loss_trained
+
+    @property
+    def text_cut(self) -> int:
+        """Number of texts that were cut."""
+        return sum(r.text_cut > 0 for r in self.records if r.point == FINAL and r.model == self.model)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per model (trained or twin), text and hook point."""
+        return to_frame(self.records)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as `--json` prints it; numbers that do not exist are null."""
+        final = asdict(self.final)
+        del final["point"]
+        numbers: dict[str, Any] = _no_nan(
+            {
+                "model": self.model,
+                "data": self.data,
+                "n": self.n,
+                "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
+                "convention": self.convention.to_dict(),
+                "seeds": list(self.seeds),
+                **final,
+                "loss_untrained": self.loss_untrained,
+                "loss_trained": self.loss_trained,
+                "reduced_loss": self.reduced_loss,
+                "loss_untrained_per_token": self.loss_untrained_per_token,
+                "loss_trained_per_token": self.loss_trained_per_token,
+                "tokens": self.tokens,
+                "text_cut": self.text_cut,
+                "layers": [asdict(point) for point in self.points],
+                "source": self.source,
+            }
+        )
+        return numbers
+
+    def __str__(self) -> str:
+        from mmerank.report import diff_text
+
+        return diff_text([self])
+
+
+def diff(
+    adapter: TextAdapter,
+    examples: Iterable[Example | Skipped],
+    *,
+    convention: TextConvention | None = None,
+    layers: str = "",
+    seeds: Sequence[int] = (0,),
+    limit: int | None = None,
+    seed: int | None = None,
+    batch_tokens: int | None = None,
+    strict: bool = False,
+    out: str | Path | RunFolder | None = None,
+    cache: str | Path | None = None,
+    progress: bool = False,
+) -> Diff:
+    """Diff-eRank and reduced loss of a language model.
+
+    Diff-eRank (arXiv:2401.17139), Def. 3.5 and Sec. 4.1.2. The untrained twins have the same configuration and
+    random weights, one for each of `seeds`; trained model and twins see the same texts.
+
+    Args:
+        adapter: A trained model, from `mmerank.load_text`.
+        examples: From `mmerank.load_data`, or any iterable of `mmerank.Example`; the pictures are not used.
+        convention: The choices the paper leaves open.
+        layers: Further layers to look at, see `mmerank.text_probe.layer_points`.
+        seeds: Of the untrained twins.
+        limit: Use this many of the texts: the first ones, or with `seed` a random sample.
+        seed: Of the sample.
+        batch_tokens: Most positions in a batch, padding included. Default: one text a batch on a CPU, 8192
+            tokens elsewhere.
+        strict: Raise at the first text that cannot be measured, in place of skipping it.
+        out: A run folder; when it exists, only what it lacks is measured.
+        cache: Folder in which the twins' records are kept between runs, by configuration, seed, mode, data and
+            convention. Default: none.
+        progress: Show progress bars on stderr.
+
+    Returns:
+        The numbers, with all records.
+
+    Raises:
+        UsageError: `seeds` is empty or repeats one, or a layer is unknown.
+        DataError: No text could be measured, or one was skipped and `strict` is set.
+        NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and text.
+        RunFolderError: `out` holds a run with other settings.
+    """
+    convention = convention or TextConvention()
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UsageError(f"expected one or more different seeds of untrained models, got {list(seeds)}")
+    try:
+        layer_points(adapter, layers)
+    except ValueError as error:
+        raise UsageError(f"{adapter.name}: {error}") from None
+    name = examples.name if isinstance(examples, DataSet) else "examples"
+    entries = list(chosen(examples, limit, seed))
+    settings = {"convention": convention.to_dict(), "layers": layers}
+    if out is not None and not isinstance(out, RunFolder):
+        out = open_run(out, "diff", examples, settings, limit=limit, seed=seed)
+
+    def measured(model: TextAdapter, called: str, folder: RunFolder | None, dropout: int | None) -> _Collected:
+        probe = TextProbe(
+            model,
+            called,
+            convention,
+            points=layer_points(model, layers),
+            batch_tokens=batch_tokens,
+            dropout_seed=dropout,
+        )
+        if folder is not None:
+            folder.add_model(called, dict(model.source))
+        return collect(
+            probe.measure, entries, model=called, job="diff", folder=folder, strict=strict, progress=progress
+        )
+
+    runs = [measured(adapter, adapter.name, out, None)]
+    for twin_seed in seeds:
+        with _twin(adapter, twin_seed) as twin:
+            called = f"untrained seed {twin_seed} [{_digest(dict(twin.source))[:8]}]"
+            folder = out if cache is None else _cache_folder(Path(cache), called, entries, settings)
+            dropout = twin_seed if convention.untrained_mode == "train" else None
+            runs.append(measured(twin, called, folder, dropout))
+            if out is not None and folder is not out:
+                out.add_model(called, dict(twin.source))
+                have = {record.example for record in out.records() if record.model == called}
+                out.write([record for record in runs[-1][0] if record.example not in have])
+    return _result(adapter, name, convention, tuple(seeds), runs)
+
+
+_Collected = tuple[list[Record], list[Skipped]]
+
+
+def _result(
+    adapter: TextAdapter, name: str, convention: TextConvention, seeds: tuple[int, ...], runs: list[_Collected]
+) -> Diff:
+    """The numbers over the texts that every model could measure."""
+    common = set.intersection(*({record.example for record in records} for records, _ in runs))
+    skips = {entry.id: entry for _, skipped in runs for entry in skipped if entry.id not in common}
+    # A repeated id is skipped, while the first text of that id is measured.
+    repeated = [entry for entry in runs[0][1] if entry.id in common]
+    skipped = (*skips.values(), *repeated)
+    if not common:
+        first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
+        raise DataError(f"{name}: no text could be measured, {len(skipped)} skipped{first}")
+    trained, *twins = ([record for record in records if record.example in common] for records, _ in runs)
+    final = [[record for record in records if record.point == FINAL] for records in (trained, *twins)]
+    return Diff(
+        model=adapter.name,
+        data=name,
+        n=len(common),
+        skipped=skipped,
+        convention=convention,
+        seeds=seeds,
+        points=tuple(diff_erank(trained, twins, aggregate=convention.aggregate)),
+        loss_untrained=fmean(mean_loss(records) for records in final[1:]),
+        loss_trained=mean_loss(final[0]),
+        loss_untrained_per_token=fmean(mean_loss(records, per="token") for records in final[1:]),
+        loss_trained_per_token=mean_loss(final[0], per="token"),
+        tokens=sum(record.n for record in final[0]) + convention.skip_first * len(common),
+        source=dict(adapter.source),
+        records=tuple(sorted((*trained, *(r for twin in twins for r in twin)), key=lambda r: (r.example, r.model))),
+    )
+
+
+@contextmanager
+def _twin(adapter: TextAdapter, seed: int) -> Iterator[TextAdapter]:
+    """An untrained twin; where both do not fit on the device, the trained model waits on the CPU meanwhile."""
+    device = next(adapter.model.parameters()).device
+    try:
+        try:
+            twin = adapter.untrained(seed)
+        except torch.cuda.OutOfMemoryError:
+            adapter.model.to("cpu")
+            torch.cuda.empty_cache()
+            twin = adapter.untrained(seed)
+        yield twin
+    finally:
+        adapter.model.to(device)
+
+
+def _cache_folder(
+    cache: Path, called: str, entries: Sequence[Example | Skipped], settings: Mapping[str, Any]
+) -> RunFolder:
+    """Where this twin's records of these texts under these settings are kept."""
+    texts = [[entry.id, entry.text] for entry in entries if isinstance(entry, Example)]
+    stated = {"job": "untrained", "texts": _digest(texts), **settings}
+    return RunFolder(cache / _digest([called, stated, versions()])[:32], stated)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _no_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _no_nan(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_no_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content

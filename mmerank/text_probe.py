@@ -1,0 +1,213 @@
+"""Text adapter x texts -> records: eRank at any layers and the loss, in one forward."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from mmerank.batches import batches, default_budget, windows
+from mmerank.collect import Measured
+from mmerank.convention import TextConvention
+from mmerank.errors import DegenerateTokens
+from mmerank.hooks import Point, capture
+from mmerank.inputs import Example, Skipped
+from mmerank.measurement import measurement
+from mmerank.records import Record
+from mmerank.sequences import Role, TokenSequence, padded, tokens_of
+from mmerank.text_adapter import TextAdapter
+
+FINAL = "final"
+# Positions whose logits are held at once: the vocabulary is what makes them large.
+LOGIT_POSITIONS = 256
+
+_Outcomes = dict[str, Record | DegenerateTokens]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    id: str
+    sequence: TokenSequence
+    text_cut: int
+
+
+@dataclass
+class TextProbe:
+    """Measures texts with one language model.
+
+    Attributes:
+        adapter: The model.
+        name: What the records call it.
+        convention: The choices in force.
+        points: Hook points by name; `final` is one of them.
+        batch_tokens: Most positions in a batch, padding included. Default: one text a batch on a CPU, 8192
+            tokens elsewhere.
+        dropout_seed: Leave dropout on, as the published code does in the untrained model, with random numbers
+            that follow from this seed and the text's id, so that neither order nor batching matters; texts run
+            one by one then. None: dropout is off.
+    """
+
+    adapter: TextAdapter
+    name: str
+    convention: TextConvention = field(default_factory=TextConvention)
+    points: Mapping[str, Point] | None = None
+    batch_tokens: int | None = None
+    dropout_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.points is None:
+            self.points = {FINAL: self.adapter.layers[-1]}
+        if self.dropout_seed is not None:
+            self.batch_tokens = 0
+        elif self.batch_tokens is None:
+            self.batch_tokens = default_budget(next(self.adapter.model.parameters()).device)
+        stored = {"model": dict(self.adapter.source), "convention": self.convention.to_dict()}
+        self._fingerprint = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
+
+    def measure(self, examples: Iterable[Example | Skipped]) -> Iterator[Measured | Skipped]:
+        """Records of each text, in the order in which batches finish.
+
+        Args:
+            examples: Texts; pictures are not looked at.
+
+        Yields:
+            One result for each of `examples`; in `records` one per hook point, the loss with each.
+
+        Raises:
+            NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and text.
+        """
+        assert self.batch_tokens is not None
+        for window in windows(examples):
+            prepared = []
+            for entry in window:
+                result = entry if isinstance(entry, Skipped) else self._prepare(entry)
+                if isinstance(result, Skipped):
+                    yield result
+                else:
+                    prepared.append(result)
+            for batch in batches(prepared, lambda item: len(item.sequence), self.batch_tokens):
+                yield from self._measure(batch)
+
+    def _prepare(self, example: Example) -> _Prepared | Skipped:
+        if not example.text:
+            return Skipped(example.id, "the text is empty")
+        ids = self.adapter.token_ids(example.text)
+        limit = min(self.convention.max_tokens, self.adapter.max_tokens)
+        kept = ids[:limit]
+        counted = len(kept) - self.convention.skip_first
+        if counted < 2:
+            behind = f" behind the first {self.convention.skip_first}" if self.convention.skip_first else ""
+            return Skipped(example.id, f"{max(counted, 0)} tokens{behind}; at least 2 are needed")
+        return _Prepared(example.id, tokens_of(kept, Role.TEXT), len(ids) - len(kept))
+
+    @torch.inference_mode()
+    def _measure(self, batch: list[_Prepared]) -> list[Measured | Skipped]:
+        assert self.points is not None
+        outcomes: list[_Outcomes] = [{} for _ in batch]
+        ids, mask = padded([item.sequence for item in batch])
+        with ExitStack() as stack:
+            for name, point in self.points.items():
+                stack.enter_context(
+                    capture(self.adapter.model, {name: point}, reduce=self._reduce(name, batch, outcomes))
+                )
+            stack.enter_context(self._mode(batch))
+            states = self.adapter.forward(ids, mask)
+        results: list[Measured | Skipped] = []
+        for item, found, h in zip(batch, outcomes, states, strict=True):
+            bad = next((outcome for outcome in found.values() if isinstance(outcome, DegenerateTokens)), None)
+            if bad is not None:
+                results.append(Skipped(item.id, str(bad)))
+                continue
+            n = len(item.sequence)
+            records = [outcome for outcome in found.values() if isinstance(outcome, Record)]
+            if self.adapter.predicts_next:
+                loss = self._loss(h[:n], torch.tensor(item.sequence.ids))
+                records = [replace(record, loss=loss, predicted=n - 1) for record in records]
+            results.append(Measured(item.id, tuple(records), n))
+        return results
+
+    def _reduce(
+        self, name: str, batch: Sequence[_Prepared], outcomes: Sequence[_Outcomes]
+    ) -> Callable[[Tensor], None]:
+        def reduce(h: Tensor) -> None:
+            for item, found, states in zip(batch, outcomes, h, strict=True):
+                try:
+                    found[name] = measurement(
+                        states[self.convention.skip_first : len(item.sequence)],
+                        model=self.name,
+                        example=item.id,
+                        point=name,
+                        input_kind="text",
+                        centre=self.convention.centre,
+                        precision=self.convention.precision,
+                        fingerprint=self._fingerprint,
+                        text_cut=item.text_cut,
+                    )
+                except DegenerateTokens as error:
+                    found[name] = error
+
+        return reduce
+
+    def _loss(self, h: Tensor, ids: Tensor) -> float:
+        """Mean negative log-likelihood of each token given those before it, nats, from logits in chunks."""
+        total = 0.0
+        targets = ids[1:].to(h.device)
+        for start in range(0, len(targets), LOGIT_POSITIONS):
+            chunk = slice(start, min(start + LOGIT_POSITIONS, len(targets)))
+            logits = self.adapter.logits(h[None, chunk])[0].float()
+            wanted = targets[chunk].to(logits.device)
+            total += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
+        return total / len(targets)
+
+    def _mode(self, batch: Sequence[_Prepared]) -> ExitStack:
+        """Dropout off, or on with the random numbers of the one text in the batch."""
+        stack = ExitStack()
+        if self.dropout_seed is None:
+            self.adapter.model.eval()
+            return stack
+        device = next(self.adapter.model.parameters()).device
+        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+        torch.manual_seed(text_seed(self.dropout_seed, batch[0].id))
+        self.adapter.model.train()
+        stack.callback(self.adapter.model.eval)
+        return stack
+
+
+def text_seed(seed: int, text_id: str) -> int:
+    """The seed of the random numbers for one text: 63 bits of a hash of seed and id."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{text_id}".encode()).digest()[:8], "big") >> 1
+
+
+def layer_points(adapter: TextAdapter, layers: str) -> dict[str, Point]:
+    """Hook points by name for a choice of layers; `final` is always among them, and last.
+
+    Layer I is the residual stream after block I, 0 the embeddings that enter the first block; the last one is
+    `final`, after the final norm, as in transformers' `output_hidden_states`.
+
+    Args:
+        adapter: The model.
+        layers: Names joined by commas: `all`, `first` (after block 1), `middle` (half of the blocks), `last`
+            (`final`), or numbers. Empty for `final` alone.
+
+    Returns:
+        Points by name, in the order of the model.
+
+    Raises:
+        ValueError: A name or number is unknown.
+    """
+    last = len(adapter.layers) - 1
+    named = {"first": [1], "middle": [last // 2], "last": [last], "all": list(range(last + 1))}
+    chosen: set[int] = {last}
+    for word in filter(None, (part.strip() for part in layers.split(","))):
+        if word in named:
+            chosen.update(named[word])
+        elif word.isdigit() and int(word) <= last:
+            chosen.add(int(word))
+        else:
+            raise ValueError(f"unknown layer {word!r}; known: all, first, middle, last, 0 to {last}")
+    return {FINAL if i == last else f"layer {i}": adapter.layers[i] for i in sorted(chosen)}
