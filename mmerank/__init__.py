@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mmerank.errors import MmerankError
     from mmerank.hooks import Point, capture
     from mmerank.inputs import Example, load_data
+    from mmerank.text_adapter import TextAdapter, load_text
 
 _HOMES = {
     "Adapter": "adapter",
@@ -27,10 +28,12 @@ _HOMES = {
     "Example": "inputs",
     "MmerankError": "errors",
     "Point": "hooks",
+    "TextAdapter": "text_adapter",
     "capture": "hooks",
     "effective_rank": "entropy",
     "load": "adapter",
     "load_data": "inputs",
+    "load_text": "text_adapter",
     "matrix_entropy": "entropy",
 }
 
@@ -41,11 +44,13 @@ __all__ = [
     "Example",
     "MmerankError",
     "Point",
+    "TextAdapter",
     "align",
     "capture",
     "effective_rank",
     "load",
     "load_data",
+    "load_text",
     "matrix_entropy",
 ]
 
