@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmerank.errors import MmerankError
     from mmerank.hooks import Point, capture
     from mmerank.inputs import Example, load_data
+    from mmerank.text_adapter import TextAdapter, load_text
 
 _HOMES = {
     "Adapter": "adapter",
@@ -30,11 +31,13 @@ _HOMES = {
     "Point": "hooks",
     "Diff": "diff_erank",
     "TextConvention": "convention",
+    "TextAdapter": "text_adapter",
     "capture": "hooks",
     "diff": "diff_erank",
     "effective_rank": "entropy",
     "load": "adapter",
     "load_data": "inputs",
+    "load_text": "text_adapter",
     "matrix_entropy": "entropy",
 }
 
@@ -46,6 +49,7 @@ __all__ = [
     "Example",
     "MmerankError",
     "Point",
+    "TextAdapter",
     "TextConvention",
     "align",
     "capture",
@@ -53,6 +57,7 @@ __all__ = [
     "effective_rank",
     "load",
     "load_data",
+    "load_text",
     "matrix_entropy",
 ]
 

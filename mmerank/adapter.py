@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import inspect
-from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mmerank.checkpoints import (
+    check_dtype,
+    check_keys,
+    chosen_device,
+    configuration,
+    families,
+    family_named,
+    is_yaml,
+    yaml_keys,
+)
+from mmerank.checkpoints import weights_fingerprint as weights_fingerprint  # adapters import it from here
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError, UsageError
 from mmerank.hooks import Point
@@ -21,7 +27,7 @@ from mmerank.inputs import Example
 from mmerank.sequences import Kind, TokenSequence
 
 HOOK_POINTS = ("vision", "connector", "llm")
-DTYPES = ("float32", "bfloat16", "float16", "float64")
+GROUP = "mmerank.adapters"
 
 
 class Adapter(Protocol):
@@ -92,109 +98,25 @@ def load(model: str | Path, *, dtype: str | None = None, device: str | None = No
         UsageError: Unknown dtype, device or adapter name.
         ModelError: No such checkpoint, or none that any adapter understands.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    _check_device(place)
+    check_dtype(dtype)
+    place = chosen_device(device)
     if str(model) == "demo":
         from mmerank import demo
 
         with demo.checkpoint() as folder:
-            adapter: Adapter = _family("llava").load(folder, name="demo", dtype=dtype, device=place)
+            adapter: Adapter = family_named(GROUP, "llava").load(folder, name="demo", dtype=dtype, device=place)
             return adapter
-    path = Path(model)
-    if path.suffix in (".yaml", ".yml"):
-        name, keys = _yaml(path)
-        family = _family(name)
+    if is_yaml(model):
+        path = Path(model)
+        name, keys = yaml_keys(path)
+        family = family_named(GROUP, name)
         if family.model_types:
             raise UsageError(f"{path}: adapter {name} is given by a hub id or a directory, not by a YAML file")
-        _check_keys(path, name, family.load, keys)
-        adapter = family.load(path, name=str(model), dtype=dtype, device=place, **keys)
-        return adapter
-    model_type = _model_type(str(model))
-    for entry in entry_points(group="mmerank.adapters"):
-        family = entry.load()
-        if model_type in family.model_types:
-            return family.load(model, name=str(model), dtype=dtype, device=place)  # type: ignore[no-any-return]
-    known = {t for entry in entry_points(group="mmerank.adapters") for t in entry.load().model_types}
-    raise ModelError(
-        f"{model}: no adapter for a checkpoint of model_type {model_type!r}; known: {', '.join(sorted(known))}"
-    )
-
-
-def _check_device(device: str) -> None:
-    if device == "auto":
-        return
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise UsageError(f"unknown device {device!r}; cpu, cuda, cuda:0, mps, or auto") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r}: torch sees no CUDA device here")
-
-
-def _family(name: str) -> Any:
-    """The adapter class of an entry point name, or of `package.module:Class`."""
-    if ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"adapter {name!r} cannot be imported: {error}") from error
-    known = {entry.name: entry for entry in entry_points(group="mmerank.adapters")}
-    if name not in known:
-        raise UsageError(f"unknown adapter {name!r}; known: {', '.join(sorted(known))}")
-    return known[name].load()
-
-
-def _yaml(path: Path) -> tuple[str, dict[str, Any]]:
-    import yaml
-
-    try:
-        keys = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not valid YAML ({error})") from None
-    if not isinstance(keys, dict) or not isinstance(keys.get("adapter"), str):
-        raise ModelError(f"{path}: expected keys, one of them `adapter: NAME`")
-    return keys.pop("adapter"), keys
-
-
-def _check_keys(path: Path, name: str, load: Callable[..., Any], keys: Mapping[str, Any]) -> None:
-    """Hold the keys of a YAML file against what the adapter's own `load` takes by keyword."""
-    parameters = inspect.signature(load).parameters.values()
-    own = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("name", "dtype", "device")}
-    unknown = sorted(map(str, keys.keys() - own.keys()))
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        known = ", ".join(own) or "no keys of its own"
-        raise ModelError(f"{path}: unknown key {', '.join(unknown)}; adapter {name} knows {known}")
-    if missing := [key for key, p in own.items() if p.default is p.empty and key not in keys]:
-        raise ModelError(f"{path}: missing key {', '.join(missing)}; adapter {name} needs it")
-
-
-def _model_type(model: str) -> str:
-    """`model_type` of the checkpoint's config.json, local or on the hub, without loading anything else."""
-    from transformers import PretrainedConfig
-
-    if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
-        raise ModelError(f"{model}: no config.json in this folder, so it is not a checkpoint of transformers")
-    try:
-        config, _ = PretrainedConfig.get_config_dict(model)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(f"{model}: no such folder, and not to be had from the hub ({reason})") from error
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        raise ModelError(f"{model}: its config.json names no model_type")
-    return model_type
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """A hash of names, shapes, dtypes and the first values of all parameters and buffers: cheap at any size."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if not tensor.is_meta:  # offloaded by device_map
-            digest.update(tensor.flatten()[:16].double().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+        check_keys(path, name, family.load, keys)
+        return family.load(path, name=str(model), dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
+    model_type, known = configuration(model)["model_type"], families(GROUP)
+    if model_type not in known:
+        raise ModelError(
+            f"{model}: no adapter for a checkpoint of model_type {model_type!r}; known: {', '.join(sorted(known))}"
+        )
+    return known[model_type].load(model, name=str(model), dtype=dtype, device=place)  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from mmerank.adapter import weights_fingerprint
+from mmerank.checkpoints import weights_fingerprint
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.hooks import Point

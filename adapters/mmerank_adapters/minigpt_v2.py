@@ -14,6 +14,7 @@ from torchvision.transforms import functional as tv
 from transformers import AutoTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from mmerank.checkpoints import folder_or_hub_id, path_beside
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
@@ -129,7 +130,7 @@ class MiniGPTv2:
             raise ModelError(f"{file}: image_size is {image_size}, expected a multiple of {2 * PATCH}")
         if type(lora_alpha) not in (int, float) or not 0 < lora_alpha < float("inf"):
             raise ModelError(f"{file}: lora_alpha is {lora_alpha!r}, expected a number above 0")
-        llama = _llama(file, llama_model)
+        llama = folder_or_hub_id(file, "llama_model", llama_model)
         model, source = load_model(
             llama,
             _file(file, "vit_checkpoint", vit_checkpoint),
@@ -219,26 +220,11 @@ class MiniGPTv2:
         llama(inputs_embeds=embeddings, attention_mask=mask.to(embeddings.device), use_cache=False)
 
 
-def _value(file: Path, key: str, value: str) -> Path:
-    """The path that a key of the YAML file means."""
-    if not isinstance(value, str) or not value:
-        raise ModelError(f"{file}: {key} is {value!r}, expected a path, relative to this file")
-    return file.parent / Path(value).expanduser()
-
-
 def _file(file: Path, key: str, value: str) -> Path:
-    path = _value(file, key, value)
+    path = path_beside(file, key, value)
     if not path.is_file():
         raise ModelError(f"{file}: {key}: no such file, {path}")
     return path
-
-
-def _llama(file: Path, value: str) -> str:
-    """The directory that is meant, else the hub id."""
-    path = _value(file, "llama_model", value)
-    if not path.is_dir() and value.startswith((".", "/", "~")):
-        raise ModelError(f"{file}: llama_model: no such folder, {path}")
-    return str(path) if path.is_dir() else value
 
 
 def _tokenizer(llama: str) -> Any:

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
-from mmerank.adapter import weights_fingerprint
+from mmerank.checkpoints import weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank_adapters.eva_vit import PATCH, EvaViT
 from mmerank_adapters.minigpt_v2_weights import (

@@ -1,0 +1,312 @@
+"""Any causal language model of transformers, and encoders (BERT and its like)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
+
+from mmerank.checkpoints import configuration_fingerprint, weights_fingerprint
+from mmerank.errors import CaptureError, ModelError
+from mmerank.hooks import Point, capture
+from mmerank.text_adapter import drawn_with, load_tokenizer, place_like
+
+_NO_LIMIT = 2**31 - 1
+
+
+class LanguageModel:
+    """A language model on transformers' AutoModelForCausalLM, or an encoder on AutoModel.
+
+    Hook points are the input of the first block, the outputs of the other blocks, and the output of the body (what
+    the LM head reads), which is after the final norm and, in OPT-350M, after `project_out`. That these are
+    transformers' `hidden_states`, and that `logits` are the model's, is checked in one short forward when a
+    checkpoint is loaded: a family that is built in another way is refused rather than measured somewhere else.
+
+    The LM head stays in `model` and is only run by `logits`.
+    """
+
+    model_types = ()  # whatever no other adapter takes
+
+    def __init__(self, model: Any, tokenizer: Any, *, predicts_next: bool, name: str, source: Mapping[str, Any]):
+        self.name = name
+        self.source = source
+        self.model = model
+        self.tokenizer = tokenizer
+        self.predicts_next = predicts_next
+        self._body = model.get_decoder() if predicts_next else model
+        self._config = model.config.get_text_config(decoder=predicts_next or None)
+        self.max_tokens = _max_tokens(self._body, self._config, tokenizer)
+        paths = {module: path for path, module in model.named_modules()}
+        blocks = paths[_blocks(self._body, self._config.num_hidden_layers)]
+        self.layers = (
+            Point(f"{blocks}.0", "input"),
+            *(Point(f"{blocks}.{i}", "output") for i in range(self._config.num_hidden_layers - 1)),
+            Point(paths[self._body], "output"),
+        )
+
+    @property
+    def final(self) -> Point:
+        """After the final norm: what the LM head reads."""
+        return self.layers[-1]
+
+    @classmethod
+    def load(
+        cls, *, checkpoint: str, name: str, dtype: str | None, device: str, tokenizer: str | None = None
+    ) -> LanguageModel:
+        """Load a hub id or a local directory.
+
+        Args:
+            checkpoint: Hub id or directory.
+            name: The name that results carry.
+            dtype: A torch dtype by name; None for the checkpoint's own.
+            device: A torch device, or `auto` for `device_map="auto"`.
+            tokenizer: Hub id or directory of the tokenizer; None for the checkpoint's own.
+
+        Returns:
+            The adapter, its model in eval mode.
+
+        Raises:
+            ModelError: A part of the checkpoint is missing or cannot be read, weights are missing, or the model is
+                of a kind that this adapter does not understand.
+        """
+        config = _config(checkpoint)
+        causal = _is_causal(config, checkpoint)
+        place = {"device_map": device} if device == "auto" else {}
+        try:
+            model, report = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
+                checkpoint, dtype=dtype or "auto", output_loading_info=True, trust_remote_code=False, **place
+            )
+        except Exception as error:  # each of the libraries below has errors of its own
+            raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
+        if not causal:
+            model = _without_pooler(model)
+        if missing := sorted(key for key in report["missing_keys"] if causal or not key.startswith("pooler.")):
+            raise ModelError(
+                f"{checkpoint}: {len(missing)} weights are not in the checkpoint (first: {missing[0]}); "
+                "they would be random"
+            )
+        if device != "auto":
+            model.to(device)
+        model.eval()
+        source = {
+            "adapter": "causal-lm",
+            "checkpoint": checkpoint,
+            "commit": getattr(model.config, "_commit_hash", None),
+            **_identity(model),
+            "tokenizer": tokenizer or checkpoint,
+            "ignored": sorted(report["unexpected_keys"]),
+        }
+        words = load_tokenizer(tokenizer or checkpoint)
+        if tokenizer and words.vocab_size > (rows := model.get_input_embeddings().num_embeddings):
+            raise ModelError(
+                f"{tokenizer}: a tokenizer of {words.vocab_size} tokens, but {checkpoint} has {rows} embeddings"
+            )
+        adapter = cls(model, words, predicts_next=causal, name=name, source=source)
+        adapter._check(checkpoint)
+        return adapter
+
+    def token_ids(self, text: str) -> list[int]:
+        """Ids of a text, with the special tokens that the tokenizer adds, as in the published code.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            All ids; they may be more than `max_tokens`.
+        """
+        ids: list[int] = self.tokenizer(text, truncation=False, verbose=False)["input_ids"]
+        return ids
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Final hidden states, without LM head and cache.
+
+        Args:
+            ids: (b, n), integer, padded on the right.
+            mask: (b, n), true at tokens.
+
+        Returns:
+            (b, n, d), in the model's dtype and on its device. Rows of padding mean nothing.
+        """
+        device = self._device()
+        cache = {"use_cache": False} if self.predicts_next else {}
+        body = self._body(input_ids=ids.to(device), attention_mask=mask.to(device, torch.long), **cache)
+        h: Tensor = body.last_hidden_state
+        return h
+
+    def logits(self, h: Tensor) -> Tensor:
+        """The LM head, with the scaling and capping that a family has behind it.
+
+        Args:
+            h: Final hidden states, (..., d).
+
+        Returns:
+            (..., vocabulary), in the model's dtype.
+
+        Raises:
+            ModelError: The model is an encoder.
+        """
+        if not self.predicts_next:
+            raise ModelError(f"{self.name}: an encoder predicts no next token, so it has no logits and no loss")
+        logits: Tensor = self.model.get_output_embeddings()(h)
+        if scale := getattr(self._config, "logit_scale", None):  # Cohere
+            logits = logits * scale
+        if scale := getattr(self._config, "logits_scaling", None):  # Granite
+            logits = logits / scale
+        if cap := getattr(self._config, "final_logit_softcapping", None):  # Gemma
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    def untrained(self, seed: int) -> LanguageModel:
+        """The same configuration with the weights its own initialisation draws, as `from_config` does.
+
+        They are drawn in float32 on the CPU and then rounded, so that a seed means the same model for every dtype
+        and device. The published code builds its untrained models with `AutoModel.from_config` too; the numbers
+        it draws are others, their distribution is the same.
+
+        Args:
+            seed: Of the weights.
+
+        Returns:
+            The twin, in eval mode.
+        """
+        config = copy.deepcopy(self.model.config)  # from_config writes the dtype into it
+        auto = AutoModelForCausalLM if self.predicts_next else AutoModel
+        with drawn_with(seed):
+            model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        if not self.predicts_next:
+            model = _without_pooler(model)
+        model = place_like(model, self.model).eval()
+        model.config.dtype = self.model.config.dtype
+        source = {
+            "adapter": "causal-lm",
+            "untrained": True,
+            "seed": seed,
+            **_identity(model),
+            "tokenizer": self.source["tokenizer"],
+        }
+        name = f"{self.name} untrained (seed {seed})"
+        return LanguageModel(model, self.tokenizer, predicts_next=self.predicts_next, name=name, source=source)
+
+    def _device(self) -> torch.device:
+        """Where ids go; accelerate moves them on where the embeddings are offloaded."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return torch.device("cpu") if device.type == "meta" else device
+
+    @torch.no_grad()
+    def _check(self, checkpoint: str) -> None:
+        """Hold the hook points and `logits` against what the model itself returns, on four tokens."""
+        ids = torch.arange(4)[None] % self.model.get_input_embeddings().num_embeddings
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        points = {str(i): point for i, point in enumerate(self.layers)}
+        inputs = {"input_ids": ids.to(self._device()), "attention_mask": mask.long().to(self._device())}
+        try:
+            with capture(self.model, points) as seen:
+                output = self.model(**inputs, output_hidden_states=True)
+        except CaptureError as error:
+            raise ModelError(f"{checkpoint}: built in a way that is not understood: {error}") from error
+        expected = output.hidden_states or ()
+        same = len(expected) == len(seen) and all(
+            h.shape == seen[str(i)].shape and torch.allclose(seen[str(i)], h.to(seen[str(i)]), 0, 0, equal_nan=True)
+            for i, h in enumerate(expected)
+        )
+        if not same:
+            raise ModelError(
+                f"{checkpoint}: its hidden states are not where they are expected, in {_kind(self.model)}"
+            )
+        if self.predicts_next:
+            logits = self.logits(seen[str(len(seen) - 1)])
+            # The same product of the same numbers; a capped logit may differ by less than 1e-3 of it.
+            rounding = 4 * torch.finfo(logits.dtype).eps * float(logits.abs().max())
+            if not torch.allclose(logits, output.logits.to(logits), rtol=0, atol=rounding, equal_nan=True):
+                raise ModelError(f"{checkpoint}: {_kind(self.model)} does more to its logits than is understood")
+
+
+def _config(checkpoint: str) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"{checkpoint}: not a model of transformers, whose own code is never run ({reason})"
+        ) from error
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{checkpoint}: model_type {config.model_type!r} is an encoder-decoder; expected one of the two"
+        )
+    return config
+
+
+def _is_causal(config: Any, checkpoint: str) -> bool:
+    """Whether the model predicts the next token, or else is an encoder.
+
+    BERT and others exist as both; then the class that the checkpoint was saved from decides.
+
+    Args:
+        config: The model's.
+        checkpoint: Where it came from, for the message.
+
+    Returns:
+        True for a causal language model, False for an encoder.
+
+    Raises:
+        ModelError: It is neither.
+    """
+    kind = config.model_type
+    causal, masked = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind), kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if causal and (not masked or config.is_decoder or causal in (config.architectures or ())):
+        return True
+    if masked or kind in MODEL_MAPPING_NAMES:
+        return False
+    raise ModelError(f"{checkpoint}: model_type {kind!r} is neither a causal language model nor an encoder")
+
+
+def _without_pooler(model: Any) -> Any:
+    """The encoder without its sentence vector, which is not measured and often has no weights."""
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    return model
+
+
+def _blocks(body: nn.Module, count: int) -> nn.ModuleList:
+    """The list of the model's blocks."""
+    for module in body.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise ModelError(f"{_kind(body)}: no list of {count} blocks in it, so its layers cannot be told apart")
+
+
+def _max_tokens(body: nn.Module, config: Any, tokenizer: Any) -> int:
+    """The longest sequence that has positions; where there is no limit, what the tokenizer says."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if not limit or limit < 0:
+        return int(min(tokenizer.model_max_length, _NO_LIMIT))
+    for path, module in body.named_modules():
+        # RoBERTa counts positions from behind the padding's.
+        if (
+            path.endswith("position_embeddings")
+            and isinstance(module, nn.Embedding)
+            and module.padding_idx is not None
+        ):
+            return int(limit) - module.padding_idx - 1
+    return int(limit)
+
+
+def _identity(model: Any) -> dict[str, Any]:
+    return {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "weights": weights_fingerprint(model),
+        "configuration": configuration_fingerprint(model.config.to_dict()),
+    }
+
+
+def _kind(model: nn.Module) -> str:
+    return type(model).__name__

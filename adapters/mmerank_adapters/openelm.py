@@ -1,0 +1,220 @@
+"""OpenELM, from the published safetensors and a tokenizer of Llama-2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mmerank.checkpoints import configuration, configuration_fingerprint, weights_fingerprint
+from mmerank.errors import ModelError
+from mmerank.hooks import Point
+from mmerank.text_adapter import drawn_with, load_tokenizer, place_like
+from mmerank_adapters.openelm_model import OpenELMConfig, OpenELMModel
+
+_INDEX, _WEIGHTS = "model.safetensors.index.json", "model.safetensors"
+
+
+class OpenELM:
+    """OpenELM (arXiv:2404.14619) without its remote code, which needs an old transformers and is never run.
+
+    The published repositories hold no tokenizer; they were trained with Llama-2's. It is given as `tokenizer`, a
+    directory or a hub id. Ids are one `<s>` and the text, as the published model card has it.
+    """
+
+    model_types = ("openelm",)
+    predicts_next = True
+
+    def __init__(
+        self,
+        model: OpenELMModel,
+        config: OpenELMConfig,
+        tokenizer: Any,
+        *,
+        bos: int,
+        name: str,
+        source: Mapping[str, Any],
+    ):
+        self.name = name
+        self.source = source
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_tokens = config.max_context_length
+        self._config = config
+        self._bos = bos
+        self.layers = (
+            Point("transformer.layers.0", "input"),
+            *(Point(f"transformer.layers.{i}", "output") for i in range(len(config.query_heads) - 1)),
+            Point("transformer.norm", "output"),
+        )
+
+    @property
+    def final(self) -> Point:
+        """After the final norm."""
+        return self.layers[-1]
+
+    @classmethod
+    def load(
+        cls, *, checkpoint: str, name: str, dtype: str | None, device: str, tokenizer: str | None = None
+    ) -> OpenELM:
+        """Load a hub id or a local directory.
+
+        Args:
+            checkpoint: Hub id or directory.
+            name: The name that results carry.
+            dtype: A torch dtype by name; None for that of the weights.
+            device: A torch device; with `auto` the model, of 3B at most, goes to the first GPU or the CPU.
+            tokenizer: Hub id or directory of a Llama-2 tokenizer; None for the checkpoint's own.
+
+        Returns:
+            The adapter, its model in eval mode.
+
+        Raises:
+            ModelError: No tokenizer is given and the checkpoint has none, a file is missing or cannot be read, or
+                it holds other weights than OpenELM's.
+        """
+        content = configuration(checkpoint)
+        config = OpenELMConfig.from_json(content, checkpoint)
+        words = _tokenizer(checkpoint, tokenizer, config.vocab_size)
+        folder = _folder(checkpoint)
+        tensors = _tensors(folder, checkpoint)
+        with torch.device("meta"):
+            model = OpenELMModel(config)
+        _check_tensors(tensors, model, checkpoint)
+        number = getattr(torch, dtype) if dtype else tensors["transformer.token_embeddings.weight"].dtype
+        place = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        # Copied, since the file may go or change after loading.
+        copies = {key: h.to(place, number, copy=True) for key, h in tensors.items()}
+        model.load_state_dict(copies, assign=True)
+        source: dict[str, Any] = {
+            "adapter": "openelm",
+            "checkpoint": checkpoint,
+            "commit": None if Path(checkpoint).is_dir() else folder.name,
+            "dtype": str(number).removeprefix("torch."),
+            "weights": weights_fingerprint(model),
+            "configuration": configuration_fingerprint(content),
+            "tokenizer": tokenizer or checkpoint,
+            "ignored": [],
+        }
+        return cls(model.eval(), config, words, bos=content.get("bos_token_id", 1), name=name, source=source)
+
+    def token_ids(self, text: str) -> list[int]:
+        """One `<s>` and the ids of a text, without `</s>`.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            All ids; they may be more than `max_tokens`.
+        """
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        return [self._bos, *ids]
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Final hidden states.
+
+        Args:
+            ids: (b, n), integer, padded on the right.
+            mask: (b, n), true at tokens; not needed, since no token sees what is to its right.
+
+        Returns:
+            (b, n, d), in the model's dtype and on its device. Rows of padding mean nothing.
+        """
+        h: Tensor = self.model.transformer(ids.to(self.model.transformer.norm.weight.device))
+        return h
+
+    def logits(self, h: Tensor) -> Tensor:
+        """The LM head: final hidden states, (..., d) -> (..., vocabulary), in the model's dtype."""
+        return self.model.logits(h)
+
+    def untrained(self, seed: int) -> OpenELM:
+        """The same configuration with weights drawn as OpenELM's own constructor does.
+
+        They are drawn in float32 on the CPU and then rounded, so that a seed means the same model for every dtype
+        and device.
+
+        Args:
+            seed: Of the weights.
+
+        Returns:
+            The twin, in eval mode. OpenELM has no dropout, so train mode changes nothing.
+        """
+        with torch.device("meta"):
+            model = OpenELMModel(self._config)
+        model = model.to_empty(device="cpu").float()
+        with drawn_with(seed):
+            model.draw()
+        place_like(model, self.model)
+        source = {
+            "adapter": "openelm",
+            "untrained": True,
+            "seed": seed,
+            "dtype": self.source["dtype"],
+            "weights": weights_fingerprint(model),
+            "configuration": self.source["configuration"],
+            "tokenizer": self.source["tokenizer"],
+        }
+        name = f"{self.name} untrained (seed {seed})"
+        return OpenELM(model.eval(), self._config, self.tokenizer, bos=self._bos, name=name, source=source)
+
+
+def _tokenizer(checkpoint: str, given: str | None, vocab_size: int) -> Any:
+    try:
+        tokenizer = load_tokenizer(given or checkpoint)
+    except ModelError as error:
+        if given:
+            raise
+        raise ModelError(
+            f"{checkpoint}: OpenELM comes without a tokenizer; give that of Llama-2, a directory or a hub id, as "
+            "`tokenizer` (an option, or a key of the YAML file)"
+        ) from error
+    if tokenizer.vocab_size > vocab_size:
+        raise ModelError(
+            f"{given or checkpoint}: a tokenizer of {tokenizer.vocab_size} tokens, but {checkpoint} has {vocab_size} "
+            "embeddings; OpenELM was trained with the tokenizer of Llama-2"
+        )
+    return tokenizer
+
+
+def _folder(checkpoint: str) -> Path:
+    """Where the files are, after they were fetched from the hub if need be."""
+    if Path(checkpoint).is_dir():
+        return Path(checkpoint)
+    try:
+        return Path(snapshot_download(checkpoint, allow_patterns=["config.json", "*.safetensors", _INDEX]))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(f"{checkpoint}: not to be had from the hub ({reason})") from error
+
+
+def _tensors(folder: Path, checkpoint: str) -> dict[str, Tensor]:
+    """All tensors of one file, or of those that an index names."""
+    tensors: dict[str, Tensor] = {}
+    try:
+        names = [_WEIGHTS]
+        if not (folder / _WEIGHTS).is_file() and (folder / _INDEX).is_file():
+            names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+        for name in names:
+            tensors |= load_file(folder / name)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{checkpoint}: its weights cannot be loaded ({str(error).strip()})") from error
+    return tensors
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], model: OpenELMModel, checkpoint: str) -> None:
+    """Every tensor of the model is there in its shape, and no other."""
+    expected = model.state_dict()
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise ModelError(f"{checkpoint}: {len(missing)} weights are not in the checkpoint (first: {missing[0]})")
+    if unknown := sorted(tensors.keys() - expected.keys()):
+        raise ModelError(f"{checkpoint}: {len(unknown)} weights are not understood (first: {unknown[0]})")
+    for key, h in tensors.items():
+        if h.shape != expected[key].shape:
+            raise ModelError(f"{checkpoint}: {key} is {tuple(h.shape)}, expected {tuple(expected[key].shape)}")

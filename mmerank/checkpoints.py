@@ -1,0 +1,241 @@
+"""What every way of loading a model shares: how a MODEL argument is read, and how a loaded one is identified."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmerank.errors import ModelError, UsageError
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+# What no adapter's `load` takes from a YAML file, because the caller says it.
+_CALLERS = ("name", "dtype", "device")
+# Keys of a configuration that say where it came from or how it is run, and nothing of the architecture.
+_NOT_ARCHITECTURE = frozenset(
+    {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+)
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Refuse a dtype that mmerank does not know by name; None stands for the checkpoint's own.
+
+    Args:
+        dtype: The name, or None.
+
+    Raises:
+        UsageError: Unknown name.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+
+
+def chosen_device(device: str | None) -> str:
+    """The device that is meant: `device` itself, or `cuda` where there is one, else `cpu`.
+
+    Args:
+        device: As torch names it, `auto`, or None.
+
+    Returns:
+        The device's name.
+
+    Raises:
+        UsageError: Unknown device, or one that is not there.
+    """
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if place == "auto":
+        return place
+    try:
+        kind = torch.device(place).type
+    except RuntimeError:
+        raise UsageError(f"unknown device {place!r}; cpu, cuda, cuda:0, mps, or auto") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {place!r}: torch sees no CUDA device here")
+    return place
+
+
+def family_named(group: str, name: str) -> Any:
+    """The adapter class of an entry point name, or of `package.module:Class`.
+
+    Args:
+        group: Entry point group.
+        name: The name.
+
+    Returns:
+        The class.
+
+    Raises:
+        UsageError: No such name, or it cannot be imported.
+    """
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"adapter {name!r} cannot be imported: {error}") from error
+    known = {entry.name: entry for entry in entry_points(group=group)}
+    if name not in known:
+        raise UsageError(f"unknown adapter {name!r}; known: {', '.join(sorted(known))}")
+    return known[name].load()
+
+
+def families(group: str) -> dict[str, Any]:
+    """Adapter class by the `model_type` of config.json that it loads.
+
+    Args:
+        group: Entry point group.
+
+    Returns:
+        One entry per model_type.
+    """
+    classes = [entry.load() for entry in entry_points(group=group)]
+    return {model_type: family for family in classes for model_type in family.model_types}
+
+
+def is_yaml(model: str | Path) -> bool:
+    """Whether a MODEL argument is a YAML file, by its name."""
+    return Path(model).suffix in (".yaml", ".yml")
+
+
+def yaml_keys(path: Path) -> tuple[str, dict[str, Any]]:
+    """Adapter name and further keys of a YAML file `{adapter: NAME, ...}`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The name, and the other keys.
+
+    Raises:
+        ModelError: It cannot be read, is not YAML, or names no adapter.
+    """
+    import yaml
+
+    try:
+        keys = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not valid YAML ({error})") from None
+    if not isinstance(keys, dict) or not isinstance(keys.get("adapter"), str):
+        raise ModelError(f"{path}: expected keys, one of them `adapter: NAME`")
+    return keys.pop("adapter"), keys
+
+
+def check_keys(path: Path, name: str, load: Callable[..., Any], keys: Mapping[str, Any]) -> None:
+    """Hold the keys of a YAML file against what the adapter's own `load` takes by keyword.
+
+    Args:
+        path: The file.
+        name: The adapter's name.
+        load: Its `load`.
+        keys: The keys found.
+
+    Raises:
+        ModelError: A key is unknown or missing.
+    """
+    parameters = inspect.signature(load).parameters.values()
+    own = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _CALLERS}
+    unknown = sorted(map(str, keys.keys() - own.keys()))
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        known = ", ".join(own) or "no keys of its own"
+        raise ModelError(f"{path}: unknown key {', '.join(unknown)}; adapter {name} knows {known}")
+    if missing := [key for key, p in own.items() if p.default is p.empty and key not in keys]:
+        raise ModelError(f"{path}: missing key {', '.join(missing)}; adapter {name} needs it")
+
+
+def path_beside(file: Path, key: str, value: Any) -> Path:
+    """The path that a key of a YAML file means.
+
+    Args:
+        file: The YAML file, which the path is relative to.
+        key: The key, for the message.
+        value: What stands there.
+
+    Returns:
+        The path, whether or not it exists.
+
+    Raises:
+        ModelError: `value` is not text.
+    """
+    if not isinstance(value, str) or not value:
+        raise ModelError(f"{file}: {key} is {value!r}, expected a path, relative to this file")
+    return file.parent / Path(value).expanduser()
+
+
+def folder_or_hub_id(file: Path, key: str, value: Any) -> str:
+    """The directory that a key of a YAML file means, else the hub id.
+
+    Args:
+        file: The YAML file, which a directory is relative to.
+        key: The key, for the message.
+        value: What stands there.
+
+    Returns:
+        Path of an existing directory, or `value`.
+
+    Raises:
+        ModelError: It can only be a directory, and there is none.
+    """
+    path = path_beside(file, key, value)
+    if not path.is_dir() and value.startswith((".", "/", "~")):
+        raise ModelError(f"{file}: {key}: no such folder, {path}")
+    return str(path) if path.is_dir() else value
+
+
+def configuration(model: str | Path) -> dict[str, Any]:
+    """A checkpoint's config.json, local or on the hub, without loading anything else.
+
+    Args:
+        model: Directory or hub id.
+
+    Returns:
+        Its content; `model_type` is there, and text.
+
+    Raises:
+        ModelError: There is none, or it names no model_type.
+    """
+    from transformers import PretrainedConfig
+
+    if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
+        raise ModelError(f"{model}: no config.json in this folder, so it is not a checkpoint of transformers")
+    try:
+        config, _ = PretrainedConfig.get_config_dict(str(model))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(f"{model}: no such folder, and not to be had from the hub ({reason})") from error
+    if not isinstance(config.get("model_type"), str):
+        raise ModelError(f"{model}: its config.json names no model_type")
+    content: dict[str, Any] = config
+    return content
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """A hash of names, shapes, dtypes and the first values of all parameters and buffers: cheap at any size."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        if not tensor.is_meta:  # offloaded by device_map
+            digest.update(tensor.flatten()[:16].double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def configuration_fingerprint(config: Mapping[str, Any]) -> str:
+    """A hash of the architecture that a configuration describes: the same for every checkpoint of it.
+
+    Args:
+        config: JSON values by name, as in config.json.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    kept = {key: value for key, value in config.items() if key not in _NOT_ARCHITECTURE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]

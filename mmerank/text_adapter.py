@@ -1,0 +1,185 @@
+"""The TextAdapter protocol, and how a MODEL argument becomes a language model ready to be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mmerank.checkpoints import (
+    check_dtype,
+    check_keys,
+    chosen_device,
+    configuration,
+    families,
+    family_named,
+    folder_or_hub_id,
+    is_yaml,
+    yaml_keys,
+)
+from mmerank.errors import ModelError
+from mmerank.hooks import Point
+
+GROUP = "mmerank.text_adapters"
+FALLBACK = "causal-lm"  # takes whatever transformers knows
+
+
+class TextAdapter(Protocol):
+    """What mmerank must know of a language model: where its hidden states are and how to feed a text.
+
+    Beside what is declared here, a class has `model_types` (those of config.json that it loads) and the
+    classmethod `load(*, checkpoint, name, dtype, device, tokenizer)`; further keyword-only parameters of `load`
+    are keys that a YAML file may have.
+
+    Attributes:
+        name: The model as results name it.
+        source: What was read from where, for the record: JSON values by name. Of a checkpoint: `adapter`,
+            `checkpoint`, `commit`, `dtype`, `weights`, `configuration`, `tokenizer`, `ignored`. Of an untrained
+            twin: `adapter`, `untrained` (true), `seed`, `dtype`, `weights`, `configuration`, `tokenizer`.
+        model: The module that the hook points are paths in.
+        tokenizer: As transformers loads it.
+        max_tokens: Longest sequence the model takes, special tokens included.
+        predicts_next: Whether `logits` predict the next token; False for encoders.
+        layers: Where hidden states are read, as transformers orders its `hidden_states`: what enters the first
+            block, what leaves each block but the last, and the final representation.
+        final: The last of `layers`: after the final norm (and OPT-350M's projection), before the LM head.
+    """
+
+    name: str
+    source: Mapping[str, Any]
+    model: nn.Module
+    tokenizer: Any
+    max_tokens: int
+    predicts_next: bool
+    layers: tuple[Point, ...]
+
+    @property
+    def final(self) -> Point:
+        """The last of `layers`."""
+        ...
+
+    def token_ids(self, text: str) -> list[int]:
+        """All ids of a text, with the special tokens that the tokenizer adds; not cut."""
+        ...
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Final hidden states, (b, n, d), without the LM head; each of `layers` fires once.
+
+        `ids` is (b, n), integer, `mask` (b, n), bool; both are padded on the right.
+        """
+        ...
+
+    def logits(self, h: Tensor) -> Tensor:
+        """The LM head: final hidden states (..., d) -> (..., vocabulary). ModelError if `predicts_next` is False."""
+        ...
+
+    def untrained(self, seed: int) -> TextAdapter:
+        """The same configuration with fresh random weights, in eval mode; same tokenizer, dtype and device."""
+        ...
+
+
+def load_text(
+    model: str | Path,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    tokenizer: str | Path | None = None,
+) -> TextAdapter:
+    """A loaded language model, ready to be measured.
+
+    Args:
+        model: A hub id, a local directory, or a YAML file `{adapter: NAME, checkpoint: ..., tokenizer: ...}`.
+        dtype: `float32`, `bfloat16`, `float16` or `float64`; default: the checkpoint's own.
+        device: As torch names it, or `auto` to spread the model over all devices (`device_map="auto"`);
+            default: `cuda` where there is one, else `cpu`.
+        tokenizer: Hub id or directory of the tokenizer where the checkpoint has none, as OpenELM; it comes
+            before what a YAML file says.
+
+    Returns:
+        The adapter of the model's family, or the one for whatever transformers knows.
+
+    Raises:
+        UsageError: Unknown dtype, device or adapter name.
+        ModelError: No such checkpoint, or none that any adapter understands.
+    """
+    check_dtype(dtype)
+    place = chosen_device(device)
+    if is_yaml(model):
+        path = Path(model)
+        adapter, keys = yaml_keys(path)
+        family = family_named(GROUP, adapter)
+        check_keys(path, adapter, family.load, keys)
+        for key in keys.keys() & {"checkpoint", "tokenizer"}:
+            keys[key] = folder_or_hub_id(path, key, keys[key])
+    else:
+        family = families(GROUP).get(configuration(model)["model_type"]) or family_named(GROUP, FALLBACK)
+        keys = {"checkpoint": str(model)}
+    if tokenizer is not None:
+        keys["tokenizer"] = str(tokenizer)
+    return family.load(name=str(model), dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
+
+
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of a checkpoint.
+
+    Args:
+        source: Hub id or directory.
+
+    Returns:
+        As transformers loads it.
+
+    Raises:
+        ModelError: There is none, or it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises bare Exceptions
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(f"{source}: its tokenizer cannot be loaded ({reason})") from error
+    # Without any file of one, several classes of transformers give a tokenizer of nothing but special tokens.
+    if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
+        raise ModelError(f"{source}: no tokenizer there (its vocabulary would be empty)")
+    return tokenizer
+
+
+@contextmanager
+def drawn_with(seed: int) -> Iterator[None]:
+    """Make what is drawn on the CPU inside the block depend on `seed`, and leave torch's generators as they were.
+
+    Args:
+        seed: Any whole number.
+
+    Yields:
+        Nothing.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would reset the generators of all GPUs too.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def place_like(twin: nn.Module, model: nn.Module) -> nn.Module:
+    """Move a model to the dtypes and devices of another with the same parameters.
+
+    Dtypes go by parameter, since transformers keeps rotary frequencies (buffers) in float32 whatever the dtype.
+
+    Args:
+        twin: What is moved, on the CPU.
+        model: What it is moved next to.
+
+    Returns:
+        `twin`.
+    """
+    for (_, parameter), (_, other) in zip(twin.named_parameters(), model.named_parameters(), strict=True):
+        parameter.data = parameter.data.to(other.dtype)
+    if spread := getattr(model, "hf_device_map", None):
+        from accelerate import dispatch_model
+
+        return dispatch_model(twin, spread)  # type: ignore[no-any-return]
+    return twin.to(next(model.parameters()).device)
