@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from mmerank.adapter import Adapter, load
     from mmerank.alignment import Alignment, align
     from mmerank.convention import Convention
+    from mmerank.data import load_data
     from mmerank.entropy import effective_rank, matrix_entropy
     from mmerank.errors import MmerankError
     from mmerank.hooks import Point, capture
-    from mmerank.inputs import Example, load_data
+    from mmerank.inputs import Example
 
 _HOMES = {
     "Adapter": "adapter",
@@ -30,7 +31,7 @@ _HOMES = {
     "capture": "hooks",
     "effective_rank": "entropy",
     "load": "adapter",
-    "load_data": "inputs",
+    "load_data": "data",
     "matrix_entropy": "entropy",
 }
 

@@ -52,7 +52,7 @@ def align(
     from mmerank.adapter import load
     from mmerank.alignment import align as measure
     from mmerank.alignment import open_run
-    from mmerank.inputs import load_data
+    from mmerank.data import load_data
 
     _check_writable(json_file)
     convention = Convention(
@@ -109,8 +109,8 @@ def doctor(
     from rich.console import Console
 
     from mmerank.adapter import load
+    from mmerank.data import load_data
     from mmerank.doctor import examine
-    from mmerank.inputs import load_data
     from mmerank.report import examination_view
 
     _check_writable(json_file)
@@ -128,7 +128,7 @@ def demo(json_file: options.Json = None, debug: options.Debug = False) -> None:
     """The main job on a small built-in model and generated pictures, offline."""
     from mmerank.adapter import load
     from mmerank.alignment import align as measure
-    from mmerank.inputs import load_data
+    from mmerank.data import load_data
 
     _check_writable(json_file)
     _quiet()

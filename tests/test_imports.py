@@ -23,7 +23,11 @@ ORDER = [
     "hooks",
     "images",
     "inputs",
+    "rows",
+    "hub",
+    "texts",
     "demo",
+    "data",
     "sequences",
     "adapter",
     "records",
@@ -37,20 +41,24 @@ ORDER = [
     "options",
     "__main__",
 ]
-# `demo` is data and a model for who asks for it by name; both are reached late, inside a function.
-LATE = {("inputs", "demo"), ("alignment", "report")}
+# Reached late, inside a function.
+LATE = {("alignment", "report")}
 TORCH_FREE = (
     "analysis",
     "convention",
+    "data",
     "eranks",
     "paper",
     "errors",
+    "hub",
     "images",
     "inputs",
     "options",
     "records",
     "report",
+    "rows",
     "runs",
+    "texts",
 )
 
 
