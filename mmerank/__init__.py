@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from mmerank.adapter import Adapter, load
     from mmerank.alignment import Alignment, align
     from mmerank.convention import Convention, TextConvention
+    from mmerank.data import load_data
     from mmerank.diff_erank import Diff, diff
     from mmerank.entropy import effective_rank, matrix_entropy
     from mmerank.errors import MmerankError
     from mmerank.hooks import Point, capture
-    from mmerank.inputs import Example, load_data
+    from mmerank.inputs import Example
     from mmerank.text_adapter import TextAdapter, load_text
 
 _HOMES = {
@@ -36,7 +37,7 @@ _HOMES = {
     "diff": "diff_erank",
     "effective_rank": "entropy",
     "load": "adapter",
-    "load_data": "inputs",
+    "load_data": "data",
     "load_text": "text_adapter",
     "matrix_entropy": "entropy",
 }

@@ -51,7 +51,7 @@ def align(
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment (the paper's Table 2)."""
     from mmerank.adapter import load
     from mmerank.alignment import align as measure
-    from mmerank.inputs import load_data
+    from mmerank.data import load_data
     from mmerank.runs import open_run
 
     _check_writable(json_file)
@@ -120,8 +120,8 @@ def diff(
     """Diff-eRank and reduced loss of language models (the paper's Tables 1, 4, 6 to 9 and 11)."""
     from rich.console import Console
 
+    from mmerank.data import load_data
     from mmerank.diff_erank import diff as measure
-    from mmerank.inputs import load_data
     from mmerank.report import diff_standing, diff_table, layer_table
     from mmerank.runs import cache_folder, open_run
     from mmerank.text_adapter import load_text
@@ -188,8 +188,8 @@ def doctor(
     from rich.console import Console
 
     from mmerank.adapter import load
+    from mmerank.data import load_data
     from mmerank.doctor import examine
-    from mmerank.inputs import load_data
     from mmerank.report import examination_view
 
     _check_writable(json_file)
@@ -207,7 +207,7 @@ def demo(json_file: options.Json = None, debug: options.Debug = False) -> None:
     """The main job on a small built-in model and generated pictures, offline."""
     from mmerank.adapter import load
     from mmerank.alignment import align as measure
-    from mmerank.inputs import load_data
+    from mmerank.data import load_data
 
     _check_writable(json_file)
     _quiet()

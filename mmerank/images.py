@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +18,26 @@ MAX_PIXELS = 100_000_000
 _pillow_limit = threading.Lock()
 
 
-def open_picture(source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+@dataclass(frozen=True)
+class Encoded:
+    """A picture that lies in a table in place of a file of its own.
+
+    Attributes:
+        name: For messages.
+        read: Gives the content of the picture's file; called when the picture is needed.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+
+
+def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decoded picture: EXIF orientation applied, 8-bit RGB, transparent parts on white, first frame.
 
     16-bit grey is scaled to 8 bits (Pillow alone would clip it).
 
     Args:
-        source: A file, or a picture already opened.
+        source: A file, the content of one, or a picture already opened.
         max_pixels: Width times height above which the picture is refused before it is decoded.
 
     Returns:
@@ -30,9 +46,9 @@ def open_picture(source: Path | Image.Image, *, max_pixels: int = MAX_PIXELS) ->
     Raises:
         DataError: The file is missing, empty, not an image, cut short, too large, or in floating point.
     """
-    name = source.name if isinstance(source, Path) else "the picture"
+    name = "the picture" if isinstance(source, Image.Image) else source.name
     try:
-        picture = _open(source, max_pixels) if isinstance(source, Path) else source
+        picture = source if isinstance(source, Image.Image) else _open(source)
         width, height = picture.size
         if width * height > max_pixels:
             raise DataError(f"{name}: {width} x {height} px is over the limit of {max_pixels / 1e6:g} megapixels")
@@ -57,15 +73,16 @@ def square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image:
     return filled
 
 
-def _open(path: Path, max_pixels: int) -> Image.Image:
-    if path.is_file() and path.stat().st_size == 0:
-        raise DataError(f"{path.name}: empty file (0 bytes)")
+def _open(source: Path | Encoded) -> Image.Image:
+    content = source.read() if isinstance(source, Encoded) else None
+    if content == b"" or (isinstance(source, Path) and source.is_file() and source.stat().st_size == 0):
+        raise DataError(f"{source.name}: empty file (0 bytes)")
     # Pillow has a limit of its own, in a global; it is checked while the header is read.
     with _pillow_limit, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path)
+            return Image.open(source if isinstance(source, Path) else io.BytesIO(content or b""))
         finally:
             Image.MAX_IMAGE_PIXELS = before
 
@@ -82,5 +99,5 @@ def _rgb(picture: Image.Image, name: str) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _folder(source: Path | Image.Image) -> str:
+def _folder(source: Path | Encoded | Image.Image) -> str:
     return str(source.parent) if isinstance(source, Path) else "memory"

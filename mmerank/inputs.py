@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from PIL import Image
 
 from mmerank.errors import DataError, UsageError
+from mmerank.images import Encoded
 
 # cc_sbu_align carries no instruction: MiniGPT-4's code draws one of four prompts at random. This is one of them.
 MINIGPT_INSTRUCTION = "Describe this image in detail."
@@ -22,24 +23,27 @@ IMAGE_TAG = "<image>"
 
 @dataclass(frozen=True)
 class Example:
-    """One sample: a picture with an instruction and a response.
+    """One sample: a picture with an instruction and a response, or a text alone (the response).
 
     Attributes:
         id: Unique in its data set.
-        image: A file, opened when it is needed, or a picture; None for text alone.
+        image: A file, or the content of one, opened when it is needed; or a picture; None for text alone.
         instruction: What the model is asked; may be empty.
         response: What it should answer.
     """
 
     id: str
-    image: Path | Image.Image | None
+    image: Path | Encoded | Image.Image | None
     instruction: str
     response: str
 
     @property
     def text(self) -> str:
-        """The text input: instruction and response, joined by a space."""
-        return f"{self.instruction} {self.response}".strip()
+        """The text input: instruction and response, joined by a space.
+
+        White space at the ends stays: the paper's hh-rlhf texts begin with two line breaks, which are tokens.
+        """
+        return " ".join(part for part in (self.instruction, self.response) if part)
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,13 @@ class Skipped:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A named sequence of examples, in the order of the file, with those that could not be read."""
+    """A named sequence of examples, in the order of the file, with those that could not be read.
+
+    Attributes:
+        name: The DATA argument.
+        fingerprint: Hash of the file's content, or the commit of a hub repository.
+        entries: An `Example`, or a `Skipped` in its place.
+    """
 
     name: str
     fingerprint: str
@@ -65,43 +75,21 @@ class DataSet:
         return len(self.entries)
 
 
-def load_data(data: str) -> DataSet:
-    """The examples that a DATA argument names.
-
-    `llava:FILE.json[?images=DIR]`: a list of LLaVA conversations (detail_23k): the first human turn is the
-    instruction, without its <image> tag, and the first answer the response. Pictures are in `images/` beside
-    the file, or in DIR.
-    `minigpt:DIR`: cc_sbu_align: `filter_cap.json` and `image/ID.jpg`; the instruction is always "Describe this
-    image in detail.".
-    `demo`: generated pictures.
+def llava(data: str, rest: str) -> DataSet:
+    """The examples of `llava:FILE.json[?images=DIR]`.
 
     Args:
-        data: One of the forms above.
+        data: The whole DATA argument.
+        rest: What stands behind `llava:`.
 
     Returns:
-        The data set. Records that cannot be used stand in it as `Skipped`.
+        The data set.
 
     Raises:
-        UsageError: The form is none of those above.
         DataError: The manifest is missing, is not JSON, or has another schema.
     """
-    kind, colon, rest = data.partition(":")
-    if data == "demo":
-        from mmerank import demo
-
-        return DataSet("demo", demo.FINGERPRINT, tuple(demo.examples()))
-    if not colon or kind not in _READERS or not rest:
-        raise UsageError(
-            f"unknown data {data!r}; known: llava:FILE.json[?images=DIR], minigpt:DIR (cc_sbu_align), demo"
-        )
-    return _READERS[kind](data, rest)
-
-
-def _llava(data: str, rest: str) -> DataSet:
     location, _, query = rest.partition("?")
-    options = dict(parse_qsl(query))
-    if unknown := set(options) - {"images"}:
-        raise UsageError(f"unknown option {sorted(unknown)[0]!r} in {data!r}; known: images")
+    options = options_of(query, ("images",), data)
     manifest = Path(location)
     records, fingerprint = _read_json(manifest)
     if not isinstance(records, list) or not any(isinstance(r, dict) and "conversations" in r for r in records):
@@ -113,7 +101,19 @@ def _llava(data: str, rest: str) -> DataSet:
     return DataSet(data, fingerprint, tuple(unique(entries)))
 
 
-def _minigpt(data: str, rest: str) -> DataSet:
+def minigpt(data: str, rest: str) -> DataSet:
+    """The examples of `minigpt:DIR`.
+
+    Args:
+        data: The whole DATA argument.
+        rest: What stands behind `minigpt:`.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: The manifest is missing, is not JSON, or has another schema.
+    """
     manifest = Path(rest) / "filter_cap.json"
     content, fingerprint = _read_json(manifest)
     records = content.get("annotations") if isinstance(content, dict) else None
@@ -125,17 +125,36 @@ def _minigpt(data: str, rest: str) -> DataSet:
     return DataSet(data, fingerprint, tuple(unique(entries)))
 
 
-_READERS = {"llava": _llava, "minigpt": _minigpt}
+def options_of(query: str, known: tuple[str, ...], data: str) -> dict[str, str]:
+    """The options behind the question mark of a DATA argument.
+
+    Args:
+        query: `NAME=VALUE`, joined by `&`.
+        known: Names that may stand there.
+        data: The whole argument, for the message.
+
+    Returns:
+        Name -> value.
+
+    Raises:
+        UsageError: A name is unknown, or has no value.
+    """
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if unknown := sorted(set(options) - set(known)):
+        raise UsageError(f"unknown option {unknown[0]!r} in {data!r}; known: {', '.join(known)}")
+    if empty := [name for name, value in options.items() if not value]:
+        raise UsageError(f"option {empty[0]!r} in {data!r} has no value")
+    return options
 
 
 def _llava_entry(record: Any, index: int, images: Path) -> Example | Skipped:
     if not isinstance(record, dict):
-        return Skipped(f"#{index}", f"record is {_kind(record)}, expected an object")
+        return Skipped(f"#{index}", f"record is {kind(record)}, expected an object")
     name = str(record.get("id", f"#{index}"))
     try:
         turns = record.get("conversations")
         if not isinstance(turns, list):
-            raise DataError("no list of conversations" if turns is None else f"conversations is {_kind(turns)}")
+            raise DataError("no list of conversations" if turns is None else f"conversations is {kind(turns)}")
         instruction = _turn(turns, "human").replace(IMAGE_TAG, "").strip()
         response = _turn(turns, "gpt").replace(IMAGE_TAG, "").strip()
         if not response:
@@ -153,7 +172,7 @@ def _turn(turns: list[Any], speaker: str) -> str:
         raise DataError(f"no turn from {speaker!r} in conversations")
     value = turn.get("value")
     if not isinstance(value, str):
-        raise DataError(f"the {speaker} turn's value is {_kind(value)}, expected text")
+        raise DataError(f"the {speaker} turn's value is {kind(value)}, expected text")
     return value
 
 
@@ -164,7 +183,7 @@ def _minigpt_entry(record: Any, index: int, images: Path) -> Example | Skipped:
     try:
         caption = record.get("caption")
         if not isinstance(caption, str):
-            raise DataError(f"the caption is {_kind(caption)}, expected text")
+            raise DataError(f"the caption is {kind(caption)}, expected text")
         if not caption.strip():
             raise DataError("the caption is empty")
         return Example(name, _inside(images, f"{name}.jpg"), MINIGPT_INSTRUCTION, caption.strip())
@@ -175,7 +194,7 @@ def _minigpt_entry(record: Any, index: int, images: Path) -> Example | Skipped:
 def _inside(folder: Path, name: Any) -> Path:
     """The file `name` in `folder`, refused if it lies elsewhere."""
     if not isinstance(name, str) or not name or "\0" in name:
-        raise DataError(f"image is {_kind(name)}, expected a file name")
+        raise DataError(f"image is {kind(name)}, expected a file name")
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise DataError(f"image {name!r} points outside the image folder")
@@ -239,13 +258,14 @@ def _got(content: Any) -> str:
     if isinstance(content, list):
         first = content[0] if content else None
         keys = f" with the keys {', '.join(map(repr, list(first)[:5]))}" if isinstance(first, dict) else ""
-        return f"got a list of {len(content)}" + (f", the first {_kind(first)}{keys}" if content else "")
-    return f"got {_kind(content)}"
+        return f"got a list of {len(content)}" + (f", the first {kind(first)}{keys}" if content else "")
+    return f"got {kind(content)}"
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
+    """What a JSON value is, in words, for messages."""
     names = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", str: "text",
              list: "a list", dict: "an object"}  # fmt: skip
-    kind = names.get(type(value), type(value).__name__)
+    name = names.get(type(value), type(value).__name__)
     shown = f" ({value!r:.40})" if isinstance(value, (int, float, str)) else ""
-    return kind + shown
+    return name + shown

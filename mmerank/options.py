@@ -18,7 +18,10 @@ Models = Annotated[
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Hub id, directory, YAML file, or demo.", show_default=False)
 ]
-_DATA_HELP = "llava:FILE.json[?images=DIR], minigpt:DIR (cc_sbu_align), or demo."
+_DATA_HELP = (
+    "llava:FILE.json[?images=DIR], minigpt:DIR (cc_sbu_align), text:FILE, hub:OWNER/NAME[:SPLIT]#COLUMN, "
+    "dolly-15k, hh-rlhf, wikipedia, openwebtext2, openbookqa, piqa, winogrande, or demo."
+)
 Data = Annotated[str, typer.Option(metavar="DATA", help=_DATA_HELP, show_default=False)]
 DataWithDefault = Annotated[str, typer.Option(metavar="DATA", help=_DATA_HELP)]
 

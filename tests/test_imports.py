@@ -23,7 +23,11 @@ ORDER = [
     "hooks",
     "images",
     "inputs",
+    "rows",
+    "hub",
+    "texts",
     "demo",
+    "data",
     "sequences",
     "checkpoints",
     "adapter",
@@ -37,7 +41,6 @@ ORDER = [
     "collect",
     "probe",
     "alignment",
-    "text_adapter",
     "text_probe",
     "diff_erank",
     "doctor",
@@ -45,20 +48,24 @@ ORDER = [
     "options",
     "__main__",
 ]
-# `demo` is data and a model for who asks for it by name; both are reached late, inside a function.
-LATE = {("inputs", "demo"), ("alignment", "report"), ("diff_erank", "report")}
+# Reached late, inside a function.
+LATE = {("alignment", "report"), ("diff_erank", "report")}
 TORCH_FREE = (
     "analysis",
     "convention",
+    "data",
     "eranks",
     "paper",
     "errors",
+    "hub",
     "images",
     "inputs",
     "options",
     "records",
     "report",
+    "rows",
     "runs",
+    "texts",
 )
 
 
