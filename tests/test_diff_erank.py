@@ -1,0 +1,292 @@
+"""Diff-eRank against the definition in float64, and against the published recipe in its own float32."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from mmerank import Diff, Example, TextConvention, diff, load_data
+from mmerank.errors import DataError, RunFolderError, UsageError
+from mmerank.text_probe import text_seed
+from tests import reference
+from tests.adapters.text_cases import BERT, LLAMA, OPT, TEXT_CASES, TEXTS, TextCase
+from tests.test_cli import failure, run
+
+FAMILIES = [case for case in TEXT_CASES if case.name in ("opt-125m", "opt-350m", "cerebras-gpt", "llama")]
+every_family = pytest.mark.parametrize("case", FAMILIES, ids=lambda case: case.name)
+with_dropout = pytest.mark.parametrize(
+    "case", [case for case in FAMILIES if case.dropout], ids=lambda case: case.name
+)
+
+
+def texts(count: int = 3) -> list[Example]:
+    words = " ".join(TEXTS).split()
+    return [Example(f"{i}", None, "", " ".join(words[i : 8 + 7 * i])) for i in range(count)]
+
+
+def twin_model(case: TextCase, seed: int) -> Any:
+    """The untrained model as the published code builds it: from_config under a seed, nothing else."""
+    config = transformers.AutoConfig.from_pretrained(case.folder, trust_remote_code=False)
+    torch.manual_seed(seed)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def trained_model(case: TextCase) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(case.folder, trust_remote_code=False).eval()
+
+
+@torch.no_grad()
+def forward(case: TextCase, model: Any, text: str) -> tuple[Tensor, float]:
+    """Last hidden states and mean loss by transformers alone, one text at a time."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(case.folder, trust_remote_code=False)
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    output = model(input_ids=ids, output_hidden_states=True, labels=ids)
+    return output.hidden_states[-1][0], float(output.loss)
+
+
+def published_entropy(z: Tensor) -> float:
+    """The paper's formulas as they stand, in float32 with a d x d SVD."""
+    centred = z - z.mean(dim=0)
+    u = centred / centred.norm(dim=1, keepdim=True)
+    singular = torch.linalg.svd(u.T @ u / len(u)).S
+    p = singular / singular.sum()
+    return float(-(p * p.log()).nansum())
+
+
+@every_family
+def test_values_follow_the_definition(case: TextCase) -> None:
+    found = diff(case.adapter, texts())
+    before: list[float] = []
+    after: list[float] = []
+    loss_before: list[float] = []
+    loss_after: list[float] = []
+    twin, trained = twin_model(case, 0), trained_model(case)
+    for example in texts():
+        for model, entropies, losses in ((twin, before, loss_before), (trained, after, loss_after)):
+            h, loss = forward(case, model, example.text)
+            entropies.append(reference.entropy(h.numpy()))
+            losses.append(loss)
+    erank_before, erank_after = math.exp(np.mean(before)), math.exp(np.mean(after))
+    assert found.final.erank_untrained == pytest.approx(erank_before, rel=1e-5)
+    assert found.final.erank_trained == pytest.approx(erank_after, rel=1e-5)
+    assert found.diff_erank == pytest.approx(erank_before - erank_after, abs=1e-4)
+    by_mean = np.mean(np.exp(before)) - np.mean(np.exp(after))
+    assert found.final.diff_erank_mean_of_eranks == pytest.approx(by_mean, abs=1e-4)
+    assert found.loss_untrained == pytest.approx(np.mean(loss_before), rel=1e-5)
+    assert found.loss_trained == pytest.approx(np.mean(loss_after), rel=1e-5)
+    assert found.reduced_loss == pytest.approx(np.mean(loss_before) - np.mean(loss_after), abs=1e-4)
+    assert found.n == 3 and found.tokens == sum(r.n for r in found.records if r.model == case.adapter.name)
+
+
+@every_family
+def test_near_the_published_recipe_in_its_own_float32(case: TextCase) -> None:
+    found = diff(case.adapter, texts())
+    for model, erank in (
+        (twin_model(case, 0), found.final.erank_untrained),
+        (trained_model(case), found.final.erank_trained),
+    ):
+        entropies = [published_entropy(forward(case, model, example.text)[0]) for example in texts()]
+        assert erank == pytest.approx(math.exp(np.mean(entropies)), rel=5e-4)
+
+
+@with_dropout
+def test_dropout_left_on_as_in_the_published_code(case: TextCase) -> None:
+    found = diff(case.adapter, texts(), convention=TextConvention(untrained_mode="train"), seeds=(7,))
+    entropies = []
+    model = twin_model(case, 7).train()
+    for example in texts():
+        torch.manual_seed(text_seed(7, example.id))
+        entropies.append(published_entropy(forward(case, model, example.text)[0]))
+    assert found.final.erank_untrained == pytest.approx(math.exp(np.mean(entropies)), rel=5e-4)
+    off = diff(case.adapter, texts(), seeds=(7,))
+    assert abs(found.final.erank_untrained - off.final.erank_untrained) > 1e-3
+    assert found.final.erank_trained == off.final.erank_trained
+    assert not case.adapter.model.training
+
+
+def test_dropout_depends_neither_on_order_nor_on_what_was_drawn_before() -> None:
+    convention = TextConvention(untrained_mode="train")
+    one = diff(OPT.adapter, texts(), convention=convention)
+    torch.rand(5)
+    state = torch.get_rng_state()
+    other = diff(OPT.adapter, texts()[::-1], convention=convention, batch_tokens=10_000)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert one.final.erank_untrained == other.final.erank_untrained
+
+
+@every_family
+@pytest.mark.parametrize("batch_tokens", [64, 10_000])
+def test_batching_changes_nothing(case: TextCase, batch_tokens: int) -> None:
+    one, many = (diff(case.adapter, texts(6), batch_tokens=size, layers="all") for size in (0, batch_tokens))
+    for a, b in zip(one.points, many.points, strict=True):
+        assert (b.erank_untrained, b.erank_trained) == pytest.approx((a.erank_untrained, a.erank_trained), rel=3e-6)
+    assert many.loss_trained == pytest.approx(one.loss_trained, rel=1e-6)
+
+
+@every_family
+def test_layers_are_those_of_transformers(case: TextCase) -> None:
+    found = diff(case.adapter, texts(1), layers="all")
+    depth = len(case.adapter.layers) - 1
+    assert [p.point for p in found.points] == [f"layer {i}" for i in range(depth)] + ["final"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(case.folder, trust_remote_code=False)
+    with torch.no_grad():
+        output = trained_model(case)(**tokenizer(texts(1)[0].text, return_tensors="pt"), output_hidden_states=True)
+    for point, h in zip(found.points, output.hidden_states, strict=True):
+        assert point.erank_trained == pytest.approx(math.exp(reference.entropy(h[0].numpy())), rel=1e-5), point.point
+    chosen = [p.point for p in diff(case.adapter, texts(1), layers="first,0").points]
+    assert chosen == ["layer 0", "layer 1", "final"]
+    assert [p.point for p in diff(case.adapter, texts(1), layers="last").points] == ["final"]
+
+
+def test_long_loss_is_summed_over_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = diff(OPT.adapter, texts(6))
+    monkeypatch.setattr("mmerank.text_probe.LOGIT_POSITIONS", 3)
+    assert diff(OPT.adapter, texts(6)).loss_trained == pytest.approx(whole.loss_trained, rel=1e-6)
+
+
+def test_several_twins() -> None:
+    found = diff(OPT.adapter, texts(), seeds=(3, 4))
+    singles = [diff(OPT.adapter, texts(), seeds=(s,)).final.erank_untrained for s in (3, 4)]
+    assert found.final.erank_untrained_by_seed == tuple(singles) and singles[0] != singles[1]
+    assert found.final.erank_untrained == pytest.approx(np.mean(singles))
+
+
+def test_encoders_have_no_loss() -> None:
+    found = diff(BERT.adapter, texts())
+    content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert content["reduced_loss"] is None and content["diff_erank"] == found.diff_erank
+    assert "loss" not in str(found)
+
+
+def test_leading_tokens_can_be_left_out() -> None:
+    found = diff(OPT.adapter, texts(1), convention=TextConvention(skip_first=2))
+    h, loss = forward(OPT, trained_model(OPT), texts(1)[0].text)
+    assert found.final.erank_trained == pytest.approx(math.exp(reference.entropy(h[2:].numpy())), rel=1e-5)
+    assert found.loss_trained == pytest.approx(loss, rel=1e-5)
+    assert found.tokens == len(h)
+
+
+def test_long_text_is_cut_and_counted() -> None:
+    long = Example("long", None, "", " ".join(TEXTS * 10))
+    found = diff(OPT.adapter, [long, *texts()])
+    assert found.text_cut == 1 and max(r.n for r in found.records) == OPT.adapter.max_tokens
+    shorter = diff(OPT.adapter, [long], convention=TextConvention(max_tokens=16))
+    assert {r.n for r in shorter.records} == {16}
+
+
+def test_short_text_is_skipped() -> None:
+    entries = [Example("empty", None, "", ""), *texts(), Example("0", None, "", "again")]
+    found = diff(LLAMA.adapter, entries, convention=TextConvention(skip_first=1))
+    assert {s.id: s.reason for s in found.skipped} == {
+        "empty": "the text is empty",
+        "0": "the id occurs twice; the first record is kept",
+    }
+    with pytest.raises(DataError, match="no text could be measured, 1 skipped; first: 'empty': the text is empty"):
+        diff(LLAMA.adapter, entries[:1])
+    few = diff(LLAMA.adapter, texts(), convention=TextConvention(skip_first=38))
+    assert few.n == 1 and "at least 2 are needed" in few.skipped[0].reason
+    with pytest.raises(DataError, match="strict"):
+        diff(LLAMA.adapter, entries, strict=True)
+
+
+@pytest.mark.parametrize("seeds", [(), (1, 1)])
+def test_seeds_must_differ(seeds: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="one or more different seeds"):
+        diff(OPT.adapter, texts(), seeds=seeds)
+
+
+@pytest.mark.parametrize("layers", ["nose", "99", "-1"])
+def test_unknown_layer(layers: str) -> None:
+    with pytest.raises(UsageError, match="known: all, first, middle, last, 0 to 3"):
+        diff(OPT.adapter, texts(), layers=layers)
+
+
+@pytest.mark.parametrize("values", [{"untrained_mode": "test"}, {"max_tokens": 1}, {"skip_first": -1}])
+def test_convention_is_checked(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        TextConvention(**values)
+
+
+def numbers(found: Diff) -> list[float]:
+    return [found.final.erank_untrained, found.final.erank_trained, found.loss_untrained, found.loss_trained]
+
+
+class Counter:
+    """Counts the forwards of every model that is made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        original = type(OPT.adapter).forward
+
+        def counted(adapter: Any, *arguments: Any) -> Any:
+            self.count += 1
+            return original(adapter, *arguments)
+
+        monkeypatch.setattr(type(OPT.adapter), "forward", counted)
+
+
+def test_twins_are_kept_between_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = diff(OPT.adapter, texts(), cache=tmp_path)
+    counter = Counter(monkeypatch)
+    assert numbers(diff(OPT.adapter, texts(), cache=tmp_path)) == numbers(first) and counter.count == 3
+    for changed in (
+        {"examples": texts(4)},
+        {"seeds": (1,)},
+        {"convention": TextConvention(centre="median")},
+        {"layers": "first"},
+    ):
+        counter.count = 0
+        arguments = {"examples": texts(), **changed}
+        count = len(arguments["examples"])  # type: ignore[arg-type]
+        diff(OPT.adapter, cache=tmp_path, **arguments)  # type: ignore[arg-type]
+        assert counter.count == 2 * count, changed
+
+
+def test_run_folder_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = diff(OPT.adapter, texts(), out=tmp_path / "run", cache=tmp_path / "cache")
+    counter = Counter(monkeypatch)
+    assert numbers(diff(OPT.adapter, texts(), out=tmp_path / "run")) == numbers(whole) and counter.count == 0
+    with pytest.raises(RunFolderError, match="another layers"):
+        diff(OPT.adapter, texts(), out=tmp_path / "run", layers="all")
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMERANK_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "texts.txt").write_text("\n".join(example.text for example in texts()) + "\n")
+    options = ("--data", f"text:{tmp_path}/texts.txt", "--layers", "middle", "--untrained-seeds", "2")
+    done = run("diff", str(OPT.folder), str(LLAMA.folder), *options, "--json", str(tmp_path / "out.json"))
+    assert done.returncode == 0, done.stderr
+    assert "Diff-eRank" in done.stdout and "by layer" in done.stdout and "n = 3 of 3 texts" in done.stdout
+    first, second = json.loads((tmp_path / "out.json").read_text())["results"]
+    data = load_data(f"text:{tmp_path}/texts.txt")
+    expected = diff(OPT.adapter, data, seeds=(0, 1), layers="middle")
+    keys = ("erank_untrained", "erank_trained", "diff_erank", "diff_erank_mean_of_eranks")
+    assert [first[key] for key in keys] == pytest.approx([getattr(expected.final, key) for key in keys])
+    assert [first[key] for key in ("loss_untrained", "loss_trained", "reduced_loss")] == pytest.approx(
+        [expected.loss_untrained, expected.loss_trained, expected.reduced_loss]
+    )
+    assert second["model"] == str(LLAMA.folder) and first["n"] == 3 and first["skipped"] == []
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+def test_command_says_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    status, line = failure("diff", str(OPT.folder), "--data", f"text:{tmp_path}/empty.txt", "--no-cache")
+    assert status == 1 and "empty.txt" in line
+    status, line = failure("diff", str(OPT.folder), "--data", "text:", "--layers", "99")
+    assert status == 2
+
+
+def test_real_texts(shared_data: Path) -> None:
+    data = load_data(f"text:{shared_data}/texts/dolly_sample.jsonl#context")
+    found = diff(OPT.adapter, data, convention=TextConvention(max_tokens=128))
+    assert found.n == 48 and len(found.skipped) == 12
+    assert all("empty" in entry.reason for entry in found.skipped)
