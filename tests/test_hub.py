@@ -161,7 +161,7 @@ def test_wrong_form(rest: str, message: str) -> None:
 
 @pytest.mark.parametrize("data", ["hub:a/b#t", "hub:a/b?first=2#t", "dolly-15k", "wikipedia"])
 def test_without_network(data: str) -> None:
-    with pytest.raises(DataError, match=r"cannot be loaded \(Couldn't reach .*; without network, name a local copy"):
+    with pytest.raises(DataError, match=r"cannot be loaded \(Couldn't reach .*; without network, read a local copy"):
         load_data(data)
 
 
