@@ -195,7 +195,7 @@ def _explained(repository: str) -> Iterator[None]:
         reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
         hint = ""
         if isinstance(error, ConnectionError) or "Connect" in type(error).__name__:
-            hint = "; without network, name a local copy of it"
+            hint = "; without network, read a local copy: NAME:PATH for a set of the paper, text:FILE#COLUMN else"
         if "scripts are no longer supported" in reason:
             hint = "; try ?revision=refs/convert/parquet"
         raise DataError(f"hub:{repository}: cannot be loaded ({reason}){hint}") from error

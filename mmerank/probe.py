@@ -113,7 +113,7 @@ class Probe:
         """Token sequences of an example, the same text in all of them, cut so that the longest fits."""
         if example.image is None:
             return Skipped(example.id, "no image")
-        if not example.text:
+        if not example.text.strip():
             return Skipped(example.id, "the text is empty")
         sequences = {kind: self.adapter.sequence(example, kind, self.convention.sequence) for kind in KINDS}
         cut = max(len(sequences["pair"]) - self.adapter.max_tokens, 0)

@@ -94,7 +94,7 @@ class TextProbe:
                 yield from self._measure(batch)
 
     def _prepare(self, example: Example) -> _Prepared | Skipped:
-        if not example.text:
+        if not example.text.strip():
             return Skipped(example.id, "the text is empty")
         ids = self.adapter.token_ids(example.text)
         limit = min(self.convention.max_tokens, self.adapter.max_tokens)

@@ -83,5 +83,15 @@ def test_every_convention_is_documented() -> None:
         assert f"`--{name.replace('_', '-')}`" in text and f"**`{default}`**" in text
 
 
+def test_every_text_set_is_documented() -> None:
+    from mmerank.texts import SETS
+
+    text = (ROOT / "docs" / "conventions.md").read_text()
+    for name, chosen in SETS.items():
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` | {chosen.repository}")]
+        assert (chosen.revision or "") in row and chosen.files[0].split("/")[-1] in row
+        assert f"`{name}`" in (ROOT / "README.md").read_text()
+
+
 def test_bash_blocks_are_all_there() -> None:
     assert len(commands()) >= 6

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmerank.errors import DataError
-from mmerank.images import open_picture
+from mmerank.images import Encoded, open_picture
 
 RED = np.zeros((4, 6, 3), dtype=np.uint8) + np.array([200, 30, 30], dtype=np.uint8)
 
@@ -131,3 +132,16 @@ def test_any_bytes_give_a_picture_or_a_data_error(
         assert open_picture(path).mode == "RGB"
     except DataError as error:
         assert "fuzz" in str(error)
+
+
+def test_content_of_a_file() -> None:
+    content = io.BytesIO()
+    Image.fromarray(RED).save(content, "PNG")
+    red = Encoded("row 3", content.getvalue)
+    assert open_picture(red).tobytes() == Image.fromarray(RED).tobytes()
+    with pytest.raises(DataError, match="row 3: empty file"):
+        open_picture(Encoded("row 3", lambda: b""))
+    with pytest.raises(DataError, match="row 3: not an image"):
+        open_picture(Encoded("row 3", lambda: b"text"))
+    with pytest.raises(DataError, match="over the limit"):
+        open_picture(red, max_pixels=1)

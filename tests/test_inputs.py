@@ -34,6 +34,8 @@ def test_llava_record(tmp_path: Path, human: str) -> None:
 
 def test_text_without_instruction() -> None:
     assert Example("a", None, "", "A cat.").text == "A cat."
+    assert Example("a", None, "", "\n\nHuman: A cat. ").text == "\n\nHuman: A cat. "
+    assert Example("a", None, "What?", "").text == "What?"
 
 
 def test_image_folder_can_be_named(tmp_path: Path) -> None:
