@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from mmerank.checkpoints import configuration_fingerprint, weights_fingerprint
-from mmerank.errors import CaptureError, ModelError
+from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
 from mmerank.text_adapter import drawn_with, load_tokenizer, place_like
 
@@ -46,10 +46,10 @@ class LanguageModel:
         self._config = model.config.get_text_config(decoder=predicts_next or None)
         self.max_tokens = _max_tokens(self._body, self._config, tokenizer)
         paths = {module: path for path, module in model.named_modules()}
-        blocks = paths[_blocks(self._body, self._config.num_hidden_layers)]
+        blocks = _blocks(self._body, getattr(self._config, "num_hidden_layers", None))
         self.layers = (
-            Point(f"{blocks}.0", "input"),
-            *(Point(f"{blocks}.{i}", "output") for i in range(self._config.num_hidden_layers - 1)),
+            Point(paths[blocks[0]], "input"),
+            *(Point(paths[block], "output") for block in blocks[:-1]),
             Point(paths[self._body], "output"),
         )
 
@@ -211,8 +211,10 @@ class LanguageModel:
         try:
             with capture(self.model, points) as seen:
                 output = self.model(**inputs, output_hidden_states=True)
-        except CaptureError as error:
-            raise ModelError(f"{checkpoint}: built in a way that is not understood: {error}") from error
+        except Exception as error:  # a model that reads more than ids has its own way to say so
+            raise ModelError(
+                f"{checkpoint}: {_kind(self.model)} is built in a way not understood ({error})"
+            ) from error
         expected = output.hidden_states or ()
         same = len(expected) == len(seen) and all(
             h.shape == seen[str(i)].shape and torch.allclose(seen[str(i)], h.to(seen[str(i)]), 0, 0, equal_nan=True)
@@ -276,7 +278,7 @@ def _without_pooler(model: Any) -> Any:
     return model
 
 
-def _blocks(body: nn.Module, count: int) -> nn.ModuleList:
+def _blocks(body: nn.Module, count: int | None) -> nn.ModuleList:
     """The list of the model's blocks."""
     for module in body.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
