@@ -17,7 +17,8 @@ from mmerank.checkpoints import configuration, configuration_fingerprint, weight
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
 from mmerank.text_adapter import drawn_with, load_tokenizer, place_like
-from mmerank_adapters.openelm_model import OpenELMConfig, OpenELMModel
+from mmerank_adapters.openelm_config import OpenELMConfig
+from mmerank_adapters.openelm_model import OpenELMModel
 
 _INDEX, _WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 

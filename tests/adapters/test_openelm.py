@@ -21,7 +21,8 @@ from mmerank.hooks import Point
 from mmerank.text_adapter import TextAdapter
 from mmerank_adapters import openelm_model
 from mmerank_adapters.openelm import OpenELM
-from mmerank_adapters.openelm_model import OpenELMConfig, OpenELMModel, divisible, per_layer
+from mmerank_adapters.openelm_config import OpenELMConfig, divisible, per_layer
+from mmerank_adapters.openelm_model import OpenELMModel
 from tests.adapters.text_cases import OPENELM, TEXTS
 
 NUMBERS = np.load(OPENELM / "golden.npz")
