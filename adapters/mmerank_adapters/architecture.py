@@ -17,11 +17,12 @@ from mmerank.errors import ModelError
 _NO_LIMIT = 2**31 - 1
 
 
-def configuration_of(checkpoint: str) -> Any:
+def configuration_of(checkpoint: str, revision: str | None = None) -> Any:
     """The configuration, as transformers reads it.
 
     Args:
         checkpoint: Hub id or directory.
+        revision: On the hub; None for the newest.
 
     Returns:
         A configuration class of transformers.
@@ -30,7 +31,7 @@ def configuration_of(checkpoint: str) -> Any:
         ModelError: transformers does not know the model, or it is an encoder-decoder.
     """
     try:
-        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(checkpoint, revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ModelError(

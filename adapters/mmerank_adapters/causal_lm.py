@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
-from mmerank.checkpoints import configuration_fingerprint, weights_fingerprint
+from mmerank.checkpoints import commit_of, configuration_fingerprint, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
 from mmerank.text_adapter import drawn_with, load_tokenizer, place_like
@@ -54,7 +54,14 @@ class LanguageModel:
 
     @classmethod
     def load(
-        cls, *, checkpoint: str, name: str, dtype: str | None, device: str, tokenizer: str | None = None
+        cls,
+        *,
+        checkpoint: str,
+        name: str,
+        dtype: str | None,
+        device: str,
+        tokenizer: str | None = None,
+        revision: str | None = None,
     ) -> LanguageModel:
         """Load a hub id or a local directory.
 
@@ -64,6 +71,7 @@ class LanguageModel:
             dtype: A torch dtype by name; None for the checkpoint's own.
             device: A torch device, or `auto` for `device_map="auto"`.
             tokenizer: Hub id or directory of the tokenizer; None for the checkpoint's own.
+            revision: Branch, tag or commit on the hub.
 
         Returns:
             The adapter, its model in eval mode.
@@ -72,12 +80,17 @@ class LanguageModel:
             ModelError: A part of the checkpoint is missing or cannot be read, weights are missing, or the model is
                 of a kind that this adapter does not understand.
         """
-        config = configuration_of(checkpoint)
+        config = configuration_of(checkpoint, revision)
         causal = is_causal(config, checkpoint)
-        place = {"device_map": device} if device == "auto" else {}
+        place: dict[str, Any] = {"device_map": device} if device == "auto" else {}
         try:
             model, report = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
-                checkpoint, dtype=dtype or "auto", output_loading_info=True, trust_remote_code=False, **place
+                checkpoint,
+                revision=revision or "main",
+                dtype=dtype or "auto",
+                output_loading_info=True,
+                trust_remote_code=False,
+                **place,
             )
         except Exception as error:  # each of the libraries below has errors of its own
             raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
@@ -94,12 +107,12 @@ class LanguageModel:
         source = {
             "adapter": "causal-lm",
             "checkpoint": checkpoint,
-            "commit": getattr(model.config, "_commit_hash", None),
+            "commit": commit_of(checkpoint, revision),
             **_identity(model),
             "tokenizer": tokenizer or checkpoint,
             "ignored": sorted(report["unexpected_keys"]),
         }
-        words = load_tokenizer(tokenizer or checkpoint)
+        words = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(checkpoint, revision)
         if tokenizer and words.vocab_size > (rows := model.get_input_embeddings().num_embeddings):
             raise ModelError(
                 f"{tokenizer}: a tokenizer of {words.vocab_size} tokens, but {checkpoint} has {rows} embeddings"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmerank import capture, load_text
 from mmerank.errors import ModelError, UsageError
 from mmerank.text_adapter import TextAdapter
-from tests.adapters.text_cases import BERT, LLAMA_TOKENIZER, OPENELM_CASE, TEXT_CASES, TEXTS, TextCase
+from tests.adapters.text_cases import BERT, LLAMA, LLAMA_TOKENIZER, OPENELM_CASE, TEXT_CASES, TEXTS, TextCase
 
 every_case = pytest.mark.parametrize("case", TEXT_CASES, ids=lambda case: case.name)
 SEED = 7
@@ -284,8 +288,6 @@ def test_tokenizer_of_another_model(case: TextCase, tmp_path: Path) -> None:
 
 @every_case
 def test_missing_weight(case: TextCase, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     folder = copied(case, tmp_path)
     tensors = load_file(folder / "model.safetensors")
     dropped = sorted(name for name in tensors if ".1." in name and "weight" in name)[0]
@@ -356,7 +358,7 @@ def test_remote_code_is_never_run_and_nobody_is_asked(
         ({"adapter": "openelm", "checkpoint": 3}, "checkpoint is 3, expected a path"),
         (
             {"adapter": "openelm", "checkpoint": "x", "weight": 1},
-            "unknown key weight; .* knows checkpoint, tokenizer",
+            "unknown key weight; .* knows checkpoint, tokenizer, revision",
         ),
         ({"checkpoint": "x"}, "one of them `adapter: NAME`"),
     ],
@@ -379,6 +381,53 @@ def test_unknown_names(tmp_path: Path) -> None:
         load_text("x", device="nowhere")
     with pytest.raises(ModelError, match="no such folder, and not to be had from the hub"):
         load_text("nobody/nothing-of-that-name", device="cpu")
+
+
+@every_case
+def test_a_folder_has_no_revisions(case: TextCase) -> None:
+    with pytest.raises(ModelError, match="only a model on the hub has revisions"):
+        load_text(case.folder, revision="step1", device="cpu")
+
+
+def test_revisions_from_the_hub(tmp_path: Path) -> None:
+    """From a cache as the hub client writes it: which commit was read is in the record."""
+    commits = {"main": "a" * 40, "step1": "b" * 40}
+    for case in (LLAMA, OPENELM_CASE):
+        for revision, commit in commits.items():
+            repository = tmp_path / "hub" / f"models--maker--{case.name}"
+            snapshot = repository / "snapshots" / commit
+            shutil.copytree(case.folder, snapshot)
+            (repository / "refs").mkdir(exist_ok=True)
+            (repository / "refs" / revision).write_text(commit)
+            if revision == "step1":
+                tensors = load_file(snapshot / "model.safetensors")
+                save_file(
+                    {name: h * 2 for name, h in tensors.items()}, snapshot / "model.safetensors", {"format": "pt"}
+                )
+    code = """
+import json
+from mmerank import load_text
+found = []
+for name in ("maker/llama", "maker/openelm"):
+    for revision in (None, "step1"):
+        adapter = load_text(name, revision=revision, device="cpu")
+        source = adapter.source
+        found.append([adapter.name, source["commit"], source["weights"], len(adapter.token_ids("a b"))])
+    try:
+        load_text(name, revision="step2", device="cpu")
+    except Exception as error:
+        found.append(type(error).__name__)
+print(json.dumps(found))
+"""
+    settings = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    for name, (newest, step, unknown) in {"llama": found[:3], "openelm": found[3:]}.items():
+        assert newest[:2] == [f"maker/{name}", commits["main"]]
+        assert step[:2] == [f"maker/{name}@step1", commits["step1"]]
+        assert newest[2] != step[2] and newest[3] == step[3]
+        assert unknown == "ModelError"
 
 
 @pytest.mark.gpu
