@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -191,31 +192,56 @@ def folder_or_hub_id(file: Path, key: str, value: Any) -> str:
     return str(path) if path.is_dir() else value
 
 
-def configuration(model: str | Path) -> dict[str, Any]:
+def configuration(model: str | Path, revision: str | None = None) -> dict[str, Any]:
     """A checkpoint's config.json, local or on the hub, without loading anything else.
 
     Args:
         model: Directory or hub id.
+        revision: Branch, tag or commit on the hub; None for the newest.
 
     Returns:
         Its content; `model_type` is there, and text.
 
     Raises:
-        ModelError: There is none, or it names no model_type.
+        ModelError: There is none, it names no model_type, or a directory is asked for a revision.
     """
     from transformers import PretrainedConfig
 
+    if Path(model).is_dir() and revision:
+        raise ModelError(f"{model}: revision {revision!r} of a folder; only a model on the hub has revisions")
     if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
         raise ModelError(f"{model}: no config.json in this folder, so it is not a checkpoint of transformers")
     try:
-        config, _ = PretrainedConfig.get_config_dict(str(model))
+        config, _ = PretrainedConfig.get_config_dict(str(model), revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ModelError(f"{model}: no such folder, and not to be had from the hub ({reason})") from error
+        asked = f" at revision {revision}" if revision else ""
+        raise ModelError(f"{model}: no such folder, and not to be had from the hub{asked} ({reason})") from error
     if not isinstance(config.get("model_type"), str):
         raise ModelError(f"{model}: its config.json names no model_type")
     content: dict[str, Any] = config
     return content
+
+
+def commit_of(model: str | Path, revision: str | None = None) -> str | None:
+    """The commit that a hub id was read at, by where its config.json lies in the cache; None for a directory.
+
+    transformers stopped keeping it in the configuration.
+
+    Args:
+        model: Directory or hub id, already loaded.
+        revision: Branch, tag or commit on the hub; None for the newest.
+
+    Returns:
+        40 hexadecimal digits, or None.
+    """
+    from transformers.utils import cached_file
+
+    if Path(model).is_dir():
+        return None
+    found = cached_file(str(model), "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    commit = re.search(r"snapshots/([0-9a-f]{40})/", Path(found).as_posix()) if found else None
+    return commit[1] if commit else None
 
 
 def weights_fingerprint(model: nn.Module) -> str:

@@ -32,8 +32,8 @@ class TextAdapter(Protocol):
     """What mmerank must know of a language model: where its hidden states are and how to feed a text.
 
     Beside what is declared here, a class has `model_types` (those of config.json that it loads) and the
-    classmethod `load(*, checkpoint, name, dtype, device, tokenizer)`; further keyword-only parameters of `load`
-    are keys that a YAML file may have.
+    classmethod `load(*, checkpoint, name, dtype, device, tokenizer, revision)`; further keyword-only parameters
+    of `load` are keys that a YAML file may have.
 
     Attributes:
         name: The model as results name it.
@@ -88,6 +88,7 @@ def load_text(
     dtype: str | None = None,
     device: str | None = None,
     tokenizer: str | Path | None = None,
+    revision: str | None = None,
 ) -> TextAdapter:
     """A loaded language model, ready to be measured.
 
@@ -97,6 +98,8 @@ def load_text(
         device: As torch names it, or `auto` to spread the model over all devices (`device_map="auto"`);
             default: `cuda` where there is one, else `cpu`.
         tokenizer: Hub id or directory of the tokenizer where the checkpoint has none, as OpenELM; it comes
+            before what a YAML file says.
+        revision: Branch, tag or commit of a model on the hub (a step of its pre-training, for example); it comes
             before what a YAML file says.
 
     Returns:
@@ -116,18 +119,22 @@ def load_text(
         for key in keys.keys() & {"checkpoint", "tokenizer"}:
             keys[key] = folder_or_hub_id(path, key, keys[key])
     else:
-        family = families(GROUP).get(configuration(model)["model_type"]) or family_named(GROUP, FALLBACK)
+        family = families(GROUP).get(configuration(model, revision)["model_type"]) or family_named(GROUP, FALLBACK)
         keys = {"checkpoint": str(model)}
     if tokenizer is not None:
         keys["tokenizer"] = str(tokenizer)
-    return family.load(name=str(model), dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
+    if revision is not None:
+        keys["revision"] = revision
+    name = f"{model}@{revision}" if revision else str(model)
+    return family.load(name=name, dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
 
 
-def load_tokenizer(source: str) -> Any:
+def load_tokenizer(source: str, revision: str | None = None) -> Any:
     """The tokenizer of a checkpoint.
 
     Args:
         source: Hub id or directory.
+        revision: On the hub; None for the newest.
 
     Returns:
         As transformers loads it.
@@ -138,7 +145,7 @@ def load_tokenizer(source: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exceptions
         reason = str(error).strip().split("\n")[0]
         raise ModelError(f"{source}: its tokenizer cannot be loaded ({reason})") from error

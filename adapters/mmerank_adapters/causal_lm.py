@@ -8,19 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_MAPPING_NAMES,
-)
+from transformers import AutoModel, AutoModelForCausalLM
 
-from mmerank.checkpoints import configuration_fingerprint, weights_fingerprint
-from mmerank.errors import CaptureError, ModelError
+from mmerank.checkpoints import commit_of, configuration_fingerprint, weights_fingerprint
+from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
 from mmerank.text_adapter import drawn_with, load_tokenizer, place_like
-
-_NO_LIMIT = 2**31 - 1
+from mmerank_adapters.architecture import blocks_of, configuration_of, is_causal, max_tokens, without_pooler
 
 
 class LanguageModel:
@@ -44,12 +38,12 @@ class LanguageModel:
         self.predicts_next = predicts_next
         self._body = model.get_decoder() if predicts_next else model
         self._config = model.config.get_text_config(decoder=predicts_next or None)
-        self.max_tokens = _max_tokens(self._body, self._config, tokenizer)
+        self.max_tokens = max_tokens(self._body, self._config, tokenizer)
         paths = {module: path for path, module in model.named_modules()}
-        blocks = paths[_blocks(self._body, self._config.num_hidden_layers)]
+        blocks = blocks_of(self._body, getattr(self._config, "num_hidden_layers", None))
         self.layers = (
-            Point(f"{blocks}.0", "input"),
-            *(Point(f"{blocks}.{i}", "output") for i in range(self._config.num_hidden_layers - 1)),
+            Point(paths[blocks[0]], "input"),
+            *(Point(paths[block], "output") for block in blocks[:-1]),
             Point(paths[self._body], "output"),
         )
 
@@ -60,7 +54,14 @@ class LanguageModel:
 
     @classmethod
     def load(
-        cls, *, checkpoint: str, name: str, dtype: str | None, device: str, tokenizer: str | None = None
+        cls,
+        *,
+        checkpoint: str,
+        name: str,
+        dtype: str | None,
+        device: str,
+        tokenizer: str | None = None,
+        revision: str | None = None,
     ) -> LanguageModel:
         """Load a hub id or a local directory.
 
@@ -70,6 +71,7 @@ class LanguageModel:
             dtype: A torch dtype by name; None for the checkpoint's own.
             device: A torch device, or `auto` for `device_map="auto"`.
             tokenizer: Hub id or directory of the tokenizer; None for the checkpoint's own.
+            revision: Branch, tag or commit on the hub.
 
         Returns:
             The adapter, its model in eval mode.
@@ -78,17 +80,22 @@ class LanguageModel:
             ModelError: A part of the checkpoint is missing or cannot be read, weights are missing, or the model is
                 of a kind that this adapter does not understand.
         """
-        config = _config(checkpoint)
-        causal = _is_causal(config, checkpoint)
-        place = {"device_map": device} if device == "auto" else {}
+        config = configuration_of(checkpoint, revision)
+        causal = is_causal(config, checkpoint)
+        place: dict[str, Any] = {"device_map": device} if device == "auto" else {}
         try:
             model, report = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
-                checkpoint, dtype=dtype or "auto", output_loading_info=True, trust_remote_code=False, **place
+                checkpoint,
+                revision=revision or "main",
+                dtype=dtype or "auto",
+                output_loading_info=True,
+                trust_remote_code=False,
+                **place,
             )
         except Exception as error:  # each of the libraries below has errors of its own
             raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
         if not causal:
-            model = _without_pooler(model)
+            model = without_pooler(model)
         if missing := sorted(key for key in report["missing_keys"] if causal or not key.startswith("pooler.")):
             raise ModelError(
                 f"{checkpoint}: {len(missing)} weights are not in the checkpoint (first: {missing[0]}); "
@@ -100,12 +107,12 @@ class LanguageModel:
         source = {
             "adapter": "causal-lm",
             "checkpoint": checkpoint,
-            "commit": getattr(model.config, "_commit_hash", None),
+            "commit": commit_of(checkpoint, revision),
             **_identity(model),
             "tokenizer": tokenizer or checkpoint,
             "ignored": sorted(report["unexpected_keys"]),
         }
-        words = load_tokenizer(tokenizer or checkpoint)
+        words = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(checkpoint, revision)
         if tokenizer and words.vocab_size > (rows := model.get_input_embeddings().num_embeddings):
             raise ModelError(
                 f"{tokenizer}: a tokenizer of {words.vocab_size} tokens, but {checkpoint} has {rows} embeddings"
@@ -183,7 +190,7 @@ class LanguageModel:
         with drawn_with(seed):
             model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
         if not self.predicts_next:
-            model = _without_pooler(model)
+            model = without_pooler(model)
         model = place_like(model, self.model).eval()
         model.config.dtype = self.model.config.dtype
         source = {
@@ -211,8 +218,10 @@ class LanguageModel:
         try:
             with capture(self.model, points) as seen:
                 output = self.model(**inputs, output_hidden_states=True)
-        except CaptureError as error:
-            raise ModelError(f"{checkpoint}: built in a way that is not understood: {error}") from error
+        except Exception as error:  # a model that reads more than ids has its own way to say so
+            raise ModelError(
+                f"{checkpoint}: {_kind(self.model)} is built in a way not understood ({error})"
+            ) from error
         expected = output.hidden_states or ()
         same = len(expected) == len(seen) and all(
             h.shape == seen[str(i)].shape and torch.allclose(seen[str(i)], h.to(seen[str(i)]), 0, 0, equal_nan=True)
@@ -228,76 +237,6 @@ class LanguageModel:
             rounding = 4 * torch.finfo(logits.dtype).eps * float(logits.abs().max())
             if not torch.allclose(logits, output.logits.to(logits), rtol=0, atol=rounding, equal_nan=True):
                 raise ModelError(f"{checkpoint}: {_kind(self.model)} does more to its logits than is understood")
-
-
-def _config(checkpoint: str) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"{checkpoint}: not a model of transformers, whose own code is never run ({reason})"
-        ) from error
-    if config.is_encoder_decoder:
-        raise ModelError(
-            f"{checkpoint}: model_type {config.model_type!r} is an encoder-decoder; expected one of the two"
-        )
-    return config
-
-
-def _is_causal(config: Any, checkpoint: str) -> bool:
-    """Whether the model predicts the next token, or else is an encoder.
-
-    BERT and others exist as both; then the class that the checkpoint was saved from decides.
-
-    Args:
-        config: The model's.
-        checkpoint: Where it came from, for the message.
-
-    Returns:
-        True for a causal language model, False for an encoder.
-
-    Raises:
-        ModelError: It is neither.
-    """
-    kind = config.model_type
-    causal, masked = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind), kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if causal and (not masked or config.is_decoder or causal in (config.architectures or ())):
-        return True
-    if masked or kind in MODEL_MAPPING_NAMES:
-        return False
-    raise ModelError(f"{checkpoint}: model_type {kind!r} is neither a causal language model nor an encoder")
-
-
-def _without_pooler(model: Any) -> Any:
-    """The encoder without its sentence vector, which is not measured and often has no weights."""
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None
-    return model
-
-
-def _blocks(body: nn.Module, count: int) -> nn.ModuleList:
-    """The list of the model's blocks."""
-    for module in body.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise ModelError(f"{_kind(body)}: no list of {count} blocks in it, so its layers cannot be told apart")
-
-
-def _max_tokens(body: nn.Module, config: Any, tokenizer: Any) -> int:
-    """The longest sequence that has positions; where there is no limit, what the tokenizer says."""
-    limit = getattr(config, "max_position_embeddings", None)
-    if not limit or limit < 0:
-        return int(min(tokenizer.model_max_length, _NO_LIMIT))
-    for path, module in body.named_modules():
-        # RoBERTa counts positions from behind the padding's.
-        if (
-            path.endswith("position_embeddings")
-            and isinstance(module, nn.Embedding)
-            and module.padding_idx is not None
-        ):
-            return int(limit) - module.padding_idx - 1
-    return int(limit)
 
 
 def _identity(model: Any) -> dict[str, Any]:

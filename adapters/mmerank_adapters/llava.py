@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from mmerank.checkpoints import weights_fingerprint
+from mmerank.checkpoints import commit_of, weights_fingerprint
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
@@ -120,7 +120,7 @@ class Llava:
         source = {
             "adapter": "llava",
             "checkpoint": str(checkpoint) if name != "demo" else "random weights",
-            "commit": getattr(model.config, "_commit_hash", None),
+            "commit": commit_of(checkpoint),
             "dtype": str(model.dtype).removeprefix("torch."),
             "weights": weights_fingerprint(model),
             "ignored": sorted(report["unexpected_keys"]),

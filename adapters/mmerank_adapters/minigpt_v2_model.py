@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
-from mmerank.checkpoints import weights_fingerprint
+from mmerank.checkpoints import commit_of, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank_adapters.eva_vit import PATCH, EvaViT
 from mmerank_adapters.minigpt_v2_weights import (
@@ -119,7 +119,7 @@ def load_model(
         "vit_heads": vit_heads,
         "lora_alpha": lora_alpha,
         "llama_model": _read(llama_model, len(llama.state_dict()), llama_ignored)
-        | {"commit": getattr(config, "_commit_hash", None)},
+        | {"commit": commit_of(llama_model)},
         "vit_checkpoint": _read(vit_checkpoint, len(vit), vit_ignored),
         "checkpoint": _read(checkpoint, trained.count, trained.ignored)
         | {"lora_rank": sorted({len(a) for a, _ in trained.lora.values()}), "ln_vision": bool(trained.ln_vision)},

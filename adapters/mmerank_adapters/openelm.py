@@ -13,11 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmerank.checkpoints import configuration, configuration_fingerprint, weights_fingerprint
+from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
 from mmerank.text_adapter import drawn_with, load_tokenizer, place_like
-from mmerank_adapters.openelm_model import OpenELMConfig, OpenELMModel
+from mmerank_adapters.openelm_config import OpenELMConfig
+from mmerank_adapters.openelm_model import OpenELMModel
 
 _INDEX, _WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 
@@ -62,7 +63,14 @@ class OpenELM:
 
     @classmethod
     def load(
-        cls, *, checkpoint: str, name: str, dtype: str | None, device: str, tokenizer: str | None = None
+        cls,
+        *,
+        checkpoint: str,
+        name: str,
+        dtype: str | None,
+        device: str,
+        tokenizer: str | None = None,
+        revision: str | None = None,
     ) -> OpenELM:
         """Load a hub id or a local directory.
 
@@ -72,6 +80,7 @@ class OpenELM:
             dtype: A torch dtype by name; None for that of the weights.
             device: A torch device; with `auto` the model, of 3B at most, goes to the first GPU or the CPU.
             tokenizer: Hub id or directory of a Llama-2 tokenizer; None for the checkpoint's own.
+            revision: Branch, tag or commit on the hub.
 
         Returns:
             The adapter, its model in eval mode.
@@ -80,11 +89,10 @@ class OpenELM:
             ModelError: No tokenizer is given and the checkpoint has none, a file is missing or cannot be read, or
                 it holds other weights than OpenELM's.
         """
-        content = configuration(checkpoint)
+        content = configuration(checkpoint, revision)
         config = OpenELMConfig.from_json(content, checkpoint)
-        words = _tokenizer(checkpoint, tokenizer, config.vocab_size)
-        folder = _folder(checkpoint)
-        tensors = _tensors(folder, checkpoint)
+        words = _tokenizer(checkpoint, revision, tokenizer, config.vocab_size)
+        tensors = _tensors(_folder(checkpoint, revision), checkpoint)
         with torch.device("meta"):
             model = OpenELMModel(config)
         _check_tensors(tensors, model, checkpoint)
@@ -96,7 +104,7 @@ class OpenELM:
         source: dict[str, Any] = {
             "adapter": "openelm",
             "checkpoint": checkpoint,
-            "commit": None if Path(checkpoint).is_dir() else folder.name,
+            "commit": commit_of(checkpoint, revision),
             "dtype": str(number).removeprefix("torch."),
             "weights": weights_fingerprint(model),
             "configuration": configuration_fingerprint(content),
@@ -165,9 +173,9 @@ class OpenELM:
         return OpenELM(model.eval(), self._config, self.tokenizer, bos=self._bos, name=name, source=source)
 
 
-def _tokenizer(checkpoint: str, given: str | None, vocab_size: int) -> Any:
+def _tokenizer(checkpoint: str, revision: str | None, given: str | None, vocab_size: int) -> Any:
     try:
-        tokenizer = load_tokenizer(given or checkpoint)
+        tokenizer = load_tokenizer(given) if given else load_tokenizer(checkpoint, revision)
     except ModelError as error:
         if given:
             raise
@@ -183,12 +191,13 @@ def _tokenizer(checkpoint: str, given: str | None, vocab_size: int) -> Any:
     return tokenizer
 
 
-def _folder(checkpoint: str) -> Path:
+def _folder(checkpoint: str, revision: str | None) -> Path:
     """Where the files are, after they were fetched from the hub if need be."""
     if Path(checkpoint).is_dir():
         return Path(checkpoint)
     try:
-        return Path(snapshot_download(checkpoint, allow_patterns=["config.json", "*.safetensors", _INDEX]))
+        wanted = ["config.json", "*.safetensors", _INDEX]
+        return Path(snapshot_download(checkpoint, revision=revision, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ModelError(f"{checkpoint}: not to be had from the hub ({reason})") from error

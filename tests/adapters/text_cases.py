@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -119,19 +119,18 @@ class TextCase:
     dropout: bool = False
     causal: bool = True
     max_tokens: int = 256
-    tolerance: float = field(default=1e-6)
+    tolerance: float = 1e-6
 
     @cached_property
     def folder(self) -> Path:
-        folder = Path(tempfile.mkdtemp(prefix=f"mmerank-{self.name}-"))
-        self._own.append(folder)
+        folder = Path(self._temporary.name)
         self.built().save_pretrained(folder)
         self.tokenizer(folder)
         return folder
 
     @cached_property
-    def _own(self) -> list[Path]:
-        return []
+    def _temporary(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix=f"mmerank-{self.name}-")
 
     def built(self, **config: Any) -> Any:
         """The model as transformers builds it."""
