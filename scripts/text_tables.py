@@ -35,7 +35,8 @@ TABLES = {
 def rows(number: int, family: str, data: str, size: str, result: mmerank.Diff) -> list[tuple[str, float, float]]:
     """What the table says of one model: label, ours, the paper's."""
     if number == 4:
-        labels = dict(zip(("first", "middle", "last"), result.points, strict=True))
+        points = result.points  # with few blocks the first is also the middle one
+        labels = {"first": points[0], "middle": points[-2], "last": points[-1]}
         return [(f"{k} layer", p.diff_erank, paper.LAYER_DIFF_ERANK[k][size]) for k, p in labels.items()]
     if number == 9:
         b = result.final.diff_erank_mean_of_eranks

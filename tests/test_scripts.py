@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from mmerank import align
+from mmerank import align, diff, load_data, load_text
 from tests.adapters.cases import LLAVA, MINIGPT_V2, Case, examples
+from tests.adapters.text_cases import OPT
 from tests.conftest import GOLDEN
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -56,3 +57,35 @@ def test_paper_values_stand_beside_the_model_and_data_they_belong_to(
     result = align(case.adapter, examples())
     result = replace(result, model=model, data=data, source={**result.source, **source})
     assert printed(result).get("erank1") == erank1
+
+
+def test_text_tables_on_other_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MMERANK_CACHE", str(tmp_path / "cache"))
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"{i} {example.response}\n" for i in range(2) for example in examples()))
+    models = tmp_path / "models.yaml"
+    models.write_text(f"125M: {OPT.folder}\n1.3B: {OPT.folder}\n")
+    for table, data in ((1, 2), (4, 1), (6, 4), (9, 1), (11, 1)):
+        arguments = [str(table), "--models-from", str(models), "--limit", "4", "--data", *[f"text:{texts}"] * data]
+        script("text_tables.py", *arguments, monkeypatch=monkeypatch)
+        printed = capsys.readouterr().out
+        rows = [line for line in printed.splitlines() if "OPT" in line]
+        assert {"off", "on"} == {line.split("│")[4].strip() for line in rows} and f"Table {table}" in printed
+        models_measured = {line.split("│")[1].strip() for line in rows}
+        assert models_measured == ({"OPT 1.3B"} if table == 11 else {"OPT 125M", "OPT 1.3B"})
+
+
+def test_a_few_steps_of_the_training_script_lower_the_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("train_family.py", str(tmp_path / "family"), "--steps", "20", "--sizes", "1")
+    script(*arguments, monkeypatch=monkeypatch)
+    held_out = load_data(f"text:{tmp_path}/family/held_out.txt")
+    half, full = (
+        diff(load_text(tmp_path / "family" / name, device="cpu"), held_out, limit=10)
+        for name in ("half-opt-016", "opt-016")
+    )
+    assert full.loss_trained < half.loss_trained < full.loss_untrained
+    assert full.final.erank_untrained == half.final.erank_untrained
