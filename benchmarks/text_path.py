@@ -18,12 +18,12 @@ import time
 from pathlib import Path
 
 import torch
-from mmerank.text_adapter import TextAdapter
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
 import mmerank
 from mmerank.runs import versions
+from mmerank.text_adapter import TextAdapter
 
 # Tokens per text: a spread as of short documents, chosen by hand.
 LENGTHS = (30, 58, 78, 97, 117, 139, 167, 205, 262, 342, 466, 724)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +14,12 @@ import typer
 
 from mmerank import __version__, options
 from mmerank.convention import Convention, TextConvention
-from mmerank.errors import MmerankError, UsageError
+from mmerank.errors import Interrupted, MmerankError, UsageError
 
 if TYPE_CHECKING:
     from mmerank.alignment import Alignment
+    from mmerank.diff_erank import Diff
+    from mmerank.runs import RunFolder
 
 app = typer.Typer(
     help="Effective rank (eRank) of hidden token representations, and image-text alignment measured with it.",
@@ -49,10 +54,10 @@ def align(
     aggregate: options.Aggregate = "entropy",
 ) -> None:
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment (the paper's Table 2)."""
-    from mmerank.adapter import load
+    from mmerank.adapter import check_model, load
     from mmerank.alignment import align as measure
+    from mmerank.alignment import open_align_run
     from mmerank.data import load_data
-    from mmerank.runs import open_run
 
     _check_writable(json_file)
     convention = Convention(
@@ -65,32 +70,31 @@ def align(
         aggregate=aggregate,
     )
     examples = load_data(data)
-    folder = (
-        None
-        if out is None
-        else open_run(out, "align", examples, {"convention": convention.to_dict()}, limit=limit, seed=seed)
-    )
+    max_pixels = int(max_megapixels * 1e6)
+    folder = None
+    if out is not None:
+        folder = open_align_run(out, examples, convention, max_pixels=max_pixels, limit=limit, seed=seed)
     _quiet()
-    results = [
-        measure(
-            load(model, dtype=dtype, device=device),
-            examples,
-            convention=convention,
-            limit=limit,
-            seed=seed,
-            batch_tokens=batch_tokens,
-            share_prefix=not separate_passes,
-            max_pixels=int(max_megapixels * 1e6),
-            strict=strict,
-            out=folder,
-            progress=True,
-        )
-        for model in models
-    ]
-    summary = {"results": [result.to_dict() for result in results]}
-    if folder is not None:
-        folder.write_summary(summary)
-    _show(results, summary, json_file)
+    for model in models:  # a typo in the last one must not cost the time of the first
+        check_model(model)
+    results: list[Alignment] = []
+    with _shown_at_the_end(lambda: _show(results, folder, json_file), out):
+        for model in models:
+            results.append(
+                measure(
+                    load(model, dtype=dtype, device=device),
+                    examples,
+                    convention=convention,
+                    limit=limit,
+                    seed=seed,
+                    batch_tokens=batch_tokens,
+                    share_prefix=not separate_passes,
+                    max_pixels=max_pixels,
+                    strict=strict,
+                    out=folder,
+                    progress=True,
+                )
+            )
 
 
 @app.command()
@@ -118,12 +122,11 @@ def diff(
     aggregate: options.Aggregate = "entropy",
 ) -> None:
     """Diff-eRank and reduced loss of language models (the paper's Tables 1, 4, 6 to 9 and 11)."""
-    from rich.console import Console
-
+    from mmerank.checkpoints import configuration, is_yaml, yaml_keys
     from mmerank.data import load_data
     from mmerank.diff_erank import diff as measure
-    from mmerank.report import diff_standing, diff_table, layer_table
-    from mmerank.runs import cache_folder, open_run
+    from mmerank.diff_erank import open_diff_run
+    from mmerank.runs import cache_folder
     from mmerank.text_adapter import load_text
 
     _check_writable(json_file)
@@ -136,36 +139,31 @@ def diff(
         aggregate=aggregate,
     )
     texts = load_data(data)
-    settings = {"convention": convention.to_dict(), "layers": layers}
-    folder = None if out is None else open_run(out, "diff", texts, settings, limit=limit, seed=seed)
+    folder = None
+    if out is not None:
+        folder = open_diff_run(out, texts, convention, layers=layers, limit=limit, seed=seed)
     _quiet()
-    results = [
-        measure(
-            load_text(model, dtype=dtype, device=device, tokenizer=tokenizer),
-            texts,
-            convention=convention,
-            layers=layers,
-            seeds=range(untrained_seeds),
-            limit=limit,
-            seed=seed,
-            batch_tokens=batch_tokens,
-            strict=strict,
-            out=folder,
-            cache=None if no_cache else cache_folder(),
-            progress=True,
-        )
-        for model in models
-    ]
-    summary = {"results": [result.to_dict() for result in results]}
-    if folder is not None:
-        folder.write_summary(summary)
-    if _write_json(summary, json_file):
-        return
-    Console().print(diff_table(results))
-    for result in results:
-        if len(result.points) > 1:
-            Console().print(layer_table(result))
-        print("\n".join(diff_standing(result)))
+    for model in models:
+        configuration(model) if not is_yaml(model) else yaml_keys(Path(model))
+    results: list[Diff] = []
+    with _shown_at_the_end(lambda: _show_diff(results, folder, json_file), out):
+        for model in models:
+            results.append(
+                measure(
+                    load_text(model, dtype=dtype, device=device, tokenizer=tokenizer),
+                    texts,
+                    convention=convention,
+                    layers=layers,
+                    seeds=range(untrained_seeds),
+                    limit=limit,
+                    seed=seed,
+                    batch_tokens=batch_tokens,
+                    strict=strict,
+                    out=folder,
+                    cache=None if no_cache else cache_folder(),
+                    progress=True,
+                )
+            )
 
 
 @app.command()
@@ -181,6 +179,8 @@ def doctor(
     image_layout: options.ImageLayout = "model",
     tokens: options.Tokens = "all",
     vision_point: options.VisionPoint = "default",
+    centre: options.Centre = "mean",
+    precision: options.Precision = "float64",
 ) -> None:
     """Load a model, run one example, and show hook points, shapes, token layout and warnings."""
     from dataclasses import asdict
@@ -193,7 +193,14 @@ def doctor(
     from mmerank.report import examination_view
 
     _check_writable(json_file)
-    convention = Convention(sequence=sequence, image_layout=image_layout, tokens=tokens, vision_point=vision_point)
+    convention = Convention(
+        sequence=sequence,
+        image_layout=image_layout,
+        tokens=tokens,
+        vision_point=vision_point,
+        centre=centre,
+        precision=precision,
+    )
     examples = load_data(data)
     _quiet()
     adapter = load(model, dtype=dtype, device=device)
@@ -212,7 +219,7 @@ def demo(json_file: options.Json = None, debug: options.Debug = False) -> None:
     _check_writable(json_file)
     _quiet()
     result = measure(load("demo", device="cpu"), load_data("demo"), progress=True)
-    _show([result], {"results": [result.to_dict()]}, json_file)
+    _show([result], None, json_file)
     typer.echo(
         "\nThe demo's model is a small LLaVA-1.5 with RANDOM weights, and its pictures are generated: this shows\n"
         "what mmerank prints, but the numbers say nothing about any trained model.",
@@ -220,12 +227,48 @@ def demo(json_file: options.Json = None, debug: options.Debug = False) -> None:
     )
 
 
-def _show(results: list[Alignment], summary: dict[str, Any], json_file: str | None) -> None:
+@contextmanager
+def _shown_at_the_end(show: Callable[[], None], out: Path | None) -> Iterator[None]:
+    """Show what is finished even when a later model fails; say how to go on after an interruption."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"; the same command continues from {out}" if out is not None else "; with --out it could be continued"
+        raise Interrupted(f"interrupted{kept}") from None
+    finally:
+        show()
+
+
+def _finished(results: Sequence[Alignment | Diff], folder: RunFolder | None, json_file: str | None) -> bool:
+    """Write summary and JSON; true if there is something to print."""
+    if not results:
+        return False
+    summary = {"results": [result.to_dict() for result in results]}
+    if folder is not None:
+        folder.write_summary(summary)
+    return not _write_json(summary, json_file)
+
+
+def _show_diff(results: list[Diff], folder: RunFolder | None, json_file: str | None) -> None:
+    from rich.console import Console
+
+    from mmerank.report import diff_standing, diff_table, layer_table
+
+    if not _finished(results, folder, json_file):
+        return
+    Console().print(diff_table(results))
+    for result in results:
+        if len(result.points) > 1:
+            Console().print(layer_table(result))
+        print("\n".join(diff_standing(result)))
+
+
+def _show(results: list[Alignment], folder: RunFolder | None, json_file: str | None) -> None:
     from rich.console import Console
 
     from mmerank.report import alignment_table, standing
 
-    if _write_json(summary, json_file):
+    if not _finished(results, folder, json_file):
         return
     Console().print(alignment_table(results))
     for result in results:
@@ -244,8 +287,12 @@ def _write_json(content: dict[str, Any], json_file: str | None) -> bool:
 
 def _check_writable(json_file: str | None) -> None:
     """Better now than after the run."""
-    if json_file not in (None, "-") and not Path(json_file).absolute().parent.is_dir():
+    if json_file in (None, "-"):
+        return
+    if not Path(json_file).absolute().parent.is_dir():
         raise UsageError(f"--json {json_file}: no such folder to write to")
+    if Path(json_file).is_dir():
+        raise UsageError(f"--json {json_file}: is a folder; name a file in it")
 
 
 def _quiet() -> None:
@@ -266,21 +313,34 @@ def _version(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exit status 0 done, 1 failed, 2 wrong usage.
+    """Run the command line; exit status 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
     Args:
         arguments: Without the program's name; default: those of the process.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    given = sys.argv[1:] if arguments is None else arguments
+    # What a scheduler sends before it kills: finish the part, as for Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    guarded(lambda: app(given, prog_name="mmerank"), debug="--debug" in given)
+
+
+def guarded(work: Callable[[], Any], *, debug: bool = False) -> None:
+    """Run a program so that errors are one line on stderr and an exit status; what the scripts end with too.
+
+    Args:
+        work: The program.
+        debug: Let errors through.
+    """
     try:
-        app(arguments, prog_name="mmerank")
+        work()
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted"))
+        sys.exit(_fail("interrupted", status=130))
     except Exception as error:
-        if "--debug" in arguments:
+        if debug:
             raise
+        statuses = {UsageError: 2, Interrupted: 130}
         if isinstance(error, MmerankError):
-            sys.exit(_fail(str(error), status=2 if isinstance(error, UsageError) else 1))
+            sys.exit(_fail(str(error), status=statuses.get(type(error), 1)))
         sys.exit(_fail(f"{type(error).__name__}: {error} (--debug shows where)"))
 
 

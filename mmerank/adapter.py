@@ -106,6 +106,26 @@ def load(model: str | Path, *, dtype: str | None = None, device: str | None = No
         with demo.checkpoint() as folder:
             adapter: Adapter = family_named(GROUP, "llava").load(folder, name="demo", dtype=dtype, device=place)
             return adapter
+    family, keys = _found(model)
+    return family.load(Path(model) if is_yaml(model) else model, name=str(model), dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
+
+
+def check_model(model: str | Path) -> None:
+    """Refuse a MODEL argument that `load` would refuse at once, without loading weights.
+
+    Args:
+        model: As for `load`.
+
+    Raises:
+        UsageError: Unknown adapter name.
+        ModelError: No such checkpoint, or none that any adapter understands.
+    """
+    if str(model) != "demo":
+        _found(model)
+
+
+def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:
+    """Adapter class of a MODEL argument, and the keys of its YAML file."""
     if is_yaml(model):
         path = Path(model)
         name, keys = yaml_keys(path)
@@ -113,10 +133,10 @@ def load(model: str | Path, *, dtype: str | None = None, device: str | None = No
         if family.model_types:
             raise UsageError(f"{path}: adapter {name} is given by a hub id or a directory, not by a YAML file")
         check_keys(path, name, family.load, keys)
-        return family.load(path, name=str(model), dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
+        return family, keys
     model_type, known = configuration(model)["model_type"], families(GROUP)
     if model_type not in known:
         raise ModelError(
             f"{model}: no adapter for a checkpoint of model_type {model_type!r}; known: {', '.join(sorted(known))}"
         )
-    return known[model_type].load(model, name=str(model), dtype=dtype, device=place)  # type: ignore[no-any-return]
+    return known[model_type], {}

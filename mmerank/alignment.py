@@ -16,10 +16,10 @@ from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.images import MAX_PIXELS
-from mmerank.inputs import DataSet, Example, Skipped, chosen
+from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen
 from mmerank.probe import Probe
 from mmerank.records import Record, to_frame
-from mmerank.runs import RunFolder, open_run
+from mmerank.runs import RunFolder, open_run, versions
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Alignment:
         image_text_alignment: mean(eRank3, eRank4, eRank5) / max(eRank3, eRank4, eRank5).
         source: Where the model came from: checkpoint, dtype, fingerprint of the weights.
         records: One per example and measurement.
+        limit: How many examples were asked for; None for all.
+        seed: Of their choice; None for the first ones.
     """
 
     model: str
@@ -57,6 +59,8 @@ class Alignment:
     image_text_alignment: float
     source: dict[str, Any]
     records: tuple[Record, ...]
+    limit: int | None = None
+    seed: int | None = None
 
     @property
     def text_cut(self) -> int:
@@ -76,7 +80,7 @@ class Alignment:
         return sum(counts) / len(counts)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per example and measurement, in the order of the examples' ids."""
+        """One row per example and measurement, in the order of the examples' ids; columns as in `mmerank.records`."""
         return to_frame(self.records)
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,6 +89,8 @@ class Alignment:
             "model": self.model,
             "data": self.data,
             "n": self.n,
+            "limit": self.limit,
+            "seed": self.seed,
             "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
             "convention": self.convention.to_dict(),
             **{label: getattr(self, label) for label in ERANKS},
@@ -93,6 +99,7 @@ class Alignment:
             "mean_tokens": {label: self.mean_tokens(label) for label in ERANKS},
             "text_cut": self.text_cut,
             "source": self.source,
+            "versions": versions(),
         }
 
     def __str__(self) -> str:
@@ -140,13 +147,18 @@ def align(
         DataError: No example could be measured, or one was skipped and `strict` is set.
         NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and example.
         RunFolderError: `out` holds a run with other settings.
+        TypeError: `examples` is not an iterable of examples.
+        UsageError: `limit` is below 1, or there is a seed without a limit.
     """
     convention = convention or Convention()
+    check_examples(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
     probe = Probe(adapter, convention, batch_tokens=batch_tokens, share_prefix=share_prefix, max_pixels=max_pixels)
+    own_folder = False
     if out is not None and not isinstance(out, RunFolder):
-        settings = {"convention": convention.to_dict()}
-        out = open_run(out, "align", examples, settings, limit=limit, seed=seed)
+        examples = examples if isinstance(examples, DataSet) else list(examples)
+        out = open_align_run(out, examples, convention, max_pixels=max_pixels, limit=limit, seed=seed)
+        own_folder = True
     folder = out
     if folder is not None:
         folder.add_model(adapter.name, dict(adapter.source))
@@ -163,7 +175,7 @@ def align(
     if not records:
         first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
         raise DataError(f"{name}: no example could be measured, {len(skipped)} skipped{first}")
-    return Alignment(
+    result = Alignment(
         model=adapter.name,
         data=name,
         n=len(records) // len(ERANKS),
@@ -171,5 +183,24 @@ def align(
         convention=convention,
         source=dict(adapter.source),
         records=tuple(records),
+        limit=limit,
+        seed=seed,
         **alignment(records, aggregate=convention.aggregate),
     )
+    if folder is not None and own_folder:
+        folder.write_summary({"results": [result.to_dict()]})
+    return result
+
+
+def open_align_run(
+    out: str | Path,
+    examples: Iterable[Example | Skipped],
+    convention: Convention,
+    *,
+    max_pixels: int,
+    limit: int | None,
+    seed: int | None,
+) -> RunFolder:
+    """The run folder for these settings, new or continued. Arguments and errors as in `align`."""
+    settings = {"convention": convention.to_dict(), "max_pixels": max_pixels}
+    return open_run(out, "align", examples, settings, limit=limit, seed=seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from mmerank.errors import DataError
@@ -51,7 +52,21 @@ def collect(
 
     Raises:
         DataError: An example was skipped, and `strict` is set.
+        RunFolderError: Another process writes to the folder.
     """
+    with folder.writing() if folder else nullcontext():
+        return _collect(measure, examples, model, job, folder, strict, progress)
+
+
+def _collect(
+    measure: Callable[[Iterable[Example | Skipped]], Iterator[Measured | Skipped]],
+    examples: Iterable[Example | Skipped],
+    model: str,
+    job: str,
+    folder: RunFolder | None,
+    strict: bool,
+    progress: bool,
+) -> tuple[list[Record], list[Skipped]]:
     records = [record for record in folder.records() if record.model == model] if folder else []
     done = {record.example for record in records}
     order: dict[str, int] = {}
@@ -63,8 +78,8 @@ def collect(
                 yield entry
 
     skipped: list[Skipped] = []
-    total = len(examples) - len(done) if isinstance(examples, Sized) else None
-    with Meter(f"{job} {model}", total, shown=progress) as meter, _Parts(folder) as parts:
+    total = len(examples) if isinstance(examples, Sized) else None
+    with Meter(f"{job} {model}", total, done=len(done), shown=progress) as meter, _Parts(folder) as parts:
         for result in measure(missing()):
             if isinstance(result, Measured):
                 records.extend(result.records)
@@ -75,6 +90,7 @@ def collect(
                 raise DataError(f"example {result.id!r}: {result.reason} (strict: no example may be skipped)")
             skipped.append(result)
             meter.advance(0)
+    records = [record for record in records if record.example in order]
     return records, sorted(skipped, key=lambda entry: order[entry.id])
 
 

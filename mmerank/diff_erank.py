@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,7 +19,7 @@ from mmerank.analysis.diff_erank import PointDiff, diff_erank, mean_loss
 from mmerank.collect import collect
 from mmerank.convention import TextConvention
 from mmerank.errors import DataError, UsageError
-from mmerank.inputs import DataSet, Example, Skipped, chosen
+from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen
 from mmerank.records import Record, to_frame
 from mmerank.runs import RunFolder, open_run, versions
 from mmerank.text_adapter import TextAdapter
@@ -46,6 +46,8 @@ class Diff:
         tokens: Tokens of all texts.
         source: Where the model came from.
         records: Of the trained model and its twins.
+        limit: How many texts were asked for; None for all.
+        seed: Of their choice; None for the first ones.
     """
 
     model: str
@@ -62,6 +64,8 @@ class Diff:
     tokens: int
     source: dict[str, Any]
     records: tuple[Record, ...]
+    limit: int | None = None
+    seed: int | None = None
 
     @property
     def final(self) -> PointDiff:
@@ -96,6 +100,8 @@ class Diff:
                 "model": self.model,
                 "data": self.data,
                 "n": self.n,
+                "limit": self.limit,
+                "seed": self.seed,
                 "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
                 "convention": self.convention.to_dict(),
                 "seeds": list(self.seeds),
@@ -109,6 +115,7 @@ class Diff:
                 "text_cut": self.text_cut,
                 "layers": [asdict(point) for point in self.points],
                 "source": self.source,
+                "versions": versions(),
             }
         )
         return numbers
@@ -163,6 +170,7 @@ def diff(
         DataError: No text could be measured, or one was skipped and `strict` is set.
         NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and text.
         RunFolderError: `out` holds a run with other settings.
+        TypeError: `examples` is not an iterable of examples.
     """
     convention = convention or TextConvention()
     if not seeds or len(set(seeds)) < len(seeds):
@@ -171,11 +179,14 @@ def diff(
         layer_points(adapter, layers)
     except ValueError as error:
         raise UsageError(f"{adapter.name}: {error}") from None
+    check_examples(examples)
+    examples = examples if isinstance(examples, DataSet) else list(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
     entries = list(chosen(examples, limit, seed))
     settings = {"convention": convention.to_dict(), "layers": layers}
+    own_folder = out is not None and not isinstance(out, RunFolder)
     if out is not None and not isinstance(out, RunFolder):
-        out = open_run(out, "diff", examples, settings, limit=limit, seed=seed)
+        out = open_diff_run(out, examples, convention, layers=layers, limit=limit, seed=seed)
 
     def measured(model: TextAdapter, called: str, folder: RunFolder | None, dropout: int | None) -> _Collected:
         probe = TextProbe(
@@ -203,7 +214,24 @@ def diff(
                 out.add_model(called, dict(twin.source))
                 have = {record.example for record in out.records() if record.model == called}
                 out.write([record for record in runs[-1][0] if record.example not in have])
-    return _result(adapter, name, convention, tuple(seeds), runs)
+    result = replace(_result(adapter, name, convention, tuple(seeds), runs), limit=limit, seed=seed)
+    if own_folder and isinstance(out, RunFolder):
+        out.write_summary({"results": [result.to_dict()]})
+    return result
+
+
+def open_diff_run(
+    out: str | Path,
+    examples: Iterable[Example | Skipped],
+    convention: TextConvention,
+    *,
+    layers: str,
+    limit: int | None,
+    seed: int | None,
+) -> RunFolder:
+    """The run folder for these settings, new or continued. Arguments and errors as in `diff`."""
+    settings = {"convention": convention.to_dict(), "layers": layers}
+    return open_run(out, "diff", examples, settings, limit=limit, seed=seed)
 
 
 _Collected = tuple[list[Record], list[Skipped]]

@@ -42,3 +42,7 @@ class RunFolderError(MmerankError, ValueError):
 
 class UsageError(MmerankError, ValueError):
     """A call that cannot be meant: an unknown name or form. The command line exits with status 2."""
+
+
+class Interrupted(MmerankError):
+    """The person, or a scheduler, stopped the run. The command line exits with status 130."""

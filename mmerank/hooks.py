@@ -18,11 +18,13 @@ class Point(NamedTuple):
     """Where hidden states are read: a module, by its path or the object itself, and a side of it.
 
     `skip` leading tokens (a CLS token, say) are left out: the tensor (..., n, d) becomes (..., n - skip, d).
+    `key` names the keyword argument, or the entry of a dict that is returned, where several tensors are.
     """
 
     module: str | nn.Module
     side: Side = "output"
     skip: int = 0
+    key: str | None = None
 
 
 @contextmanager
@@ -35,9 +37,9 @@ def capture(
 ) -> Iterator[Mapping[str, Any]]:
     """Record the hidden states that flow through `points` of `model` inside the `with` block.
 
-    A module may take or return a tensor, a tuple or list that begins with one, or a model output of
-    transformers (its `last_hidden_state`, else its first tensor). On the input side keyword arguments count
-    too. All hooks are gone when the block ends, however it ends.
+    Of a tuple or list that a module takes or returns, the first tensor is recorded; of a dict or of keyword
+    arguments `last_hidden_state` or `hidden_states`, else the only tensor there is. Where there are several,
+    `Point(module, side, key=NAME)` says which. All hooks are gone when the block ends, however it ends.
 
     Args:
         model: Any module.
@@ -54,8 +56,8 @@ def capture(
     Raises:
         LookupError: `model` has no module of that path, or the module object is not part of it.
         ValueError: A side is neither `input` nor `output`, or `calls` < 1.
-        CaptureError: A point fired more often than `calls`, fewer times by the end of the block, or carried
-            no tensor.
+        CaptureError: A point fired more often than `calls`, fewer times by the end of the block, carried no
+            tensor, or several of which none is named.
 
     Example:
         >>> import torch
@@ -77,12 +79,9 @@ def capture(
                 f"hook point {name!r} ({_label(points[name])}) fired more than {_times(calls)}; "
                 "pass calls=N to ask for more, or run one forward per block"
             )
-        h = _tensor(carried)
+        h = _tensor(carried, point.key)
         if h is None:
-            raise CaptureError(
-                f"hook point {name!r} ({_label(points[name])}): no tensor in the module's {point.side}, "
-                f"which is {_shape_of(carried)}"
-            )
+            raise CaptureError(f"hook point {name!r} ({_label(points[name])}): {_why_none(carried, point)}")
         h = h.detach()[..., point.skip :, :] if point.skip else h.detach()
         recorded[name].append(h.clone() if reduce is None else reduce(h))
         seen[name] = recorded[name][0] if calls == 1 else recorded[name]
@@ -121,7 +120,7 @@ def _attach(point: Point, name: str, record: Callable[[str, Point, Any], None]) 
     if point.side == "input":
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            record(name, point, args or tuple(kwargs.values()))
+            record(name, point, kwargs if point.key is not None or not args else args)
 
         return point.module.register_forward_pre_hook(before, with_kwargs=True)
 
@@ -131,16 +130,34 @@ def _attach(point: Point, name: str, record: Callable[[str, Point, Any], None]) 
     return point.module.register_forward_hook(after)
 
 
-def _tensor(carried: Any) -> Tensor | None:
-    """The hidden states among what a module received or returned."""
+def _tensor(carried: Any, key: str | None) -> Tensor | None:
+    """The hidden states among what a module received or returned; None if there are none, or no telling which."""
     if isinstance(carried, Tensor):
-        return carried
-    if isinstance(carried, Mapping):  # transformers' ModelOutput
-        named = carried.get("last_hidden_state")
-        return named if isinstance(named, Tensor) else _tensor(tuple(carried.values()))
-    if isinstance(carried, (tuple, list)):
-        return next((h for h in map(_tensor, carried) if h is not None), None)
+        return carried if key is None else None
+    if isinstance(carried, Mapping):  # also transformers' ModelOutput
+        for name in (key,) if key is not None else ("last_hidden_state", "hidden_states"):
+            if isinstance(carried.get(name), Tensor):
+                named: Tensor = carried[name]
+                return named
+        tensors = _tensor_names(carried)
+        return carried[tensors[0]] if key is None and len(tensors) == 1 else None
+    if isinstance(carried, (tuple, list)) and key is None:
+        return next((h for h in (_tensor(item, None) for item in carried) if h is not None), None)
     return None
+
+
+def _tensor_names(carried: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in carried.items() if isinstance(value, Tensor)]
+
+
+def _why_none(carried: Any, point: Point) -> str:
+    if isinstance(carried, Mapping) and (names := _tensor_names(carried)):
+        return (
+            f"several tensors in the module's {point.side}, {', '.join(names)}; "
+            f"say which with Point(module, {point.side!r}, key=NAME)"
+        )
+    what = f"named {point.key!r} " if point.key is not None else ""
+    return f"no tensor {what}in the module's {point.side}, which is {_shape_of(carried)}"
 
 
 def _label(point: Any) -> str:

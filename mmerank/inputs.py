@@ -220,6 +220,45 @@ def unique(entries: Iterable[Example | Skipped]) -> Iterator[Example | Skipped]:
         yield entry
 
 
+def check_examples(examples: object) -> None:
+    """Refuse what cannot be examples before a model runs.
+
+    Args:
+        examples: What was given for them.
+
+    Raises:
+        TypeError: It is text, or no iterable.
+    """
+    if isinstance(examples, (str, bytes, Path)) or not isinstance(examples, Iterable):
+        raise TypeError(
+            f"expected mmerank.Example objects, got {type(examples).__name__}; mmerank.load_data(DATA) reads them"
+        )
+
+
+def fingerprint(examples: Iterable[Example | Skipped]) -> str:
+    """What a run folder knows data by: the data set's own fingerprint, else a hash of ids, texts and pictures.
+
+    Args:
+        examples: In order; read to the end unless it is a `DataSet`.
+
+    Returns:
+        16 hexadecimal digits, or the data set's fingerprint.
+    """
+    if isinstance(examples, DataSet):
+        return examples.fingerprint
+    digest = hashlib.sha256()
+    for entry in examples:
+        if isinstance(entry, Skipped):
+            digest.update(repr((entry.id, entry.reason)).encode())
+            continue
+        image = entry.image
+        picture: Any = str(image) if isinstance(image, Path) else getattr(image, "name", None)
+        if isinstance(image, Image.Image):
+            picture = (image.size, image.mode, hashlib.sha256(image.tobytes()).hexdigest())
+        digest.update(repr((entry.id, picture, entry.instruction, entry.response)).encode())
+    return digest.hexdigest()[:16]
+
+
 def chosen(examples: Iterable[Example | Skipped], limit: int | None, seed: int | None) -> Iterable[Example | Skipped]:
     """The first `limit` entries, or with a seed that many drawn by `random.Random(seed).sample`.
 
@@ -230,9 +269,16 @@ def chosen(examples: Iterable[Example | Skipped], limit: int | None, seed: int |
 
     Returns:
         The entries.
+
+    Raises:
+        UsageError: `limit` is below 1, or there is a seed without a limit.
     """
     if limit is None:
+        if seed is not None:
+            raise UsageError(f"seed {seed} draws a sample, so it needs a limit")
         return examples
+    if limit < 1:
+        raise UsageError(f"limit must be at least 1, got {limit}")
     listed = list(examples)
     if seed is None:
         return listed[:limit]

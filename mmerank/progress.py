@@ -16,18 +16,20 @@ class Meter:
     Args:
         title: What is being done.
         total: Number of samples, if known.
+        done: How many of them an earlier run has done.
         shown: Whether to show anything.
     """
 
-    def __init__(self, title: str, total: int | None, *, shown: bool = True):
+    def __init__(self, title: str, total: int | None, *, done: int = 0, shown: bool = True):
         self._title = title
         self._total = total
+        self._done = done
         self._samples = self._tokens = 0
         self._console = Console(stderr=True)
         self._lines = shown and not self._console.is_terminal
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
@@ -35,7 +37,9 @@ class Meter:
             transient=True,
             disable=not shown or self._lines,
         )
-        self._task = self._bar.add_task(title, total=total, speed="")
+        # In a terminal of 80 columns the numbers matter more than the whole of a long name.
+        shown_title = title if len(title) <= 24 else f"{title[:6]}…{title[-17:]}"
+        self._task = self._bar.add_task(shown_title, total=total, completed=done, speed="")
 
     def __enter__(self) -> Meter:
         self._start = self._last_line = time.monotonic()
@@ -55,7 +59,7 @@ class Meter:
         """
         self._samples += 1
         self._tokens += tokens
-        self._bar.update(self._task, completed=self._samples, speed=self._speed())
+        self._bar.update(self._task, completed=self._done + self._samples, speed=self._speed())
         if self._lines and time.monotonic() - self._last_line > LINE_EVERY_S:
             self._print_line()
 
@@ -67,7 +71,10 @@ class Meter:
         self._last_line = time.monotonic()
         left = ""
         if self._total and self._samples:
-            seconds = (self._last_line - self._start) / self._samples * (self._total - self._samples)
+            remaining = self._total - self._done - self._samples
+            seconds = (self._last_line - self._start) / self._samples * remaining
             left = f", about {seconds / 60:.1f} min left"
         of = f"/{self._total}" if self._total else ""
-        self._console.print(f"{self._title}: {self._samples}{of}, {self._speed()}{left}", highlight=False)
+        self._console.print(
+            f"{self._title}: {self._done + self._samples}{of}, {self._speed()}{left}", highlight=False, soft_wrap=True
+        )

@@ -83,12 +83,12 @@ def standing(result: Alignment) -> list[str]:
     skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
     tokens = ", ".join(f"{result.mean_tokens(label):.0f}" for label in ERANKS)
     lines = [
-        f"{result.model}: n = {result.n} of {total} examples{skipped}",
+        f"{result.model} on {result.data}: n = {result.n} of {total} examples{_choice(result)}{skipped}",
         f"  mean tokens behind eRank1-5: {tokens}",
     ]
     lines += _skips(result.skipped)
     if result.text_cut:
-        lines.append(f"  text cut at the model's limit: {result.text_cut} examples")
+        lines.append(f"  text cut at the model's limit: {result.text_cut} of the examples")
     return lines
 
 
@@ -171,7 +171,8 @@ def diff_standing(result: Diff) -> list[str]:
     seeds = ", ".join(map(str, result.seeds))
     cut = f", {result.text_cut} of them cut" if result.text_cut else ""
     return [
-        f"{result.model}: n = {result.n} of {result.n + len(result.skipped)} texts, {result.tokens:,} tokens{cut}; "
+        f"{result.model} on {result.data}: n = {result.n} of {result.n + len(result.skipped)} texts"
+        f"{_choice(result)}, {result.tokens:,} tokens{cut}; "
         f"untrained: seed {seeds}, {mode}",
         *_skips(result.skipped),
     ]
@@ -189,7 +190,7 @@ def examination_view(found: Examination) -> RenderableType:
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     facts.add_row("model", Text(found.model))
     for key, value in found.source.items():
-        if value is not None:
+        if value not in (None, []):
             facts.add_row(key, Text(_fact(value)))
     facts.add_row("parameters", f"{found.parameters:,} ({', '.join(found.places)})")
 
@@ -213,7 +214,7 @@ def examination_view(found: Examination) -> RenderableType:
             positions = f"{stretch.first}" if stretch.first == stretch.last else f"{stretch.first}-{stretch.last}"
             counted = "yes" if stretch.counted else "no"
             layout.add_row(
-                "" if i else kind, positions, stretch.role, counted, Text(_middle_cut(_clean(stretch.text)))
+                "" if i else kind, positions, stretch.role, counted, Text(_clean(_middle_cut(stretch.text)))
             )
         layout.add_section()
 
@@ -236,6 +237,13 @@ def _plain(*tables: RenderableType) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
+def _choice(result: Alignment | Diff) -> str:
+    """Whether the examples are all there are."""
+    if result.limit is None:
+        return ""
+    return f" (the first {result.limit})" if result.seed is None else f" (drawn with seed {result.seed})"
+
+
 def _fact(value: object) -> str:
     """A value of a model's source on one line, long lists by their beginning."""
     if isinstance(value, dict):
@@ -251,7 +259,7 @@ def _middle_cut(text: str, width: int = 60) -> str:
 
 def _short(name: str) -> str:
     """A model or data name without the folders it lies in."""
-    return "/".join(name.removesuffix("/").split("/")[-2:])
+    return "/".join(name.partition("?")[0].removesuffix("/").split("/")[-2:])
 
 
 def _clean(text: str) -> str:

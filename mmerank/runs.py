@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from mmerank.errors import RunFolderError
-from mmerank.inputs import DataSet, Example, Skipped
+from mmerank.inputs import DataSet, Example, Skipped, fingerprint
 from mmerank.records import Record, read_parts, write_part
 
 
@@ -69,6 +72,26 @@ class RunFolder:
         """All records written so far."""
         return read_parts(self._records)
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other processes from writing here while the block runs; a process that dies lets go.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            RunFolderError: Another process writes here.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunFolderError(f"{self.path}: another process is writing to this run folder") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
     def write(self, records: list[Record]) -> None:
         """Add records as a part of their own; nothing when there are none.
 
@@ -88,12 +111,11 @@ class RunFolder:
         _write_json(self.path / "summary.json", summary)
 
     def _require(self, stated: dict[str, Any], asked: dict[str, Any]) -> None:
-        for key in sorted({*stated, *asked}):
-            if stated.get(key) != asked.get(key):
-                raise RunFolderError(
-                    f"{self.path}: holds a run with another {key}: {_short(stated.get(key))} there, "
-                    f"{_short(asked.get(key))} here; name another folder, or use the same settings"
-                )
+        if differences := _differences(stated, asked):
+            raise RunFolderError(
+                f"{self.path}: holds another run ({'; '.join(differences)}); "
+                "name another folder, or use the same settings"
+            )
 
     def _state(self) -> None:
         _write_json(self._stated, self.settings)
@@ -124,9 +146,8 @@ def open_run(
     Raises:
         RunFolderError: It holds another run, or something else, or cannot be written.
     """
-    data: dict[str, Any] = {"name": "examples", "fingerprint": None}
-    if isinstance(examples, DataSet):
-        data = {"name": examples.name, "fingerprint": examples.fingerprint}
+    name = examples.name if isinstance(examples, DataSet) else "examples"
+    data = {"name": name, "fingerprint": fingerprint(examples)}
     return RunFolder(Path(out), {"job": job, "data": {**data, "limit": limit, "seed": seed}, **settings})
 
 
@@ -150,6 +171,11 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     unfinished.replace(path)
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 200 else text[:200] + "…"
+def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """Each value that differs, by its path in the settings."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = sorted({*there, *here})
+        return [
+            line for key in keys for line in _differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if there == here else [f"{name}: {json.dumps(there)} there, {json.dumps(here)} here"]

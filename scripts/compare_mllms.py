@@ -10,6 +10,7 @@ continued when the script is called again.
 """
 
 import argparse
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -17,6 +18,8 @@ from pathlib import Path
 from rich.console import Console
 
 import mmerank
+from mmerank.__main__ import guarded
+from mmerank.adapter import check_model
 from mmerank.paper import TABLE_2
 from mmerank.report import alignment_table, standing
 
@@ -37,6 +40,12 @@ def printed(result: mmerank.Alignment) -> dict[str, float]:
     return dict(TABLE_2.get((str(model), str(data)), {}))
 
 
+def folder_name(argument: str) -> str:
+    """A readable name that differs for arguments that differ."""
+    last = re.sub(r"[^\w.-]+", "-", argument.partition("?")[0].rstrip("/").split("/")[-1])
+    return f"{last}-{hashlib.sha256(argument.encode()).hexdigest()[:6]}"
+
+
 def main() -> None:
     """Measure each model on each data set, loading a model once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -52,7 +61,9 @@ def main() -> None:
     options = parser.parse_args()
     data = [mmerank.load_data(name) for name in options.data]
     results = []
-    for i, name in enumerate(options.models):
+    for name in options.models:
+        check_model(name)
+    for name in options.models:
         model = mmerank.load(name, dtype=options.dtype, device=options.device)
         results += [
             mmerank.align(
@@ -61,10 +72,10 @@ def main() -> None:
                 convention=mmerank.Convention(sequence=options.sequence),
                 limit=options.limit,
                 seed=options.seed,
-                out=options.out and options.out / f"model{i}-data{j}",
+                out=options.out and options.out / f"{folder_name(name)}--{folder_name(examples.name)}",
                 progress=True,
             )
-            for j, examples in enumerate(data)
+            for examples in data
         ]
     beside = [printed(result) for result in results]
     Console().print(alignment_table(results, beside=beside))
@@ -75,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -18,6 +18,7 @@ from rich.table import Table
 
 import mmerank
 from mmerank import paper
+from mmerank.__main__ import guarded
 from mmerank.runs import cache_folder
 
 # table -> family, data sets, further layers
@@ -62,11 +63,9 @@ def main() -> None:
     family, names, layers = TABLES[options.table]
     models = yaml.safe_load(options.models_from.read_text()) if options.models_from else paper.FAMILIES[family]
     sizes = options.models or (["1.3B"] if options.table == 11 else list(models))
-    limits = (
-        [n for n in paper.SAMPLE_SIZE_DIFF_ERANK if n <= (options.limit or n)]
-        if options.table == 11
-        else [options.limit]
-    )
+    limits = [options.limit]
+    if options.table == 11:
+        limits = [n for n in paper.SAMPLE_SIZE_DIFF_ERANK if n <= (options.limit or n)] or limits
     table = Table("model", "data", "", "dropout", "ours", "paper", "difference", title=f"Table {options.table}")
     for size in sizes:
         model = mmerank.load_text(models[size], dtype="float32", device=options.device, tokenizer=options.tokenizer)
@@ -91,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmerank import Convention, Example, align, load_data
-from mmerank.errors import DataError, RunFolderError
+from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.inputs import Skipped
 from tests.adapters.cases import LLAVA, examples
 
@@ -120,9 +121,9 @@ def test_run_folder_is_continued(tmp_path: Path, golden_pairs: Path, golden: Pat
         handle.remove()
     assert seen == [] and again.erank5 == whole.erank5 and again.n == 3
     assert list((folder / "records").glob("*.parquet")) == [records]
-    with pytest.raises(RunFolderError, match="another convention"):
+    with pytest.raises(RunFolderError, match="convention.tokens"):
         align(ADAPTER, data, out=folder, convention=Convention(tokens="modality"))
-    with pytest.raises(RunFolderError, match="another data"):
+    with pytest.raises(RunFolderError, match="data.limit: null there, 2 here"):
         align(ADAPTER, data, out=folder, limit=2)
 
 
@@ -153,3 +154,38 @@ def test_records_tell_the_rest_of_the_spectrum() -> None:
         assert record.entropy == pytest.approx(-(p * np.log(p)).sum(), abs=1e-5)
         assert record.participation_ratio == pytest.approx(1 / (p**2).sum(), rel=1e-5)
         assert record.top_share == pytest.approx(p[0], rel=1e-5)
+
+
+def test_run_folder_knows_data_given_as_a_list(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    align(ADAPTER, examples()[:2], out=folder)
+    swapped = [replace(example, response="Something else.") for example in examples()[:2]]
+    for other in (examples(), examples()[1:], swapped, examples()[:1]):
+        with pytest.raises(RunFolderError, match="data.fingerprint"):
+            align(ADAPTER, other, out=folder)
+    turned = [replace(example, image=example.image.rotate(90)) for example in examples()[:2]]  # type: ignore[union-attr]
+    with pytest.raises(RunFolderError, match="data.fingerprint"):
+        align(ADAPTER, turned, out=folder)
+    with pytest.raises(RunFolderError, match="max_pixels"):
+        align(ADAPTER, examples()[:2], out=folder, max_pixels=5)
+    assert align(ADAPTER, iter(examples()[:2]), out=folder).n == 2
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["results"][0]["n"] == 2
+
+
+@pytest.mark.parametrize("arguments", [{"limit": 0}, {"limit": -2}, {"seed": 3}])
+def test_limit_and_seed_are_checked(arguments: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="limit"):
+        align(ADAPTER, examples(), **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", ["demo", Path("demo"), 3, None])
+def test_examples_are_checked(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="expected mmerank.Example objects, got .*; mmerank.load_data"):
+        align(ADAPTER, wrong)
+
+
+def test_a_choice_of_examples_is_said() -> None:
+    assert "n = 2 of 2 examples (the first 2)" in str(align(ADAPTER, examples(), limit=2))
+    drawn = align(ADAPTER, examples(), limit=2, seed=1)
+    assert "(drawn with seed 1)" in str(drawn) and (drawn.to_dict()["limit"], drawn.to_dict()["seed"]) == (2, 1)

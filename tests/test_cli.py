@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +83,7 @@ def test_two_models_one_table_and_a_run_folder(data: str, tmp_path: Path) -> Non
     again = run("align", HF_MODEL, "demo", "--data", data, "--out", str(out), "--json", "-")
     assert results(again) == written["results"]
     other = run("align", HF_MODEL, "--data", data, "--out", str(out), "--tokens", "modality")
-    assert other.returncode == 1 and "another convention" in other.stderr
+    assert other.returncode == 1 and "convention.tokens" in other.stderr
 
 
 def test_demo(tmp_path: Path) -> None:
@@ -234,3 +236,48 @@ def test_real_pictures(shared_data: Path) -> None:
         (result,) = results(run("align", HF_MODEL, "--data", data, "--json", "-"))
         assert result["n"] == count and result["skipped"] == []
         assert all(1 < result[f"erank{i}"] < result["mean_tokens"][f"erank{i}"] for i in range(1, 6))
+
+
+def test_a_typo_in_the_last_model_costs_nothing(data: str, tmp_path: Path) -> None:
+    status, line = failure("align", HF_MODEL, str(tmp_path / "gone"), "--data", data, "--out", str(tmp_path / "run"))
+    assert status == 1 and "gone" in line and not list((tmp_path / "run" / "records").iterdir())
+
+
+def test_finished_models_are_shown_when_a_later_one_fails(data: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(HF_MODEL, broken)
+    (broken / "model.safetensors").unlink()
+    done = run("align", HF_MODEL, str(broken), "--data", data, "--json", str(tmp_path / "out.json"))
+    assert done.returncode == 1 and "eRank5" in done.stdout and "broken" in done.stderr
+    assert [r["model"] for r in json.loads((tmp_path / "out.json").read_text())["results"]] == [HF_MODEL]
+
+
+def test_json_must_be_a_file(data: str, tmp_path: Path) -> None:
+    status, line = failure("align", HF_MODEL, "--data", data, "--json", str(tmp_path))
+    assert status == 2 and "is a folder" in line
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_keeps_its_records(shared_pairs: str, tmp_path: Path, sent: signal.Signals) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "mmerank", "align", HF_MODEL, "--data", shared_pairs, "--out", str(out)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / ".lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    child.send_signal(sent)
+    _, stderr = child.communicate(timeout=120)
+    assert (
+        child.returncode == 130 and f"the same command continues from {out}" in stderr and "Traceback" not in stderr
+    )
+    (result,) = results(run(*command[3:], "--json", "-"))
+    assert result["n"] == 600
+
+
+@pytest.fixture
+def shared_pairs(tmp_path: Path, golden: Path) -> str:
+    """Enough pairs that a run can be interrupted."""
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Noise, and more of it."}]
+    records = [{"id": f"{i}", "image": "img0_96x64.png", "conversations": turns} for i in range(600)]
+    return manifest(tmp_path, json.dumps(records)) + f"?images={golden}/images"

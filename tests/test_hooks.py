@@ -79,6 +79,7 @@ def test_inputs_and_outputs_by_path_object_and_point() -> None:
         lambda h: (None, [h]),
         lambda h: Output(loss=torch.zeros(()), last_hidden_state=h),
         lambda h: {"attentions": None, "states": h},
+        lambda h: {"mask": torch.ones(3), "hidden_states": h},
     ],
 )
 def test_kinds_of_output(wrap: Any) -> None:
@@ -174,3 +175,40 @@ def test_unknown_points(points: Any, error: type[Exception], message: str) -> No
 def test_calls_below_one() -> None:
     with pytest.raises(ValueError, match="at least 1"), capture(Model(), {}, calls=0):
         pytest.fail("the block must not run")
+
+
+class Masked(nn.Module):
+    def forward(self, *, mask: Tensor, x: Tensor) -> dict[str, Tensor]:
+        return {"mask": mask, "h": x}
+
+
+def test_among_several_tensors_one_must_be_named() -> None:
+    model = nn.ModuleDict({"block": Masked()})
+    mask = torch.ones(1, 3)
+    for side in ("input", "output"):
+        with pytest.raises(
+            CaptureError, match=rf"several tensors in the module's {side}, mask, (x|h); say which with"
+        ):
+            with capture(model, {"p": ("block", side)}):  # type: ignore[dict-item]
+                model["block"](mask=mask, x=H)
+    points = {"in": Point("block", "input", key="x"), "out": Point("block", key="h")}
+    with capture(model, points) as seen:
+        model["block"](mask=mask, x=H)
+    assert torch.equal(seen["in"], H) and torch.equal(seen["out"], H)
+    with (
+        pytest.raises(CaptureError, match="several tensors .* mask, h"),
+        capture(model, {"p": Point("block", key="z")}),
+    ):
+        model["block"](mask=mask, x=H)
+    other = Model()
+    with pytest.raises(CaptureError, match="no tensor named 'z'"), capture(other, {"p": Point("first", key="z")}):
+        other(H)
+
+
+def test_a_named_argument_of_a_module_that_also_takes_positional_ones() -> None:
+    model = Model()
+    with (
+        pytest.raises(CaptureError, match="no tensor named 'scale'"),
+        capture(model, {"p": Point("first", "input", key="scale")}),
+    ):
+        model(H)

@@ -30,7 +30,7 @@ def test_records_and_settings_are_there_when_opened_again(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"data": {"name": "e"}}, "another data"), ({"job": "diff"}, "another job"), ({"x": 1}, "x")],
+    [({"data": {"name": "e"}}, "data.name"), ({"job": "diff"}, "job: "), ({"x": 1}, "x")],
 )
 def test_other_settings_are_refused(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
     RunFolder(tmp_path / "run", SETTINGS)
@@ -41,7 +41,7 @@ def test_other_settings_are_refused(tmp_path: Path, changed: dict[str, Any], nam
 def test_another_model_of_the_same_name_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run", SETTINGS)
     folder.add_model("m", {"weights": "1"})
-    with pytest.raises(RunFolderError, match='another weights: "1" there, "2" here'):
+    with pytest.raises(RunFolderError, match='weights: "1" there, "2" here'):
         folder.add_model("m", {"weights": "2"})
 
 
@@ -65,3 +65,19 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
         RunFolder(tmp_path / "file" / "run", SETTINGS)
     with pytest.raises(RunFolderError, match=r"not a run folder"):
         RunFolder(tmp_path / "file", SETTINGS)
+
+
+def test_only_what_differs_is_said(tmp_path: Path) -> None:
+    long = {"job": "align", "data": {"name": "x" * 500, "limit": 1}}
+    RunFolder(tmp_path / "run", long)
+    with pytest.raises(RunFolderError, match=r"another run \(data.limit: 1 there, 2 here\)"):
+        RunFolder(tmp_path / "run", {"job": "align", "data": {"name": "x" * 500, "limit": 2}})
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    folder, other = RunFolder(tmp_path / "run", SETTINGS), RunFolder(tmp_path / "run", SETTINGS)
+    with folder.writing():
+        with pytest.raises(RunFolderError, match="another process is writing"), other.writing():
+            pytest.fail("two writers")
+    with other.writing():
+        pass
