@@ -189,7 +189,7 @@ def test_among_several_tensors_one_must_be_named() -> None:
         with pytest.raises(
             CaptureError, match=rf"several tensors in the module's {side}, mask, (x|h); say which with"
         ):
-            with capture(model, {"p": ("block", side)}):  # type: ignore[dict-item]
+            with capture(model, {"p": ("block", side)}):
                 model["block"](mask=mask, x=H)
     points = {"in": Point("block", "input", key="x"), "out": Point("block", key="h")}
     with capture(model, points) as seen:
