@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -111,4 +111,6 @@ MINIGPT_V2 = Case(
     families={("bare", "model"): "bare_full", ("template", "model"): "template"},
     tensors={"vision": ("ln_vision_out", 1), "connector": ("connector_out", 0)},
 )
-CASES = [LLAVA, MINIGPT_V2]
+# The same weights under the key names of newer versions of peft.
+MINIGPT_V2_NEWER = replace(MINIGPT_V2, checkpoint="minigpt_v2_newer_names.yaml")
+CASES = [LLAVA, MINIGPT_V2, MINIGPT_V2_NEWER]
