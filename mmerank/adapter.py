@@ -19,14 +19,12 @@ from mmerank.checkpoints import (
     is_yaml,
     yaml_keys,
 )
-from mmerank.checkpoints import weights_fingerprint as weights_fingerprint  # adapters import it from here
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError, UsageError
 from mmerank.hooks import Point
 from mmerank.inputs import Example
 from mmerank.sequences import Kind, TokenSequence
 
-HOOK_POINTS = ("vision", "connector", "llm")
 GROUP = "mmerank.adapters"
 
 

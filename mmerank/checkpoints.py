@@ -60,6 +60,10 @@ def chosen_device(device: str | None) -> str:
         raise UsageError(f"unknown device {place!r}; cpu, cuda, cuda:0, mps, or auto") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device {place!r}: torch sees no CUDA device here")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"device {place!r}: torch sees no Apple GPU here")
+    if kind == "meta":
+        raise UsageError("device 'meta' holds no values to measure")
     return place
 
 
@@ -79,9 +83,12 @@ def family_named(group: str, name: str) -> Any:
     if ":" in name:
         module, _, attribute = name.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            family = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise UsageError(f"adapter {name!r} cannot be imported: {error}") from error
+        if not all(hasattr(family, wanted) for wanted in ("load", "model_types")):
+            raise UsageError(f"adapter {name!r} is no adapter: it has no `load` and `model_types`")
+        return family
     known = {entry.name: entry for entry in entry_points(group=group)}
     if name not in known:
         raise UsageError(f"unknown adapter {name!r}; known: {', '.join(sorted(known))}")
@@ -213,6 +220,8 @@ def configuration(model: str | Path, revision: str | None = None) -> dict[str, A
         raise ModelError(f"{model}: no config.json in this folder, so it is not a checkpoint of transformers")
     try:
         config, _ = PretrainedConfig.get_config_dict(str(model), revision=revision)
+    except (AttributeError, TypeError) as error:
+        raise ModelError(f"{model}: its config.json is not a JSON object") from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         asked = f" at revision {revision}" if revision else ""
@@ -245,13 +254,22 @@ def commit_of(model: str | Path, revision: str | None = None) -> str | None:
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """A hash of names, shapes, dtypes and the first values of all parameters and buffers: cheap at any size."""
+    """A hash of names, shapes, dtypes, the first values and an exact sum of all parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         if not tensor.is_meta:  # offloaded by device_map
             digest.update(tensor.flatten()[:16].double().cpu().numpy().tobytes())
+            digest.update(str(_bit_sum(tensor)).encode())
     return digest.hexdigest()[:16]
+
+
+def _bit_sum(tensor: torch.Tensor) -> int:
+    """The sum of the values' bit patterns as whole numbers: exact, so it does not depend on the order of adding."""
+    if tensor.is_floating_point():
+        whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size(), torch.uint8)
+        tensor = tensor.contiguous().view(whole)
+    return int(tensor.sum(dtype=torch.int64))
 
 
 def configuration_fingerprint(config: Mapping[str, Any]) -> str:

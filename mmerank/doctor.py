@@ -111,9 +111,9 @@ def examine(
         place = f"{str(parameter.dtype).removeprefix('torch.')} on {parameter.device}"
         counts[place] = counts.get(place, 0) + parameter.numel()
     points = {**adapter.points, "vision": adapter.vision_points[convention.vision_point]}
-    layout = {
-        kind: _stretches(adapter, adapter.sequence(example, kind, convention.sequence), convention) for kind in KINDS
-    }
+    prepared = probe.prepare(example)
+    assert not isinstance(prepared, Skipped)  # it has been measured
+    layout = {kind: _stretches(adapter, prepared.sequences[kind], convention) for kind in KINDS}
     return Examination(
         model=adapter.name,
         source=dict(adapter.source),

@@ -37,9 +37,10 @@ def capture(
 ) -> Iterator[Mapping[str, Any]]:
     """Record the hidden states that flow through `points` of `model` inside the `with` block.
 
-    Of a tuple or list that a module takes or returns, the first tensor is recorded; of a dict or of keyword
-    arguments `last_hidden_state` or `hidden_states`, else the only tensor there is. Where there are several,
-    `Point(module, side, key=NAME)` says which. All hooks are gone when the block ends, however it ends.
+    Hidden states are floating point with 2 or more dimensions, so masks, positions and losses are passed over. Of a
+    tuple or list that a module takes or returns, the first such tensor is recorded; of a dict or of keyword
+    arguments `last_hidden_state`, `hidden_states` or `inputs_embeds`, else the only one there is. Where there are
+    several, `Point(module, side, key=NAME)` says which. All hooks are gone when the block ends, however it ends.
 
     Args:
         model: Any module.
@@ -72,13 +73,17 @@ def capture(
     resolved = {name: _resolve(model, name, point) for name, point in points.items()}
     recorded: dict[str, list[Any]] = {name: [] for name in resolved}
     seen: dict[str, Any] = {}
+    overflow: list[CaptureError] = []
 
     def record(name: str, point: Point, carried: Any) -> None:
         if len(recorded[name]) == calls:
-            raise CaptureError(
-                f"hook point {name!r} ({_label(points[name])}) fired more than {_times(calls)}; "
-                "pass calls=N to ask for more, or run one forward per block"
+            overflow.append(
+                CaptureError(
+                    f"hook point {name!r} ({_label(points[name])}) fired more than {_times(calls)}; "
+                    "pass calls=N to ask for more, or run one forward per block"
+                )
             )
+            raise overflow[0]
         h = _tensor(carried, point.key)
         if h is None:
             raise CaptureError(f"hook point {name!r} ({_label(points[name])}): {_why_none(carried, point)}")
@@ -90,6 +95,8 @@ def capture(
         for name, point in resolved.items():
             hooks.callback(_attach(point, name, record).remove)
         yield seen
+    if overflow:  # raised in the forward, where the caller may have caught it
+        raise overflow[0]
     for name in resolved:
         if len(recorded[name]) < calls:
             fired = f"fired {_times(len(recorded[name]))}, not {_times(calls)}" if recorded[name] else "never fired"
@@ -107,7 +114,9 @@ def _resolve(model: nn.Module, name: str, asked: Any) -> Point:
         if not any(module is point.module for module in model.modules()):
             raise LookupError(f"hook point {name!r}: that {type(point.module).__name__} is not part of the model")
         return point
-    modules = dict(model.named_modules())
+    if point.skip < 0:
+        raise ValueError(f"hook point {name!r}: skip must not be negative, got {point.skip}")
+    modules = dict(model.named_modules(remove_duplicate=False))
     if point.module not in modules:
         close = difflib.get_close_matches(point.module, modules, n=3, cutoff=0.4)
         hint = f"; close: {', '.join(map(repr, close))}" if close else "; model.named_modules() lists the paths"
@@ -120,7 +129,8 @@ def _attach(point: Point, name: str, record: Callable[[str, Point, Any], None]) 
     if point.side == "input":
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            record(name, point, kwargs if point.key is not None or not args else args)
+            by_name = point.key is not None or not args or any(_is_states(kwargs.get(name)) for name in _STATES)
+            record(name, point, kwargs if by_name else args)
 
         return point.module.register_forward_pre_hook(before, with_kwargs=True)
 
@@ -130,34 +140,45 @@ def _attach(point: Point, name: str, record: Callable[[str, Point, Any], None]) 
     return point.module.register_forward_hook(after)
 
 
+_STATES = ("last_hidden_state", "hidden_states", "inputs_embeds")
+
+
+def _is_states(value: Any) -> bool:
+    """Whether this can be hidden states, (..., n, d): masks, positions and losses cannot."""
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 2
+
+
 def _tensor(carried: Any, key: str | None) -> Tensor | None:
     """The hidden states among what a module received or returned; None if there are none, or no telling which."""
-    if isinstance(carried, Tensor):
-        return carried if key is None else None
+    if key is not None:
+        named = carried.get(key) if isinstance(carried, Mapping) else None
+        return named if isinstance(named, Tensor) else None
+    if _is_states(carried):
+        states: Tensor = carried
+        return states
     if isinstance(carried, Mapping):  # also transformers' ModelOutput
-        for name in (key,) if key is not None else ("last_hidden_state", "hidden_states"):
-            if isinstance(carried.get(name), Tensor):
-                named: Tensor = carried[name]
-                return named
-        tensors = _tensor_names(carried)
-        return carried[tensors[0]] if key is None and len(tensors) == 1 else None
-    if isinstance(carried, (tuple, list)) and key is None:
+        found = next((carried[name] for name in _STATES if _is_states(carried.get(name))), None)
+        candidates = _state_names(carried)
+        if found is None and len(candidates) == 1:
+            found = carried[candidates[0]]
+        return found
+    if isinstance(carried, (tuple, list)):
         return next((h for h in (_tensor(item, None) for item in carried) if h is not None), None)
     return None
 
 
-def _tensor_names(carried: Mapping[str, Any]) -> list[str]:
-    return [name for name, value in carried.items() if isinstance(value, Tensor)]
+def _state_names(carried: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in carried.items() if _is_states(value)]
 
 
 def _why_none(carried: Any, point: Point) -> str:
-    if isinstance(carried, Mapping) and (names := _tensor_names(carried)):
+    if point.key is None and isinstance(carried, Mapping) and (names := _state_names(carried)):
         return (
-            f"several tensors in the module's {point.side}, {', '.join(names)}; "
+            f"several tensors in the module's {point.side} could be hidden states, {', '.join(names)}; "
             f"say which with Point(module, {point.side!r}, key=NAME)"
         )
-    what = f"named {point.key!r} " if point.key is not None else ""
-    return f"no tensor {what}in the module's {point.side}, which is {_shape_of(carried)}"
+    what = f"named {point.key!r}" if point.key is not None else "of floating point with 2 or more dimensions"
+    return f"no tensor {what} in the module's {point.side}, which is {_shape_of(carried)}"
 
 
 def _label(point: Any) -> str:
@@ -166,6 +187,8 @@ def _label(point: Any) -> str:
 
 
 def _shape_of(carried: Any) -> str:
+    if isinstance(carried, Mapping):
+        return f"a {type(carried).__name__} with {', '.join(map(str, carried)) or 'nothing'}"
     if isinstance(carried, (tuple, list)):
         return f"a {type(carried).__name__} of {', '.join(type(item).__name__ for item in carried) or 'nothing'}"
     return f"a {type(carried).__name__}"

@@ -64,10 +64,38 @@ def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_
         raise DataError(f"{name}: cannot be decoded ({error})") from error
 
 
+def check_area(width: float, height: float, what: str) -> None:
+    """Refuse a picture that preprocessing would blow up, as it does with very long and thin ones.
+
+    Args:
+        width: What it would have, px.
+        height: What it would have, px.
+        what: What is done to it.
+
+    Raises:
+        DataError: It would have more than `MAX_PIXELS`.
+    """
+    if width * height > MAX_PIXELS:
+        size = f"{width:.0f} x {height:.0f} px"
+        raise DataError(f"the picture: {what}, it has {size}, over the limit of {MAX_PIXELS / 1e6:g} megapixels")
+
+
 def square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image:
-    """The picture in the middle of a square of its longer side, the rest filled with `colour`."""
+    """The picture in the middle of a square of its longer side, the rest filled with `colour`.
+
+    Args:
+        picture: Any picture.
+        colour: One value per channel.
+
+    Returns:
+        The square.
+
+    Raises:
+        DataError: It would have more than `MAX_PIXELS`.
+    """
     width, height = picture.size
     side = max(width, height)
+    check_area(side, side, "padded to a square")
     filled = Image.new("RGB", (side, side), colour)
     filled.paste(picture, ((side - width) // 2, (side - height) // 2))
     return filled

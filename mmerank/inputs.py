@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 from PIL import Image
 
@@ -139,7 +138,8 @@ def options_of(query: str, known: tuple[str, ...], data: str) -> dict[str, str]:
     Raises:
         UsageError: A name is unknown, or has no value.
     """
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    # Not decoded as in a URL: a folder may hold a plus or a percent sign.
+    options = {name: value for name, _, value in (option.partition("=") for option in query.split("&") if option)}
     if unknown := sorted(set(options) - set(known)):
         raise UsageError(f"unknown option {unknown[0]!r} in {data!r}; known: {', '.join(known)}")
     if empty := [name for name, value in options.items() if not value]:
@@ -150,7 +150,7 @@ def options_of(query: str, known: tuple[str, ...], data: str) -> dict[str, str]:
 def _llava_entry(record: Any, index: int, images: Path) -> Example | Skipped:
     if not isinstance(record, dict):
         return Skipped(f"#{index}", f"record is {kind(record)}, expected an object")
-    name = str(record.get("id", f"#{index}"))
+    name = f"#{index}" if record.get("id") is None else str(record["id"])
     try:
         turns = record.get("conversations")
         if not isinstance(turns, list):
@@ -196,7 +196,11 @@ def _inside(folder: Path, name: Any) -> Path:
     if not isinstance(name, str) or not name or "\0" in name:
         raise DataError(f"image is {kind(name)}, expected a file name")
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # loops of links, names the file system cannot hold
+        raise DataError(f"image {name!r} is no usable path ({error})") from None
+    if not inside:
         raise DataError(f"image {name!r} points outside the image folder")
     return path
 
@@ -211,13 +215,29 @@ def unique(entries: Iterable[Example | Skipped]) -> Iterator[Example | Skipped]:
         One entry for each.
     """
     taken: set[str] = set()
-    for entry in entries:
+    for entry in map(_checked, entries):
         if isinstance(entry, Example) and entry.id in taken:
             yield Skipped(entry.id, "the id occurs twice; the first record is kept")
             continue
         if isinstance(entry, Example):
             taken.add(entry.id)
         yield entry
+
+
+def _checked(entry: Example | Skipped) -> Example | Skipped:
+    """The entry, or why a tokenizer or a table could not take it."""
+    if isinstance(entry, Skipped):
+        return entry
+    fields = {"id": entry.id, "instruction": entry.instruction, "response": entry.response}
+    for name, value in fields.items():
+        if not isinstance(value, str):
+            return Skipped(str(entry.id), f"the {name} is {kind(value)}, expected text")
+        if not value.isascii() and value != value.encode("utf-8", "replace").decode():
+            shown = entry.id.encode("utf-8", "replace").decode()
+            return Skipped(shown, f"the {name} holds half of a surrogate pair, which is no character")
+    if not isinstance(entry.image, (Path, Image.Image, Encoded, type(None))):
+        return Skipped(entry.id, f"the image is {kind(entry.image)}, expected a pathlib.Path or a picture")
+    return entry
 
 
 def check_examples(examples: object) -> None:
@@ -292,7 +312,7 @@ def _read_json(path: Path) -> tuple[Any, str]:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     try:
         return json.loads(content), hashlib.sha256(content).hexdigest()[:16]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not JSON, not UTF-8, or a number of too many digits
         raise DataError(f"{path}: not valid JSON ({error})") from None
     except RecursionError:
         raise DataError(f"{path}: not a manifest (JSON nested too deeply)") from None

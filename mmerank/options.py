@@ -72,7 +72,9 @@ SeparatePasses = Annotated[
     bool,
     typer.Option("--separate-passes", help="Never read the image input from the pair pass.", rich_help_panel=_HOW),
 ]
-MaxMegapixels = Annotated[float, typer.Option(min=0, metavar="N", help="Skip larger pictures.", rich_help_panel=_HOW)]
+MaxMegapixels = Annotated[
+    float, typer.Option(min=0, max=10_000, metavar="N", help="Skip larger pictures.", rich_help_panel=_HOW)
+]
 
 TextData = Annotated[
     str,

@@ -30,7 +30,7 @@ PREFIX_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.0
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """An example with what the LLM will read for it."""
 
     example: Example
@@ -101,7 +101,7 @@ class Probe:
         for window in windows(examples):
             prepared = []
             for entry in window:
-                result = entry if isinstance(entry, Skipped) else self._prepare(entry)
+                result = entry if isinstance(entry, Skipped) else self.prepare(entry)
                 if isinstance(result, Skipped):
                     yield result
                 else:
@@ -109,8 +109,15 @@ class Probe:
             for batch in batches(prepared, lambda item: len(item.sequences["pair"]), self.batch_tokens):
                 yield from self._run(batch)
 
-    def _prepare(self, example: Example) -> _Prepared | Skipped:
-        """Token sequences of an example, the same text in all of them, cut so that the longest fits."""
+    def prepare(self, example: Example) -> Prepared | Skipped:
+        """Token sequences of an example, the same text in all of them, cut so that the longest fits.
+
+        Args:
+            example: With a picture and a text.
+
+        Returns:
+            The sequences, or why there are none.
+        """
         if example.image is None:
             return Skipped(example.id, "no image")
         if not example.text.strip():
@@ -123,12 +130,12 @@ class Probe:
             if len(sequences["pair"]) > self.adapter.max_tokens:
                 limit = self.adapter.max_tokens
                 return Skipped(example.id, f"longer than the model's limit of {limit} tokens without any text")
-        return _Prepared(example, sequences, cut)
+        return Prepared(example, sequences, cut)
 
-    def _run(self, batch: list[_Prepared]) -> Iterator[Measured | Skipped]:
+    def _run(self, batch: list[Prepared]) -> Iterator[Measured | Skipped]:
         readable, pictures = [], []
         for item in batch:
-            assert item.example.image is not None  # _prepare saw to it
+            assert item.example.image is not None  # prepare saw to it
             try:
                 picture = open_picture(item.example.image, max_pixels=self.max_pixels)
                 pictures.append(self.adapter.pixels(picture, self.convention.image_layout))
@@ -139,7 +146,7 @@ class Probe:
             yield from self._measure(readable, torch.stack(pictures))
 
     @torch.inference_mode()
-    def _measure(self, batch: list[_Prepared], pixels: Tensor) -> list[Measured | Skipped]:
+    def _measure(self, batch: list[Prepared], pixels: Tensor) -> list[Measured | Skipped]:
         outcomes: list[_Outcomes] = [{} for _ in batch]
         model = self.adapter.model
         vision = {"vision": self.adapter.vision_points[self.convention.vision_point]}
@@ -165,7 +172,7 @@ class Probe:
 
     def _decode(
         self,
-        batch: Sequence[_Prepared],
+        batch: Sequence[Prepared],
         kind: Kind,
         images: Tensor | None,
         outcomes: Sequence[_Outcomes],
@@ -196,7 +203,7 @@ class Probe:
         return prefixes[0] if prefixes else None
 
     def _each_image(
-        self, point: str, batch: Sequence[_Prepared], outcomes: Sequence[_Outcomes]
+        self, point: str, batch: Sequence[Prepared], outcomes: Sequence[_Outcomes]
     ) -> Callable[[Tensor], None]:
         def reduce(h: Tensor) -> None:
             for item, found, states in zip(batch, outcomes, h, strict=True):
@@ -209,7 +216,7 @@ class Probe:
         counted = set(Role) if self.convention.tokens == "all" else {Role.IMAGE, Role.TEXT}
         return torch.tensor([i for i, role in enumerate(sequence.roles) if role in counted])
 
-    def _outcome(self, h: Tensor, point: str, kind: Kind, item: _Prepared) -> Record | DegenerateTokens:
+    def _outcome(self, h: Tensor, point: str, kind: Kind, item: Prepared) -> Record | DegenerateTokens:
         try:
             return measurement(
                 h,
@@ -225,7 +232,7 @@ class Probe:
         except DegenerateTokens as error:
             return error
 
-    def _result(self, item: _Prepared, found: _Outcomes, kinds: Sequence[Kind]) -> Measured | Skipped:
+    def _result(self, item: Prepared, found: _Outcomes, kinds: Sequence[Kind]) -> Measured | Skipped:
         """The records of an example whose `kinds` were each fed to the LLM."""
         records = []
         for outcome in found.values():
@@ -234,14 +241,14 @@ class Probe:
             records.append(outcome)
         return Measured(item.example.id, tuple(records), sum(len(item.sequences[kind]) for kind in kinds))
 
-    def _may_share(self, item: _Prepared) -> bool:
+    def _may_share(self, item: Prepared) -> bool:
         """Whether the image input is a prefix of the pair input, and the LLM is said to be causal."""
         return (
             self.share_prefix and self.adapter.causal and item.sequences["pair"].starts_with(item.sequences["image"])
         )
 
     def _prefix_holds(
-        self, batch: Sequence[_Prepared], shared: Sequence[bool], images: Tensor, prefix: Tensor
+        self, batch: Sequence[Prepared], shared: Sequence[bool], images: Tensor, prefix: Tensor
     ) -> bool:
         """Compare the prefix read from the first pair pass with a pass of its own; done once."""
         first = list(shared).index(True)

@@ -113,7 +113,10 @@ def read_parts(folder: Path) -> list[Record]:
     """
     records = []
     for part in sorted(folder.glob("*.parquet")):
-        columns = pq.read_table(part, schema=SCHEMA).to_pydict()
+        try:
+            columns = pq.read_table(part, schema=SCHEMA).to_pydict()
+        except pa.ArrowException as error:
+            raise type(error)(f"{part.name}: {error}") from error
         spectra = [np.asarray(values, dtype=np.float32) for values in columns.pop("spectrum")]
         names = list(columns)
         for values, eigenvalues in zip(zip(*columns.values(), strict=True), spectra, strict=True):

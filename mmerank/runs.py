@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from mmerank.errors import RunFolderError
@@ -21,14 +22,15 @@ from mmerank.records import Record, read_parts, write_part
 class RunFolder:
     """A folder that holds one run: `run.json`, `records/*.parquet`, `summary.json`.
 
-    Opening a folder that exists continues it, if the settings are the same.
+    Opening a folder that exists continues it, if the settings are the same. A new one is made when the first model
+    is stated, so that a model that cannot be loaded leaves nothing behind.
 
     Args:
         path: Created when missing.
         settings: JSON values by name: what a run must share with an earlier one to continue it.
 
     Raises:
-        RunFolderError: The folder holds another run, or something else, or cannot be written.
+        RunFolderError: The folder holds another run, or something else.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]):
@@ -38,14 +40,15 @@ class RunFolder:
         settings = {**settings, "versions": versions()}
         try:
             if self._stated.is_file():
-                self.settings: dict[str, Any] = json.loads(self._stated.read_text())
+                stated = json.loads(self._stated.read_text())
+                if not isinstance(stated, dict) or not isinstance(stated.get("models"), dict):
+                    raise RunFolderError(f"{self._stated}: not the settings of a run; name another folder")
+                self.settings: dict[str, Any] = stated
                 self._require({key: value for key, value in self.settings.items() if key != "models"}, settings)
             elif path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise RunFolderError(f"{path}: not empty, and not a run folder (no run.json); name another")
             else:
                 self.settings = {**settings, "models": {}}
-                self._records.mkdir(parents=True, exist_ok=True)
-                self._state()
         except json.JSONDecodeError as error:
             raise RunFolderError(f"{self._stated}: not valid JSON ({error}); name another folder") from None
         except OSError as error:
@@ -59,18 +62,35 @@ class RunFolder:
             source: What was loaded from where.
 
         Raises:
-            RunFolderError: The folder has another model of that name.
+            RunFolderError: The folder has another model of that name, or cannot be written.
         """
         known = self.settings["models"]
         if name in known:
             self._require(known[name], json.loads(json.dumps(source)))
         else:
             known[name] = source
-            self._state()
+            try:
+                self._records.mkdir(parents=True, exist_ok=True)
+                self._state()
+            except OSError as error:
+                raise RunFolderError(f"{self.path}: cannot be written ({error.strerror})") from None
 
     def records(self) -> list[Record]:
-        """All records written so far."""
-        return read_parts(self._records)
+        """All records written so far.
+
+        Returns:
+            The records.
+
+        Raises:
+            RunFolderError: A part is damaged.
+        """
+        try:
+            return read_parts(self._records)
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise RunFolderError(
+                f"{self._records}: a part is damaged ({reason}); delete it, and the same command measures it again"
+            ) from error
 
     @contextmanager
     def writing(self) -> Iterator[None]:

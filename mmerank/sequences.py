@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmerank.errors import ModelError
+
 Kind = Literal["image", "text", "pair"]
 
 IMAGE_ID = -200  # stands where a row of the connector's output goes; LLaVA's own code uses this number
@@ -108,6 +110,9 @@ def spliced_embeddings(embed: nn.Module, ids: Tensor, images: Tensor | None) -> 
 
     Returns:
         Embeddings, (b, n, d), of the embedding's dtype and device.
+
+    Raises:
+        ModelError: There are more or fewer places than rows.
     """
     device = next(embed.parameters()).device
     ids = ids.to(device)
@@ -115,6 +120,11 @@ def spliced_embeddings(embed: nn.Module, ids: Tensor, images: Tensor | None) -> 
     embeddings: Tensor = embed(ids.masked_fill(places, 0))
     if images is None:
         return embeddings
+    if (places.sum(dim=1) != images.shape[1]).any():  # masked_scatter would take rows of the next picture
+        raise ModelError(
+            f"the connector gives {images.shape[1]} rows per picture, but the sequences have places for "
+            f"{sorted(set(places.sum(dim=1).tolist()))}"
+        )
     return embeddings.masked_scatter(places.unsqueeze(-1), images.to(embeddings))
 
 

@@ -189,3 +189,60 @@ def test_a_choice_of_examples_is_said() -> None:
     assert "n = 2 of 2 examples (the first 2)" in str(align(ADAPTER, examples(), limit=2))
     drawn = align(ADAPTER, examples(), limit=2, seed=1)
     assert "(drawn with seed 1)" in str(drawn) and (drawn.to_dict()["limit"], drawn.to_dict()["seed"]) == (2, 1)
+
+
+def test_batches_follow_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, int]] = []
+    decode = type(ADAPTER).decode
+
+    def spy(adapter: Any, ids: Any, mask: Any, images: Any) -> None:
+        shapes.append(tuple(ids.shape))
+        decode(adapter, ids, mask, images)
+
+    monkeypatch.setattr(type(ADAPTER), "decode", spy)
+    align(ADAPTER, examples(), batch_tokens=0)
+    assert {rows for rows, _ in shapes} == {1}
+    shapes.clear()
+    align(ADAPTER, examples(), batch_tokens=10_000)
+    assert max(rows for rows, _ in shapes) == 3
+
+
+def test_one_degenerate_example_leaves_the_others() -> None:
+    connector = ADAPTER.model.get_submodule("model.multi_modal_projector")
+    calls = iter(range(3))
+
+    def flatten_the_first(module: Any, args: Any, output: Any) -> Any:
+        return output[:, :1].expand_as(output) if next(calls) == 0 else None
+
+    handle = connector.register_forward_hook(flatten_the_first)
+    try:
+        result = align(ADAPTER, examples())
+    finally:
+        handle.remove()
+    (skipped,) = result.skipped
+    assert result.n == 2 and "hook point 'connector'" in skipped.reason
+    assert {r.example for r in result.records} == {"0", "1", "2"} - {skipped.id} and len(result.records) == 10
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"response": "x \ud800 y"}, "the response holds half of a surrogate pair"),
+        ({"id": "\ud800"}, "the id holds half of a surrogate pair"),
+        ({"response": 5}, "the response is a number (5), expected text"),
+        ({"id": 7}, "the id is a number (7), expected text"),
+        ({"image": "path.jpg"}, "the image is text ('path.jpg'), expected a pathlib.Path or a picture"),
+        ({"image": Image.new("1", (300_000, 10))}, "padded to a square, it has 300000 x 300000 px, over the limit"),
+    ],
+)
+def test_examples_that_no_tokenizer_or_table_takes(changed: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    bad = replace(examples()[0], **{"id": "bad", **changed})
+    result = align(ADAPTER, [bad, *examples()], out=tmp_path / "run")
+    assert result.n == 3 and reason in result.skipped[0].reason
+    json.dumps(result.to_dict()).encode()
+
+
+def test_a_very_long_picture_is_not_scaled_for_the_crop() -> None:
+    long = Example("long", Image.new("1", (300_000, 10)), "a", "b")
+    result = align(ADAPTER, [long, *examples()], convention=Convention(image_layout="crop"))
+    assert result.n == 3 and "scaled for the crop" in result.skipped[0].reason

@@ -60,7 +60,9 @@ def test_warnings() -> None:
     half = load(GOLDEN / "llava_tiny" / "hf_model", dtype="float16", device="cpu")
     (example, *_) = examples()
     long = Example("long", example.image, example.instruction, example.response * 100)
-    warnings = " | ".join(examine(half, [long]).warnings)
+    found = examine(half, [long])
+    warnings = " | ".join(found.warnings)
+    assert found.layout["pair"][-1].last + 1 == half.max_tokens == found.points["llm"]["shapes"]["pair"][0]
     assert "float16" in warnings and "text tokens were cut off" in warnings and "token counts differ" in warnings
 
     connector = LLAVA.adapter.model.get_submodule("model.multi_modal_projector")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_wrong_number_of_calls(calls: int, times: int, point: str, message: str)
 
 def test_no_tensor() -> None:
     model = Model(lambda h: ("text", 3))
-    with pytest.raises(CaptureError, match="no tensor in the module's output, which is a tuple of str, int"):
+    with pytest.raises(CaptureError, match="no tensor of floating point .*, which is a tuple of str, int"):
         with capture(model, {"odd": "odd"}):
             model(H)
     assert hooks(model) == 0
@@ -187,7 +188,8 @@ def test_among_several_tensors_one_must_be_named() -> None:
     mask = torch.ones(1, 3)
     for side in ("input", "output"):
         with pytest.raises(
-            CaptureError, match=rf"several tensors in the module's {side}, mask, (x|h); say which with"
+            CaptureError,
+            match=rf"several tensors .*{side} could be hidden states, mask, (x|h); say",
         ):
             with capture(model, {"p": ("block", side)}):
                 model["block"](mask=mask, x=H)
@@ -212,3 +214,36 @@ def test_a_named_argument_of_a_module_that_also_takes_positional_ones() -> None:
         capture(model, {"p": Point("first", "input", key="scale")}),
     ):
         model(H)
+
+
+class Attention(nn.Module):
+    def forward(self, position_ids: Tensor, **states: Tensor) -> Any:
+        return Output(loss=torch.zeros(()), last_hidden_state=states["hidden_states"])
+
+
+def test_masks_positions_and_losses_are_passed_over() -> None:
+    model = nn.ModuleDict({"block": Attention()})
+    with capture(model, {"in": ("block", "input"), "out": "block"}) as seen:
+        model["block"](torch.arange(3)[None], attention_mask=torch.ones(1, 3), hidden_states=H)
+    assert torch.equal(seen["in"], H) and torch.equal(seen["out"], H)
+
+
+def test_a_module_in_two_places_is_found_under_both_names() -> None:
+    shared = nn.Linear(2, 2)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    with capture(model, {"again": "2"}, calls=2) as seen:
+        model(H)
+    assert len(seen["again"]) == 2
+
+
+def test_a_call_too_many_is_told_even_if_the_forward_swallows_it() -> None:
+    model = Model()
+    with pytest.raises(CaptureError, match="fired more than once"), capture(model, {"first": "first"}):
+        with contextlib.suppress(CaptureError):
+            model(H, times=2)
+
+
+def test_negative_skip() -> None:
+    model = Model()
+    with pytest.raises(ValueError, match="skip must not be negative"), capture(model, {"p": Point("first", skip=-1)}):
+        pytest.fail("the block must not run")

@@ -33,7 +33,7 @@ def test_records_and_settings_are_there_when_opened_again(tmp_path: Path) -> Non
     [({"data": {"name": "e"}}, "data.name"), ({"job": "diff"}, "job: "), ({"x": 1}, "x")],
 )
 def test_other_settings_are_refused(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
-    RunFolder(tmp_path / "run", SETTINGS)
+    RunFolder(tmp_path / "run", SETTINGS).add_model("m", {})
     with pytest.raises(RunFolderError, match=named):
         RunFolder(tmp_path / "run", {**SETTINGS, **changed})
 
@@ -61,23 +61,45 @@ def test_damaged_settings(tmp_path: Path, content: str) -> None:
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RunFolderError, match=r"cannot be used|not a run folder"):
-        RunFolder(tmp_path / "file" / "run", SETTINGS)
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        RunFolder(tmp_path / "file" / "run", SETTINGS).add_model("m", {})
     with pytest.raises(RunFolderError, match=r"not a run folder"):
         RunFolder(tmp_path / "file", SETTINGS)
 
 
 def test_only_what_differs_is_said(tmp_path: Path) -> None:
     long = {"job": "align", "data": {"name": "x" * 500, "limit": 1}}
-    RunFolder(tmp_path / "run", long)
+    RunFolder(tmp_path / "run", long).add_model("m", {})
     with pytest.raises(RunFolderError, match=r"another run \(data.limit: 1 there, 2 here\)"):
         RunFolder(tmp_path / "run", {"job": "align", "data": {"name": "x" * 500, "limit": 2}})
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     folder, other = RunFolder(tmp_path / "run", SETTINGS), RunFolder(tmp_path / "run", SETTINGS)
+    folder.add_model("m", {})
     with folder.writing():
         with pytest.raises(RunFolderError, match="another process is writing"), other.writing():
             pytest.fail("two writers")
     with other.writing():
         pass
+
+
+def test_nothing_is_made_before_a_model_is_there(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "run", SETTINGS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(RunFolderError, match="not the settings of a run"):
+        RunFolder(tmp_path, SETTINGS)
+
+
+def test_damaged_part_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", SETTINGS)
+    folder.add_model("m", {})
+    folder.write([record("a")])
+    (part,) = (tmp_path / "run" / "records").glob("*.parquet")
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(RunFolderError, match=r"a part is damaged \(000000.parquet: "):
+        folder.records()

@@ -215,3 +215,22 @@ def test_input_is_left_alone() -> None:
 def test_wrong_arguments(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("offset", [1e6, 1e10, 1e13])
+def test_a_large_common_offset_costs_no_digits(offset: float) -> None:
+    """Of what is left in the input: the offset itself rounds it."""
+    h = torch.randn(30, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + offset
+    exact = h - h[0]  # without rounding, by Sterbenz
+    assert matrix_entropy(h).item() == pytest.approx(reference.entropy(exact.numpy()), abs=1e-12)
+
+
+def test_a_huge_constant_column_hides_nothing() -> None:
+    h = torch.randn(12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with_column = torch.cat([h, torch.full((12, 1), 1e17, dtype=torch.float64)], dim=1)
+    assert effective_rank(with_column).item() == pytest.approx(effective_rank(h).item(), rel=1e-12)
+
+
+def test_no_width() -> None:
+    with pytest.raises(ValueError, match="width d >= 1"):
+        effective_rank(torch.ones(3, 0))

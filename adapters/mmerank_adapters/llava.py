@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from mmerank.checkpoints import commit_of, weights_fingerprint
+from mmerank.checkpoints import commit_of, configuration, weights_fingerprint
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
-from mmerank.images import square
+from mmerank.images import check_area, square
 from mmerank.inputs import Example
 from mmerank.sequences import (
     Kind,
@@ -99,6 +99,7 @@ class Llava:
         Raises:
             ModelError: A part of the checkpoint is missing or cannot be read, or weights are missing.
         """
+        _check_configuration(checkpoint)
         place = {"device_map": device} if device == "auto" else {}
         try:
             model, report = AutoModelForImageTextToText.from_pretrained(
@@ -114,6 +115,10 @@ class Llava:
                 f"{checkpoint}: {len(missing)} weights are not in the checkpoint (first: {missing[0]}); "
                 "they would be random"
             )
+        # Checkpoints of older versions of transformers hold rotary frequencies and position ids, which are computed.
+        left = [key for key in report["unexpected_keys"] if not key.endswith(("rotary_emb.inv_freq", "position_ids"))]
+        if left:
+            raise ModelError(f"{checkpoint}: {len(left)} weights are not understood (first: {sorted(left)[0]})")
         if device != "auto":
             model.to(device)
         model.eval()
@@ -141,6 +146,9 @@ class Llava:
         processor = self._image_processor
         if layout != "crop":
             picture = square(picture, tuple(int(255 * mean) for mean in processor.image_mean))
+        else:
+            scale = processor.size["shortest_edge"] / min(picture.size)
+            check_area(picture.width * scale, picture.height * scale, "scaled for the crop")
         pixels: Tensor = processor(picture, return_tensors="pt")["pixel_values"][0]
         return pixels
 
@@ -200,3 +208,21 @@ class Llava:
         self._core.language_model(
             inputs_embeds=embeddings, attention_mask=mask.to(embeddings.device), use_cache=False
         )
+
+
+def _check_configuration(checkpoint: str | Path) -> None:
+    """Refuse what the classes of transformers would build but this adapter would read in the wrong place."""
+    config = configuration(checkpoint)
+    vision = config.get("vision_config", {}).get("model_type", "clip_vision_model")
+    text = config.get("text_config", {}).get("model_type", "llama")
+    wrong = None
+    if vision != "clip_vision_model":
+        wrong = f"vision_config.model_type is {vision!r}, expected 'clip_vision_model'"
+    elif text not in ("llama", "mistral"):
+        wrong = f"text_config.model_type is {text!r}, expected 'llama' or 'mistral'"
+    elif (strategy := config.get("vision_feature_select_strategy", "default")) != "default":
+        wrong = f"vision_feature_select_strategy is {strategy!r}, expected 'default' (without CLS)"
+    elif config.get("vision_feature_layer") == 0:
+        wrong = "vision_feature_layer is 0, expected a layer of CLIP"
+    if wrong:
+        raise ModelError(f"{checkpoint}: {wrong}; this is not a LLaVA-1.5, BakLLaVA or ViP-LLaVA")

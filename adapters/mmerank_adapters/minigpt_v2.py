@@ -18,7 +18,7 @@ from mmerank.checkpoints import folder_or_hub_id, path_beside
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
-from mmerank.images import square
+from mmerank.images import check_area, square
 from mmerank.inputs import Example
 from mmerank.sequences import (
     Kind,
@@ -157,6 +157,8 @@ class MiniGPTv2:
         """
         bicubic = InterpolationMode.BICUBIC
         if layout == "crop":
+            scale = self._side / min(picture.size)
+            check_area(picture.width * scale, picture.height * scale, "scaled for the crop")
             picture = tv.center_crop(tv.resize(picture, [self._side], bicubic), [self._side])
         else:
             if layout == "pad":

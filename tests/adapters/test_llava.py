@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from mmerank import Example, align, capture, load
-from mmerank.errors import ModelError
+from mmerank.errors import ModelError, UsageError
 from mmerank.sequences import Role, padded
 from tests.adapters.cases import LLAVA, examples
 from tests.conftest import GOLDEN
@@ -207,3 +207,61 @@ def test_no_such_checkpoint() -> None:
 def test_folder_without_config(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no config\.json"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"vision_feature_select_strategy": "full"}, "vision_feature_select_strategy is 'full'"),
+        ({"vision_feature_layer": 0}, "vision_feature_layer is 0"),
+        (
+            {"vision_config": {"model_type": "siglip_vision_model"}},
+            "vision_config.model_type is 'siglip_",
+        ),
+        (
+            {"text_config": {"model_type": "qwen2"}},
+            "text_config.model_type is 'qwen2'",
+        ),
+    ],
+)
+def test_what_would_be_read_in_the_wrong_place_is_refused(
+    tmp_path: Path, config: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        load(broken(tmp_path, **config))
+
+
+def test_weights_that_are_not_understood(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = broken(tmp_path)
+    state = load_file(folder / "model.safetensors")
+    state["language_model.model.layers.0.self_attn.q_proj.lora_A.weight"] = torch.zeros(4, 64)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="1 weights are not understood .*lora_A"):
+        load(folder)
+
+
+def test_fingerprint_sees_one_changed_weight(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = broken(tmp_path)
+    before = load(folder, device="cpu").source["weights"]
+    state = load_file(folder / "model.safetensors")
+    name = next(name for name in state if name.endswith("layers.1.mlp.up_proj.weight"))
+    state[name][50, 30] += 1e-3
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    assert load(folder, device="cpu").source["weights"] != before
+
+
+def test_places_must_fit_the_connector() -> None:
+    (example, *_) = examples()
+    ids, mask = padded([LLAVA.adapter.sequence(example, "pair", "bare")])
+    with pytest.raises(ModelError, match=r"the connector gives 37 rows per picture, but .* places for \[36\]"):
+        LLAVA.adapter.decode(ids, mask, torch.zeros(1, 37, 64))
+
+
+def test_yaml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("adapter: llava\n")
+    with pytest.raises(UsageError, match="adapter llava is given by a hub id or a directory"):
+        load(tmp_path / "m.yaml")
