@@ -56,7 +56,9 @@ Device = Annotated[
 Dtype = Annotated[
     str | None,
     typer.Option(
-        metavar="DTYPE", help="float32, bfloat16 or float16. (default: the checkpoint's)", rich_help_panel=_HOW
+        metavar="DTYPE",
+        help="float32, bfloat16, float16 or float64. (default: the checkpoint's)",
+        rich_help_panel=_HOW,
     ),
 ]
 BatchTokens = Annotated[
