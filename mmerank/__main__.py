@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -320,7 +321,8 @@ def main(arguments: list[str] | None = None) -> None:
     """
     given = sys.argv[1:] if arguments is None else arguments
     # What a scheduler sends before it kills: finish the part, as for Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     guarded(lambda: app(given, prog_name="mmerank"), debug="--debug" in given)
 
 
