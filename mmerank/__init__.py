@@ -20,17 +20,20 @@ if TYPE_CHECKING:
     from mmerank.errors import MmerankError
     from mmerank.hooks import Point, capture
     from mmerank.inputs import Example
-    from mmerank.text_adapter import TextAdapter, load_text
+    from mmerank.monitor import AlignmentMonitor, DiffErankMonitor
+    from mmerank.text_adapter import TextAdapter, load_text, wrap_text
 
 _HOMES = {
     "Adapter": "adapter",
     "Alignment": "alignment",
+    "AlignmentMonitor": "monitor",
     "align": "alignment",
     "Convention": "convention",
     "Example": "inputs",
     "MmerankError": "errors",
     "Point": "hooks",
     "Diff": "diff_erank",
+    "DiffErankMonitor": "monitor",
     "TextConvention": "convention",
     "TextAdapter": "text_adapter",
     "capture": "hooks",
@@ -40,13 +43,16 @@ _HOMES = {
     "load_data": "data",
     "load_text": "text_adapter",
     "matrix_entropy": "entropy",
+    "wrap_text": "text_adapter",
 }
 
 __all__ = [
     "Adapter",
     "Alignment",
+    "AlignmentMonitor",
     "Convention",
     "Diff",
+    "DiffErankMonitor",
     "Example",
     "MmerankError",
     "Point",
@@ -60,6 +66,7 @@ __all__ = [
     "load_data",
     "load_text",
     "matrix_entropy",
+    "wrap_text",
 ]
 
 

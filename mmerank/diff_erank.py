@@ -139,6 +139,7 @@ def diff(
     strict: bool = False,
     out: str | Path | RunFolder | None = None,
     cache: str | Path | None = None,
+    untrained: Diff | None = None,
     progress: bool = False,
 ) -> Diff:
     """Diff-eRank and reduced loss of a language model.
@@ -160,13 +161,15 @@ def diff(
         out: A run folder; when it exists, only what it lacks is measured.
         cache: Folder in which the twins' records are kept between runs, by configuration, seed, mode, data and
             convention. Default: none.
+        untrained: An earlier result of the same configuration, texts, convention, layers and seeds; its twins'
+            records are taken, and no twin is built.
         progress: Show progress bars on stderr.
 
     Returns:
         The numbers, with all records.
 
     Raises:
-        UsageError: `seeds` is empty or repeats one, or a layer is unknown.
+        UsageError: `seeds` is empty or repeats one, a layer is unknown, or `untrained` is of something else.
         DataError: No text could be measured, or one was skipped and `strict` is set.
         NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and text.
         RunFolderError: `out` holds a run with other settings.
@@ -184,6 +187,8 @@ def diff(
     name = examples.name if isinstance(examples, DataSet) else "examples"
     entries = list(chosen(examples, limit, seed))
     settings = {"convention": convention.to_dict(), "layers": layers}
+    if untrained is not None:
+        _check_same(untrained, adapter, name, convention, layers, seeds)
     own_folder = out is not None and not isinstance(out, RunFolder)
     if out is not None and not isinstance(out, RunFolder):
         out = open_diff_run(out, examples, convention, layers=layers, limit=limit, seed=seed)
@@ -204,9 +209,12 @@ def diff(
         )
 
     runs = [measured(adapter, adapter.name, out, None)]
+    if untrained is not None:
+        runs += _twins_of(untrained, seeds, runs[0])
+        return _result(adapter, name, convention, tuple(seeds), runs)
     for twin_seed in seeds:
         with _twin(adapter, twin_seed) as twin:
-            called = f"untrained seed {twin_seed} [{_digest(dict(twin.source))[:8]}]"
+            called = f"{_called(twin_seed)} [{_digest(dict(twin.source))[:8]}]"
             folder = out if cache is None else _cache_folder(Path(cache), called, entries, settings)
             dropout = twin_seed if convention.untrained_mode == "train" else None
             runs.append(measured(twin, called, folder, dropout))
@@ -267,6 +275,41 @@ def _result(
         source=dict(adapter.source),
         records=tuple(sorted((*trained, *(r for twin in twins for r in twin)), key=lambda r: (r.example, r.model))),
     )
+
+
+def _check_same(
+    untrained: Diff, adapter: TextAdapter, name: str, convention: TextConvention, layers: str, seeds: Sequence[int]
+) -> None:
+    """UsageError where the twins of an earlier result are not those that would be measured now."""
+    points = tuple(layer_points(adapter, layers))
+    for word, there, here in (
+        ("data set", untrained.data, name),
+        ("convention", untrained.convention, convention),
+        ("choice of layers", tuple(point.point for point in untrained.points), points),
+        ("choice of seeds", untrained.seeds, tuple(seeds)),
+        ("configuration", untrained.source.get("configuration"), adapter.source.get("configuration")),
+    ):
+        if there != here:
+            raise UsageError(f"untrained is a result of another {word}: {there} there, {here} here")
+
+
+def _twins_of(untrained: Diff, seeds: Sequence[int], trained: _Collected) -> list[_Collected]:
+    """What was measured of the twins of an earlier result, one entry a seed."""
+    tokens = {record.example: record.n for record in trained[0]}
+    for record in untrained.records:
+        if tokens.get(record.example, record.n) != record.n:
+            raise UsageError(
+                f"untrained is a result of other texts: {record.example!r} has {record.n} tokens there, "
+                f"{tokens[record.example]} here"
+            )
+    return [
+        ([r for r in untrained.records if r.model.startswith(f"{_called(seed)} [")], list(untrained.skipped))
+        for seed in seeds
+    ]
+
+
+def _called(seed: int) -> str:
+    return f"untrained seed {seed}"
 
 
 @contextmanager

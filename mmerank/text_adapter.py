@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,6 +131,29 @@ def load_text(
     return family.load(name=name, dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
 
 
+def wrap_text(model: Any, tokenizer: Any, *, name: str = "model") -> TextAdapter:
+    """A language model that is in memory already, ready to be measured as it is at that moment.
+
+    Args:
+        model: A model of transformers; it stays where it is, in its dtype.
+        tokenizer: Its tokenizer, as transformers loads it.
+        name: The model as results name it.
+
+    Returns:
+        The adapter of the model's family, or the one for whatever transformers knows. A family can do this that
+        has a classmethod `wrap(model, tokenizer, *, name)`.
+
+    Raises:
+        ModelError: No adapter understands such a model.
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    family = families(GROUP).get(str(kind)) or family_named(GROUP, FALLBACK)
+    wrap = getattr(family, "wrap", None)
+    if wrap is None or kind is None:
+        raise ModelError(f"{name}: a {type(model).__name__} in memory cannot be measured, only one loaded by mmerank")
+    return wrap(model, tokenizer, name=name)  # type: ignore[no-any-return]
+
+
 def load_tokenizer(source: str, revision: str | None = None) -> Any:
     """The tokenizer of a checkpoint.
 
@@ -153,6 +178,24 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any:
     if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
         raise ModelError(f"{source}: no tokenizer there (its vocabulary would be empty)")
     return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A hash of what a tokenizer does to a text, wherever it was loaded from.
+
+    Args:
+        tokenizer: As transformers loads it.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    content: Any = [sorted(tokenizer.get_vocab().items()), sorted(map(str, tokenizer.all_special_tokens))]
+    if tokenizer.is_fast:
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        # What the last call asked for, not what the tokenizer is.
+        del content["truncation"], content["padding"]
+    stated = [type(tokenizer).__name__, content]
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextmanager
@@ -183,8 +226,10 @@ def place_like(twin: nn.Module, model: nn.Module) -> nn.Module:
     Returns:
         `twin`.
     """
-    for (_, parameter), (_, other) in zip(twin.named_parameters(), model.named_parameters(), strict=True):
-        parameter.data = parameter.data.to(other.dtype)
+    others = dict(model.named_parameters())
+    usual = next(iter(others.values()))  # for what the other calls by another name, as adapters in it do
+    for name, parameter in twin.named_parameters():
+        parameter.data = parameter.data.to(others.get(name, usual).dtype)
     if spread := getattr(model, "hf_device_map", None):
         from accelerate import dispatch_model
 

@@ -43,6 +43,7 @@ ORDER = [
     "alignment",
     "text_probe",
     "diff_erank",
+    "monitor",
     "doctor",
     "report",
     "options",

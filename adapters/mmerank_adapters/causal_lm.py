@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from mmerank.checkpoints import commit_of, configuration_fingerprint, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
-from mmerank.text_adapter import drawn_with, load_tokenizer, place_like
+from mmerank.text_adapter import drawn_with, load_tokenizer, place_like, tokenizer_fingerprint
 from mmerank_adapters.architecture import blocks_of, configuration_of, is_causal, max_tokens, without_pooler
 
 
@@ -121,6 +122,50 @@ class LanguageModel:
         adapter._check(checkpoint)
         return adapter
 
+    @classmethod
+    def wrap(cls, model: Any, tokenizer: Any, *, name: str) -> LanguageModel:
+        """An adapter around a model in memory, which is left as it is.
+
+        Args:
+            model: A causal language model of transformers, or an encoder without a head.
+            tokenizer: Its tokenizer, as transformers loads it.
+            name: The name that results carry.
+
+        Returns:
+            The adapter; its `model` is `model` itself, in the mode it was in.
+
+        Raises:
+            ModelError: The model is of a kind that this adapter does not understand.
+        """
+        causal = _kind(model) in _class_names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+        if not causal and _kind(model) not in _class_names(MODEL_MAPPING_NAMES):
+            raise ModelError(
+                f"{name}: expected a causal language model or an encoder of transformers, got {_kind(model)}; with a "
+                "head of another kind, give `model.base_model`"
+            )
+        source = {
+            "adapter": "causal-lm",
+            "checkpoint": getattr(model.config, "_name_or_path", None) or None,
+            "commit": None,
+            **_identity(model),
+            "tokenizer": getattr(tokenizer, "name_or_path", None) or None,
+            "ignored": [],
+        }
+        adapter = cls(model, tokenizer, predicts_next=causal, name=name, source=source)
+        # For mixed precision accelerate gives the model a `forward` of its own that casts to a narrower dtype;
+        # what is measured is the weights as they are saved, without it.
+        cast = model.__dict__.pop("forward", None)
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            adapter._check(name)
+        finally:
+            for module, training in modes:
+                module.training = training
+            if cast is not None:
+                model.forward = cast
+        return adapter
+
     def token_ids(self, text: str) -> list[int]:
         """Ids of a text, with the special tokens that the tokenizer adds, as in the published code.
 
@@ -198,7 +243,7 @@ class LanguageModel:
             "untrained": True,
             "seed": seed,
             **_identity(model),
-            "tokenizer": self.source["tokenizer"],
+            "tokenizer": tokenizer_fingerprint(self.tokenizer),
         }
         name = f"{self.name} untrained (seed {seed})"
         return LanguageModel(model, self.tokenizer, predicts_next=self.predicts_next, name=name, source=source)
@@ -249,3 +294,8 @@ def _identity(model: Any) -> dict[str, Any]:
 
 def _kind(model: nn.Module) -> str:
     return type(model).__name__
+
+
+def _class_names(mapping: Mapping[str, Any]) -> set[str]:
+    """Names of the model classes in one of transformers' mappings, whose values are names or tuples of them."""
+    return {name for names in mapping.values() for name in ([names] if isinstance(names, str) else names)}

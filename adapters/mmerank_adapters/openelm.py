@@ -16,7 +16,7 @@ from torch import Tensor
 from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
-from mmerank.text_adapter import drawn_with, load_tokenizer, place_like
+from mmerank.text_adapter import drawn_with, load_tokenizer, place_like, tokenizer_fingerprint
 from mmerank_adapters.openelm_config import OpenELMConfig
 from mmerank_adapters.openelm_model import OpenELMModel
 
@@ -167,7 +167,7 @@ class OpenELM:
             "dtype": self.source["dtype"],
             "weights": weights_fingerprint(model),
             "configuration": self.source["configuration"],
-            "tokenizer": self.source["tokenizer"],
+            "tokenizer": tokenizer_fingerprint(self.tokenizer),
         }
         name = f"{self.name} untrained (seed {seed})"
         return OpenELM(model.eval(), self._config, self.tokenizer, bos=self._bos, name=name, source=source)

@@ -1,0 +1,262 @@
+"""Monitors in real training runs: the numbers are those of the saved checkpoint, and training is left alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from mmerank import (
+    AlignmentMonitor,
+    DiffErankMonitor,
+    Example,
+    TextConvention,
+    align,
+    diff,
+    load,
+    load_text,
+    wrap_text,
+)
+from mmerank.demo import examples as scenes
+from mmerank.errors import ModelError, UsageError
+from tests.adapters.text_cases import BERT, OPT, opt_tokenizer
+from tests.test_cli import HF_MODEL
+from tests.test_diff_erank import texts
+
+NOUNS, VERBS = ("the cat", "a dog", "the old man", "my sister"), ("sees", "likes", "paints")
+
+
+def sentences(count: int) -> list[str]:
+    rng = random.Random(0)
+    return [f"{rng.choice(NOUNS)} {rng.choice(VERBS)} {rng.choice(NOUNS)}." for _ in range(count)]
+
+
+PROBES = [Example(f"{i}", None, "", text) for i, text in enumerate(sentences(4))]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    opt_tokenizer(folder)
+    return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def small_model(seed: int = 5) -> Any:
+    torch.manual_seed(seed)
+    config = transformers.OPTConfig(**{**OPT.config, "num_hidden_layers": 2, "pad_token_id": 1})
+    return transformers.OPTForCausalLM(config)
+
+
+def trainer(
+    out: Path, tokenizer: Any, model: Any, steps: int, build: Callable[[], Any] | None = None, **settings: Any
+) -> Any:
+    arguments = transformers.TrainingArguments(
+        output_dir=str(out),
+        max_steps=steps,
+        per_device_train_batch_size=4,
+        learning_rate=5e-3,
+        use_cpu=True,
+        seed=1,
+        report_to=[],
+        disable_tqdm=True,
+        **{"save_strategy": "no", "logging_steps": 50, **settings},
+    )
+    return transformers.Trainer(
+        model=model,
+        model_init=build,
+        args=arguments,
+        train_dataset=[{"input_ids": tokenizer(text)["input_ids"]} for text in sentences(64)],
+        data_collator=transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        processing_class=tokenizer,
+    )
+
+
+def logged(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [entry for entry in history if any(key.startswith("probe_") for key in entry)]
+
+
+class Tracker(transformers.TrainerCallback):  # type: ignore[misc]
+    """Stands where a tracker's callback does: it is handed what is logged."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, dict[str, float]]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        self.seen.append((state.global_step, dict(logs)))
+
+
+def test_language_model(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    training = trainer(tmp_path, tokenizer, model, 220)
+    training.add_callback(tracker := Tracker())
+    training.add_callback(DiffErankMonitor(training, iter(PROBES), every=100, layers="first"))
+    twins: list[int] = []
+    made = type(OPT.adapter).untrained
+
+    def counted(adapter: Any, seed: int) -> Any:
+        twins.append(seed)
+        return made(adapter, seed)
+
+    monkeypatch.setattr(type(OPT.adapter), "untrained", counted)
+    training.train()
+    entries = logged(training.state.log_history)
+    assert [entry["step"] for entry in entries] == [0, 100, 200, 220]
+    assert [(step, {**logs, "step": step}) for step, logs in tracker.seen if "probe_erank" in logs] == [
+        (entry["step"], entry) for entry in entries
+    ]
+    assert twins == [0] and len({entry["probe_erank_untrained"] for entry in entries}) == 1
+    assert entries[-1]["probe_loss"] < entries[0]["probe_loss"] - 1
+
+    training.save_model(str(tmp_path / "saved"))
+    expected = diff(load_text(tmp_path / "saved", device="cpu"), PROBES, layers="first")
+    last, first = entries[-1], expected.points[0]
+    assert {key: last[f"probe_{key}"] for key in ("erank", "erank_untrained", "diff_erank", "loss", "n")} == {
+        "erank": pytest.approx(expected.final.erank_trained, rel=1e-9),
+        "erank_untrained": pytest.approx(expected.final.erank_untrained, rel=1e-9),
+        "diff_erank": pytest.approx(expected.diff_erank, rel=1e-9),
+        "loss": pytest.approx(expected.loss_trained, rel=1e-9),
+        "n": 4,
+    }
+    assert last["probe_reduced_loss"] == pytest.approx(expected.reduced_loss, rel=1e-9)
+    assert last["probe_layer_1_erank"] == pytest.approx(first.erank_trained, rel=1e-9)
+    assert last["probe_layer_1_diff_erank"] == pytest.approx(first.diff_erank, rel=1e-9)
+
+
+def trained(out: Path, tokenizer: Any, every: int | None, **settings: Any) -> tuple[dict[str, Tensor], list[Any]]:
+    model = small_model()
+    model.model.decoder.layers[0].eval()  # Trainer's own model.train() ends that; the monitor must not
+    training = trainer(out, tokenizer, model, 6, logging_steps=1, gradient_accumulation_steps=2, **settings)
+    if every:
+        convention = TextConvention(untrained_mode="train")  # random numbers are drawn too
+        training.add_callback(DiffErankMonitor(training, PROBES, every=every, convention=convention))
+    training.train()
+    losses = [entry["loss"] for entry in training.state.log_history if "loss" in entry]
+    return model.state_dict(), losses
+
+
+@pytest.mark.parametrize("settings", [{}, {"bf16": True}], ids=["float32", "mixed precision"])
+def test_training_is_left_alone(tmp_path: Path, tokenizer: Any, settings: dict[str, Any]) -> None:
+    (alone, losses), (watched, others) = (trained(tmp_path, tokenizer, n, **settings) for n in (None, 3))
+    assert losses == others and len(losses) == 6
+    assert all(torch.equal(watched[name], h) for name, h in alone.items())
+
+
+def test_modes_gradients_and_generators(tmp_path: Path, tokenizer: Any) -> None:
+    model = small_model().train()
+    model.model.decoder.layers[0].eval()
+    training = trainer(tmp_path, tokenizer, model, 1)
+    monitor = DiffErankMonitor(training, PROBES, every=1)
+    ids = torch.tensor([[2, 5, 6, 7]])
+    model(input_ids=ids, labels=ids).loss.backward()
+    modes = [m.training for m in model.modules()]
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    state = torch.get_rng_state(), random.getstate()
+    monitor.on_train_begin(training.args, training.state, training.control)
+    assert torch.equal(torch.get_rng_state(), state[0]) and random.getstate() == state[1]
+    assert [m.training for m in model.modules()] == modes
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        assert (parameter.grad is None) == (gradient is None)
+        assert gradient is None or torch.equal(parameter.grad, gradient)
+
+
+def test_mixed_precision_is_measured_as_it_is_saved(tmp_path: Path, tokenizer: Any) -> None:
+    model = small_model()
+    training = trainer(tmp_path, tokenizer, model, 4, bf16=True)
+    training.add_callback(DiffErankMonitor(training, PROBES, every=3))
+    training.train()
+    entries = logged(training.state.log_history)
+    assert [entry["step"] for entry in entries] == [0, 3, 4]
+    training.save_model(str(tmp_path / "saved"))
+    expected = diff(load_text(tmp_path / "saved", device="cpu"), PROBES)
+    assert entries[-1]["probe_erank"] == pytest.approx(expected.final.erank_trained, rel=1e-9)
+    assert entries[-1]["probe_loss"] == pytest.approx(expected.loss_trained, rel=1e-9)
+
+
+class Stop(transformers.TrainerCallback):  # type: ignore[misc]
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == 2
+
+
+def test_stopped_early_and_begun_anew(tmp_path: Path, tokenizer: Any) -> None:
+    made = []
+
+    def build() -> Any:
+        made.append(small_model())
+        return made[-1]
+
+    training = trainer(tmp_path, tokenizer, None, 9, build)
+    training.add_callback(DiffErankMonitor(training, PROBES, every=5))
+    training.add_callback(Stop())
+    training.train()
+    entries = logged(training.state.log_history)
+    assert [entry["step"] for entry in entries] == [0, 2]
+    found = diff(wrap_text(made[-1], tokenizer), PROBES)
+    assert entries[-1]["probe_erank"] == pytest.approx(found.final.erank_trained, rel=1e-9)
+
+
+def test_multimodal(tmp_path: Path) -> None:
+    adapter = load(HF_MODEL, device="cpu")
+    pairs = scenes(2)
+    sequences = [adapter.sequence(pair, "text", "bare").ids for pair in pairs]
+    width = min(map(len, sequences))
+    ids = [{"input_ids": (row := torch.tensor(sequence[:width])), "labels": row} for sequence in sequences]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), max_steps=4, learning_rate=1e-2, use_cpu=True, report_to=[], disable_tqdm=True
+    )
+    training = transformers.Trainer(model=adapter.model, args=arguments, train_dataset=ids)
+    training.add_callback(AlignmentMonitor(training, pairs, every=3, adapter=lambda model: adapter))
+    training.train()
+    entries = logged(training.state.log_history)
+    assert [entry["step"] for entry in entries] == [0, 3, 4]
+    expected = align(adapter, pairs)
+    for key in ("erank1", "erank3", "erank5", "image_reduction_ratio", "image_text_alignment", "n"):
+        assert entries[-1][f"probe_{key}"] == pytest.approx(getattr(expected, key), rel=1e-9)
+    assert entries[0]["probe_erank4"] != pytest.approx(expected.erank4, rel=1e-4)
+
+
+def test_what_cannot_be_watched(tmp_path: Path, tokenizer: Any) -> None:
+    training = trainer(tmp_path, tokenizer, small_model(), 1)
+    with pytest.raises(UsageError, match="every: expected a number of steps"):
+        DiffErankMonitor(training, PROBES, every=0)
+    training.add_callback(DiffErankMonitor(training, PROBES, every=1, adapter=OPT.adapter))
+    with pytest.raises(UsageError, match="measures another model than the Trainer trains"):
+        training.train()
+    without = trainer(tmp_path, tokenizer, small_model(), 1)
+    without.processing_class = None
+    without.add_callback(DiffErankMonitor(without, PROBES, every=1))
+    with pytest.raises(UsageError, match="no tokenizer; give it `processing_class`"):
+        without.train()
+
+
+def test_model_in_memory(tokenizer: Any) -> None:
+    found = diff(wrap_text(transformers.OPTForCausalLM.from_pretrained(OPT.folder), OPT.adapter.tokenizer), texts())
+    expected = diff(OPT.adapter, texts())
+    assert (found.diff_erank, found.reduced_loss) == (expected.diff_erank, expected.reduced_loss)
+    bert = transformers.AutoModel.from_pretrained(BERT.folder)
+    assert diff(wrap_text(bert, BERT.adapter.tokenizer), texts()).diff_erank == diff(BERT.adapter, texts()).diff_erank
+    assert bert.pooler is not None
+    head = transformers.BertForMaskedLM(bert.config)
+    with pytest.raises(ModelError, match="got BertForMaskedLM; with a head of another kind"):
+        wrap_text(head, tokenizer)
+    with pytest.raises(ModelError, match="a Linear in memory cannot be measured"):
+        wrap_text(torch.nn.Linear(2, 2), tokenizer)
+
+
+def test_earlier_twins_must_be_those_that_are_meant() -> None:
+    first = diff(OPT.adapter, texts())
+    assert diff(OPT.adapter, texts(), untrained=first).diff_erank == first.diff_erank
+    other = [Example(entry.id, None, "", entry.text + " and more") for entry in texts()]
+    for arguments, word in (
+        ({"seeds": (1,)}, "seeds"),
+        ({"layers": "first"}, "layers"),
+        ({"convention": TextConvention(skip_first=1)}, "convention"),
+        ({"examples": other}, "other texts"),
+    ):
+        with pytest.raises(UsageError, match=word):
+            diff(OPT.adapter, **{"examples": texts(), "untrained": first, **arguments})  # type: ignore[arg-type]
