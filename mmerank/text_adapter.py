@@ -41,7 +41,8 @@ class TextAdapter(Protocol):
         name: The model as results name it.
         source: What was read from where, for the record: JSON values by name. Of a checkpoint: `adapter`,
             `checkpoint`, `commit`, `dtype`, `weights`, `configuration`, `tokenizer`, `ignored`. Of an untrained
-            twin: `adapter`, `untrained` (true), `seed`, `dtype`, `weights`, `configuration`, `tokenizer`.
+            twin: `adapter`, `untrained` (true), `seed`, `dtype`, `weights`, `configuration`, and `tokenizer` by its
+            content, so that all checkpoints of a configuration have the same twin.
         model: The module that the hook points are paths in.
         tokenizer: As transformers loads it.
         max_tokens: Longest sequence the model takes, special tokens included.

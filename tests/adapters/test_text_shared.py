@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmerank import capture, load_text
 from mmerank.errors import ModelError, UsageError
-from mmerank.text_adapter import TextAdapter
+from mmerank.text_adapter import TextAdapter, tokenizer_fingerprint
 from tests.adapters.text_cases import BERT, LLAMA, LLAMA_TOKENIZER, OPENELM_CASE, TEXT_CASES, TEXTS, TextCase
 
 every_case = pytest.mark.parametrize("case", TEXT_CASES, ids=lambda case: case.name)
@@ -196,7 +196,8 @@ def test_untrained_twin(case: TextCase) -> None:
     assert (twin.max_tokens, twin.predicts_next) == (adapter.max_tokens, adapter.predicts_next)
     assert not any(module.training for module in twin.model.modules())
     assert twin.source["untrained"] is True and twin.source["seed"] == SEED
-    for key in ("adapter", "configuration", "dtype", "tokenizer"):
+    assert twin.source["tokenizer"] == tokenizer_fingerprint(adapter.tokenizer)
+    for key in ("adapter", "configuration", "dtype"):
         assert twin.source[key] == adapter.source[key], key
     assert len({adapter.name, twin.name, other.name}) == 3
     (final,) = states(twin, [case.references[0].ids])[1]
