@@ -154,11 +154,10 @@ def align(
     check_examples(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
     probe = Probe(adapter, convention, batch_tokens=batch_tokens, share_prefix=share_prefix, max_pixels=max_pixels)
-    own_folder = False
+    own_folder = out is not None and not isinstance(out, RunFolder)
     if out is not None and not isinstance(out, RunFolder):
         examples = examples if isinstance(examples, DataSet) else list(examples)
         out = open_align_run(out, examples, convention, max_pixels=max_pixels, limit=limit, seed=seed)
-        own_folder = True
     folder = out
     if folder is not None:
         folder.add_model(adapter.name, dict(adapter.source))

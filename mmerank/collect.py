@@ -6,12 +6,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
+from mmerank.batches import batches, windows
 from mmerank.errors import DataError
 from mmerank.inputs import Example, Skipped, unique
 from mmerank.progress import Meter
 from mmerank.records import Record
 from mmerank.runs import RunFolder
+
+Prepared = TypeVar("Prepared")
 
 # What an interruption that nothing can catch may cost.
 PART_SECONDS = 30.0
@@ -24,6 +28,37 @@ class Measured:
     id: str
     records: tuple[Record, ...]
     tokens: int
+
+
+def in_batches(
+    examples: Iterable[Example | Skipped],
+    prepare: Callable[[Example], Prepared | Skipped],
+    length: Callable[[Prepared], int],
+    budget: int,
+    run: Callable[[list[Prepared]], Iterable[Measured | Skipped]],
+) -> Iterator[Measured | Skipped]:
+    """Results of a probe that prepares its examples one by one and runs them in batches of similar length.
+
+    Args:
+        examples: Any number; those already skipped are passed on.
+        prepare: Example -> what a batch is made of, or why it is skipped.
+        length: Tokens of what is prepared.
+        budget: Most tokens in a batch.
+        run: Batch -> a result for each of its items.
+
+    Yields:
+        One result for each of `examples`, in the order in which batches finish.
+    """
+    for window in windows(examples):
+        prepared: list[Prepared] = []
+        for entry in window:
+            result = entry if isinstance(entry, Skipped) else prepare(entry)
+            if isinstance(result, Skipped):
+                yield result
+            else:
+                prepared.append(result)
+        for batch in batches(prepared, length, budget):
+            yield from run(batch)
 
 
 def collect(

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from torch import Tensor
 
-from mmerank.convention import Centre, Precision
+from mmerank.convention import Centre, Convention, Precision, TextConvention
 from mmerank.entropy import participation_ratio, spectral_entropy, top_share
 from mmerank.errors import DegenerateTokens, NonFiniteTokens
 from mmerank.records import Record
 from mmerank.spectrum import spectrum
+
+
+def measurement_fingerprint(source: Mapping[str, Any], convention: Convention | TextConvention) -> str:
+    """What a record knows its model and convention by: 16 hexadecimal digits."""
+    stored = {"model": dict(source), "convention": convention.to_dict()}
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def measurement(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +10,14 @@ import torch
 from torch import Tensor
 
 from mmerank.adapter import Adapter
-from mmerank.batches import batches, default_budget, windows
-from mmerank.collect import Measured
+from mmerank.batches import default_budget
+from mmerank.collect import Measured, in_batches
 from mmerank.convention import Convention
 from mmerank.errors import DataError, DegenerateTokens, UsageError
 from mmerank.hooks import capture
 from mmerank.images import MAX_PIXELS, open_picture
 from mmerank.inputs import Example, Skipped
-from mmerank.measurement import measurement
+from mmerank.measurement import measurement, measurement_fingerprint
 from mmerank.records import Record
 from mmerank.sequences import Kind, Role, TokenSequence, padded
 
@@ -79,8 +77,7 @@ class Probe:
             )
         if self.batch_tokens is None:
             self.batch_tokens = default_budget(next(self.adapter.model.parameters()).device)
-        stored = {"model": dict(self.adapter.source), "convention": self.convention.to_dict()}
-        self._fingerprint = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
+        self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)
 
     def measure(self, examples: Iterable[Example | Skipped]) -> Iterator[Measured | Skipped]:
         """Records of each example, in the order in which batches finish, which is not that of `examples`.
@@ -98,16 +95,9 @@ class Probe:
             NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and example.
         """
         assert self.batch_tokens is not None
-        for window in windows(examples):
-            prepared = []
-            for entry in window:
-                result = entry if isinstance(entry, Skipped) else self.prepare(entry)
-                if isinstance(result, Skipped):
-                    yield result
-                else:
-                    prepared.append(result)
-            for batch in batches(prepared, lambda item: len(item.sequences["pair"]), self.batch_tokens):
-                yield from self._run(batch)
+        yield from in_batches(
+            examples, self.prepare, lambda item: len(item.sequences["pair"]), self.batch_tokens, self._run
+        )
 
     def prepare(self, example: Example) -> Prepared | Skipped:
         """Token sequences of an example, the same text in all of them, cut so that the longest fits.

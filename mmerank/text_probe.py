@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -11,13 +10,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from mmerank.batches import batches, default_budget, windows
-from mmerank.collect import Measured
+from mmerank.batches import default_budget
+from mmerank.collect import Measured, in_batches
 from mmerank.convention import TextConvention
 from mmerank.errors import DegenerateTokens
 from mmerank.hooks import Point, capture
 from mmerank.inputs import Example, Skipped
-from mmerank.measurement import measurement
+from mmerank.measurement import measurement, measurement_fingerprint
 from mmerank.records import Record
 from mmerank.sequences import Role, TokenSequence, padded, tokens_of
 from mmerank.text_adapter import TextAdapter
@@ -66,8 +65,7 @@ class TextProbe:
             self.batch_tokens = 0
         elif self.batch_tokens is None:
             self.batch_tokens = default_budget(next(self.adapter.model.parameters()).device)
-        stored = {"model": dict(self.adapter.source), "convention": self.convention.to_dict()}
-        self._fingerprint = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
+        self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)
 
     def measure(self, examples: Iterable[Example | Skipped]) -> Iterator[Measured | Skipped]:
         """Records of each text, in the order in which batches finish.
@@ -82,16 +80,9 @@ class TextProbe:
             NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and text.
         """
         assert self.batch_tokens is not None
-        for window in windows(examples):
-            prepared = []
-            for entry in window:
-                result = entry if isinstance(entry, Skipped) else self._prepare(entry)
-                if isinstance(result, Skipped):
-                    yield result
-                else:
-                    prepared.append(result)
-            for batch in batches(prepared, lambda item: len(item.sequence), self.batch_tokens):
-                yield from self._measure(batch)
+        yield from in_batches(
+            examples, self._prepare, lambda item: len(item.sequence), self.batch_tokens, self._measure
+        )
 
     def _prepare(self, example: Example) -> _Prepared | Skipped:
         if not example.text.strip():
