@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mmerank.hooks import Point, capture
     from mmerank.inputs import Example
     from mmerank.monitor import AlignmentMonitor, DiffErankMonitor
+    from mmerank.perturbation import Perturbation, perturb
     from mmerank.text_adapter import TextAdapter, load_text, wrap_text
 
 _HOMES = {
@@ -31,6 +32,7 @@ _HOMES = {
     "Convention": "convention",
     "Example": "inputs",
     "MmerankError": "errors",
+    "Perturbation": "perturbation",
     "Point": "hooks",
     "Diff": "diff_erank",
     "DiffErankMonitor": "monitor",
@@ -43,6 +45,7 @@ _HOMES = {
     "load_data": "data",
     "load_text": "text_adapter",
     "matrix_entropy": "entropy",
+    "perturb": "perturbation",
     "wrap_text": "text_adapter",
 }
 
@@ -55,6 +58,7 @@ __all__ = [
     "DiffErankMonitor",
     "Example",
     "MmerankError",
+    "Perturbation",
     "Point",
     "TextAdapter",
     "TextConvention",
@@ -66,6 +70,7 @@ __all__ = [
     "load_data",
     "load_text",
     "matrix_entropy",
+    "perturb",
     "wrap_text",
 ]
 

@@ -99,6 +99,92 @@ def align(
 
 
 @app.command()
+def perturb(
+    model: options.Model,
+    data: options.Data,
+    transform: options.Transforms = [],  # noqa: B006 (typer takes no tuple)
+    control: options.Controls = [],  # noqa: B006
+    control_draws: options.ControlDraws = 10,
+    limit: options.Limit = None,
+    seed: options.PerturbSeed = None,
+    out: options.Out = None,
+    json_file: options.Json = None,
+    strict: options.Strict = False,
+    debug: options.Debug = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    batch_tokens: options.BatchTokens = None,
+    separate_passes: options.SeparatePasses = False,
+    max_megapixels: options.MaxMegapixels = 100,
+    sequence: options.Sequence = "bare",
+    image_layout: options.ImageLayout = "model",
+    tokens: options.Tokens = "all",
+    vision_point: options.VisionPoint = "default",
+    centre: options.Centre = "mean",
+    precision: options.Precision = "float64",
+    aggregate: options.Aggregate = "entropy",
+) -> None:
+    """The same numbers before and after transforms of picture or text (the paper's Table 3)."""
+    from rich.console import Console
+
+    from mmerank.adapter import check_model, load
+    from mmerank.data import load_data
+    from mmerank.perturbation import asked_for, open_perturb_run
+    from mmerank.perturbation import perturb as measure
+    from mmerank.report import perturbation_view
+
+    _check_writable(json_file)
+    transforms, controls = asked_for(transform, control, control_draws)
+    convention = Convention(
+        sequence=sequence,
+        image_layout=image_layout,
+        tokens=tokens,
+        vision_point=vision_point,
+        centre=centre,
+        precision=precision,
+        aggregate=aggregate,
+    )
+    examples = load_data(data)
+    max_pixels = int(max_megapixels * 1e6)
+    folder = None
+    if out is not None:
+        folder = open_perturb_run(
+            out,
+            examples,
+            transforms,
+            controls,
+            convention=convention,
+            control_draws=control_draws,
+            max_pixels=max_pixels,
+            limit=limit,
+            seed=seed,
+        )
+    _quiet()
+    check_model(model)
+    with _continued_from(out):
+        result = measure(
+            load(model, dtype=dtype, device=device),
+            examples,
+            transform,
+            controls=controls,
+            control_draws=control_draws,
+            convention=convention,
+            limit=limit,
+            seed=seed,
+            batch_tokens=batch_tokens,
+            share_prefix=not separate_passes,
+            max_pixels=max_pixels,
+            strict=strict,
+            out=folder,
+            progress=True,
+        )
+    if folder is not None:
+        folder.write_summary(result.to_dict())
+    if not _write_json(result.to_dict(), json_file):
+        Console().print(perturbation_view(result))
+
+
+@app.command()
 def diff(
     models: options.Models,
     data: options.TextData,
@@ -230,14 +316,22 @@ def demo(json_file: options.Json = None, debug: options.Debug = False) -> None:
 
 @contextmanager
 def _shown_at_the_end(show: Callable[[], None], out: Path | None) -> Iterator[None]:
-    """Show what is finished even when a later model fails; say how to go on after an interruption."""
+    """Show what is finished even when a later model fails."""
+    try:
+        with _continued_from(out):
+            yield
+    finally:
+        show()
+
+
+@contextmanager
+def _continued_from(out: Path | None) -> Iterator[None]:
+    """Say how to go on after an interruption."""
     try:
         yield
     except KeyboardInterrupt:
         kept = f"; the same command continues from {out}" if out is not None else "; with --out it could be continued"
         raise Interrupted(f"interrupted{kept}") from None
-    finally:
-        show()
 
 
 def _finished(results: Sequence[Alignment | Diff], folder: RunFolder | None, json_file: str | None) -> bool:

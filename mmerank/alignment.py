@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,13 +170,47 @@ def align(
         strict=strict,
         progress=progress,
     )
-    records.sort(key=lambda r: (r.example, list(ERANKS.values()).index((r.point, r.input))))
+    result = alignment_of(records, skipped, adapter=adapter, data=name, convention=convention, limit=limit, seed=seed)
+    if folder is not None and own_folder:
+        folder.write_summary({"results": [result.to_dict()]})
+    return result
+
+
+def alignment_of(
+    records: Iterable[Record],
+    skipped: Sequence[Skipped],
+    *,
+    adapter: Adapter,
+    data: str,
+    convention: Convention,
+    limit: int | None,
+    seed: int | None,
+) -> Alignment:
+    """The result that records give.
+
+    Args:
+        records: Five per example, in any order.
+        skipped: The examples without.
+        adapter: The model.
+        data: Name of the data set.
+        convention: The choices in force.
+        limit: How many examples were asked for.
+        seed: Of their choice.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        DataError: There are no records.
+    """
+    order = list(ERANKS.values())
+    records = sorted(records, key=lambda r: (r.example, order.index((r.point, r.input))))
     if not records:
         first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
-        raise DataError(f"{name}: no example could be measured, {len(skipped)} skipped{first}")
-    result = Alignment(
+        raise DataError(f"{data}: no example could be measured, {len(skipped)} skipped{first}")
+    return Alignment(
         model=adapter.name,
-        data=name,
+        data=data,
         n=len(records) // len(ERANKS),
         skipped=tuple(skipped),
         convention=convention,
@@ -186,9 +220,6 @@ def align(
         seed=seed,
         **alignment(records, aggregate=convention.aggregate),
     )
-    if folder is not None and own_folder:
-        folder.write_summary({"results": [result.to_dict()]})
-    return result
 
 
 def open_align_run(

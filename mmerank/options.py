@@ -45,6 +45,34 @@ Strict = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_RUN)]
 
+Transforms = Annotated[
+    list[str],
+    typer.Option(
+        "--transform",
+        metavar="NAME[:STRENGTH]",
+        help="rotate:90, blur:1,2,4 (a sweep), rotate:90+blur:2 (one after the other), ... Several times if need be.",
+        show_default=False,
+    ),
+]
+Controls = Annotated[
+    list[str],
+    typer.Option(
+        "--control",
+        metavar="mismatch|independent",
+        help="A null from other examples' texts: fed with the picture, or their rows put beside its.",
+        show_default=False,
+    ),
+]
+ControlDraws = Annotated[int, typer.Option(min=1, metavar="R", help="How often a null is drawn.")]
+PerturbSeed = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Of what is random in transforms and controls (0 by default); with --limit, of the sample too.",
+        rich_help_panel=_RUN,
+    ),
+]
+
 Device = Annotated[
     str | None,
     typer.Option(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mmerank.adapter import Adapter
 from mmerank.batches import default_budget
 from mmerank.collect import Measured, in_batches
 from mmerank.convention import Convention
+from mmerank.eranks import ERANKS
 from mmerank.errors import DataError, DegenerateTokens, UsageError
 from mmerank.hooks import capture
 from mmerank.images import MAX_PIXELS, open_picture
@@ -20,6 +22,7 @@ from mmerank.inputs import Example, Skipped
 from mmerank.measurement import measurement, measurement_fingerprint
 from mmerank.records import Record
 from mmerank.sequences import Kind, Role, TokenSequence, padded
+from mmerank.variants import BASE, ORIGINAL, Variant, Version
 
 KINDS: tuple[Kind, ...] = ("image", "text", "pair")
 # Largest relative difference between a prefix read from the pair pass and a pass of its own that is still
@@ -28,26 +31,55 @@ PREFIX_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.0
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """An example with what the LLM will read for it."""
+class Reading:
+    """What the LLM reads of one version of an example's text."""
 
-    example: Example
     sequences: dict[Kind, TokenSequence]
     text_cut: int
 
 
-_Read = tuple[Kind, TokenSequence]
-# By hook point and input: the record, or why there is none.
-_Outcomes = dict[tuple[str, Kind], Record | DegenerateTokens]
+@dataclass(frozen=True)
+class Prepared:
+    """An example with what the LLM will read for it, by version of its text."""
+
+    example: Example
+    readings: dict[Version, Reading]
+
+    @property
+    def sequences(self) -> dict[Kind, TokenSequence]:
+        """Those of the example's own text."""
+        return self.readings[ORIGINAL].sequences
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest pass."""
+        return max(len(reading.sequences["pair"]) for reading in self.readings.values())
+
+
+# Hook point, input, of which picture and which text (None where it does not matter), and whether rows were stacked.
+_Key = tuple[str, str, Version | None, Version | None, bool]
+
+
+@dataclass
+class _Found:
+    """What has been measured of an example so far."""
+
+    item: Prepared
+    opened: Example
+    outcomes: dict[_Key, Record | DegenerateTokens] = field(default_factory=dict)
+    rows: dict[_Key, Tensor] = field(default_factory=dict)  # what is stacked when the batch is through
+    unreadable: dict[Version, DataError] = field(default_factory=dict)
+    tokens: int = 0
 
 
 @dataclass
 class Probe:
-    """Measures examples with one model under one convention.
+    """Measures examples, and variants of them, with one model under one convention.
 
-    Vision encoder and connector run once per picture. The image input is read from the prefix of the pair pass
-    where it is one and the model is causal, which is verified on the first example. Hidden states become
-    spectra inside the hooks and are not kept.
+    Vision encoder and connector run once per version of the picture, the text pass once per version of the text,
+    and the pair pass once per pair of them that a variant asks for. The image input is read from the prefix of a
+    pair pass where it is one and the model is causal, which is verified on the first example. Hidden states become
+    spectra inside the hooks and are not kept, but for what a variant stacks, until its batch is through.
 
     Attributes:
         adapter: The model.
@@ -56,6 +88,7 @@ class Probe:
             Default: one example a batch on a CPU, where batching does not pay, 8192 elsewhere.
         share_prefix: Whether the image input may be read from the pair pass.
         max_pixels: Pictures with more are skipped.
+        variants: What is measured of each example; the base is the first of them.
 
     Raises:
         UsageError: The adapter has no vision point of that name.
@@ -66,6 +99,7 @@ class Probe:
     batch_tokens: int | None = None
     share_prefix: bool = True
     max_pixels: int = MAX_PIXELS
+    variants: Sequence[Variant] = (BASE,)
     _prefix_verified: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -78,11 +112,20 @@ class Probe:
         if self.batch_tokens is None:
             self.batch_tokens = default_budget(next(self.adapter.model.parameters()).device)
         self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)
+        # Dictionaries, for their order.
+        self._texts = dict.fromkeys(variant.text for variant in self.variants)
+        self._text_passes = dict.fromkeys(v.text for v in self.variants if v.read != "pair")
+        self._pair_passes: dict[Version, dict[Version, None]] = {}
+        for variant in self.variants:
+            if variant.read != "stacked":
+                self._pair_passes.setdefault(variant.image, {})[variant.text] = None
+        stacked = [variant for variant in self.variants if variant.read == "stacked"]
+        self._kept = {key for v in stacked for key in (_key("llm", "image", v), _key("llm", "text", v))}
 
     def measure(self, examples: Iterable[Example | Skipped]) -> Iterator[Measured | Skipped]:
         """Records of each example, in the order in which batches finish, which is not that of `examples`.
 
-        An example is skipped as a whole if any of its five measurements cannot be made, so that all stand on
+        An example is skipped as a whole if any measurement of any variant cannot be made, so that all stand on
         the same examples.
 
         Args:
@@ -95,12 +138,10 @@ class Probe:
             NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and example.
         """
         assert self.batch_tokens is not None
-        yield from in_batches(
-            examples, self.prepare, lambda item: len(item.sequences["pair"]), self.batch_tokens, self._run
-        )
+        yield from in_batches(examples, self.prepare, lambda item: item.longest, self.batch_tokens, self._run)
 
     def prepare(self, example: Example) -> Prepared | Skipped:
-        """Token sequences of an example, the same text in all of them, cut so that the longest fits.
+        """Token sequences of an example: each version of its text, cut so that the longest sequence with it fits.
 
         Args:
             example: With a picture and a text.
@@ -112,60 +153,106 @@ class Probe:
             return Skipped(example.id, "no image")
         if not example.text.strip():
             return Skipped(example.id, "the text is empty")
+        readings = {text: self.reading(text.of(example)) for text in self._texts}
+        if None in readings.values():
+            limit = self.adapter.max_tokens
+            return Skipped(example.id, f"longer than the model's limit of {limit} tokens without any text")
+        return Prepared(example, {text: reading for text, reading in readings.items() if reading is not None})
+
+    def reading(self, example: Example) -> Reading | None:
+        """What the LLM reads of an example, the same text in all sequences.
+
+        Args:
+            example: With a text.
+
+        Returns:
+            Sequences that fit into the model, or None if they are too long without any text.
+        """
         sequences = {kind: self.adapter.sequence(example, kind, self.convention.sequence) for kind in KINDS}
         cut = max(len(sequences["pair"]) - self.adapter.max_tokens, 0)
         if cut:
             for kind in KINDS:
                 sequences[kind] = sequences[kind].without_last_text(cut)
             if len(sequences["pair"]) > self.adapter.max_tokens:
-                limit = self.adapter.max_tokens
-                return Skipped(example.id, f"longer than the model's limit of {limit} tokens without any text")
-        return Prepared(example, sequences, cut)
+                return None
+        return Reading(sequences, cut)
 
     def _run(self, batch: list[Prepared]) -> Iterator[Measured | Skipped]:
-        readable, pictures = [], []
+        readable, pixels = [], []
         for item in batch:
             assert item.example.image is not None  # prepare saw to it
             try:
                 picture = open_picture(item.example.image, max_pixels=self.max_pixels)
-                pictures.append(self.adapter.pixels(picture, self.convention.image_layout))
-                readable.append(item)
+                pixels.append(self.adapter.pixels(picture, self.convention.image_layout))
+                readable.append(_Found(item, replace(item.example, image=picture)))
             except DataError as error:
                 yield Skipped(item.example.id, str(error))
         if readable:
-            yield from self._measure(readable, torch.stack(pictures))
+            self._measure(readable, torch.stack(pixels))
+            yield from map(self._result, readable)
 
     @torch.inference_mode()
-    def _measure(self, batch: list[Prepared], pixels: Tensor) -> list[Measured | Skipped]:
-        outcomes: list[_Outcomes] = [{} for _ in batch]
+    def _measure(self, batch: list[_Found], pixels: Tensor) -> None:
+        for text in self._text_passes:
+            self._decode(batch, "text", text=text)
+        for image, texts in self._pair_passes.items():
+            images = self._encode(batch, image, self._pixels(batch, image, pixels))
+            first, *others = texts
+            self._decode_with_image(batch, image, first, images)
+            for text in others:
+                self._decode(batch, "pair", text=text, image=image, images=images)
+        for variant in self.variants:
+            if variant.read == "stacked":
+                for found in batch:
+                    rows = [found.rows[_key("llm", kind, variant)] for kind in ("image", "text")]
+                    key = _key("llm", "pair", variant)
+                    found.outcomes[key] = self._outcome(torch.cat(rows), key, found.item)
+        for found in batch:
+            found.rows.clear()
+
+    def _pixels(self, batch: Sequence[_Found], image: Version, base: Tensor) -> Tensor:
+        """The encoder's input for a version of the pictures, (b, c, h, w)."""
+        if image == ORIGINAL:
+            return base
+        made = list(base)  # where a picture cannot be made, its place in the batch stays taken
+        for i, found in enumerate(batch):
+            try:
+                picture = image.of(found.opened).image
+                assert isinstance(picture, Image.Image)
+                made[i] = self.adapter.pixels(picture, self.convention.image_layout)
+            except DataError as error:
+                found.unreadable[image] = error
+        return torch.stack(made)
+
+    def _encode(self, batch: Sequence[_Found], image: Version, pixels: Tensor) -> Tensor:
+        """The connector's output for a version of the pictures, (b, m, d)."""
         model = self.adapter.model
         vision = {"vision": self.adapter.vision_points[self.convention.vision_point]}
         connector = {"connector": self.adapter.points["connector"]}
         with (
-            capture(model, vision, reduce=self._each_image("vision", batch, outcomes)),
-            capture(model, connector, reduce=self._each_image("connector", batch, outcomes)),
+            capture(model, vision, reduce=self._each_image("vision", image, batch)),
+            capture(model, connector, reduce=self._each_image("connector", image, batch)),
         ):
-            images = self.adapter.encode_images(pixels)
+            return self.adapter.encode_images(pixels)
 
-        shared = [self._may_share(item) for item in batch]
-        self._decode(batch, "text", None, outcomes)
-        prefix = self._decode(batch, "pair", images, outcomes, also_image=shared)
-        if prefix is not None and not self._prefix_holds(batch, shared, images, prefix):
+    def _decode_with_image(self, batch: Sequence[_Found], image: Version, text: Version, images: Tensor) -> None:
+        """The pair pass, and the image input from its prefix, or by a pass of its own."""
+        shared = [self._may_share(found.item.readings[text]) for found in batch]
+        prefix = self._decode(batch, "pair", text=text, image=image, images=images, also_image=shared)
+        if prefix is not None and not self._prefix_holds(batch, text, shared, images, prefix):
             shared = [False] * len(batch)
         own = [i for i, is_shared in enumerate(shared) if not is_shared]
         if own:
-            self._decode([batch[i] for i in own], "image", images[own], [outcomes[i] for i in own])
-        return [
-            self._result(item, found, kinds=("text", "pair") if is_shared else KINDS)
-            for item, found, is_shared in zip(batch, outcomes, shared, strict=True)
-        ]
+            self._decode([batch[i] for i in own], "image", text=text, image=image, images=images[own])
 
     def _decode(
         self,
-        batch: Sequence[Prepared],
+        batch: Sequence[_Found],
         kind: Kind,
-        images: Tensor | None,
-        outcomes: Sequence[_Outcomes],
+        *,
+        text: Version,
+        image: Version = ORIGINAL,
+        images: Tensor | None = None,
         also_image: Sequence[bool] = (),
     ) -> Tensor | None:
         """One pass of the LLM over the `kind` sequences, read also as image input where `also_image` says so.
@@ -173,40 +260,53 @@ class Probe:
         Returns:
             The states of the first image prefix, (n, d), until prefixes are known to be safe to read.
         """
-        reads: list[list[_Read]] = [[(kind, item.sequences[kind])] for item in batch]
+        of = Variant("", image, text)
+        read = [found.item.readings[text].sequences for found in batch]
+        kinds: list[list[Kind]] = [[kind] for _ in batch]
         for i, is_shared in enumerate(also_image):
             if is_shared:
-                reads[i].append(("image", batch[i].sequences["image"]))
+                kinds[i].append("image")
         prefixes: list[Tensor] = []
 
         def reduce(h: Tensor) -> None:
-            for item, found, read, states in zip(batch, outcomes, reads, h, strict=True):
-                for input_kind, sequence in read:
-                    rows = states[self._rows(sequence).to(states.device)]
-                    found["llm", input_kind] = self._outcome(rows, "llm", input_kind, item)
+            for found, sequences, inputs, states in zip(batch, read, kinds, h, strict=True):
+                for input_kind in inputs:
+                    key = _key("llm", input_kind, of)
+                    rows = states[self._rows(sequences[input_kind]).to(states.device)]
+                    found.outcomes[key] = self._outcome(rows, key, found.item)
+                    if key in self._kept:
+                        # One BOS is enough, and the image's rows bring it.
+                        if input_kind == "text":
+                            rows = states[self._rows(sequences["text"], bos=False).to(states.device)]
+                        found.rows[key] = rows
             if any(also_image) and not self._prefix_verified:
                 first = list(also_image).index(True)
-                prefixes.append(h[first, : len(batch[first].sequences["image"])].clone())
+                prefixes.append(h[first, : len(read[first]["image"])].clone())
 
         with capture(self.adapter.model, {"llm": self.adapter.points["llm"]}, reduce=reduce):
-            self.adapter.decode(*padded([item.sequences[kind] for item in batch]), images)
+            self.adapter.decode(*padded([sequences[kind] for sequences in read]), images)
+        for found, sequences in zip(batch, read, strict=True):
+            found.tokens += len(sequences[kind])
         return prefixes[0] if prefixes else None
 
-    def _each_image(
-        self, point: str, batch: Sequence[Prepared], outcomes: Sequence[_Outcomes]
-    ) -> Callable[[Tensor], None]:
+    def _each_image(self, point: str, image: Version, batch: Sequence[_Found]) -> Callable[[Tensor], None]:
+        key = _key(point, "image", Variant("", image))
+
         def reduce(h: Tensor) -> None:
-            for item, found, states in zip(batch, outcomes, h, strict=True):
-                found[point, "image"] = self._outcome(states, point, "image", item)
+            for found, states in zip(batch, h, strict=True):
+                found.outcomes[key] = self._outcome(states, key, found.item)
 
         return reduce
 
-    def _rows(self, sequence: TokenSequence) -> Tensor:
-        """Positions of a sequence that enter the covariance."""
+    def _rows(self, sequence: TokenSequence, *, bos: bool = True) -> Tensor:
+        """Positions of a sequence that enter the covariance, without BOS if so asked."""
         counted = set(Role) if self.convention.tokens == "all" else {Role.IMAGE, Role.TEXT}
-        return torch.tensor([i for i, role in enumerate(sequence.roles) if role in counted])
+        if not bos:
+            counted.discard(Role.BOS)
+        return torch.tensor([i for i, role in enumerate(sequence.roles) if role in counted], dtype=torch.long)
 
-    def _outcome(self, h: Tensor, point: str, kind: Kind, item: Prepared) -> Record | DegenerateTokens:
+    def _outcome(self, h: Tensor, key: _Key, item: Prepared) -> Record | DegenerateTokens:
+        point, kind, _, text, _ = key
         try:
             return measurement(
                 h,
@@ -217,33 +317,38 @@ class Probe:
                 centre=self.convention.centre,
                 precision=self.convention.precision,
                 fingerprint=self._fingerprint,
-                text_cut=0 if kind == "image" else item.text_cut,
+                text_cut=0 if text is None else item.readings[text].text_cut,
             )
         except DegenerateTokens as error:
             return error
 
-    def _result(self, item: Prepared, found: _Outcomes, kinds: Sequence[Kind]) -> Measured | Skipped:
-        """The records of an example whose `kinds` were each fed to the LLM."""
+    def _result(self, found: _Found) -> Measured | Skipped:
+        """The records of an example, or why one of them is missing."""
         records = []
-        for outcome in found.values():
-            if isinstance(outcome, DegenerateTokens):
-                return Skipped(item.example.id, str(outcome))
-            records.append(outcome)
-        return Measured(item.example.id, tuple(records), sum(len(item.sequences[kind]) for kind in kinds))
+        for variant in self.variants:
+            where = "" if variant == BASE else f"{variant.name}: "
+            if error := found.unreadable.get(variant.image):
+                return Skipped(found.item.example.id, f"{where}{error}")
+            for point, kind in ERANKS.values() if variant.read == "all" else [ERANKS["erank5"]]:
+                outcome = found.outcomes[_key(point, kind, variant)]
+                if isinstance(outcome, DegenerateTokens):
+                    return Skipped(found.item.example.id, f"{where}{outcome}")
+                records.append(replace(outcome, transform=variant.name))
+        return Measured(found.item.example.id, tuple(records), found.tokens)
 
-    def _may_share(self, item: Prepared) -> bool:
+    def _may_share(self, reading: Reading) -> bool:
         """Whether the image input is a prefix of the pair input, and the LLM is said to be causal."""
-        return (
-            self.share_prefix and self.adapter.causal and item.sequences["pair"].starts_with(item.sequences["image"])
-        )
+        sequences = reading.sequences
+        return self.share_prefix and self.adapter.causal and sequences["pair"].starts_with(sequences["image"])
 
     def _prefix_holds(
-        self, batch: Sequence[Prepared], shared: Sequence[bool], images: Tensor, prefix: Tensor
+        self, batch: Sequence[_Found], text: Version, shared: Sequence[bool], images: Tensor, prefix: Tensor
     ) -> bool:
         """Compare the prefix read from the first pair pass with a pass of its own; done once."""
         first = list(shared).index(True)
+        alone_in = batch[first].item.readings[text].sequences["image"]
         with capture(self.adapter.model, {"llm": self.adapter.points["llm"]}) as seen:
-            self.adapter.decode(*padded([batch[first].sequences["image"]]), images[first : first + 1])
+            self.adapter.decode(*padded([alone_in]), images[first : first + 1])
         alone = seen["llm"][0].double()
         difference = float((alone - prefix.double()).norm() / alone.norm())
         self._prefix_verified = difference <= PREFIX_TOLERANCE[prefix.dtype]
@@ -255,3 +360,10 @@ class Probe:
                 stacklevel=2,
             )
         return self._prefix_verified
+
+
+def _key(point: str, kind: str, variant: Variant) -> _Key:
+    """What a measurement of a variant depends on, so that variants share what they have in common."""
+    image = None if kind == "text" else variant.image
+    text = None if kind == "image" else variant.text
+    return point, kind, image, text, kind == "pair" and variant.read == "stacked"

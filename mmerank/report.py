@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, stdev
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from mmerank.alignment import Alignment
+from mmerank.analysis.perturbation import QUANTITIES
 from mmerank.diff_erank import Diff
 from mmerank.doctor import Examination
 from mmerank.eranks import ERANKS
 from mmerank.inputs import Skipped
+from mmerank.perturbation import Perturbation
 
 SKIPS_SHOWN = 10
 WIDE = 2  # results beside which there is room to say where each number is read
@@ -90,6 +94,70 @@ def standing(result: Alignment) -> list[str]:
     if result.text_cut:
         lines.append(f"  text cut at the model's limit: {result.text_cut} of the examples")
     return lines
+
+
+def perturbation_table(result: Perturbation) -> Table:
+    """A row for the base and for each transform, under each number by how much it rose or fell.
+
+    Args:
+        result: Of one model.
+
+    Returns:
+        The table, for a rich console.
+    """
+    title = f"{_short(result.base.model)} on {_short(result.base.data)}: before and after"
+    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", overflow="fold")
+    for label, (point, kind) in ERANKS.items():
+        table.add_column(f"{label.replace('erank', 'eRank')}\n{point}\n{kind}", justify="right")
+    table.add_column("Image\nReduction\nRatio", justify="right")
+    table.add_column("Image-Text\nAlignment", justify="right")
+    decimals = {name: 2 if name in ERANKS else 4 for name in QUANTITIES}
+    table.add_row("base", *(f"{getattr(result.base, name):.{d}f}" for name, d in decimals.items()))
+    for changed in result.transforms:
+        values = (
+            f"{getattr(changed.result, name):.{d}f}\n{_signed(changed.delta[name], d)}"
+            for name, d in decimals.items()
+        )
+        table.add_row(Text(changed.transform), *values)
+    return table
+
+
+def perturbation_view(result: Perturbation) -> RenderableType:
+    """What `mmerank perturb` prints.
+
+    Args:
+        result: Of one model.
+
+    Returns:
+        Something a rich console can print.
+    """
+    checks, lines = result.checks, standing(result.base)
+    for null in result.controls:
+        for name, draws in null.draws.items():
+            label, d = ("eRank5", 2) if name == "erank5" else ("Image-Text Alignment", 4)
+            spread = f" ± {stdev(draws):.{d}f}" if len(draws) > 1 else ""
+            lines.append(
+                f"  null {null.control}: {label} {fmean(draws):.{d}f}{spread} over {len(draws)} draws, "
+                f"here {getattr(result.base, name):.{d}f}"
+            )
+    found = {"eRank4 again": checks.text, "all eRanks again": checks.reuse, "identity": checks.identity}
+    shown = ", ".join(f"{name} {value:.1e}" for name, value in found.items() if not math.isnan(value))
+    if shown:
+        lines.append(f"  must be rounding ({checks.examples} examples measured again, by themselves): {shown}")
+    return Group(perturbation_table(result), *map(Text, lines))
+
+
+def perturbation_text(result: Perturbation) -> str:
+    """What `mmerank perturb` prints, as plain text, 100 columns wide.
+
+    Args:
+        result: Of one model.
+
+    Returns:
+        Lines without a trailing newline.
+    """
+    return _plain(perturbation_view(result))
 
 
 def diff_table(results: Sequence[Diff]) -> Table:
@@ -255,6 +323,11 @@ def _fact(value: object) -> str:
 
 def _middle_cut(text: str, width: int = 60) -> str:
     return text if len(text) <= width else f"{text[: width // 2]} … {text[-width // 2 :]}"
+
+
+def _signed(difference: float, decimals: int) -> str:
+    """A difference with its sign, 0 only where it is exactly that."""
+    return "=" if difference == 0 else f"{difference:+.{decimals}f}"
 
 
 def _short(name: str) -> str:

@@ -23,6 +23,8 @@ ORDER = [
     "hooks",
     "images",
     "inputs",
+    "transforms",
+    "variants",
     "rows",
     "hub",
     "texts",
@@ -41,6 +43,7 @@ ORDER = [
     "collect",
     "probe",
     "alignment",
+    "perturbation",
     "text_probe",
     "diff_erank",
     "monitor",
@@ -50,7 +53,7 @@ ORDER = [
     "__main__",
 ]
 # Reached late, inside a function.
-LATE = {("alignment", "report"), ("diff_erank", "report")}
+LATE = {("alignment", "report"), ("diff_erank", "report"), ("perturbation", "report")}
 TORCH_FREE = (
     "analysis",
     "convention",
@@ -67,6 +70,8 @@ TORCH_FREE = (
     "rows",
     "runs",
     "texts",
+    "transforms",
+    "variants",
 )
 
 
