@@ -132,20 +132,41 @@ def perturbation_view(result: Perturbation) -> RenderableType:
     Returns:
         Something a rich console can print.
     """
-    checks, lines = result.checks, standing(result.base)
-    for null in result.controls:
-        for name, draws in null.draws.items():
-            label, d = ("eRank5", 2) if name == "erank5" else ("Image-Text Alignment", 4)
-            spread = f" ± {stdev(draws):.{d}f}" if len(draws) > 1 else ""
-            lines.append(
-                f"  null {null.control}: {label} {fmean(draws):.{d}f}{spread} over {len(draws)} draws, "
-                f"here {getattr(result.base, name):.{d}f}"
-            )
-    found = {"eRank4 again": checks.text, "all eRanks again": checks.reuse, "identity": checks.identity}
+    checks = result.checks
+    found = {"eRank4": checks.text, "any eRank": checks.reuse, "identity": checks.identity}
     shown = ", ".join(f"{name} {value:.1e}" for name, value in found.items() if not math.isnan(value))
+    lines = standing(result.base)
     if shown:
-        lines.append(f"  must be rounding ({checks.examples} examples measured again, by themselves): {shown}")
-    return Group(perturbation_table(result), *map(Text, lines))
+        lines += ["  largest differences that should be rounding, of examples measured again alone", f"    {shown}"]
+    tables = [perturbation_table(result), *([null_table(result)] if result.controls else [])]
+    return Group(*tables, *map(Text, lines))
+
+
+def null_table(result: Perturbation) -> Table:
+    """The base's eRank5 and Image-Text Alignment against those of pictures with other examples' texts.
+
+    Args:
+        result: With controls.
+
+    Returns:
+        The table, for a rich console.
+    """
+    draws = len(result.controls[0].draws["erank5"])
+    table = Table(
+        title=f"Against pictures with other texts, {draws} draws",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for heading in ("null", "", "here", "null mean ± sd"):
+        table.add_column(heading, justify="left" if heading in ("null", "") else "right")
+    for null in result.controls:
+        for name, values in null.draws.items():
+            label, d = ("eRank5", 2) if name == "erank5" else ("Image-Text Alignment", 4)
+            spread = f" ± {stdev(values):.{d}f}" if len(values) > 1 else ""
+            here = f"{getattr(result.base, name):.{d}f}"
+            table.add_row(null.control, label, here, f"{fmean(values):.{d}f}{spread}")
+    return table
 
 
 def perturbation_text(result: Perturbation) -> str:

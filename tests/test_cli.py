@@ -275,6 +275,59 @@ def test_interrupted_run_keeps_its_records(shared_pairs: str, tmp_path: Path, se
     assert result["n"] == 600
 
 
+def test_perturb_through_json_and_a_run_folder(data: str, tmp_path: Path) -> None:
+    out = ("--out", str(tmp_path / "run"))
+    asked = (
+        "--transform",
+        "rotate:90",
+        "--transform",
+        "blur:1,2",
+        "--control",
+        "independent",
+        "--control-draws",
+        "2",
+    )
+    arguments = ("perturb", HF_MODEL, "--data", data, *asked, "--seed", "3", *out)
+    printed = json.loads(run(*arguments, "--json", "-").stdout)
+    assert printed == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert printed == json.loads(run(*arguments, "--json", "-").stdout)
+    (plain,) = results(run("align", HF_MODEL, "--data", data, "--json", "-"))
+    assert printed["base"] == plain
+    assert [t["transform"] for t in printed["transforms"]] == ["rotate:90", "blur:1", "blur:2"]
+    for t in printed["transforms"]:
+        assert t["n"] == 3 and t["delta"]["erank1"] == t["erank1"] - plain["erank1"] != 0 == t["delta"]["erank4"]
+    assert [c["control"] for c in printed["controls"]] == ["independent"] and printed["seed"] == 3
+    status, line = failure(*arguments[:-2], "--transform", "grey", *out)
+    assert status == 1 and "transforms" in line
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_perturb_fits_into_a_terminal(data: str, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    asked = ("--transform", "rotate:90+brightness:0.5+jpeg:20", "--transform", "identity", "--control", "mismatch")
+    done = run("perturb", HF_MODEL, "--data", data, *asked)
+    assert done.returncode == 0, done.stderr
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert max(map(len, done.stdout.splitlines())) <= int(columns) and not any("…" in line for line in lines)
+    base = next(line for line in lines if line.startswith("base")).split()
+    below = lines[next(i for i, line in enumerate(lines) if line.startswith("identity")) + 1].split()
+    assert len(base) == 8 and below == ["="] * 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "expected a transform or a control, got none; known transforms: identity"),
+        (("--transform", "turn:90"), "unknown transform 'turn:90'; known: identity, rotate:DEGREES"),
+        (("--transform", "jpeg:101"), "expected a whole number from 1 to 100"),
+        (("--control", "none"), "unknown control 'none'; known: mismatch, independent"),
+    ],
+)
+def test_wrong_usage_of_perturb_costs_no_loading(data: str, arguments: tuple[str, ...], words: str) -> None:
+    status, line = failure("perturb", "no/such-model", "--data", data, *arguments)
+    assert status == 2 and words in line
+
+
 @pytest.fixture
 def shared_pairs(tmp_path: Path, golden: Path) -> str:
     """Enough pairs that a run can be interrupted."""

@@ -93,5 +93,16 @@ def test_every_text_set_is_documented() -> None:
         assert f"`{name}`" in (ROOT / "README.md").read_text()
 
 
+def test_every_transform_is_documented() -> None:
+    from mmerank.transforms import KNOWN
+
+    text = (ROOT / "docs" / "perturbation.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    for known in KNOWN.values():
+        name, _, choice = known.form.partition("|")
+        assert any(f"`{name}`" in row.split("|")[1] and choice in row for row in rows), known.form
+    assert f"{len(KNOWN)} transforms" in (ROOT / "README.md").read_text()
+
+
 def test_bash_blocks_are_all_there() -> None:
     assert len(commands()) >= 6

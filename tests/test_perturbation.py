@@ -360,7 +360,7 @@ def test_result_as_table_json_and_text() -> None:
         "none": 25, "rotate:90": 25, "blur:1": 25, "blur:2": 25, "independent/0": 5, "independent/1": 5
     }  # fmt: skip
     text = str(result)
-    assert "rotate:90" in text and "n = 5 of 5 examples" in text and "null independent" in text
+    assert "rotate:90" in text and "n = 5 of 5 examples" in text and "independent" in text
     assert f"{result.base.erank5:.2f}" in text and f"{result.transforms[0].delta['erank1']:+.2f}" in text
 
 

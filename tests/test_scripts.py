@@ -59,6 +59,23 @@ def test_paper_values_stand_beside_the_model_and_data_they_belong_to(
     assert printed(result).get("erank1") == erank1
 
 
+def test_perturb_images(
+    golden_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [str(GOLDEN / case.name / case.checkpoint) for case in (LLAVA, MINIGPT_V2)]
+    data = f"llava:{golden_pairs}?images={GOLDEN}/images"
+    options = ["--data", data, "--control", "mismatch", "--control-draws", "1", "--out", str(tmp_path / "runs")]
+    script("perturb_images.py", *models, *options, "--json", str(tmp_path / "t.json"), monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    rows = json.loads((tmp_path / "t.json").read_text())["results"]
+    for row, case in zip(rows, (LLAVA, MINIGPT_V2), strict=True):
+        expected = case.eranks["families"]["bare_full"]
+        assert row["base"]["erank5"] == pytest.approx(expected["eRank5"], rel=1e-5)
+        assert [t["transform"] for t in row["transforms"]] == ["rotate:90", "rotate:180", "rotate:270", "identity"]
+        assert f"{expected['eRank5']:.2f}" in printed and "0.3588" in printed
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
 def test_text_tables_on_other_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
