@@ -18,7 +18,7 @@ from mmerank.analysis.perturbation import QUANTITIES, deltas, null_draws
 from mmerank.collect import Measured, collect
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
-from mmerank.errors import UsageError
+from mmerank.errors import DataError, UsageError
 from mmerank.images import MAX_PIXELS
 from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen, unique
 from mmerank.probe import Probe
@@ -147,7 +147,7 @@ def perturb(
 ) -> Perturbation:
     """What transforms of picture or text do to eRank1 to eRank5 and the two ratios.
 
-    Diff-eRank (arXiv:2401.17139), Sec. 5.3 and Table 3, for any transform. An example that cannot be measured under
+    Diff-eRank (arXiv:2401.17139), Table 3, for any transform. An example that cannot be measured under
     every transform is skipped everywhere.
 
     Args:
@@ -347,9 +347,15 @@ def _checked(
     alone = Probe(probe.adapter, probe.convention, batch_tokens=0, share_prefix=probe.share_prefix, max_pixels=limit)
     text, reuse, identity = [], [], []
     count = max(len(variants), len(chosen_ones)) if variants else 0
+    again: set[str] = set()
     for example, made in islice(zip(cycle(chosen_ones), cycle(variants)), count):
-        (fresh,) = alone.measure([made.text.of(made.image.of(example))])
-        assert isinstance(fresh, Measured)  # as it was before
+        try:
+            (fresh,) = alone.measure([made.text.of(made.image.of(example))])
+        except DataError:
+            continue
+        if not isinstance(fresh, Measured):  # a run is continued, and the pictures are gone
+            continue
+        again.add(example.id)
         for r in fresh.records:
             erank = math.exp(r.entropy)
             reuse.append(abs(erank - eranks[made.name, example.id, r.point, r.input]))
@@ -359,4 +365,4 @@ def _checked(
         if name == "identity":
             difference = eranks[name, example_id, point, kind] - eranks["none", example_id, point, kind]
             identity.append(abs(difference))
-    return Checks(min(count, len(chosen_ones)), *(max(found, default=math.nan) for found in (text, reuse, identity)))
+    return Checks(len(again), *(max(found, default=math.nan) for found in (text, reuse, identity)))

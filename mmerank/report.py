@@ -106,7 +106,14 @@ def perturbation_table(result: Perturbation) -> Table:
         The table, for a rich console.
     """
     title = f"{_short(result.base.model)} on {_short(result.base.data)}: before and after"
-    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("", overflow="fold")
     for label, (point, kind) in ERANKS.items():
         table.add_column(f"{label.replace('erank', 'eRank')}\n{point}\n{kind}", justify="right")

@@ -422,22 +422,3 @@ def _through(steps: Iterable[Step], value: Any, example: str, seed: int) -> Any:
 def generator(*key: object) -> np.random.Generator:
     """Random numbers that belong to a key and to nothing else."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256(repr(key).encode()).digest(), "big"))
-
-
-def derangement(ids: Iterable[str], *key: object) -> dict[str, str]:
-    """Another id for each id, drawn by a key: one random cycle through all of them, whatever their order.
-
-    Args:
-        ids: Different ones, at least two.
-        key: What the draw belongs to.
-
-    Returns:
-        Id -> another id, each taken once.
-
-    Raises:
-        UsageError: There are fewer than two.
-    """
-    cycle = sorted(ids, key=lambda name: (hashlib.sha256(repr((*key, name)).encode()).digest(), name))
-    if len(cycle) < 2:
-        raise UsageError(f"pairing an example with another needs at least 2 examples, got {len(cycle)}")
-    return dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))

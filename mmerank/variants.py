@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from mmerank.errors import DataError
+from mmerank.errors import DataError, UsageError
 from mmerank.images import MAX_PIXELS, open_picture
 from mmerank.inputs import Example
-from mmerank.transforms import KNOWN, Transform, derangement
+from mmerank.transforms import KNOWN, Transform
 
 Control = Literal["mismatch", "independent"]
 
@@ -103,6 +104,25 @@ def null_pairs(kinds: Iterable[Control], draws: int, examples: Sequence[Example]
         for kind in kinds:
             found.append(Variant(f"{kind}/{draw}", text=text, read="pair" if kind == "mismatch" else "stacked"))
     return found
+
+
+def derangement(ids: Iterable[str], *key: object) -> dict[str, str]:
+    """Another id for each id, drawn by a key: one random cycle through all of them, whatever their order.
+
+    Args:
+        ids: Different ones, at least two.
+        key: What the draw belongs to.
+
+    Returns:
+        Id -> another id, each taken once.
+
+    Raises:
+        UsageError: There are fewer than two.
+    """
+    cycle = sorted(ids, key=lambda name: (hashlib.sha256(repr((*key, name)).encode()).digest(), name))
+    if len(cycle) < 2:
+        raise UsageError(f"pairing an example with another needs at least 2 examples, got {len(cycle)}")
+    return dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
 
 
 def _other_picture(

@@ -17,8 +17,8 @@ from mmerank import Convention, Example, Perturbation, align, capture, load_data
 from mmerank.alignment import Alignment
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.sequences import Role, padded
-from mmerank.transforms import derangement, parse
-from mmerank.variants import null_pairs, variant
+from mmerank.transforms import parse
+from mmerank.variants import derangement, null_pairs, variant
 from tests.adapters.cases import LLAVA, MINIGPT_V2, Case
 from tests.reference import entropy
 
@@ -397,3 +397,18 @@ def test_wrong_usage(arguments: dict[str, Any], words: str) -> None:
 def test_a_single_transform_is_a_list_of_one() -> None:
     with pytest.raises(TypeError, match=r"write \['rotate:90'\]"):
         perturb(LLAVA.adapter, examples(), "rotate:90")
+
+
+def test_a_finished_run_needs_its_pictures_no_more(tmp_path: Path) -> None:
+    pairs = []
+    for example in examples()[:2]:
+        assert isinstance(example.image, Image.Image)
+        example.image.save(tmp_path / f"{example.id}.png")
+        pairs.append(replace(example, image=tmp_path / f"{example.id}.png"))
+    first = perturb(LLAVA.adapter, pairs, ["grey"], out=tmp_path / "run")
+    for example in pairs:
+        assert isinstance(example.image, Path)
+        example.image.unlink()
+    again = perturb(LLAVA.adapter, pairs, ["grey"], out=tmp_path / "run")
+    assert again.transforms[0].delta == first.transforms[0].delta
+    assert first.checks.examples == 2 and again.checks.examples == 0
