@@ -124,7 +124,11 @@ def perturb(
     precision: options.Precision = "float64",
     aggregate: options.Aggregate = "entropy",
 ) -> None:
-    """The same numbers before and after transforms of picture or text (the paper's Table 3)."""
+    """The same numbers before and after transforms of picture or text (the paper's Table 3).
+
+    Of the picture: identity, rotate, flip, crop, zoom, blur, noise, jpeg, brightness, contrast, grey, occlude,
+    shuffle, blank, other. Of the text: shuffle-words, other-text. docs/perturbation.md says what each of them does.
+    """
     from rich.console import Console
 
     from mmerank.adapter import check_model, load

@@ -101,6 +101,9 @@ def test_every_transform_is_documented() -> None:
     for known in KNOWN.values():
         name, _, choice = known.form.partition("|")
         assert any(f"`{name}`" in row.split("|")[1] and choice in row for row in rows), known.form
+    help_of: Any = typer.main.get_command(app)
+    words = re.split(r"[\s,.]+", help_of.commands["perturb"].help)
+    assert not set(KNOWN) - set(words)
     assert f"{len(KNOWN)} transforms" in (ROOT / "README.md").read_text()
 
 
