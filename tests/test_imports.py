@@ -34,6 +34,7 @@ ORDER = [
     "text_adapter",
     "records",
     "analysis",
+    "uncertainty",
     "measurement",
     "batches",
     "progress",
@@ -50,7 +51,7 @@ ORDER = [
     "__main__",
 ]
 # Reached late, inside a function.
-LATE = {("alignment", "report"), ("diff_erank", "report")}
+LATE = {("alignment", "report"), ("diff_erank", "report"), ("analysis", "uncertainty")}
 TORCH_FREE = (
     "analysis",
     "convention",
@@ -67,6 +68,7 @@ TORCH_FREE = (
     "rows",
     "runs",
     "texts",
+    "uncertainty",
 )
 
 
