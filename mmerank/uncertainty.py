@@ -42,7 +42,7 @@ def interval_text(interval: Interval | None, decimals: int) -> str:
     if high > low:
         # Rounding moves a limit by at most an eighth of half the width.
         shown = min(decimals, max(0, math.ceil(-math.log10((high - low) / 8))))
-    return f"[{low:.{shown}f}, {high:.{shown}f}]"
+    return f"[{_rounded(low, shown):.{shown}f}, {_rounded(high, shown):.{shown}f}]"
 
 
 def interval_line(bootstrap: Bootstrap, n: int) -> str:
@@ -73,7 +73,7 @@ def comparison_table(comparison: Comparison) -> Table:
     title = Text(f"{comparison.a} - {comparison.b}, n = {comparison.n}")
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for heading in ("difference", "q", "d_z", "detectable"):
+    for heading in ("difference", "q", "d_z", "MDE"):
         table.add_column(heading, justify="right")
     for found in comparison.differences:
         decimals = 4 if found.quantity in RATIOS or "loss" in found.quantity or "fraction" in found.quantity else 2
@@ -81,7 +81,7 @@ def comparison_table(comparison: Comparison) -> Table:
         interval = interval_text((found.low, found.high) if finite else None, decimals)
         table.add_row(
             NAMES.get(found.quantity, found.quantity.replace("erank", "eRank").replace("_", " ")),
-            f"{found.difference:+.{decimals}f} {interval}".rstrip(),
+            f"{_rounded(found.difference, decimals):+.{decimals}f} {interval}".rstrip(),
             "<0.001" if found.q < 0.001 else f"{found.q:.3f}",
             _shown(found.d_z, 2),
             _shown(found.smallest_detectable, decimals),
@@ -104,7 +104,7 @@ def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
     lines = [
         interval_line(first.bootstrap, min(comparison.n for comparison in comparisons)),
         f"  q: permutation test, {swaps} swaps; {name} over {first.tests} tests",
-        "  d_z: mean / sd of the examples' differences; detectable: at this n, with 80 % power",
+        "  d_z: mean / sd of the examples' differences; MDE: detectable at this n with 80 % power",
     ]
     left = max(comparison.unpaired for comparison in comparisons)
     return [*lines, f"  only on one side, not compared: up to {left} examples"] if left else lines
@@ -135,6 +135,11 @@ def plain(*tables: RenderableType) -> str:
     with console.capture() as captured:
         console.print(*tables, sep="\n")
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _rounded(value: float, decimals: int) -> float:
+    """Without the sign of a zero."""
+    return round(value, decimals) + 0.0
 
 
 def _shown(value: float, decimals: int) -> str:

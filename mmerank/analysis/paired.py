@@ -177,6 +177,8 @@ def compare(
     if by_a != by_b:
         raise ValueError(f"expected the same aggregate on both sides, got {by_a} and {by_b}")
     one, other = sample(frame_a, aggregate=by_a, point=point), sample(frame_b, aggregate=by_b, point=point)
+    if ("reduced_loss" in one.quantities) != ("reduced_loss" in other.quantities):  # a causal model and an encoder
+        one, other = (sample(frame.assign(predicted=0), aggregate=by_a, point=point) for frame in (frame_a, frame_b))
     common = sorted(set(one.examples) & set(other.examples))
     if not common:
         raise ValueError(f"expected examples in common, got none: {one.n} on one side and {other.n} on the other")
@@ -226,7 +228,8 @@ def swap_test(
     Under the null hypothesis the labels A and B of an example's measurements are exchangeable. For a function that
     grows with one mean, exp of a mean entropy say, this is the sign-flip test of that mean's differences. A ratio has
     no sum over examples to flip the signs of, so all of an example's measurements change sides together and the ratio
-    is taken again.
+    is taken again. Exchangeable is more than an equal ratio: where the interval of a difference of ratios holds 0 and
+    p is small, A and B differ, but believe the interval about the ratio.
 
     Args:
         a: What is averaged, (n, k), a row per example.
@@ -330,7 +333,9 @@ def _differences(
     if n > 1:
         error = np.sqrt((influence(both, difference) ** 2).sum(axis=0) * n / (n - 1))
     found = []
-    single = _by_example(a, chosen) - _by_example(b, chosen)
+    single_a, single_b = _by_example(a, chosen), _by_example(b, chosen)
+    single = single_a - single_b
+    single[np.abs(single) <= 1e-12 * np.maximum(np.abs(single_a), np.abs(single_b))] = 0  # equal up to rounding
     means_a = of_means(a.means)
     for i, name in enumerate(chosen):
         d = single[:, i][np.isfinite(single[:, i])]
@@ -374,7 +379,7 @@ def _wilcoxon(d: Floats) -> float:
 
 def _d_z(d: Floats) -> float:
     spread = float(d.std(ddof=1)) if len(d) > 1 else 0.0
-    return float(d.mean() / spread) if spread > 1e-12 * float(np.abs(d).max()) else math.nan
+    return float(d.mean() / spread) if spread > 1e-9 * float(np.abs(d).max(initial=0)) else math.nan
 
 
 def _records(given: Measured | pd.DataFrame, aggregate: Aggregate | None) -> tuple[pd.DataFrame, Aggregate]:
@@ -385,7 +390,7 @@ def _records(given: Measured | pd.DataFrame, aggregate: Aggregate | None) -> tup
 
 def _chosen(a: Sample, b: Sample, quantities: Sequence[str] | None) -> list[str]:
     if a.quantities != b.quantities or a.columns.shape[1] != b.columns.shape[1]:
-        raise ValueError("expected the same measurements on both sides: points, losses, number of untrained models")
+        raise ValueError("expected the same measurements on both sides: hook points, number of untrained models")
     unknown = [name for name in quantities or () if name not in a.quantities]
     if unknown:
         raise ValueError(f"no quantity {', '.join(map(repr, unknown))}; known: {', '.join(a.quantities)}")

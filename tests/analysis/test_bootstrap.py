@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -157,7 +158,7 @@ def test_a_resample_takes_the_same_texts_of_all_models() -> None:
 def test_points_at_once_are_points_one_by_one() -> None:
     given = texts(12)
     layer = given.assign(point="layer 1", entropy=given["entropy"] / 2, loss=np.nan, predicted=0)
-    together = module.pd.concat([layer, given])
+    together = pd.concat([layer, given])
     found = intervals_by_point(together)
     assert list(found) == ["layer 1", "final"]
     for point in found:
@@ -191,8 +192,9 @@ def test_independent_groups_against_scipy(method: Method) -> None:
     found = difference_of_groups(
         frame(a), frame(b, first=100), bootstrap=Bootstrap(resamples=50_000, method=method)
     ).set_index("quantity")
+    data: Any = (a[:, 3], b[:, 3])
     expected = stats.bootstrap(
-        (a[:, 3], b[:, 3]),
+        data,
         lambda x, y, axis=-1: np.exp(x.mean(axis=axis)) - np.exp(y.mean(axis=axis)),
         vectorized=True,
         method=method,  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ COLUMNS = ("model", "example", "point", "input", "transform", "n", "d", "entropy
 
 
 def records(of: pd.DataFrame) -> list[Record]:
-    return [record(**row) for row in of[list(COLUMNS)].to_dict("records")]  # type: ignore[arg-type,misc]
+    return [record(**row) for row in of[list(COLUMNS)].to_dict("records")]  # type: ignore[arg-type]
 
 
 def texts(n: int = 9, twins: int = 2, seed: int = 0) -> pd.DataFrame:
