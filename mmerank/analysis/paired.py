@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
 from scipy import stats
-from scipy.special import stdtrit
 
 from mmerank.analysis.bootstrap import Bootstrap, bootstrap_limits, influence
 from mmerank.analysis.diff_erank import TWIN
+from mmerank.analysis.effects import rank_biserial, signed_rank_p, smallest_detectable, standardised_mean
+from mmerank.analysis.permutation import swap_test
 from mmerank.analysis.samples import Floats, Sample, sample
 from mmerank.convention import Aggregate, Convention, TextConvention
 from mmerank.records import Record, to_frame
 
 FalseDiscovery = Literal["bh", "by"]
-
-ALPHA, POWER = 0.05, 0.8  # of `smallest_detectable`
-# Most numbers of a chunk of permutations: 32 MB as float64.
-_CHUNK = 4_000_000
 
 
 class Measured(Protocol):
@@ -220,99 +217,6 @@ def controlled(comparisons: Iterable[Comparison], false_discovery: FalseDiscover
     ]
 
 
-def swap_test(
-    a: Floats, b: Floats, of_means: Callable[[Floats], Floats], *, permutations: int = 9999, seed: int = 0
-) -> tuple[Floats, int, bool]:
-    """Two-sided p of a difference of functions of means, A and B being swapped within examples.
-
-    Under the null hypothesis the labels A and B of an example's measurements are exchangeable. For a function that
-    grows with one mean, exp of a mean entropy say, this is the sign-flip test of that mean's differences. A ratio has
-    no sum over examples to flip the signs of, so all of an example's measurements change sides together and the ratio
-    is taken again. Exchangeable is more than an equal ratio: where the interval of a difference of ratios holds 0 and
-    p is small, A and B differ, but believe the interval about the ratio.
-
-    Args:
-        a: What is averaged, (n, k), a row per example.
-        b: The same of the other side, (n, k).
-        of_means: (..., k) -> (..., q).
-        permutations: Most swaps to try.
-        seed: Of their choice.
-
-    Returns:
-        p for each quantity, (q,); how many swaps it stands on; whether these are all there are. Of all swaps p is the
-        share that are at least as far from 0; of random ones (count + 1) / (permutations + 1).
-    """
-    n = len(a)
-    # Swapping moves a mean by a sum of differences, so that no difference stays none to the last bit.
-    step = (a - b) / n
-    mean_a = a.mean(axis=0)
-    mean_b = mean_a - step.sum(axis=0)
-    value_a, value_b = of_means(mean_a), of_means(mean_b)
-    observed = np.abs(value_a - value_b)
-    # Equal up to rounding is equal.
-    reach = observed - 1e-12 * np.maximum(np.abs(value_a), np.abs(value_b))
-    exact = 2**n <= permutations + 1
-    tried = 2**n if exact else permutations
-    rng = np.random.default_rng(seed)
-    count = np.zeros(len(observed), dtype=np.int64)
-    rows = max(1, _CHUNK // n)
-    for start in range(0, tried, rows):
-        size = min(rows, tried - start)
-        if exact:
-            swapped = (np.arange(start, start + size)[:, None] >> np.arange(n) & 1).astype(np.float64)
-        else:
-            drawn = rng.integers(0, 256, size=(size, -(-n // 8)), dtype=np.uint8)
-            swapped = np.unpackbits(drawn, axis=1, count=n).astype(np.float64)
-        moved = swapped @ step
-        count += (np.abs(of_means(mean_a - moved) - of_means(mean_b + moved)) >= reach).sum(axis=0)
-    p = count / tried if exact else (count + 1) / (tried + 1)
-    return np.asarray(p), tried, exact
-
-
-def rank_biserial(differences: Floats) -> float:
-    """Matched-pairs rank-biserial correlation, (W+ - W-) / (W+ + W-) of the signed ranks of |differences|.
-
-    Kerby, The simple difference formula, Comprehensive Psychology 3 (2014). Differences of 0 do not count.
-
-    Args:
-        differences: One per pair, (n,).
-
-    Returns:
-        Between -1 and 1; 0 where all differences are 0.
-
-    Example:
-        >>> rank_biserial(np.array([1.0, 2.0, -3.0]))
-        0.0
-    """
-    changed = differences[differences != 0]
-    if not changed.size:
-        return 0.0
-    ranks = stats.rankdata(np.abs(changed))
-    return float((np.sign(changed) * ranks).sum() / ranks.sum())
-
-
-def smallest_detectable(standard_error: float, n: int) -> float:
-    """The difference that a two-sided paired test at 5 % finds with 80 % power: t(0.975) + t(0.8) standard errors.
-
-    Bloom, Minimum detectable effects, Evaluation Review 19 (1995); t with n - 1 degrees of freedom. It uses the
-    spread that was observed, and not the effect.
-
-    Args:
-        standard_error: Of the difference.
-        n: Number of pairs.
-
-    Returns:
-        A positive difference, in the quantity's unit; NaN with fewer than two pairs.
-
-    Example:
-        >>> round(smallest_detectable(1.0, 10**6), 2)
-        2.8
-    """
-    if n < 2:
-        return math.nan
-    return float(stdtrit(n - 1, 1 - ALPHA / 2) + stdtrit(n - 1, POWER)) * standard_error
-
-
 def _differences(
     a: Sample, b: Sample, chosen: Sequence[str], bootstrap: Bootstrap, permutations: int
 ) -> tuple[list[PairedDifference], int, bool]:
@@ -349,8 +253,8 @@ def _differences(
                 high=float(high[i]),
                 p=float(p[i]),
                 q=math.nan,
-                p_wilcoxon=_wilcoxon(d),
-                d_z=_d_z(d),
+                p_wilcoxon=signed_rank_p(d),
+                d_z=standardised_mean(d),
                 rank_biserial=rank_biserial(d),
                 smallest_detectable=smallest_detectable(float(error[i]), n),
             )
@@ -371,15 +275,6 @@ def _by_example(of: Sample, chosen: Sequence[str]) -> Floats:
 
 def _is_erank(name: str) -> bool:
     return name.startswith("erank") and name != "erank_ratio" and "fraction" not in name
-
-
-def _wilcoxon(d: Floats) -> float:
-    return float(stats.wilcoxon(d).pvalue) if np.any(d) else 1.0
-
-
-def _d_z(d: Floats) -> float:
-    spread = float(d.std(ddof=1)) if len(d) > 1 else 0.0
-    return float(d.mean() / spread) if spread > 1e-9 * float(np.abs(d).max(initial=0)) else math.nan
 
 
 def _records(given: Measured | pd.DataFrame, aggregate: Aggregate | None) -> tuple[pd.DataFrame, Aggregate]:

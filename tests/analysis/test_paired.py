@@ -15,16 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from mmerank.analysis import paired as module
+from mmerank.analysis import permutation
 from mmerank.analysis.bootstrap import Bootstrap
-from mmerank.analysis.paired import (
-    Comparison,
-    compare,
-    controlled,
-    rank_biserial,
-    smallest_detectable,
-    swap_test,
-)
+from mmerank.analysis.effects import rank_biserial, smallest_detectable
+from mmerank.analysis.paired import Comparison, compare, controlled
+from mmerank.analysis.permutation import swap_test
 from mmerank.analysis.samples import ALIGNMENT, DIFF_ERANK
 from tests.analysis.simulated import MEANS, Floats, alignment_values, deviations, frame
 from tests.analysis.test_samples import texts
@@ -86,7 +81,7 @@ def test_p_of_an_erank_is_scipys() -> None:
 def test_chunks_of_swaps(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = pair(11, seed=5)
     whole = swap_test(a, b, alignment_values)[0]
-    monkeypatch.setattr(module, "_CHUNK", 200)
+    monkeypatch.setattr(permutation, "_CHUNK", 200)
     assert swap_test(a, b, alignment_values)[0] == pytest.approx(whole)
     many, _, exact = swap_test(*pair(30, seed=5), alignment_values, permutations=999)
     assert not exact and (many >= 1 / 1000).all() and (many <= 1).all()
