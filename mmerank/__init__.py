@@ -13,6 +13,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mmerank.adapter import Adapter, load
     from mmerank.alignment import Alignment, align
+    from mmerank.analysis.bootstrap import Bootstrap
+    from mmerank.analysis.paired import Comparison, compare
+    from mmerank.analysis.rerun import estimates
     from mmerank.convention import Convention, TextConvention
     from mmerank.data import load_data
     from mmerank.diff_erank import Diff, diff
@@ -29,6 +32,8 @@ _HOMES = {
     "Alignment": "alignment",
     "AlignmentMonitor": "monitor",
     "align": "alignment",
+    "Bootstrap": "analysis.bootstrap",
+    "Comparison": "analysis.paired",
     "Convention": "convention",
     "Example": "inputs",
     "MmerankError": "errors",
@@ -39,8 +44,10 @@ _HOMES = {
     "TextConvention": "convention",
     "TextAdapter": "text_adapter",
     "capture": "hooks",
+    "compare": "analysis.paired",
     "diff": "diff_erank",
     "effective_rank": "entropy",
+    "estimates": "analysis.rerun",
     "load": "adapter",
     "load_data": "data",
     "load_text": "text_adapter",
@@ -53,6 +60,8 @@ __all__ = [
     "Adapter",
     "Alignment",
     "AlignmentMonitor",
+    "Bootstrap",
+    "Comparison",
     "Convention",
     "Diff",
     "DiffErankMonitor",
@@ -64,8 +73,10 @@ __all__ = [
     "TextConvention",
     "align",
     "capture",
+    "compare",
     "diff",
     "effective_rank",
+    "estimates",
     "load",
     "load_data",
     "load_text",

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from mmerank.errors import Interrupted, MmerankError, UsageError
 
 if TYPE_CHECKING:
     from mmerank.alignment import Alignment
+    from mmerank.analysis.paired import Comparison
     from mmerank.diff_erank import Diff
     from mmerank.runs import RunFolder
 
@@ -338,11 +340,18 @@ def _continued_from(out: Path | None) -> Iterator[None]:
         raise Interrupted(f"interrupted{kept}") from None
 
 
-def _finished(results: Sequence[Alignment | Diff], folder: RunFolder | None, json_file: str | None) -> bool:
+def _finished(
+    results: Sequence[Alignment | Diff],
+    folder: RunFolder | None,
+    json_file: str | None,
+    comparisons: Sequence[Comparison] = (),
+) -> bool:
     """Write summary and JSON; true if there is something to print."""
     if not results:
         return False
-    summary = {"results": [result.to_dict() for result in results]}
+    summary: dict[str, Any] = {"results": [result.to_dict() for result in results]}
+    if comparisons:
+        summary["comparisons"] = [comparison.to_dict() for comparison in comparisons]
     if folder is not None:
         folder.write_summary(summary)
     return not _write_json(summary, json_file)
@@ -353,13 +362,15 @@ def _show_diff(results: list[Diff], folder: RunFolder | None, json_file: str | N
 
     from mmerank.report import diff_standing, diff_table, layer_table
 
-    if not _finished(results, folder, json_file):
+    comparisons = _compared(results)
+    if not _finished(results, folder, json_file, comparisons):
         return
     Console().print(diff_table(results))
     for result in results:
         if len(result.points) > 1:
             Console().print(layer_table(result))
         print("\n".join(diff_standing(result)))
+    _show_comparisons(comparisons)
 
 
 def _show(results: list[Alignment], folder: RunFolder | None, json_file: str | None) -> None:
@@ -367,11 +378,38 @@ def _show(results: list[Alignment], folder: RunFolder | None, json_file: str | N
 
     from mmerank.report import alignment_table, standing
 
-    if not _finished(results, folder, json_file):
+    comparisons = _compared(results)
+    if not _finished(results, folder, json_file, comparisons):
         return
     Console().print(alignment_table(results))
     for result in results:
         print("\n".join(standing(result)))
+    _show_comparisons(comparisons)
+
+
+def _compared(results: Sequence[Alignment | Diff]) -> list[Comparison]:
+    """Each two models on the examples that both have."""
+    if len(results) < 2:
+        return []
+    from mmerank.analysis.paired import compare, controlled
+
+    pairs = [
+        (a, b)
+        for a, b in combinations(results, 2)
+        if {record.example for record in a.records} & {record.example for record in b.records}
+    ]
+    return controlled(compare(a, b) for a, b in pairs) if pairs else []
+
+
+def _show_comparisons(comparisons: Sequence[Comparison]) -> None:
+    from rich.console import Console
+
+    from mmerank.uncertainty import comparison_notes, comparison_table
+
+    for comparison in comparisons:
+        Console().print(comparison_table(comparison))
+    if comparisons:
+        print("\n".join(comparison_notes(comparisons)))
 
 
 def _write_json(content: dict[str, Any], json_file: str | None) -> bool:

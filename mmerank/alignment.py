@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 from mmerank.adapter import Adapter
 from mmerank.analysis.alignment import alignment
+from mmerank.analysis.bootstrap import Bootstrap, Interval, intervals
 from mmerank.collect import collect
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
@@ -43,6 +45,7 @@ class Alignment:
         records: One per example and measurement.
         limit: How many examples were asked for; None for all.
         seed: Of their choice; None for the first ones.
+        bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
     """
 
     model: str
@@ -61,6 +64,14 @@ class Alignment:
     records: tuple[Record, ...]
     limit: int | None = None
     seed: int | None = None
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """Confidence interval of each number over the examples, (low, high); empty with fewer than two examples."""
+        return intervals(
+            to_frame(self.records, spectrum=False), aggregate=self.convention.aggregate, bootstrap=self.bootstrap
+        )
 
     @property
     def text_cut(self) -> int:
@@ -96,6 +107,8 @@ class Alignment:
             **{label: getattr(self, label) for label in ERANKS},
             "image_reduction_ratio": self.image_reduction_ratio,
             "image_text_alignment": self.image_text_alignment,
+            "intervals": {label: list(limits) for label, limits in self.intervals.items()},
+            "bootstrap": self.bootstrap.to_dict(),
             "mean_tokens": {label: self.mean_tokens(label) for label in ERANKS},
             "text_cut": self.text_cut,
             "source": self.source,
@@ -218,6 +231,7 @@ def alignment_of(
         records=tuple(records),
         limit=limit,
         seed=seed,
+        bootstrap=Bootstrap(),
         **alignment(records, aggregate=convention.aggregate),
     )
 

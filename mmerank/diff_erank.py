@@ -7,7 +7,8 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from mmerank.analysis.diff_erank import PointDiff, diff_erank, mean_loss
+from mmerank.analysis.bootstrap import Bootstrap, Interval, intervals_by_point
+from mmerank.analysis.diff_erank import TWIN, PointDiff, diff_erank, mean_loss
 from mmerank.collect import collect
 from mmerank.convention import TextConvention
 from mmerank.errors import DataError, UsageError
@@ -48,6 +50,7 @@ class Diff:
         records: Of the trained model and its twins.
         limit: How many texts were asked for; None for all.
         seed: Of their choice; None for the first ones.
+        bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
     """
 
     model: str
@@ -66,6 +69,21 @@ class Diff:
     records: tuple[Record, ...]
     limit: int | None = None
     seed: int | None = None
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """Confidence interval of each number after the final norm, and of the losses, over the texts, (low, high).
+
+        Empty with fewer than two texts. They hold for these untrained models, and do not cover how others differ.
+        """
+        return self.layer_intervals[FINAL]
+
+    @cached_property
+    def layer_intervals(self) -> dict[str, dict[str, Interval]]:
+        """The same at every hook point."""
+        records = to_frame(self.records, spectrum=False)
+        return intervals_by_point(records, aggregate=self.convention.aggregate, bootstrap=self.bootstrap)
 
     @property
     def final(self) -> PointDiff:
@@ -113,7 +131,12 @@ class Diff:
                 "loss_trained_per_token": self.loss_trained_per_token,
                 "tokens": self.tokens,
                 "text_cut": self.text_cut,
-                "layers": [asdict(point) for point in self.points],
+                "intervals": _listed(self.intervals),
+                "bootstrap": self.bootstrap.to_dict(),
+                "layers": [
+                    {**asdict(point), "intervals": _listed(self.layer_intervals[point.point])}
+                    for point in self.points
+                ],
                 "source": self.source,
                 "versions": versions(),
             }
@@ -309,7 +332,7 @@ def _twins_of(untrained: Diff, seeds: Sequence[int], trained: _Collected) -> lis
 
 
 def _called(seed: int) -> str:
-    return f"untrained seed {seed}"
+    return f"{TWIN}{seed}"
 
 
 @contextmanager
@@ -339,6 +362,10 @@ def _cache_folder(
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _listed(found: dict[str, Interval]) -> dict[str, list[float]]:
+    return {label: list(limits) for label, limits in found.items()}
 
 
 def _no_nan(content: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -72,18 +72,20 @@ SCHEMA = pa.schema(
         ("predicted", pa.int32()),
     ]
 )
+_WITHOUT_SPECTRUM = SCHEMA.remove(SCHEMA.get_field_index("spectrum"))
 
 
-def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+def to_frame(records: Iterable[Record], *, spectrum: bool = True) -> pd.DataFrame:
     """A table with a row per record, and the effective rank beside the entropy.
 
     Args:
         records: Any number of them.
+        spectrum: Whether the spectra come along, which are most of the memory.
 
     Returns:
         The columns of `Record`, and `erank`, `stable_rank`, and `erank_fraction` = eRank / min(n - 1, d).
     """
-    frame: pd.DataFrame = _table(records).to_pandas()
+    frame: pd.DataFrame = _table(records, SCHEMA if spectrum else _WITHOUT_SPECTRUM).to_pandas()
     frame.insert(8, "erank", np.exp(frame["entropy"]))
     frame.insert(9, "erank_fraction", frame["erank"] / np.minimum(frame["n"] - 1, frame["d"]))
     frame.insert(12, "stable_rank", 1 / frame["top_share"])
@@ -124,7 +126,6 @@ def read_parts(folder: Path) -> list[Record]:
     return records
 
 
-def _table(records: Iterable[Record]) -> pa.Table:
+def _table(records: Iterable[Record], schema: pa.Schema = SCHEMA) -> pa.Table:
     rows = list(records)
-    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Record)}
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table({name: [getattr(row, name) for row in rows] for name in schema.names}, schema=schema)

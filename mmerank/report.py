@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -19,9 +18,13 @@ from mmerank.doctor import Examination
 from mmerank.eranks import ERANKS
 from mmerank.inputs import Skipped
 from mmerank.perturbation import Perturbation
+from mmerank.uncertainty import NAMES, interval_line, interval_text, plain
 
 SKIPS_SHOWN = 10
-WIDE = 2  # results beside which there is room to say where each number is read
+# In 80 columns.
+EXPLAINED = 1  # results beside which there is room to say where each number is read
+INLINE = 2  # results whose intervals fit behind the numbers, and not below
+NARROW = 4  # results from which on the names of the rows are broken
 
 
 def alignment_table(results: Sequence[Alignment], *, beside: Sequence[Mapping[str, float]] | None = None) -> Table:
@@ -29,7 +32,7 @@ def alignment_table(results: Sequence[Alignment], *, beside: Sequence[Mapping[st
 
     Args:
         results: At least one.
-        beside: For each result, other numbers by the same names, shown behind ours in brackets.
+        beside: For each result, other numbers by the same names, shown behind ours in round brackets.
 
     Returns:
         The table, for a rich console.
@@ -38,27 +41,20 @@ def alignment_table(results: Sequence[Alignment], *, beside: Sequence[Mapping[st
 
     def cells(label: str, decimals: int) -> list[Text]:
         ours = [f"{getattr(result, label):.{decimals}f}" for result in results]
-        theirs = [f" [{other[label]:.{decimals}f}]" if label in other else "" for other in others]
-        return [Text(a + b) for a, b in zip(ours, theirs, strict=True)]
+        theirs = [f" ({other[label]:.{decimals}f})" if label in other else "" for other in others]
+        limits = [interval_text(result.intervals.get(label), decimals) for result in results]
+        return [Text(_joined(a + b, c, len(results))) for a, b, c in zip(ours, theirs, limits, strict=True)]
 
-    table = Table(title="Image-text alignment", title_justify="left", caption_justify="left")
-    table.add_column("")
-    explained = len(results) <= WIDE
-    if explained:
-        table.add_column("where / input", style="dim")
-    for result in results:
-        table.add_column(Text(f"{_short(result.model)}\n{_short(result.data)}"), justify="right", overflow="fold")
+    table = _by_model("Image-text alignment", results, explained=len(results) <= EXPLAINED)
+    explained = len(results) <= EXPLAINED
     for label, (point, kind) in ERANKS.items():
         name = label.replace("erank", "eRank")
         table.add_row(name, *([f"{point} / {kind}"] if explained else []), *cells(label, 2))
     table.add_section()
-    for name, label in (
-        ("Image Reduction Ratio", "image_reduction_ratio"),
-        ("Image-Text Alignment", "image_text_alignment"),
-    ):
-        table.add_row(name, *([""] if explained else []), *cells(label, 4))
+    for label in ("image_reduction_ratio", "image_text_alignment"):
+        table.add_row(NAMES[label], *([""] if explained else []), *cells(label, 4))
     if any(others):
-        table.caption = "in brackets: the paper"
+        table.caption = "in round brackets: the paper"
     return table
 
 
@@ -71,7 +67,7 @@ def alignment_text(results: Sequence[Alignment]) -> str:
     Returns:
         Lines without a trailing newline.
     """
-    return "\n".join([_plain(alignment_table(results)), *(line for result in results for line in standing(result))])
+    return "\n".join([plain(alignment_table(results)), *(line for result in results for line in standing(result))])
 
 
 def standing(result: Alignment) -> list[str]:
@@ -89,6 +85,7 @@ def standing(result: Alignment) -> list[str]:
     lines = [
         f"{result.model} on {result.data}: n = {result.n} of {total} examples{_choice(result)}{skipped}",
         f"  mean tokens behind eRank1-5: {tokens}",
+        interval_line(result.bootstrap, result.n),
     ]
     lines += _skips(result.skipped)
     if result.text_cut:
@@ -185,7 +182,7 @@ def perturbation_text(result: Perturbation) -> str:
     Returns:
         Lines without a trailing newline.
     """
-    return _plain(perturbation_view(result))
+    return plain(perturbation_view(result))
 
 
 def diff_table(results: Sequence[Diff]) -> Table:
@@ -197,29 +194,34 @@ def diff_table(results: Sequence[Diff]) -> Table:
     Returns:
         The table, for a rich console.
     """
-    table = Table(title="Diff-eRank", title_justify="left")
-    table.add_column("")
-    for result in results:
-        table.add_column(Text(f"{_short(result.model)}\n{_short(result.data)}"), justify="right", overflow="fold")
+    table = _by_model("Diff-eRank", results)
 
-    def row(name: str, values: Iterable[float], decimals: int) -> None:
-        table.add_row(name, *("" if math.isnan(value) else f"{value:.{decimals}f}" for value in values))
+    def row(name: str, number: Callable[[Diff], float], decimals: int, label: str = "") -> None:
+        numbers = [(number(result), result.intervals.get(label)) for result in results]
+        table.add_row(
+            name,
+            *(
+                ""
+                if math.isnan(value)
+                else Text(_joined(f"{value:.{decimals}f}", interval_text(interval, decimals), len(results)))
+                for value, interval in numbers
+            ),
+        )
 
-    finals = [result.final for result in results]
-    row("eRank, untrained", (final.erank_untrained for final in finals), 2)
+    row("eRank, untrained", lambda r: r.final.erank_untrained, 2, "erank_untrained")
     if any(len(result.seeds) > 1 for result in results):
-        row("  ± over seeds", (final.erank_untrained_stdev for final in finals), 2)
-    row("eRank, trained", (final.erank_trained for final in finals), 2)
-    row("Diff-eRank", (final.diff_erank for final in finals), 2)
-    row("  by mean of eRanks", (final.diff_erank_mean_of_eranks for final in finals), 2)
-    row("untrained / trained", (final.erank_ratio for final in finals), 2)
-    row("of the possible, untrained", (final.erank_fraction_untrained for final in finals), 3)
-    row("of the possible, trained", (final.erank_fraction_trained for final in finals), 3)
+        row("  ± over seeds", lambda r: r.final.erank_untrained_stdev, 2)
+    row("eRank, trained", lambda r: r.final.erank_trained, 2, "erank_trained")
+    row("Diff-eRank", lambda r: r.final.diff_erank, 2, "diff_erank")
+    row("  by mean of eRanks", lambda r: r.final.diff_erank_mean_of_eranks, 2, "diff_erank_mean_of_eranks")
+    row("untrained / trained", lambda r: r.final.erank_ratio, 2, "erank_ratio")
+    row("of the possible, untrained", lambda r: r.final.erank_fraction_untrained, 3, "erank_fraction_untrained")
+    row("of the possible, trained", lambda r: r.final.erank_fraction_trained, 3, "erank_fraction_trained")
     if any(not math.isnan(result.loss_trained) for result in results):
         table.add_section()
-        row("loss, untrained (nats)", (result.loss_untrained for result in results), 4)
-        row("loss, trained (nats)", (result.loss_trained for result in results), 4)
-        row("reduced loss", (result.reduced_loss for result in results), 4)
+        row("loss, untrained (nats)", lambda r: r.loss_untrained, 4, "loss_untrained")
+        row("loss, trained (nats)", lambda r: r.loss_trained, 4, "loss_trained")
+        row("reduced loss", lambda r: r.reduced_loss, 4, "reduced_loss")
     return table
 
 
@@ -236,8 +238,10 @@ def layer_table(result: Diff) -> Table:
     for heading in ("", "untrained", "trained", "Diff-eRank"):
         table.add_column(heading, justify="right" if heading else "left")
     for point in result.points:
-        numbers = (point.erank_untrained, point.erank_trained, point.diff_erank)
-        table.add_row(point.point, *(f"{value:.2f}" for value in numbers))
+        limits = result.layer_intervals[point.point]
+        labels = ("erank_untrained", "erank_trained", "diff_erank")
+        numbers = (f"{getattr(point, label):.2f} {interval_text(limits.get(label), 2)}".rstrip() for label in labels)
+        table.add_row(point.point, *map(Text, numbers))
     return table
 
 
@@ -251,7 +255,7 @@ def diff_text(results: Sequence[Diff]) -> str:
         Lines without a trailing newline.
     """
     tables = [diff_table(results), *(layer_table(result) for result in results if len(result.points) > 1)]
-    return "\n".join([_plain(*tables), *(line for result in results for line in diff_standing(result))])
+    return "\n".join([plain(*tables), *(line for result in results for line in diff_standing(result))])
 
 
 def diff_standing(result: Diff) -> list[str]:
@@ -270,6 +274,7 @@ def diff_standing(result: Diff) -> list[str]:
         f"{result.model} on {result.data}: n = {result.n} of {result.n + len(result.skipped)} texts"
         f"{_choice(result)}, {result.tokens:,} tokens{cut}; "
         f"untrained: seed {seeds}, {mode}",
+        interval_line(result.bootstrap, result.n),
         *_skips(result.skipped),
     ]
 
@@ -326,11 +331,22 @@ def _skips(skipped: Sequence[Skipped]) -> list[str]:
     return lines
 
 
-def _plain(*tables: RenderableType) -> str:
-    console = Console(file=io.StringIO(), width=100, color_system=None, force_terminal=False)
-    with console.capture() as captured:
-        console.print(*tables, sep="\n")
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+def _by_model(title: str, results: Sequence[Alignment | Diff], *, explained: bool = False) -> Table:
+    """An empty table with a column per result."""
+    narrow = len(results) >= NARROW
+    padding = (0, 0, 0, 1) if narrow else (0, 1)
+    table = Table(title=title, title_justify="left", caption_justify="left", padding=padding)
+    table.add_column("", max_width=10 if narrow else None)
+    if explained:
+        table.add_column("where / input", style="dim")
+    for result in results:
+        table.add_column(Text(f"{_short(result.model)}\n{_short(result.data)}"), justify="right", overflow="fold")
+    return table
+
+
+def _joined(number: str, interval: str, columns: int) -> str:
+    """The interval behind the number, or below it where there are many columns."""
+    return number + (" " if columns <= INLINE else "\n") * bool(interval) + interval
 
 
 def _choice(result: Alignment | Diff) -> str:

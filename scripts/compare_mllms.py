@@ -3,10 +3,10 @@ r"""Compare multimodal models on data sets in one table, in the shape of the pap
     python scripts/compare_mllms.py llava-hf/llava-1.5-7b-hf minigpt_v2.yaml \
         --data "llava:detail_23k.json?images=train2017" minigpt:cc_sbu_align --out runs/table2 --json table2.json
 
-Where the paper has a model on a data set, its number stands beside ours in brackets: for the published LLaVA-1.5
-checkpoints, MiniGPT-v2 at its published size, and data that lies in detail_23k.json or in a folder cc_sbu_align.
-A 7B model takes 15 GB of GPU memory in half precision. Each run is kept in a folder of its own under --out, and
-continued when the script is called again.
+Where the paper has a model on a data set, its number stands beside ours in round brackets: for the published
+LLaVA-1.5 checkpoints, MiniGPT-v2 at its published size, and data that lies in detail_23k.json or in a folder
+cc_sbu_align. A 7B model takes 15 GB of GPU memory in half precision. Each run is kept in a folder of its own under
+--out, and continued when the script is called again.
 """
 
 import argparse

@@ -79,6 +79,13 @@ def test_two_models_one_table_and_a_run_folder(data: str, tmp_path: Path) -> Non
     written = json.loads(file.read_text())
     assert written == json.loads((out / "summary.json").read_text())
     assert [r["model"] for r in written["results"]] == [HF_MODEL, "demo"]
+    (comparison,) = written["comparisons"]
+    assert (comparison["a"], comparison["b"], comparison["n"], comparison["exact"]) == (HF_MODEL, "demo", 3, True)
+    difference = {row["quantity"]: row["difference"] for row in comparison["differences"]}["erank5"]
+    first, second = written["results"]
+    assert difference == pytest.approx(first["erank5"] - second["erank5"])
+    assert first["intervals"]["erank5"][0] <= first["erank5"] <= first["intervals"]["erank5"][1]
+    assert "all 8 swaps" in done.stdout
     assert len(list((out / "records").glob("*.parquet"))) == 2
     again = run("align", HF_MODEL, "demo", "--data", data, "--out", str(out), "--json", "-")
     assert results(again) == written["results"]

@@ -265,7 +265,13 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run("diff", str(OPT.folder), str(LLAMA.folder), *options, "--json", str(tmp_path / "out.json"))
     assert done.returncode == 0, done.stderr
     assert "Diff-eRank" in done.stdout and "by layer" in done.stdout and "n = 3 of 3 texts" in done.stdout
-    first, second = json.loads((tmp_path / "out.json").read_text())["results"]
+    written = json.loads((tmp_path / "out.json").read_text())
+    first, second = written["results"]
+    (comparison,) = written["comparisons"]
+    by_quantity = {row["quantity"]: row for row in comparison["differences"]}
+    for key in ("diff_erank", "reduced_loss"):
+        assert by_quantity[key]["difference"] == pytest.approx(first[key] - second[key])
+        assert first["intervals"][key] == first["layers"][-1]["intervals"][key]
     data = load_data(f"text:{tmp_path}/texts.txt")
     expected = diff(OPT.adapter, data, seeds=(0, 1), layers="middle")
     keys = ("erank_untrained", "erank_trained", "diff_erank", "diff_erank_mean_of_eranks")

@@ -36,6 +36,7 @@ ORDER = [
     "text_adapter",
     "records",
     "analysis",
+    "uncertainty",
     "measurement",
     "batches",
     "progress",
@@ -53,7 +54,12 @@ ORDER = [
     "__main__",
 ]
 # Reached late, inside a function.
-LATE = {("alignment", "report"), ("diff_erank", "report"), ("perturbation", "report")}
+LATE = {
+    ("alignment", "report"),
+    ("diff_erank", "report"),
+    ("perturbation", "report"),
+    ("analysis", "uncertainty"),
+}
 TORCH_FREE = (
     "analysis",
     "convention",
@@ -72,6 +78,7 @@ TORCH_FREE = (
     "texts",
     "transforms",
     "variants",
+    "uncertainty",
 )
 
 

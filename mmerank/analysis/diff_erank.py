@@ -11,6 +11,9 @@ from mmerank.analysis.alignment import dataset_erank
 from mmerank.convention import Aggregate
 from mmerank.records import Record
 
+# What the names of untrained models begin with in the records.
+TWIN = "untrained seed "
+
 
 @dataclass(frozen=True)
 class PointDiff:

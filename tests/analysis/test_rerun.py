@@ -1,0 +1,82 @@
+"""A run folder once more: the same numbers, without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmerank import Bootstrap, TextConvention, align, compare, diff, estimates
+from mmerank.analysis.rerun import run_records
+from mmerank.diff_erank import open_diff_run
+from mmerank.errors import RunFolderError
+from tests.adapters.cases import LLAVA, examples
+from tests.adapters.text_cases import LLAMA, OPT
+from tests.test_diff_erank import texts
+
+
+def test_alignment(tmp_path: Path) -> None:
+    result = align(LLAVA.adapter, examples(), out=tmp_path / "run")
+    found = estimates(tmp_path / "run").set_index("quantity")
+    assert len(found) == 7 and set(found["n"]) == {3} and set(found["model"]) == {result.model}
+    for name, limits in result.intervals.items():
+        assert found.loc[name, "value"] == pytest.approx(getattr(result, name), rel=1e-13)
+        assert (found.loc[name, "low"], found.loc[name, "high"]) == limits
+    other = estimates(tmp_path / "run", bootstrap=Bootstrap(seed=1), aggregate="erank").set_index("quantity")
+    expected = replace(
+        result, bootstrap=Bootstrap(seed=1), convention=replace(result.convention, aggregate="erank")
+    ).intervals
+    assert {name: (row["low"], row["high"]) for name, row in other.iterrows()} == expected
+
+
+def test_texts_of_several_models(tmp_path: Path) -> None:
+    folder = open_diff_run(tmp_path / "run", texts(4), TextConvention(), layers="first,middle", limit=None, seed=None)
+    results = [diff(case.adapter, texts(4), seeds=(0, 1), layers="first,middle", out=folder) for case in (OPT, LLAMA)]
+    rows = estimates(tmp_path / "run")
+    found = {(row["model"], row["point"], row["quantity"]): row for _, row in rows.iterrows()}
+    for result in results:
+        for point in result.points:
+            value = found[result.model, point.point, "diff_erank"]["value"]
+            assert value == pytest.approx(point.diff_erank, rel=1e-12)
+            for name, limits in result.layer_intervals[point.point].items():
+                row = found[result.model, point.point, name]
+                assert (row["low"], row["high"]) == pytest.approx(limits), (point.point, name)
+        row = found[result.model, "final", "reduced_loss"]
+        assert row["value"] == pytest.approx(result.reduced_loss)
+        limits = json.loads(json.dumps(result.to_dict()))["intervals"]["reduced_loss"]
+        assert limits[0] < result.reduced_loss < limits[1]
+        assert result.to_dict()["layers"][0]["intervals"].keys() == {
+            name for name in result.intervals if "loss" not in name
+        }
+    frames = run_records(tmp_path / "run")
+    assert compare(*frames.values()).differences == compare(*results).differences
+
+
+def test_torch_is_not_needed(tmp_path: Path) -> None:
+    align(LLAVA.adapter, examples(), out=tmp_path / "run")
+    code = f"""
+import sys, mmerank
+from mmerank.analysis.bootstrap import difference_of_groups, intervals
+from mmerank.analysis.null import null_test
+from mmerank.analysis.rerun import run_records
+(records,) = run_records({str(tmp_path / "run")!r}).values()
+mmerank.estimates({str(tmp_path / "run")!r})
+intervals(records)
+print(mmerank.compare(records, records))
+print(sorted({{"torch", "transformers", "datasets"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]" and "Image-Text Alignment" in done.stdout
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"models": {}}'])
+def test_what_is_no_run_folder(tmp_path: Path, content: Any) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(RunFolderError, match="not a run folder|has no records"):
+        run_records(tmp_path)

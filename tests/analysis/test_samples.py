@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmerank.analysis.alignment import alignment
+from mmerank.analysis.diff_erank import diff_erank, mean_loss
+from mmerank.analysis.samples import ALIGNMENT, DIFF_ERANK, LOSS, alignment_sample, diff_sample, sample
+from mmerank.records import Record
+from tests.analysis.simulated import MEANS, deviations, frame, text_frame
+from tests.test_records import record
+
+both = pytest.mark.parametrize("aggregate", ["entropy", "erank"])
+Aggregate = Literal["entropy", "erank"]
+COLUMNS = ("model", "example", "point", "input", "transform", "n", "d", "entropy", "loss", "predicted")
+
+
+def records(of: pd.DataFrame) -> list[Record]:
+    return [record(**row) for row in of[list(COLUMNS)].to_dict("records")]  # type: ignore[arg-type]
+
+
+def texts(n: int = 9, twins: int = 2, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return text_frame(rng.normal(3, 0.4, (n, 1 + twins)), rng.gamma(9, 0.4, (n, 1 + twins)), rng.integers(5, 99, n))
+
+
+@both
+def test_numbers_are_those_of_the_scalar_functions(aggregate: Aggregate) -> None:
+    pairs = frame(MEANS + deviations(np.random.default_rng(0), 9))
+    expected = alignment(records(pairs), aggregate=aggregate)
+    found = alignment_sample(pairs.sample(frac=1, random_state=1), aggregate=aggregate)
+    assert found.quantities == ALIGNMENT == tuple(expected) and found.n == 9
+    assert found.estimates == pytest.approx(list(expected.values()), rel=1e-13)
+
+
+@both
+def test_numbers_of_texts(aggregate: Aggregate) -> None:
+    given = texts()
+    rows = records(given)
+    trained = [r for r in rows if r.model == "m"]
+    twins = [[r for r in rows if r.model.startswith(f"untrained seed {i}")] for i in range(2)]
+    (point,) = diff_erank(trained, twins, aggregate=aggregate)
+    found = dict(zip(*(lambda s: (s.quantities, s.estimates))(sample(given, aggregate=aggregate)), strict=True))
+    for name in DIFF_ERANK:
+        assert found[name] == pytest.approx(getattr(point, name), rel=1e-12), name
+    before, before_token = (np.mean([mean_loss(twin, per=per) for twin in twins]) for per in ("text", "token"))
+    after, after_token = (mean_loss(trained, per=per) for per in ("text", "token"))
+    expected = (before, after, before - after, before_token, after_token)
+    assert [found[name] for name in LOSS] == pytest.approx(expected, rel=1e-12)
+
+
+def test_texts_without_a_loss_do_not_count_in_it() -> None:
+    given = texts(5)
+    given.loc[given["example"] == "00002", ["loss", "predicted"]] = (math.nan, 0)
+    found = sample(given)
+    rest = given[(given["model"] == "m") & (given["predicted"] > 0)]
+    assert found.estimates[found.quantities.index("loss_trained")] == pytest.approx(rest["loss"].mean())
+    none = given.assign(loss=math.nan, predicted=0)
+    assert sample(none).quantities == DIFF_ERANK
+
+
+def test_only_texts_of_all_models_count() -> None:
+    given = texts(6)
+    last_twin = (given["model"].str.startswith("untrained seed 1")) & (given["example"] == "00003")
+    assert sample(given[~last_twin]).examples == ("00000", "00001", "00002", "00004", "00005")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f[1:], "vision/image 2, connector/image 3"),
+        (lambda f: f[f["point"] != "llm"], "llm/pair 0"),
+        (lambda f: pd.concat([f, f[:1]]), "got some twice"),
+        (lambda f: pd.concat([f, f.assign(model="other")]), "records of one model, got m, other"),
+        (lambda f: pd.concat([f, f.assign(transform="flip")]), "records of one transform, got none, flip"),
+    ],
+)
+def test_what_no_number_can_stand_on(change: object, message: str) -> None:
+    given = frame(np.ones((3, 5)))
+    with pytest.raises(ValueError, match=message):
+        alignment_sample(change(given))  # type: ignore[operator]
+
+
+def test_what_is_not_a_trained_model_and_its_twins() -> None:
+    given = texts()
+    with pytest.raises(ValueError, match="expected records of an untrained model beside those of m"):
+        diff_sample(given[given["model"] == "m"])
+    with pytest.raises(ValueError, match="one trained model, got none"):
+        diff_sample(given[given["model"] != "m"])
+    with pytest.raises(ValueError, match="no record of hook point 'layer 1'; known: final"):
+        diff_sample(given, point="layer 1")
