@@ -1,4 +1,4 @@
-"""Any of a sample's tokens -> their entropy, from one matrix of inner products. Centres as `mmerank.spectrum` does."""
+"""Any of a sample's tokens -> their entropy, from one matrix of inner products; centres as `spectrum` does."""
 
 from __future__ import annotations
 

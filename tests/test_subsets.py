@@ -18,7 +18,7 @@ from tests import reference
 
 @st.composite
 def token_sets(draw: st.DrawFn) -> torch.Tensor:
-    """Wide and tall, steep and flat, with a common offset, one massive token, a pair of equal tokens, two clusters."""
+    """Wide and tall, steep and flat, with an offset, one massive token, a pair of equal tokens, two clusters."""
     n, d = draw(st.integers(6, 24)), draw(st.integers(3, 24))
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     h = generator.normal(size=(n, d)) * np.arange(1, d + 1) ** -draw(st.floats(0, 2))
