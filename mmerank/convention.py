@@ -80,8 +80,8 @@ class Convention:
         """The names and values of all choices, as stored in results.
 
         Returns:
-            JSON values. Of what is measured beside eRank1 to eRank5, only what is asked for, so that a run of a version
-            that did not know it can be continued.
+            JSON values. Of what is measured beside eRank1 to eRank5, only what is asked for, so that a run of a
+            version that did not know it can be continued.
         """
         stored = asdict(self)
         if self.match_tokens is None and not self.token_curve:

@@ -19,6 +19,7 @@ from mmerank.doctor import Examination
 from mmerank.eranks import ERANKS
 from mmerank.inputs import Skipped
 from mmerank.perturbation import Perturbation
+from mmerank.row_report import row_standing, row_tables
 
 SKIPS_SHOWN = 10
 WIDE = 2  # results beside which there is room to say where each number is read
@@ -62,8 +63,21 @@ def alignment_table(results: Sequence[Alignment], *, beside: Sequence[Mapping[st
     return table
 
 
+def alignment_tables(results: Sequence[Alignment]) -> list[Table]:
+    """`alignment_table`, and behind it the tables of what else was asked for.
+
+    Args:
+        results: At least one.
+
+    Returns:
+        Tables for a rich console.
+    """
+    beside = (table for result in results for table in row_tables(result, _short(result.model)))
+    return [alignment_table(results), *beside]
+
+
 def alignment_text(results: Sequence[Alignment]) -> str:
-    """Table and standing as plain text, 100 columns wide.
+    """Tables and standing as plain text, 100 columns wide.
 
     Args:
         results: At least one.
@@ -71,7 +85,7 @@ def alignment_text(results: Sequence[Alignment]) -> str:
     Returns:
         Lines without a trailing newline.
     """
-    return "\n".join([_plain(alignment_table(results)), *(line for result in results for line in standing(result))])
+    return "\n".join([_plain(*alignment_tables(results)), *(line for result in results for line in standing(result))])
 
 
 def standing(result: Alignment) -> list[str]:
@@ -93,7 +107,7 @@ def standing(result: Alignment) -> list[str]:
     lines += _skips(result.skipped)
     if result.text_cut:
         lines.append(f"  text cut at the model's limit: {result.text_cut} of the examples")
-    return lines
+    return lines + row_standing(result)
 
 
 def perturbation_table(result: Perturbation) -> Table:

@@ -91,7 +91,7 @@ class RowStudy:
 
 
 def orders(key: str, n: int) -> list[int]:
-    """The rows 0 .. n - 1 in a random order that follows from `key` alone; the first k are drawn without replacement."""
+    """The rows 0 .. n - 1 in a random order that follows from `key` alone; the first k are a draw of k."""
     return random.Random(key).sample(range(n), n)
 
 
