@@ -87,7 +87,7 @@ def _curve(curve: Mapping[str, Any], title: str) -> Table:
 def _rows(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for heading in ("all", "image", "text", "image + text", "without strongest", "without decisive"):
+    for heading in ("all", "image", "text", "image + text", "without\nstrongest", "without\ndecisive"):
         table.add_column(heading, justify="right")
     for label, numbers in rows.items():
         cells = [_number(numbers[name]) for name in ("all", "image", "text", "modality")]
