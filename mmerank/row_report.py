@@ -13,6 +13,7 @@ from mmerank.analysis.tokens import single_rows
 from mmerank.eranks import ERANKS
 
 NOTHING = "-"
+_RATIOS = {"image_reduction_ratio": "Image Reduction Ratio", "image_text_alignment": "Image-Text Alignment"}
 
 
 def row_tables(result: Alignment, name: str) -> list[Table]:
@@ -26,6 +27,8 @@ def row_tables(result: Alignment, name: str) -> list[Table]:
         Tables for a rich console; none where nothing was asked for.
     """
     tables = []
+    if result.matched is not None:
+        tables.append(_matched(result.matched, name))
     if result.token_curve is not None:
         tables.append(_curve(result.token_curve, f"{name}: eRank by number of rows"))
     if result.rows is not None:
@@ -47,11 +50,7 @@ def row_standing(result: Alignment) -> list[str]:
     lines = []
     if (matched := result.matched) is not None:
         k, total = matched["tokens"], matched["n"] + matched["left_out"]
-        line = f"  {k} rows each: n = {matched['n']} of {total} examples, mean of {matched['repeats']} draws"
-        spread = matched["stdev_of_a_draw"]["erank5"]
-        if spread is not None:
-            line += f"; between draws eRank5 varies by {spread:.2g} (standard deviation)"
-        lines.append(line)
+        lines.append(f"  {k} rows each: n = {matched['n']} of {total} examples, mean of {matched['repeats']} draws")
         if matched["left_out"]:
             lines.append(
                 f"  the others have fewer rows somewhere; {matched['fewest_rows']} rows would leave none out"
@@ -64,6 +63,21 @@ def row_standing(result: Alignment) -> list[str]:
     if result.clip is not None and result.clip.texts_cut:
         lines.append(f"  CLIP reads only the beginning of {result.clip.texts_cut} of the texts")
     return lines
+
+
+def _matched(matched: Mapping[str, Any], name: str) -> Table:
+    k, n = matched["tokens"], matched["n"]
+    table = Table(title=f"{name}: on {k} rows each, n = {n}", title_justify="left")
+    table.add_column("")
+    for heading in ("all rows", f"{k} rows", "± a draw"):
+        table.add_column(heading, justify="right")
+    for label in (*ERANKS, *_RATIOS):
+        if label == next(iter(_RATIOS)):
+            table.add_section()
+        numbers = (matched["all_rows"][label], matched[label], matched["stdev_of_a_draw"][label])
+        digits = 4 if label in _RATIOS else 2
+        table.add_row(_RATIOS.get(label, _title(label)), *(_number(number, digits) for number in numbers))
+    return table
 
 
 def _curve(curve: Mapping[str, Any], title: str) -> Table:

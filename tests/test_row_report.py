@@ -60,13 +60,13 @@ def test_tables(data: str) -> None:
     done = run("align", HF_MODEL, "--data", data, *OPTIONS)
     assert done.returncode == 0, done.stderr
     for words in (
-        "20 rows each",
+        "on 20 rows each, n = 3",
         "eRank by number of rows",
         "strongest",
         "bos '<s>'",
         "linear CKA, connector",
         "mutual 1-NN, llm",
-        "20 rows each: n = 3 of 3 examples, mean of 3 draws; between draws eRank5 varies by",
+        "20 rows each: n = 3 of 3 examples, mean of 3 draws",
     ):
         assert words in done.stdout, words
 
@@ -76,8 +76,9 @@ def test_matched_stand_beside_all_rows() -> None:
     assert result.matched is not None
     lines = str(result).splitlines()
     for i, label in enumerate(ERANKS, start=1):
-        (line,) = [line for line in lines if line.startswith(f"│ eRank{i} ")]
-        assert f"{getattr(result, label):.2f}" in line and f"{result.matched[label]:.2f}" in line
+        _, line = [line for line in lines if line.startswith(f"│ eRank{i} ")]
+        numbers = (getattr(result, label), result.matched[label], result.matched["stdev_of_a_draw"][label])
+        assert line.split()[2:] == [part for number in numbers for part in ("│", f"{number:.2f}")] + ["│"]
 
 
 def test_left_out_examples_are_said() -> None:

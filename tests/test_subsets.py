@@ -136,3 +136,13 @@ def test_collision_entropies_without_each_row(shape: tuple[int, int]) -> None:
         sigma = reference.covariance(np.delete(h, i, axis=0))
         expected.append(-math.log((sigma**2).sum()))
     assert found == pytest.approx(expected, rel=1e-8)
+
+
+def test_one_distribution_has_the_documented_eranks() -> None:
+    """Eigenvalues ~ 1/k, d = 4096: the table in docs/tokens.md, from one matrix of inner products."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.arange(1, 4097, dtype=torch.float64).rsqrt()
+    tokens = TokenSet(torch.randn(1024, 4096, generator=generator, dtype=torch.float64) * scale)
+    for n, erank in ((16, 13.5), (128, 79), (256, 125), (576, 199), (1024, 262)):
+        rows = torch.arange(n)[None]
+        assert tokens.entropies(rows).exp().item() == pytest.approx(erank, rel=0.03)
