@@ -130,6 +130,12 @@ def perturb(
     batch_tokens: options.BatchTokens = None,
     separate_passes: options.SeparatePasses = False,
     max_megapixels: options.MaxMegapixels = 100,
+    match_tokens: options.MatchTokens = None,
+    match_repeats: options.MatchRepeats = 8,
+    match_seed: options.MatchSeed = 0,
+    token_curve: options.TokenCurve = "",
+    rows: options.Rows = False,
+    companions: options.Companions = False,
     sequence: options.Sequence = "bare",
     image_layout: options.ImageLayout = "model",
     tokens: options.Tokens = "all",
@@ -161,6 +167,12 @@ def perturb(
         centre=centre,
         precision=precision,
         aggregate=aggregate,
+        match_tokens=match_tokens,
+        match_repeats=match_repeats,
+        match_seed=match_seed,
+        token_curve=options.row_counts(token_curve),
+        rows=rows,
+        companions=companions,
     )
     examples = load_data(data)
     max_pixels = int(max_megapixels * 1e6)

@@ -278,6 +278,7 @@ def alignment_of(
         records=tuple(records),
         limit=limit,
         seed=seed,
+        clip=None,
         **alignment(records, aggregate=convention.aggregate),
     )
 

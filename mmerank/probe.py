@@ -212,10 +212,12 @@ class Probe:
         for variant in self.variants:
             if variant.read == "stacked":
                 for found in batch:
-                    image, text = (found.rows[_key("llm", kind, variant)] for kind in ("image", "text"))
+                    (h_image, image_rows), (h_text, text_rows) = (
+                        found.rows[_key("llm", kind, variant)] for kind in ("image", "text")
+                    )
                     key = _key("llm", "pair", variant)
-                    rows, sequence = torch.cat([image[0], text[0]]), image[1] + text[1]
-                    found.outcomes[key] = self._outcome(rows, sequence, key, found.item)
+                    h, rows = torch.cat([h_image, h_text]), image_rows + text_rows
+                    found.outcomes[key] = self._outcome(h, rows, key, found.item)
         for found in batch:
             found.rows.clear()
 

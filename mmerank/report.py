@@ -160,6 +160,9 @@ def perturbation_view(result: Perturbation) -> RenderableType:
     if shown:
         lines += ["  largest differences that should be rounding, of examples measured again alone", f"    {shown}"]
     tables = [perturbation_table(result), *([null_table(result)] if result.controls else [])]
+    tables += row_tables(result.base, "base")
+    for changed in result.transforms:
+        tables += row_tables(changed.result, changed.transform)
     return Group(*tables, *map(Text, lines))
 
 

@@ -157,3 +157,15 @@ def test_records_in_a_run_folder_keep_everything(tmp_path: Path) -> None:
             assert getattr(kept, name).tolist() == getattr(written, name).tolist()
         for name in ("strongest_row", "strongest_token", "decisive_token", "entropy_without_strongest"):
             assert getattr(kept, name) == getattr(written, name)
+
+
+def test_perturb_takes_the_same_options(data: str) -> None:
+    done = run("perturb", HF_MODEL, "--data", data, "--transform", "rotate:90", *OPTIONS, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    (rotated,) = printed["transforms"]
+    for found in (printed["base"], rotated):
+        assert found["matched"]["tokens"] == 20 and found["token_curve"]["tokens"] == [8, 16, 32]
+        assert "erank5" in found["rows"] and "cka" in found["companions"]
+    shown = run("perturb", HF_MODEL, "--data", data, "--transform", "rotate:90", "--match-tokens", "20")
+    assert "base: on 20 rows each, n = 3" in shown.stdout and "rotate:90: on 20 rows each, n = 3" in shown.stdout

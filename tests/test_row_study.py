@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmerank import Convention, Example, align
+from mmerank import Convention, Example, align, perturb
 from mmerank.errors import UsageError
 from mmerank.records import Record
 from mmerank.row_study import orders
@@ -214,3 +214,33 @@ def test_what_is_not_asked_for_is_not_in_the_convention() -> None:
     assert set(Convention(rows=True).to_dict()) == names | {"rows"}
     asked = Convention(token_curve=(4, 8)).to_dict()
     assert asked["token_curve"] == [4, 8] and asked["match_repeats"] == 8 and asked["match_seed"] == 0
+
+
+def test_transforms_and_controls_are_studied_on_the_same_rows() -> None:
+    result = perturb(
+        LLAVA.adapter,
+        examples(),
+        ["identity", "rotate:90"],
+        controls=["mismatch", "independent"],
+        control_draws=1,
+        convention=EVERYTHING,
+    )
+    base = {(r.example, r.point, r.input): r for r in result.base.records}
+    alone = {
+        (r.example, r.point, r.input): r for r in align(LLAVA.adapter, examples(), convention=EVERYTHING).records
+    }
+    identity, rotated = (changed.result for changed in result.transforms)
+    assert identity.matched == result.base.matched and identity.rows == result.base.rows
+    assert result.base.matched is not None and rotated.matched is not None
+    assert rotated.matched["erank4"] == result.base.matched["erank4"]
+    assert rotated.matched["erank1"] != result.base.matched["erank1"]
+    assert result.to_dict()["transforms"][1]["matched"] == rotated.matched
+    for key, r in base.items():
+        assert r.matched == pytest.approx(alone[key].matched, abs=1e-5)
+    for r in result.records:
+        if r.transform.startswith("independent"):  # another example's text behind this one's image rows
+            image = base[r.example, "llm", "image"]
+            assert r.entropy_image == pytest.approx(image.entropy_image, abs=1e-6)
+            others = [base[k].entropy_text for k in base if k[1:] == ("llm", "text") and k[0] != r.example]
+            assert any(r.entropy_text == pytest.approx(other, abs=1e-6) for other in others)
+            assert r.matched is not None and r.mean_state is not None
