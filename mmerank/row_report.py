@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -26,13 +27,14 @@ def row_tables(result: Alignment, name: str) -> list[Table]:
     Returns:
         Tables for a rich console; none where nothing was asked for.
     """
+    name = escape(name)
     tables = []
     if result.matched is not None:
         tables.append(_matched(result.matched, name))
     if result.token_curve is not None:
         tables.append(_curve(result.token_curve, f"{name}: eRank by number of rows"))
     if result.rows is not None:
-        tables.append(_rows(result.rows, f"{name}: eRank by rows"))
+        tables.append(_rows(result.rows, result.n, f"{name}: eRank by rows"))
     if result.companions is not None:
         tables.append(_companions(result.companions, f"{name}: image and text"))
     return tables
@@ -98,7 +100,7 @@ def _curve(curve: Mapping[str, Any], title: str) -> Table:
     return table
 
 
-def _rows(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+def _rows(rows: Mapping[str, Mapping[str, Any]], n: int, title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for heading in ("all", "image", "text", "image + text", "without\nstrongest", "without\ndecisive"):
@@ -106,7 +108,8 @@ def _rows(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     for label, numbers in rows.items():
         cells = [_number(numbers[name]) for name in ("all", "image", "text", "modality")]
         for name in ("strongest", "decisive"):
-            token = _shown(numbers[f"{name}_token"] or "")
+            usual = 2 * numbers[f"{name}_in"] > n
+            token = _shown(numbers[f"{name}_token"]) if usual else "various rows"
             cells.append(f"{_number(numbers[f'without_{name}'])}\n{token}")
         table.add_row(_title(label), *map(Text, cells))
     return table

@@ -63,6 +63,7 @@ def test_tables(data: str) -> None:
         "on 20 rows each, n = 3",
         "eRank by number of rows",
         "strongest",
+        "various rows",  # where the examples do not agree
         "bos '<s>'",
         "linear CKA, connector",
         "mutual 1-NN, llm",
