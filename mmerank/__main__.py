@@ -48,6 +48,13 @@ def align(
     batch_tokens: options.BatchTokens = None,
     separate_passes: options.SeparatePasses = False,
     max_megapixels: options.MaxMegapixels = 100,
+    match_tokens: options.MatchTokens = None,
+    match_repeats: options.MatchRepeats = 8,
+    match_seed: options.MatchSeed = 0,
+    token_curve: options.TokenCurve = "",
+    rows: options.Rows = False,
+    companions: options.Companions = False,
+    clip: options.Clip = None,
     sequence: options.Sequence = "bare",
     image_layout: options.ImageLayout = "model",
     tokens: options.Tokens = "all",
@@ -71,6 +78,12 @@ def align(
         centre=centre,
         precision=precision,
         aggregate=aggregate,
+        match_tokens=match_tokens,
+        match_repeats=match_repeats,
+        match_seed=match_seed,
+        token_curve=options.row_counts(token_curve),
+        rows=rows,
+        companions=companions,
     )
     examples = load_data(data)
     max_pixels = int(max_megapixels * 1e6)
@@ -96,6 +109,7 @@ def align(
                     strict=strict,
                     out=folder,
                     progress=True,
+                    clip=clip,
                 )
             )
 
@@ -118,6 +132,12 @@ def perturb(
     batch_tokens: options.BatchTokens = None,
     separate_passes: options.SeparatePasses = False,
     max_megapixels: options.MaxMegapixels = 100,
+    match_tokens: options.MatchTokens = None,
+    match_repeats: options.MatchRepeats = 8,
+    match_seed: options.MatchSeed = 0,
+    token_curve: options.TokenCurve = "",
+    rows: options.Rows = False,
+    companions: options.Companions = False,
     sequence: options.Sequence = "bare",
     image_layout: options.ImageLayout = "model",
     tokens: options.Tokens = "all",
@@ -149,6 +169,12 @@ def perturb(
         centre=centre,
         precision=precision,
         aggregate=aggregate,
+        match_tokens=match_tokens,
+        match_repeats=match_repeats,
+        match_seed=match_seed,
+        token_curve=options.row_counts(token_curve),
+        rows=rows,
+        companions=companions,
     )
     examples = load_data(data)
     max_pixels = int(max_megapixels * 1e6)
@@ -376,12 +402,13 @@ def _show_diff(results: list[Diff], folder: RunFolder | None, json_file: str | N
 def _show(results: list[Alignment], folder: RunFolder | None, json_file: str | None) -> None:
     from rich.console import Console
 
-    from mmerank.report import alignment_table, standing
+    from mmerank.report import alignment_tables, standing
 
     comparisons = _compared(results)
     if not _finished(results, folder, json_file, comparisons):
         return
-    Console().print(alignment_table(results))
+    for table in alignment_tables(results):
+        Console().print(table)
     for result in results:
         print("\n".join(standing(result)))
     _show_comparisons(comparisons)

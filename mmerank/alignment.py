@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ import pandas as pd
 from mmerank.adapter import Adapter
 from mmerank.analysis.alignment import alignment
 from mmerank.analysis.bootstrap import Bootstrap, Interval, intervals
+from mmerank.analysis.companions import clip_score, companions
+from mmerank.analysis.tokens import matched_alignment, row_eranks, token_curve
+from mmerank.clip import Clip, ClipEmbeddings, clip_embeddings
 from mmerank.collect import collect
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
@@ -22,6 +25,9 @@ from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen
 from mmerank.probe import Probe
 from mmerank.records import Record, to_frame
 from mmerank.runs import RunFolder, open_run, versions
+
+# What a result has beside eRank1 to eRank5, by its name in Python and in the JSON, where it was asked for.
+ASIDE = ("matched", "token_curve", "rows", "companions")
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Alignment:
         limit: How many examples were asked for; None for all.
         seed: Of their choice; None for the first ones.
         bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
+        clip: CLIP's embeddings of the examples, where asked for.
     """
 
     model: str
@@ -72,6 +79,42 @@ class Alignment:
         return intervals(
             to_frame(self.records, spectrum=False), aggregate=self.convention.aggregate, bootstrap=self.bootstrap
         )
+
+    clip: ClipEmbeddings | None = None
+
+    @cached_property
+    def matched(self) -> dict[str, Any] | None:
+        """The same on equally many rows everywhere, see `mmerank.analysis.tokens`; None if not asked for."""
+        asked = self.convention
+        if asked.match_tokens is None:
+            return None
+        return matched_alignment(
+            self.records, tokens=asked.match_tokens, repeats=asked.match_repeats, aggregate=asked.aggregate
+        )
+
+    @cached_property
+    def token_curve(self) -> dict[str, Any] | None:
+        """Each eRank against the number of rows, see `mmerank.analysis.tokens`; None if not asked for."""
+        asked = self.convention
+        if not asked.token_curve:
+            return None
+        return token_curve(
+            self.records, tokens=asked.token_curve, repeats=asked.match_repeats, aggregate=asked.aggregate
+        )
+
+    @cached_property
+    def rows(self) -> dict[str, dict[str, Any]] | None:
+        """Each eRank by rows, and without one, see `mmerank.analysis.tokens`; None if not asked for."""
+        return row_eranks(self.records, aggregate=self.convention.aggregate) if self.convention.rows else None
+
+    @cached_property
+    def companions(self) -> dict[str, Any] | None:
+        """Measures that react to the pairing, see `mmerank.analysis.companions`; None if not asked for."""
+        found = companions(self.records, aggregate=self.convention.aggregate) if self.convention.companions else {}
+        if self.clip is not None:
+            scored = clip_score(self.clip.images, self.clip.texts)
+            found["clip_score"] = {"model": self.clip.model, "texts_cut": self.clip.texts_cut, **scored}
+        return found or None
 
     @property
     def text_cut(self) -> int:
@@ -111,6 +154,7 @@ class Alignment:
             "bootstrap": self.bootstrap.to_dict(),
             "mean_tokens": {label: self.mean_tokens(label) for label in ERANKS},
             "text_cut": self.text_cut,
+            **{name: block for name in ASIDE if (block := getattr(self, name)) is not None},
             "source": self.source,
             "versions": versions(),
         }
@@ -134,6 +178,7 @@ def align(
     strict: bool = False,
     out: str | Path | RunFolder | None = None,
     progress: bool = False,
+    clip: str | None = None,
 ) -> Alignment:
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment of a model on image-text pairs.
 
@@ -152,24 +197,29 @@ def align(
         strict: Raise at the first example that cannot be measured, in place of skipping it.
         out: A run folder; when it exists, only examples that it lacks are measured.
         progress: Show a progress bar on stderr.
+        clip: A model of open_clip, `MODEL:PRETRAINED`, for CLIPScore among the companions; see `mmerank.clip`.
 
     Returns:
         The numbers, with all records.
 
     Raises:
         DataError: No example could be measured, or one was skipped and `strict` is set.
+        ModelError: CLIP cannot be loaded.
         NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and example.
         RunFolderError: `out` holds a run with other settings.
         TypeError: `examples` is not an iterable of examples.
-        UsageError: `limit` is below 1, or there is a seed without a limit.
+        UsageError: `limit` is below 1, or there is a seed without a limit; no such CLIP, or more rows to match than
+            a picture has.
     """
     convention = convention or Convention()
     check_examples(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
     probe = Probe(adapter, convention, batch_tokens=batch_tokens, share_prefix=share_prefix, max_pixels=max_pixels)
+    scorer = None if clip is None else Clip(clip, next(adapter.model.parameters()).device)
     own_folder = out is not None and not isinstance(out, RunFolder)
-    if out is not None and not isinstance(out, RunFolder):
+    if (out is not None and not isinstance(out, RunFolder)) or scorer is not None:
         examples = examples if isinstance(examples, DataSet) else list(examples)
+    if out is not None and not isinstance(out, RunFolder):
         out = open_align_run(out, examples, convention, max_pixels=max_pixels, limit=limit, seed=seed)
     folder = out
     if folder is not None:
@@ -184,6 +234,16 @@ def align(
         progress=progress,
     )
     result = alignment_of(records, skipped, adapter=adapter, data=name, convention=convention, limit=limit, seed=seed)
+    if scorer is not None:
+        embeddings = clip_embeddings(
+            scorer,
+            chosen(examples, limit, seed),
+            {record.example for record in result.records},
+            folder=folder.path if folder is not None else None,
+            max_pixels=max_pixels,
+            progress=progress,
+        )
+        result = replace(result, clip=embeddings)
     if folder is not None and own_folder:
         folder.write_summary({"results": [result.to_dict()]})
     return result
@@ -232,6 +292,7 @@ def alignment_of(
         limit=limit,
         seed=seed,
         bootstrap=Bootstrap(),
+        clip=None,
         **alignment(records, aggregate=convention.aggregate),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 SequenceForm = Literal["bare", "template"]
 ImageLayout = Literal["model", "pad", "crop"]
@@ -12,6 +12,8 @@ Precision = Literal["float64", "mixed"]
 Tokens = Literal["all", "modality"]
 Aggregate = Literal["entropy", "erank"]
 UntrainedMode = Literal["eval", "train"]
+
+LEAST_ROWS = 3
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,15 @@ class Convention:
         precision: Of the arithmetic, see `mmerank.spectrum.spectrum`.
         aggregate: A data set's eRank. `entropy`: exp of the mean entropy, Diff-eRank Def. 3.5,
             "Algorithm (a)"; `erank`: mean of the eRanks, Sec. 6.2, "Algorithm (b)".
+        match_tokens: Measure also this many rows, drawn at random, in place of all that there are.
+        match_repeats: How often they are drawn.
+        match_seed: Of the draws; with it, example, hook point and input decide which rows.
+        token_curve: Measure also so many rows, for each of these numbers, drawn in the same way.
+        rows: Measure also image rows, text rows, and all but one row.
+        companions: Keep each measurement's mean state, for measures that react to which text goes with which picture.
 
     Raises:
-        ValueError: A value is not one of those named.
+        ValueError: A value is not one of those named, or out of range.
     """
 
     sequence: SequenceForm = "bare"
@@ -44,13 +52,44 @@ class Convention:
     centre: Centre = "mean"
     precision: Precision = "float64"
     aggregate: Aggregate = "entropy"
+    match_tokens: int | None = None
+    match_repeats: int = 8
+    match_seed: int = 0
+    token_curve: tuple[int, ...] = ()
+    rows: bool = False
+    companions: bool = False
 
     def __post_init__(self) -> None:
         _check_choices(self)
+        for name, n in [("match_tokens", self.match_tokens), *(("token_curve", n) for n in self.token_curve)]:
+            if n is not None and n < LEAST_ROWS:
+                raise ValueError(
+                    f"{name} must be at least {LEAST_ROWS}, got {n}: two centred rows always have an eRank of 1"
+                )
+        if sorted(set(self.token_curve)) != list(self.token_curve):
+            raise ValueError(f"token_curve must ascend, got {', '.join(map(str, self.token_curve))}")
+        if self.match_repeats < 1:
+            raise ValueError(f"match_repeats must be at least 1, got {self.match_repeats}")
+
+    @property
+    def studies_rows(self) -> bool:
+        """Whether anything is asked for beside the entropy of all rows."""
+        return self.match_tokens is not None or bool(self.token_curve) or self.rows or self.companions
 
     def to_dict(self) -> dict[str, Any]:
-        """The names and values of all choices, as stored in results."""
-        return asdict(self)
+        """The names and values of all choices, as stored in results.
+
+        Returns:
+            JSON values. Of what is measured beside eRank1 to eRank5, only what is asked for, so that a run of a
+            version that did not know it can be continued.
+        """
+        stored = asdict(self)
+        if self.match_tokens is None and not self.token_curve:
+            del stored["match_repeats"], stored["match_seed"]
+        for name in ("match_tokens", "token_curve", "rows", "companions"):
+            if not stored[name]:
+                del stored[name]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in stored.items()}
 
 
 @dataclass(frozen=True)
@@ -94,7 +133,7 @@ class TextConvention:
 def _check_choices(convention: Convention | TextConvention) -> None:
     hints = get_type_hints(type(convention))
     for field in fields(convention):
-        known = get_args(hints[field.name])
+        known = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else ()
         value = getattr(convention, field.name)
         if known and value not in known:
             raise ValueError(f"unknown {field.name} {value!r}; known: {', '.join(known)}")

@@ -14,7 +14,8 @@ from mmerank.convention import Centre, Convention, Precision, TextConvention
 from mmerank.entropy import participation_ratio, spectral_entropy, top_share
 from mmerank.errors import DegenerateTokens, NonFiniteTokens
 from mmerank.records import Record
-from mmerank.spectrum import spectrum
+from mmerank.row_study import RowStudy
+from mmerank.subsets import TokenSet
 
 
 def measurement_fingerprint(source: Mapping[str, Any], convention: Convention | TextConvention) -> str:
@@ -34,6 +35,7 @@ def measurement(
     precision: Precision,
     fingerprint: str,
     text_cut: int = 0,
+    study: RowStudy | None = None,
 ) -> Record:
     """Spectrum and entropy of a set of tokens, with where they come from.
 
@@ -47,6 +49,7 @@ def measurement(
         precision: See `mmerank.spectrum.spectrum`.
         fingerprint: Of model and convention.
         text_cut: Text tokens cut off to fit the model's limit.
+        study: What else is asked of the rows.
 
     Returns:
         The record.
@@ -56,13 +59,14 @@ def measurement(
         NonFiniteTokens: NaN or infinity; names model, hook point and example.
     """
     try:
-        eigenvalues = spectrum(h, centre=centre, precision=precision)
+        tokens = TokenSet(h, centre=centre, precision=precision)
     except DegenerateTokens as error:
         raise type(error)(f"hook point {point!r}, {input_kind} input: {error}") from None
     except NonFiniteTokens as error:
         where = f"{model}: hook point {point!r}, {input_kind} input, example {example!r}"
         raise NonFiniteTokens(f"{where}: {error}") from None
     n, d = h.shape
+    eigenvalues = tokens.spectrum
     return Record(
         model=model,
         example=example,
@@ -77,4 +81,5 @@ def measurement(
         text_cut=text_cut,
         fingerprint=fingerprint,
         spectrum=eigenvalues.numpy().astype(np.float32),
+        **(study.fields(tokens, h, example=example, point=point, input_kind=input_kind) if study else {}),
     )

@@ -10,6 +10,7 @@ from mmerank import convention
 _RUN = "Run"
 _HOW = "How to compute"
 _CONVENTION = "Convention (stored in every result)"
+_BESIDE = "Beside eRank1 to eRank5"
 
 Models = Annotated[
     list[str],
@@ -136,6 +137,41 @@ SkipFirst = Annotated[
     int, typer.Option(min=0, metavar="N", help="Leading tokens that do not count.", rich_help_panel=_CONVENTION)
 ]
 
+MatchTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=convention.LEAST_ROWS,
+        metavar="K",
+        help="Also with K random rows in each measurement, so that token counts do not differ.",
+        rich_help_panel=_BESIDE,
+    ),
+]
+MatchRepeats = Annotated[int, typer.Option(min=1, metavar="N", help="Draws of rows.", rich_help_panel=_BESIDE)]
+MatchSeed = Annotated[int, typer.Option(metavar="N", help="Of the draws.", rich_help_panel=_BESIDE)]
+TokenCurve = Annotated[
+    str,
+    typer.Option(
+        metavar="N,N,...", help="eRank against the number of rows.", show_default=False, rich_help_panel=_BESIDE
+    ),
+]
+Rows = Annotated[
+    bool, typer.Option("--rows", help="Image rows, text rows, and all rows but one.", rich_help_panel=_BESIDE)
+]
+Companions = Annotated[
+    bool,
+    typer.Option(
+        "--companions", help="CKA and mutual k-NN of image and text, with their nulls.", rich_help_panel=_BESIDE
+    ),
+]
+Clip = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL:PRETRAINED",
+        help="CLIPScore by a model of open_clip, PRETRAINED being a tag or a file.",
+        rich_help_panel=_BESIDE,
+    ),
+]
+
 Sequence = Annotated[
     convention.SequenceForm,
     typer.Option(help="Around image and text: BOS, or the model's chat template.", rich_help_panel=_CONVENTION),
@@ -160,3 +196,25 @@ Aggregate = Annotated[
     convention.Aggregate,
     typer.Option(help="Over examples: exp of the mean entropy, or mean eRank.", rich_help_panel=_CONVENTION),
 ]
+
+
+def row_counts(text: str) -> tuple[int, ...]:
+    """What `--token-curve` says: numbers joined by commas, in any order.
+
+    Args:
+        text: Empty for none.
+
+    Returns:
+        Ascending.
+
+    Raises:
+        BadParameter: Something else, or a number of rows that is too small.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    least = convention.LEAST_ROWS
+    bad = next((word for word in words if not word.isdecimal() or int(word) < least), None)
+    if bad is not None:
+        raise typer.BadParameter(
+            f"{bad!r}: expected numbers from {least} on, as in 16,32,64", param_hint="--token-curve"
+        )
+    return tuple(sorted({int(word) for word in words}))

@@ -21,7 +21,8 @@ from mmerank.images import MAX_PIXELS, open_picture
 from mmerank.inputs import Example, Skipped
 from mmerank.measurement import measurement, measurement_fingerprint
 from mmerank.records import Record
-from mmerank.sequences import Kind, Role, TokenSequence, padded
+from mmerank.row_study import RowStudy
+from mmerank.sequences import Kind, Role, TokenSequence, image_places, padded
 from mmerank.variants import BASE, ORIGINAL, Variant, Version
 
 KINDS: tuple[Kind, ...] = ("image", "text", "pair")
@@ -67,7 +68,9 @@ class _Found:
     item: Prepared
     opened: Example
     outcomes: dict[_Key, Record | DegenerateTokens] = field(default_factory=dict)
-    rows: dict[_Key, Tensor] = field(default_factory=dict)  # what is stacked when the batch is through
+    rows: dict[_Key, tuple[Tensor, TokenSequence]] = field(
+        default_factory=dict
+    )  # what is stacked when the batch is through
     unreadable: dict[Version, DataError] = field(default_factory=dict)
     tokens: int = 0
 
@@ -91,7 +94,7 @@ class Probe:
         variants: What is measured of each example; the base is the first of them.
 
     Raises:
-        UsageError: The adapter has no vision point of that name.
+        UsageError: The adapter has no vision point of that name, or fewer rows for a picture than are to be matched.
     """
 
     adapter: Adapter
@@ -108,6 +111,11 @@ class Probe:
             raise UsageError(
                 f"{self.adapter.name}: unknown vision point {self.convention.vision_point!r}; "
                 f"known: {', '.join(known)}"
+            )
+        if (self.convention.match_tokens or 0) > self.adapter.image_tokens:
+            raise UsageError(
+                f"{self.adapter.name}: {self.convention.match_tokens} rows cannot be drawn to match, a picture has "
+                f"only {self.adapter.image_tokens} behind the connector"
             )
         if self.batch_tokens is None:
             self.batch_tokens = default_budget(next(self.adapter.model.parameters()).device)
@@ -204,9 +212,12 @@ class Probe:
         for variant in self.variants:
             if variant.read == "stacked":
                 for found in batch:
-                    rows = [found.rows[_key("llm", kind, variant)] for kind in ("image", "text")]
+                    (h_image, image_rows), (h_text, text_rows) = (
+                        found.rows[_key("llm", kind, variant)] for kind in ("image", "text")
+                    )
                     key = _key("llm", "pair", variant)
-                    found.outcomes[key] = self._outcome(torch.cat(rows), key, found.item)
+                    h, rows = torch.cat([h_image, h_text]), image_rows + text_rows
+                    found.outcomes[key] = self._outcome(h, rows, key, found.item)
         for found in batch:
             found.rows.clear()
 
@@ -272,13 +283,13 @@ class Probe:
             for found, sequences, inputs, states in zip(batch, read, kinds, h, strict=True):
                 for input_kind in inputs:
                     key = _key("llm", input_kind, of)
-                    rows = states[self._rows(sequences[input_kind]).to(states.device)]
-                    found.outcomes[key] = self._outcome(rows, key, found.item)
+                    rows = self._rows(states, sequences[input_kind])
+                    found.outcomes[key] = self._outcome(*rows, key, found.item)
                     if key in self._kept:
                         # One BOS is enough, and the image's rows bring it.
-                        if input_kind == "text":
-                            rows = states[self._rows(sequences["text"], bos=False).to(states.device)]
-                        found.rows[key] = rows
+                        found.rows[key] = (
+                            rows if input_kind == "image" else self._rows(states, sequences["text"], bos=False)
+                        )
             if any(also_image) and not self._prefix_verified:
                 first = list(also_image).index(True)
                 prefixes.append(h[first, : len(read[first]["image"])].clone())
@@ -294,18 +305,19 @@ class Probe:
 
         def reduce(h: Tensor) -> None:
             for found, states in zip(batch, h, strict=True):
-                found.outcomes[key] = self._outcome(states, key, found.item)
+                found.outcomes[key] = self._outcome(states, image_places(len(states)), key, found.item)
 
         return reduce
 
-    def _rows(self, sequence: TokenSequence, *, bos: bool = True) -> Tensor:
-        """Positions of a sequence that enter the covariance, without BOS if so asked."""
+    def _rows(self, h: Tensor, sequence: TokenSequence, *, bos: bool = True) -> tuple[Tensor, TokenSequence]:
+        """The rows that enter the covariance, without BOS if so asked: their states, and what they are."""
         counted = set(Role) if self.convention.tokens == "all" else {Role.IMAGE, Role.TEXT}
         if not bos:
             counted.discard(Role.BOS)
-        return torch.tensor([i for i, role in enumerate(sequence.roles) if role in counted], dtype=torch.long)
+        kept = [i for i, role in enumerate(sequence.roles) if role in counted]
+        return h[torch.tensor(kept, dtype=torch.long, device=h.device)], sequence.at(kept)
 
-    def _outcome(self, h: Tensor, key: _Key, item: Prepared) -> Record | DegenerateTokens:
+    def _outcome(self, h: Tensor, rows: TokenSequence, key: _Key, item: Prepared) -> Record | DegenerateTokens:
         point, kind, _, text, _ = key
         try:
             return measurement(
@@ -318,6 +330,9 @@ class Probe:
                 precision=self.convention.precision,
                 fingerprint=self._fingerprint,
                 text_cut=0 if text is None else item.readings[text].text_cut,
+                study=RowStudy(self.convention, rows, self.adapter.tokenizer.decode)
+                if self.convention.studies_rows
+                else None,
             )
         except DegenerateTokens as error:
             return error

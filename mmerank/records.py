@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,20 @@ class Record:
         spectrum: Eigenvalues in descending order, sum 1, float32, at most min(n, d) of them.
         loss: Mean negative log-likelihood of the predicted tokens, nats; NaN where it was not computed.
         predicted: Number of predicted tokens behind the loss.
+        matched: Entropies of random subsets of as many rows as the convention says, one per repeat, NaN where a
+            subset has none; empty where there are fewer rows. None where not asked for, as are the next two.
+        curve: Mean entropy of random subsets, for each number of rows that the convention names; NaN where there
+            are fewer rows.
+        mean_state: Mean of the image and text rows, (d,), float32.
+        entropy_image: Entropy of the image rows alone; NaN where there are none, or where not asked for, as below.
+        entropy_text: Of the text rows alone.
+        entropy_modality: Of image and text rows, without BOS and template.
+        strongest_row: Row of the covariance that lies furthest from the centre; -1 where not asked for.
+        strongest_token: What stands there.
+        entropy_without_strongest: Entropy of the others.
+        decisive_row: Row whose removal changes the collision entropy (Rényi's of order 2) most.
+        decisive_token: What stands there.
+        entropy_without_decisive: Entropy of the others.
     """
 
     model: str
@@ -51,6 +66,18 @@ class Record:
     spectrum: NDArray[np.float32]
     loss: float = math.nan
     predicted: int = 0
+    matched: NDArray[np.float64] | None = None
+    curve: NDArray[np.float64] | None = None
+    mean_state: NDArray[np.float32] | None = None
+    entropy_image: float = math.nan
+    entropy_text: float = math.nan
+    entropy_modality: float = math.nan
+    strongest_row: int = -1
+    strongest_token: str = ""
+    entropy_without_strongest: float = math.nan
+    decisive_row: int = -1
+    decisive_token: str = ""
+    entropy_without_decisive: float = math.nan
 
 
 SCHEMA = pa.schema(
@@ -70,6 +97,18 @@ SCHEMA = pa.schema(
         ("spectrum", pa.list_(pa.float32())),
         ("loss", pa.float64()),
         ("predicted", pa.int32()),
+        ("matched", pa.list_(pa.float64())),
+        ("curve", pa.list_(pa.float64())),
+        ("mean_state", pa.list_(pa.float32())),
+        ("entropy_image", pa.float64()),
+        ("entropy_text", pa.float64()),
+        ("entropy_modality", pa.float64()),
+        ("strongest_row", pa.int32()),
+        ("strongest_token", pa.string()),
+        ("entropy_without_strongest", pa.float64()),
+        ("decisive_row", pa.int32()),
+        ("decisive_token", pa.string()),
+        ("entropy_without_decisive", pa.float64()),
     ]
 )
 _WITHOUT_SPECTRUM = SCHEMA.remove(SCHEMA.get_field_index("spectrum"))
@@ -116,14 +155,21 @@ def read_parts(folder: Path) -> list[Record]:
     records = []
     for part in sorted(folder.glob("*.parquet")):
         try:
-            columns = pq.read_table(part, schema=SCHEMA).to_pydict()
+            table = pq.read_table(part, schema=SCHEMA)
         except pa.ArrowException as error:
             raise type(error)(f"{part.name}: {error}") from error
-        spectra = [np.asarray(values, dtype=np.float32) for values in columns.pop("spectrum")]
-        names = list(columns)
-        for values, eigenvalues in zip(zip(*columns.values(), strict=True), spectra, strict=True):
-            records.append(Record(**dict(zip(names, values, strict=True)), spectrum=eigenvalues))
+        columns = {name: _values(table[name]) for name in table.column_names}
+        for row in zip(*columns.values(), strict=True):
+            # A part of an earlier version lacks columns: they are null, and the record has its default.
+            known = {name: value for name, value in zip(columns, row, strict=True) if value is not None}
+            records.append(Record(**known))
     return records
+
+
+def _values(column: pa.ChunkedArray) -> Iterable[Any]:
+    """Lists as numpy arrays of the column's own type, without a Python object for each number."""
+    values: Iterable[Any] = column.to_pandas() if pa.types.is_list(column.type) else column.to_pylist()
+    return values
 
 
 def _table(records: Iterable[Record], schema: pa.Schema = SCHEMA) -> pa.Table:

@@ -18,6 +18,7 @@ from mmerank.doctor import Examination
 from mmerank.eranks import ERANKS
 from mmerank.inputs import Skipped
 from mmerank.perturbation import Perturbation
+from mmerank.row_report import row_standing, row_tables
 from mmerank.uncertainty import NAMES, interval_line, interval_text, plain
 
 SKIPS_SHOWN = 10
@@ -58,8 +59,21 @@ def alignment_table(results: Sequence[Alignment], *, beside: Sequence[Mapping[st
     return table
 
 
+def alignment_tables(results: Sequence[Alignment]) -> list[Table]:
+    """`alignment_table`, and behind it the tables of what else was asked for.
+
+    Args:
+        results: At least one.
+
+    Returns:
+        Tables for a rich console.
+    """
+    beside = (table for result in results for table in row_tables(result, _short(result.model)))
+    return [alignment_table(results), *beside]
+
+
 def alignment_text(results: Sequence[Alignment]) -> str:
-    """Table and standing as plain text, 100 columns wide.
+    """Tables and standing as plain text, 100 columns wide.
 
     Args:
         results: At least one.
@@ -67,7 +81,7 @@ def alignment_text(results: Sequence[Alignment]) -> str:
     Returns:
         Lines without a trailing newline.
     """
-    return "\n".join([plain(alignment_table(results)), *(line for result in results for line in standing(result))])
+    return "\n".join([plain(*alignment_tables(results)), *(line for result in results for line in standing(result))])
 
 
 def standing(result: Alignment) -> list[str]:
@@ -90,7 +104,7 @@ def standing(result: Alignment) -> list[str]:
     lines += _skips(result.skipped)
     if result.text_cut:
         lines.append(f"  text cut at the model's limit: {result.text_cut} of the examples")
-    return lines
+    return lines + row_standing(result)
 
 
 def perturbation_table(result: Perturbation) -> Table:
@@ -143,6 +157,9 @@ def perturbation_view(result: Perturbation) -> RenderableType:
     if shown:
         lines += ["  largest differences that should be rounding, of examples measured again alone", f"    {shown}"]
     tables = [perturbation_table(result), *([null_table(result)] if result.controls else [])]
+    tables += row_tables(result.base, "base")
+    for changed in result.transforms:
+        tables += row_tables(changed.result, changed.transform)
     return Group(*tables, *map(Text, lines))
 
 

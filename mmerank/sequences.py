@@ -47,8 +47,11 @@ class TokenSequence:
         """The sequence without its last `count` text tokens; template tokens behind them stay."""
         text = [i for i, role in enumerate(self.roles) if role is Role.TEXT]
         dropped = set(text[max(len(text) - count, 0) :])
-        kept = [i for i in range(len(self)) if i not in dropped]
-        return TokenSequence(tuple(self.ids[i] for i in kept), tuple(self.roles[i] for i in kept))
+        return self.at([i for i in range(len(self)) if i not in dropped])
+
+    def at(self, positions: Sequence[int]) -> TokenSequence:
+        """The sequence of what stands at `positions`."""
+        return TokenSequence(tuple(self.ids[i] for i in positions), tuple(self.roles[i] for i in positions))
 
 
 def tokens_of(ids: Sequence[int], role: Role) -> TokenSequence:

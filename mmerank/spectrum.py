@@ -83,7 +83,20 @@ def _check_arguments(h: Tensor, mask: Tensor | None, centre: str, precision: str
 
 
 def _spectrum(h: Tensor, centre: Centre, precision: Precision, *, sample: str) -> Tensor:
-    u = _directions(h, centre, sample)
+    u, _ = directions(h, centre, sample)
+    return shares(smaller_gram(u, precision))
+
+
+def smaller_gram(u: Tensor, precision: Precision) -> Tensor:
+    """Inner products of unit rows, (n, d), or of their columns, whichever are fewer.
+
+    Args:
+        u: By `directions`.
+        precision: See `spectrum`.
+
+    Returns:
+        (n, n) if n <= d, else (d, d), float64, on the CPU.
+    """
     n, d = u.shape
     if precision == "mixed":
         u = u.float()
@@ -91,9 +104,14 @@ def _spectrum(h: Tensor, centre: Centre, precision: Precision, *, sample: str) -
     # TF32 is allowed would keep 10 bits of it.
     with torch.autocast(u.device.type, enabled=False), _no_tf32(u):
         gram = u @ u.mT if n <= d else u.mT @ u
-    eigenvalues = torch.linalg.eigvalsh(gram.double().cpu()).flip(-1).clamp_min(0)
-    shares: Tensor = eigenvalues / eigenvalues.sum()
-    return shares
+    return gram.double().cpu()
+
+
+def shares(gram: Tensor) -> Tensor:
+    """Eigenvalues of Gram matrices, (..., k, k), in descending order and divided by their sum, (..., k)."""
+    eigenvalues = torch.linalg.eigvalsh(gram).flip(-1).clamp_min(0)
+    normalised: Tensor = eigenvalues / eigenvalues.sum(dim=-1, keepdim=True)
+    return normalised
 
 
 @contextmanager
@@ -109,8 +127,23 @@ def _no_tf32(u: Tensor) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def _directions(h: Tensor, centre: Centre, sample: str) -> Tensor:
-    """Centred rows of unit length, float64, (n, d)."""
+def directions(h: Tensor, centre: Centre, sample: str = "") -> tuple[Tensor, Tensor]:
+    """Tokens centred and scaled to unit length, and the lengths they had, up to one factor for all.
+
+    Args:
+        h: Hidden states, (n, d), floating point.
+        centre: See `spectrum`.
+        sample: Which sample it is, for errors.
+
+    Returns:
+        Rows, (n, d), and lengths, (n, 1), both float64 and on the device of `h` (the CPU for `mps`).
+
+    Raises:
+        ValueError: d = 0.
+        TooFewTokens: n < 2.
+        TokenAtCentre: A token equals the centre.
+        NonFiniteTokens: `h` holds NaN or infinity.
+    """
     n, d = h.shape
     if n < 2:
         raise TooFewTokens(
@@ -148,8 +181,7 @@ def _directions(h: Tensor, centre: Centre, sample: str) -> Tensor:
         which = f"all {n} tokens are" if len(bad) == n else f"token {bad[0]} ({len(bad)} of {n}) is"
         name = "zero" if centre == "none" else f"equal to the {centre} of the tokens"
         raise TokenAtCentre(f"{which} {name}{sample}, which leaves no direction to scale to unit length")
-    directions: Tensor = u / lengths
-    return directions
+    return u / lengths, lengths
 
 
 def _median(h: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ def result(
         limit=None,
         seed=None,
         bootstrap=Bootstrap(),
+        clip=None,
         **alignment(given),
     )
 

@@ -1,0 +1,69 @@
+"""What matching, curve, rows and companions add to measuring one example of LLaVA-1.5-7B's sizes.
+
+    python benchmarks/rows.py      # a minute on one CPU core
+
+Random float32 states in the shapes of the five measurements, without a model: seconds of processor time, one thread.
+"""
+
+import time
+
+import torch
+
+from mmerank import Convention
+from mmerank.measurement import measurement
+from mmerank.row_study import RowStudy
+from mmerank.sequences import Role, TokenSequence, image_places, tokens_of
+
+PICTURE, TEXT = image_places(576), tokens_of(range(120), Role.TEXT)
+BOS = tokens_of([0], Role.BOS)
+PLACES = {
+    ("vision", "image"): (PICTURE, 1024),
+    ("connector", "image"): (PICTURE, 4096),
+    ("llm", "image"): (BOS + PICTURE, 4096),
+    ("llm", "text"): (BOS + TEXT, 4096),
+    ("llm", "pair"): (BOS + PICTURE + TEXT, 4096),
+}
+ASKED = {
+    "eRank1 to eRank5": Convention(),
+    "--match-tokens 64": Convention(match_tokens=64),
+    "--token-curve 16,32,64,128,256": Convention(token_curve=(16, 32, 64, 128, 256)),
+    "--rows": Convention(rows=True),
+    "--companions": Convention(companions=True),
+}
+ROUNDS = 3
+
+
+def measure(states: dict[tuple[str, str], tuple[torch.Tensor, TokenSequence]], asked: Convention) -> float:
+    """Processor seconds for one example."""
+    start = time.process_time()
+    for (point, kind), (h, rows) in states.items():
+        measurement(
+            h,
+            model="",
+            example="0",
+            point=point,
+            input_kind=kind,
+            centre="mean",
+            precision=asked.precision,
+            fingerprint="",
+            study=RowStudy(asked, rows, str) if asked.studies_rows else None,
+        )
+    return time.process_time() - start
+
+
+def main() -> None:
+    """The least of a few rounds, each option after the other within a round."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    states = {where: (torch.randn(len(rows), d), rows) for where, (rows, d) in PLACES.items()}
+    seconds = {name: float("inf") for name in ASKED}
+    for _ in range(ROUNDS):
+        for name, asked in ASKED.items():
+            seconds[name] = min(seconds[name], measure(states, asked))
+    plain, *_ = seconds.values()
+    for name, value in seconds.items():
+        print(f"{name:32} {value * 1000:6.0f} ms   {value / plain:.2f}")
+
+
+if __name__ == "__main__":
+    main()

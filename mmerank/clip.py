@@ -1,0 +1,186 @@
+"""CLIP's embeddings of pictures and texts, through open_clip: what CLIPScore is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from mmerank.errors import ModelError, RunFolderError, UsageError
+from mmerank.images import MAX_PIXELS, open_picture
+from mmerank.inputs import Example, Skipped, unique
+from mmerank.progress import Meter
+
+FILE = "clip.parquet"
+# Hessel et al., Sec. 3: what stands before a caption.
+PROMPT = "A photo depicts "
+_WHOLE = ("hf-hub:", "local-dir:")
+
+
+@dataclass(frozen=True)
+class ClipEmbeddings:
+    """Unit embeddings of pictures and texts.
+
+    Attributes:
+        model: As named by the person.
+        ids: Of the examples.
+        images: (n, e), float32.
+        texts: (n, e), float32.
+        texts_cut: How many texts are longer than the model reads.
+    """
+
+    model: str
+    ids: tuple[str, ...]
+    images: NDArray[np.float32]
+    texts: NDArray[np.float32]
+    texts_cut: int
+
+
+class Clip:
+    """A dual encoder of open_clip.
+
+    Args:
+        name: `MODEL:PRETRAINED`, PRETRAINED a tag of open_clip or a checkpoint file; or `hf-hub:OWNER/NAME`, or
+            `local-dir:PATH`.
+        device: Where to run it.
+
+    Raises:
+        UsageError: The name says no weights, or not which model.
+        ModelError: It cannot be loaded.
+    """
+
+    def __init__(self, name: str, device: torch.device):
+        import open_clip
+
+        architecture, _, weights = (name, "", "") if name.startswith(_WHOLE) else name.partition(":")
+        if not name.startswith(_WHOLE):
+            known = open_clip.list_models()
+            if architecture not in known:
+                raise UsageError(f"--clip {name}: open_clip has no model {architecture!r}; it has {', '.join(known)}")
+            tags = open_clip.list_pretrained_tags_by_model(architecture)
+            if not Path(weights).is_file() and weights not in tags:
+                raise UsageError(
+                    f"--clip {name}: name the weights, as in {architecture}:FILE or {architecture}:TAG; tags: "
+                    f"{', '.join(tags) or '(none)'}"
+                )
+        try:
+            model, preprocess = open_clip.create_model_from_pretrained(
+                architecture, pretrained=weights or None, device=device
+            )
+            self._tokenizer = open_clip.get_tokenizer(architecture)
+        except Exception as error:  # each of the libraries below has errors of its own
+            raise ModelError(f"--clip {name}: cannot be loaded ({str(error).strip()})") from error
+        self.name = name
+        self._model: Any = model.eval()
+        self._preprocess: Any = preprocess
+        self._device = device
+
+    @torch.inference_mode()
+    def embed(self, example: Example, *, max_pixels: int = MAX_PIXELS) -> tuple[Any, Any, bool]:
+        """Unit embeddings of picture and response, and whether the text was cut.
+
+        The picture goes through the model's own preprocessing; the text is `A photo depicts ` and the response.
+
+        Args:
+            example: With a picture.
+            max_pixels: Most pixels of a picture.
+
+        Returns:
+            (e,) and (e,), float32 numpy arrays, and whether the text is longer than the model reads.
+
+        Raises:
+            DataError: The picture cannot be read.
+        """
+        assert example.image is not None  # it has been measured
+        picture = self._preprocess(open_picture(example.image, max_pixels=max_pixels))[None].to(self._device)
+        text = PROMPT + example.response
+        ids = self._tokenizer([text])
+        whole = self._tokenizer([text], context_length=len(text.encode()) + ids.shape[1])
+        cut = not torch.equal(ids, whole[:, : ids.shape[1]])
+        image = self._model.encode_image(picture, normalize=True)[0]
+        words = self._model.encode_text(ids.to(self._device), normalize=True)[0]
+        return image.float().cpu().numpy(), words.float().cpu().numpy(), cut
+
+
+def clip_embeddings(
+    clip: Clip,
+    examples: Iterable[Example | Skipped],
+    ids: Iterable[str],
+    *,
+    folder: Path | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: bool = False,
+) -> ClipEmbeddings:
+    """Embeddings of those examples that have been measured; `clip.parquet` in the run folder keeps them.
+
+    Args:
+        clip: The model.
+        examples: The data.
+        ids: Which of them.
+        folder: The run folder; what it has is not computed again.
+        max_pixels: Most pixels of a picture.
+        progress: Show progress on stderr.
+
+    Returns:
+        The embeddings, in the order of ids.
+
+    Raises:
+        RunFolderError: The folder has embeddings by another model.
+    """
+    wanted = set(ids)
+    found = _read(folder / FILE, clip.name) if folder is not None else {}
+    if missing := wanted - found.keys():
+        with Meter(f"clip {clip.name}", len(missing), shown=progress) as meter:
+            for example in unique(examples):
+                if example.id in missing and isinstance(example, Example):
+                    found[example.id] = clip.embed(example, max_pixels=max_pixels)
+                    meter.advance(0)
+        if folder is not None:
+            _write(folder / FILE, clip.name, found)
+    order = sorted(wanted)
+    return ClipEmbeddings(
+        model=clip.name,
+        ids=tuple(order),
+        images=np.array([found[i][0] for i in order]),
+        texts=np.array([found[i][1] for i in order]),
+        texts_cut=sum(found[i][2] for i in order),
+    )
+
+
+def _read(path: Path, name: str) -> dict[str, tuple[Any, Any, bool]]:
+    if not path.is_file():
+        return {}
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise RunFolderError(f"{path}: damaged ({error}); delete it, and it is computed again") from error
+    there = (table.schema.metadata or {}).get(b"clip", b"").decode()
+    if there != name:
+        raise RunFolderError(f"{path}: embeddings by {there}, not by {name}; delete it, or name another run folder")
+    columns = (table["example"].to_pylist(), table["image"].to_pandas(), table["text"].to_pandas())
+    rows = zip(*columns, table["text_cut"].to_pylist(), strict=True)
+    return {example: (image, text, cut) for example, image, text, cut in rows}
+
+
+def _write(path: Path, name: str, found: dict[str, tuple[Any, Any, bool]]) -> None:
+    schema = pa.schema(
+        [
+            ("example", pa.string()),
+            ("image", pa.list_(pa.float32())),
+            ("text", pa.list_(pa.float32())),
+            ("text_cut", pa.bool_()),
+        ],
+        metadata={"clip": name},
+    )
+    images, texts, cut = zip(*found.values(), strict=True)
+    table = pa.table({"example": list(found), "image": images, "text": texts, "text_cut": cut}, schema=schema)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    pq.write_table(table, unfinished, compression="zstd")
+    unfinished.replace(path)
