@@ -16,6 +16,7 @@ import typer
 from mmerank import __version__, options
 from mmerank.convention import Convention, TextConvention
 from mmerank.errors import Interrupted, MmerankError, UsageError
+from mmerank.processes import rank
 
 if TYPE_CHECKING:
     from mmerank.alignment import Alignment
@@ -61,6 +62,7 @@ def align(
     from mmerank.data import load_data
 
     _check_writable(json_file)
+    _check_shared(out)
     convention = Convention(
         sequence=sequence,
         image_layout=image_layout,
@@ -221,6 +223,7 @@ def diff(
     from mmerank.text_adapter import load_text
 
     _check_writable(json_file)
+    _check_shared(out)
     convention = TextConvention(
         untrained_mode=untrained_mode,
         max_tokens=max_tokens,
@@ -339,8 +342,8 @@ def _continued_from(out: Path | None) -> Iterator[None]:
 
 
 def _finished(results: Sequence[Alignment | Diff], folder: RunFolder | None, json_file: str | None) -> bool:
-    """Write summary and JSON; true if there is something to print."""
-    if not results:
+    """Write summary and JSON; true if there is something to print, which only the first of several processes does."""
+    if not results or not rank().leads:
         return False
     summary = {"results": [result.to_dict() for result in results]}
     if folder is not None:
@@ -392,6 +395,15 @@ def _check_writable(json_file: str | None) -> None:
         raise UsageError(f"--json {json_file}: no such folder to write to")
     if Path(json_file).is_dir():
         raise UsageError(f"--json {json_file}: is a folder; name a file in it")
+
+
+def _check_shared(out: Path | None) -> None:
+    """Processes that share the work meet in the run folder."""
+    if out is None and rank().count > 1:
+        raise UsageError(
+            f"this is one of {rank().count} processes (WORLD_SIZE); with --out RUN_DIR, a folder that all of them "
+            "see, they share the examples"
+        )
 
 
 def _quiet() -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from mmerank.errors import ModelError, UsageError
+from mmerank.processes import rank
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # What no adapter's `load` takes from a YAML file, because the caller says it.
@@ -42,6 +43,8 @@ def check_dtype(dtype: str | None) -> None:
 def chosen_device(device: str | None) -> str:
     """The device that is meant: `device` itself, or `cuda` where there is one, else `cpu`.
 
+    Of several processes that were started together, each has a GPU of its own.
+
     Args:
         device: As torch names it, `auto`, or None.
 
@@ -51,7 +54,7 @@ def chosen_device(device: str | None) -> str:
     Raises:
         UsageError: Unknown device, or one that is not there.
     """
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = device or (_own_gpu() if torch.cuda.is_available() else "cpu")
     if place == "auto":
         return place
     try:
@@ -65,6 +68,18 @@ def chosen_device(device: str | None) -> str:
     if kind == "meta":
         raise UsageError("device 'meta' holds no values to measure")
     return place
+
+
+def _own_gpu() -> str:
+    process = rank()
+    if process.count == 1:
+        return "cuda"
+    if process.local >= torch.cuda.device_count():
+        raise UsageError(
+            f"process {process.local} of this machine finds {torch.cuda.device_count()} GPUs; start as many "
+            "processes as there are GPUs, or say --device"
+        )
+    return f"cuda:{process.local}"
 
 
 def family_named(group: str, name: str) -> Any:

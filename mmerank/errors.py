@@ -32,6 +32,10 @@ class DataError(MmerankError, ValueError):
     """A data set cannot be read, or nothing in it can be used."""
 
 
+class SourceError(DataError):
+    """What data lie on, a disk or a network, did not answer, several times; later it may."""
+
+
 class ModelError(MmerankError, ValueError):
     """A checkpoint is missing, or is not one that any adapter understands."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +14,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mmerank.errors import DataError
+from mmerank.errors import DataError, SourceError
 
 MAX_PIXELS = 100_000_000
+# Pauses before a picture is read again that a disk or a network share failed to give.
+RETRY_AFTER_S = (0.2, 1.0, 4.0)
+_MAY_PASS = {
+    getattr(errno, name)
+    for name in (
+        "EIO ESTALE ETIMEDOUT EAGAIN EBUSY EINTR EREMOTEIO ENOTCONN ECONNRESET ECONNREFUSED ECONNABORTED "
+        "EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ENETRESET ENOLINK ECOMM EPROTO"
+    ).split()
+    if hasattr(errno, name)
+}
 _pillow_limit = threading.Lock()
 
 
@@ -44,8 +56,18 @@ def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_
         A picture of mode RGB.
 
     Raises:
-        DataError: The file is missing, empty, not an image, cut short, too large, or in floating point.
+        DataError: The file is missing, empty, not an image, cut short, too large, or in floating point; or it could
+            not be read, several times, which is a `SourceError`.
     """
+    for pause in RETRY_AFTER_S:
+        try:
+            return _picture(source, max_pixels)
+        except SourceError:
+            time.sleep(pause)
+    return _picture(source, max_pixels)
+
+
+def _picture(source: Path | Encoded | Image.Image, max_pixels: int) -> Image.Image:
     name = "the picture" if isinstance(source, Image.Image) else source.name
     try:
         picture = source if isinstance(source, Image.Image) else _open(source)
@@ -61,7 +83,16 @@ def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_
     except UnidentifiedImageError:
         raise DataError(f"{name}: not an image that Pillow can read") from None
     except Exception as error:  # decoders raise anything on damaged files
-        raise DataError(f"{name}: cannot be decoded ({error})") from error
+        reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        if _may_pass(error):
+            raise SourceError(f"{name}: cannot be read ({reason})") from error
+        raise DataError(f"{name}: cannot be decoded ({reason})") from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether an error is the disk's or the network's, and not the file's."""
+    # Pillow's own OSErrors, for damaged files, have no number.
+    return isinstance(error, (ConnectionError, TimeoutError)) or getattr(error, "errno", None) in _MAY_PASS
 
 
 def check_area(width: float, height: float, what: str) -> None:

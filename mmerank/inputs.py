@@ -47,10 +47,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An example that was left out, and why."""
+    """An example that was left out, and why.
+
+    Attributes:
+        id: Of the example.
+        reason: Why.
+        may_pass: Whether the cause may pass, as that of a network share that did not answer.
+    """
 
     id: str
     reason: str
+    may_pass: bool = False
 
 
 @dataclass(frozen=True)

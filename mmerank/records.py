@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mmerank.durable import whole
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
@@ -97,13 +99,14 @@ def write_part(path: Path, records: Iterable[Record]) -> None:
         path: Where; its folder exists.
         records: What.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    pq.write_table(_table(records), unfinished, compression="zstd")
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        pq.write_table(_table(records), unfinished, compression="zstd", write_page_checksum=True)
 
 
 def read_parts(folder: Path) -> list[Record]:
     """All records in the Parquet parts of a folder, in the order of their names.
+
+    An example of a model counts once: what a later part says of it is left out.
 
     Args:
         folder: May be empty.
@@ -111,17 +114,52 @@ def read_parts(folder: Path) -> list[Record]:
     Returns:
         The records.
     """
-    records = []
+    records: list[Record] = []
+    known: set[tuple[str, str]] = set()
     for part in sorted(folder.glob("*.parquet")):
-        try:
-            columns = pq.read_table(part, schema=SCHEMA).to_pydict()
-        except pa.ArrowException as error:
-            raise type(error)(f"{part.name}: {error}") from error
-        spectra = [np.asarray(values, dtype=np.float32) for values in columns.pop("spectrum")]
-        names = list(columns)
-        for values, eigenvalues in zip(zip(*columns.values(), strict=True), spectra, strict=True):
-            records.append(Record(**dict(zip(names, values, strict=True)), spectrum=eigenvalues))
+        found = [record for record in read_part(part) if (record.model, record.example) not in known]
+        known.update((record.model, record.example) for record in found)
+        records += found
     return records
+
+
+def read_part(part: Path) -> list[Record]:
+    """The records in one Parquet part.
+
+    Args:
+        part: The file.
+
+    Returns:
+        The records.
+
+    Raises:
+        ArrowException: The part is damaged; names it.
+    """
+    try:
+        table = pq.read_table(part, schema=SCHEMA, page_checksum_verification=True)
+    except pa.ArrowException as error:
+        raise type(error)(f"{part.name}: {error}") from error
+    spectra = table.column("spectrum").combine_chunks()
+    # Not through lists of Python numbers, which take ten times the memory.
+    values, ends = spectra.values.to_numpy(), spectra.offsets.to_numpy()
+    columns = table.drop_columns("spectrum").to_pydict()
+    return [
+        Record(**dict(zip(columns, row, strict=True)), spectrum=values[start:end])
+        for row, start, end in zip(zip(*columns.values(), strict=True), ends[:-1], ends[1:], strict=True)
+    ]
+
+
+def read_examples(part: Path) -> set[tuple[str, str]]:
+    """Model and example of the records in one Parquet part, without the rest of it.
+
+    Args:
+        part: The file.
+
+    Returns:
+        The pairs.
+    """
+    table = pq.read_table(part, columns=["model", "example"])
+    return set(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 def _table(records: Iterable[Record]) -> pa.Table:

@@ -15,6 +15,8 @@ ADAPTERS = PACKAGE.parent / "adapters" / "mmerank_adapters"
 # Earlier may not import later.
 ORDER = [
     "errors",
+    "durable",
+    "processes",
     "convention",
     "eranks",
     "paper",
@@ -58,6 +60,7 @@ TORCH_FREE = (
     "analysis",
     "convention",
     "data",
+    "durable",
     "eranks",
     "paper",
     "errors",
@@ -65,6 +68,7 @@ TORCH_FREE = (
     "images",
     "inputs",
     "options",
+    "processes",
     "records",
     "report",
     "rows",
