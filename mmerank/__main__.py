@@ -15,7 +15,7 @@ import typer
 
 from mmerank import __version__, options
 from mmerank.convention import Convention, TextConvention
-from mmerank.errors import Interrupted, MmerankError, UsageError
+from mmerank.errors import Interrupted, MmerankError, UsageError, printable
 from mmerank.processes import rank
 
 if TYPE_CHECKING:
@@ -457,7 +457,7 @@ def guarded(work: Callable[[], Any], *, debug: bool = False) -> None:
 
 
 def _fail(message: str, status: int = 1) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     return status
 
 

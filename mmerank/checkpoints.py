@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import re
+import reprlib
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -146,8 +147,8 @@ def yaml_keys(path: Path) -> tuple[str, dict[str, Any]]:
         keys = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not valid YAML ({error})") from None
+    except Exception as error:  # what int(), float() and others raise comes through, and RecursionError
+        raise ModelError(f"{path}: not valid YAML ({str(error) or type(error).__name__})") from None
     if not isinstance(keys, dict) or not isinstance(keys.get("adapter"), str):
         raise ModelError(f"{path}: expected keys, one of them `adapter: NAME`")
     return keys.pop("adapter"), keys
@@ -190,7 +191,7 @@ def path_beside(file: Path, key: str, value: Any) -> Path:
         ModelError: `value` is not text.
     """
     if not isinstance(value, str) or not value:
-        raise ModelError(f"{file}: {key} is {value!r}, expected a path, relative to this file")
+        raise ModelError(f"{file}: {key} is {reprlib.repr(value)}, expected a path, relative to this file")
     return file.parent / Path(value).expanduser()
 
 

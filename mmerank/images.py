@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -141,9 +142,16 @@ def _open(source: Path | Encoded) -> Image.Image:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(source if isinstance(source, Path) else io.BytesIO(content or b""))
+            return Image.open(source if isinstance(source, Path) else io.BytesIO(content or b""), formats=_formats())
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """All that Pillow reads but PostScript, which is a program that it has Ghostscript run."""
+    Image.init()
+    return tuple(name for name in Image.OPEN if name != "EPS")
 
 
 def _rgb(picture: Image.Image, name: str) -> Image.Image:
