@@ -44,6 +44,7 @@ def align(
     debug: options.Debug = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    load_in: options.LoadIn = None,
     batch_tokens: options.BatchTokens = None,
     separate_passes: options.SeparatePasses = False,
     max_megapixels: options.MaxMegapixels = 100,
@@ -85,7 +86,7 @@ def align(
         for model in models:
             results.append(
                 measure(
-                    load(model, dtype=dtype, device=device),
+                    load(model, dtype=dtype, device=device, load_in=load_in),
                     examples,
                     convention=convention,
                     limit=limit,
@@ -204,6 +205,7 @@ def diff(
     debug: options.Debug = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    load_in: options.LoadIn = None,
     batch_tokens: options.BatchTokens = None,
     no_cache: options.NoCache = False,
     untrained_mode: options.UntrainedMode = "eval",
@@ -244,7 +246,7 @@ def diff(
         for model in models:
             results.append(
                 measure(
-                    load_text(model, dtype=dtype, device=device, tokenizer=tokenizer),
+                    load_text(model, dtype=dtype, device=device, tokenizer=tokenizer, load_in=load_in),
                     texts,
                     convention=convention,
                     layers=layers,

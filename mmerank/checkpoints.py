@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -21,7 +22,8 @@ from mmerank.processes import rank
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # What no adapter's `load` takes from a YAML file, because the caller says it.
-_CALLERS = ("name", "dtype", "device")
+_CALLERS = ("name", "dtype", "device", "load_in")
+LOAD_IN = ("8bit", "4bit")
 # Keys of a configuration that say where it came from or how it is run, and nothing of the architecture.
 _NOT_ARCHITECTURE = frozenset(
     {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "use_cache"}
@@ -69,6 +71,51 @@ def chosen_device(device: str | None) -> str:
     if kind == "meta":
         raise UsageError("device 'meta' holds no values to measure")
     return place
+
+
+def quantised(family: Any, load_in: str | None, device: str) -> dict[str, str]:
+    """The keyword with which an adapter quantises the weights while it loads them; none where that is not asked for.
+
+    Args:
+        family: The adapter's class.
+        load_in: `8bit`, `4bit`, or None.
+        device: Where the model goes.
+
+    Returns:
+        For the class's `load`.
+
+    Raises:
+        UsageError: Unknown name, an adapter that cannot, no bitsandbytes, or no CUDA device.
+    """
+    if load_in is None:
+        return {}
+    if load_in not in LOAD_IN:
+        raise UsageError(f"cannot load in {load_in!r}; known: {', '.join(LOAD_IN)}")
+    if "load_in" not in inspect.signature(family.load).parameters:
+        raise UsageError(f"{family.__name__} loads weights as they are; --load-in is for LLaVA and language models")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(f"loading in {load_in} needs bitsandbytes, which is not installed; pip install bitsandbytes")
+    if not torch.cuda.is_available() or not device.startswith(("cuda", "auto")):
+        raise UsageError(f"loading in {load_in} needs a CUDA device, not {device}")
+    return {"load_in": load_in}
+
+
+def placement(device: str, load_in: str | None) -> dict[str, Any]:
+    """What transformers' `from_pretrained` is told of where weights go and whether they are quantised.
+
+    Args:
+        device: A torch device, or `auto`.
+        load_in: `8bit`, `4bit`, or None.
+
+    Returns:
+        Keywords.
+    """
+    if load_in is None:
+        return {"device_map": "auto"} if device == "auto" else {}
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_8bit=load_in == "8bit", load_in_4bit=load_in == "4bit")
+    return {"quantization_config": config, "device_map": device if device == "auto" else {"": device}}
 
 
 def _own_gpu() -> str:

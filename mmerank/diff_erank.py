@@ -314,17 +314,19 @@ def _called(seed: int) -> str:
 @contextmanager
 def _twin(adapter: TextAdapter, seed: int) -> Iterator[TextAdapter]:
     """An untrained twin; where both do not fit on the device, the trained model waits on the CPU meanwhile."""
-    device = next(adapter.model.parameters()).device
+    device, moved = next(adapter.model.parameters()).device, False
     try:
         try:
             twin = adapter.untrained(seed)
         except torch.OutOfMemoryError:
+            moved = True
             adapter.model.to("cpu")
             torch.cuda.empty_cache()
             twin = adapter.untrained(seed)
         yield twin
     finally:
-        adapter.model.to(device)
+        if moved:
+            adapter.model.to(device)
 
 
 def _cache_folder(

@@ -207,7 +207,7 @@ def test_names_and_ids_that_mean_harm(tmp_path: Path, golden: Path) -> None:
     manifest = tmp_path / "x.json"
     manifest.write_text(json.dumps([good, *bad]))
     model = tmp_path / "a[/b]" / "model"
-    model.parent.mkdir()
+    model.parent.mkdir(parents=True)
     model.symlink_to(HF_MODEL)
     command = (
         "align",
