@@ -151,7 +151,7 @@ def collect(
             work.do(unique(examples))
         else:
             work.do_with_others(list(unique(examples)))
-        records = [r for r in folder.records() if r.model == model and r.example in work.order]
+        records = [record for record in folder.records(model) if record.example in work.order]
         return records, work.skipped_in_order()
 
 

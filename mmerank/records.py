@@ -103,13 +103,14 @@ def write_part(path: Path, records: Iterable[Record]) -> None:
         pq.write_table(_table(records), unfinished, compression="zstd", write_page_checksum=True)
 
 
-def read_parts(folder: Path) -> list[Record]:
+def read_parts(folder: Path, *, model: str | None = None) -> list[Record]:
     """All records in the Parquet parts of a folder, in the order of their names.
 
     An example of a model counts once: what a later part says of it is left out.
 
     Args:
         folder: May be empty.
+        model: Only this one's.
 
     Returns:
         The records.
@@ -117,7 +118,11 @@ def read_parts(folder: Path) -> list[Record]:
     records: list[Record] = []
     known: set[tuple[str, str]] = set()
     for part in sorted(folder.glob("*.parquet")):
-        found = [record for record in read_part(part) if (record.model, record.example) not in known]
+        found = [
+            record
+            for record in read_part(part)
+            if model in (None, record.model) and (record.model, record.example) not in known
+        ]
         known.update((record.model, record.example) for record in found)
         records += found
     return records

@@ -79,8 +79,11 @@ class RunFolder:
                     _write_json(self._stated, self.settings)
             self._records.mkdir(exist_ok=True)
 
-    def records(self) -> list[Record]:
+    def records(self, model: str | None = None) -> list[Record]:
         """All records written so far, those of an example and model once.
+
+        Args:
+            model: Only this one's.
 
         Returns:
             The records.
@@ -89,7 +92,7 @@ class RunFolder:
             RunFolderError: A part is damaged.
         """
         try:
-            return read_parts(self._records)
+            return read_parts(self._records, model=model)
         except (pa.ArrowException, OSError) as error:
             raise RunFolderError(
                 f"{self._records}: a part is damaged ({_reason(error)}); the command that wrote it sets it aside and "
