@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mmerank.diff_erank import Diff
     from mmerank.runs import RunFolder
 
+LONGEST_MESSAGE = 1500
+
 app = typer.Typer(
     help="Effective rank (eRank) of hidden token representations, and image-text alignment measured with it.",
     no_args_is_help=True,
@@ -63,7 +65,6 @@ def align(
     from mmerank.data import load_data
 
     _check_writable(json_file)
-    _check_shared(out)
     convention = Convention(
         sequence=sequence,
         image_layout=image_layout,
@@ -116,6 +117,7 @@ def perturb(
     debug: options.Debug = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    load_in: options.LoadIn = None,
     batch_tokens: options.BatchTokens = None,
     separate_passes: options.SeparatePasses = False,
     max_megapixels: options.MaxMegapixels = 100,
@@ -170,7 +172,7 @@ def perturb(
     check_model(model)
     with _continued_from(out):
         result = measure(
-            load(model, dtype=dtype, device=device),
+            load(model, dtype=dtype, device=device, load_in=load_in),
             examples,
             transform,
             controls=controls,
@@ -187,7 +189,7 @@ def perturb(
         )
     if folder is not None:
         folder.write_summary(result.to_dict())
-    if not _write_json(result.to_dict(), json_file):
+    if rank().leads and not _write_json(result.to_dict(), json_file):
         Console().print(perturbation_view(result))
 
 
@@ -225,7 +227,6 @@ def diff(
     from mmerank.text_adapter import load_text
 
     _check_writable(json_file)
-    _check_shared(out)
     convention = TextConvention(
         untrained_mode=untrained_mode,
         max_tokens=max_tokens,
@@ -325,17 +326,28 @@ def demo(json_file: options.Json = None, debug: options.Debug = False) -> None:
 
 @contextmanager
 def _shown_at_the_end(show: Callable[[], None], out: Path | None) -> Iterator[None]:
-    """Show what is finished even when a later model fails."""
+    """Show what is finished even when a later model fails; of several processes only the first shows anything."""
     try:
         with _continued_from(out):
             yield
     finally:
-        show()
+        if rank().leads:
+            show()
 
 
 @contextmanager
 def _continued_from(out: Path | None) -> Iterator[None]:
-    """Say how to go on after an interruption."""
+    """Say how to go on after an interruption.
+
+    Raises:
+        Interrupted: The person stopped the run.
+        UsageError: There are several processes, and no folder in which they meet.
+    """
+    if out is None and rank().count > 1:
+        raise UsageError(
+            f"this is one of {rank().count} processes (WORLD_SIZE); with --out RUN_DIR, a folder that all of them "
+            "see, they share the examples"
+        )
     try:
         yield
     except KeyboardInterrupt:
@@ -344,8 +356,8 @@ def _continued_from(out: Path | None) -> Iterator[None]:
 
 
 def _finished(results: Sequence[Alignment | Diff], folder: RunFolder | None, json_file: str | None) -> bool:
-    """Write summary and JSON; true if there is something to print, which only the first of several processes does."""
-    if not results or not rank().leads:
+    """Write summary and JSON; true if there is something to print."""
+    if not results:
         return False
     summary = {"results": [result.to_dict() for result in results]}
     if folder is not None:
@@ -399,15 +411,6 @@ def _check_writable(json_file: str | None) -> None:
         raise UsageError(f"--json {json_file}: is a folder; name a file in it")
 
 
-def _check_shared(out: Path | None) -> None:
-    """Processes that share the work meet in the run folder."""
-    if out is None and rank().count > 1:
-        raise UsageError(
-            f"this is one of {rank().count} processes (WORLD_SIZE); with --out RUN_DIR, a folder that all of them "
-            "see, they share the examples"
-        )
-
-
 def _quiet() -> None:
     """Keep what transformers prints while loading out of ours; adapters raise on what matters."""
     from transformers.utils import logging
@@ -459,7 +462,10 @@ def guarded(work: Callable[[], Any], *, debug: bool = False) -> None:
 
 
 def _fail(message: str, status: int = 1) -> int:
-    print(f"error: {printable(message)}", file=sys.stderr)
+    line = printable(message)
+    if len(line) > LONGEST_MESSAGE:  # an id or a path may have any length
+        line = f"{line[: LONGEST_MESSAGE // 2]} … {line[-LONGEST_MESSAGE // 2 :]}"
+    print(f"error: {line}", file=sys.stderr)
     return status
 
 

@@ -333,7 +333,8 @@ class Probe:
         for variant in self.variants:
             where = "" if variant == BASE else f"{variant.name}: "
             if error := found.unreadable.get(variant.image):
-                return Skipped(found.item.example.id, f"{where}{error}")
+                may_pass = isinstance(error, SourceError)
+                return Skipped(found.item.example.id, f"{where}{error}", may_pass=may_pass)
             for point, kind in ERANKS.values() if variant.read == "all" else [ERANKS["erank5"]]:
                 outcome = found.outcomes[_key(point, kind, variant)]
                 if isinstance(outcome, DegenerateTokens):

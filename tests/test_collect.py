@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmerank import Example, align, collect, diff, images, records, runs
+from mmerank import Example, align, collect, diff, images, probe, records, runs
 from mmerank.errors import DataError, RunFolderError
 from mmerank.images import Encoded
 from mmerank.inputs import Skipped
@@ -310,6 +310,24 @@ def test_bad_pictures_of_a_batch_that_does_not_fit_are_told_once(
     with pytest.warns(UserWarning, match="out of memory"):
         result = align(ADAPTER, entries, batch_tokens=100_000)
     assert [entry.id for entry in result.skipped] == ["gone"] and result.n == 6
+
+
+def test_memory_that_runs_out_in_a_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the spectra are computed, when the batch is half measured."""
+    entries, calls = pairs(6), iter(range(1000))
+    whole = align(ADAPTER, entries)
+    measure = probe.measurement
+
+    def short_of_memory(*rest: Any, **named: Any) -> Any:
+        if next(calls) == 8:
+            raise OUT_OF_MEMORY[0]
+        return measure(*rest, **named)
+
+    monkeypatch.setattr(probe, "measurement", short_of_memory)
+    before = hooks()
+    with pytest.warns(UserWarning, match="out of memory"):
+        result = align(ADAPTER, entries, batch_tokens=100_000)
+    assert result.n == whole.n and len(result.records) == len(whole.records) and hooks() == before
 
 
 def test_texts_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,10 +49,10 @@ def test_a_place_that_cannot_be(monkeypatch: pytest.MonkeyPatch, values: tuple[o
         rank()
 
 
-@pytest.mark.parametrize("command", ["align", "diff"])
-def test_processes_need_a_folder_to_meet_in(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+@pytest.mark.parametrize(("command", "model"), [("align", HF_MODEL), ("diff", str(OPT.folder))])
+def test_processes_need_a_folder_to_meet_in(monkeypatch: pytest.MonkeyPatch, command: str, model: str) -> None:
     launched(monkeypatch, 1, 2, 1)
-    status, line = failure(command, "demo", "--data", "demo")
+    status, line = failure(command, model, "--data", "demo")
     assert status == 2 and "one of 2 processes" in line and "--out RUN_DIR" in line
 
 
