@@ -20,10 +20,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mmerank import Example, align, collect, diff, images, probe, records, runs
+from mmerank import Example, align, collect, diff, images, records, runs
 from mmerank.errors import DataError, RunFolderError
 from mmerank.images import Encoded
 from mmerank.inputs import Skipped
+from mmerank.measurement import measurement
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT
 from tests.kill_loop import disturbed_runs, pairs, same
@@ -316,14 +317,13 @@ def test_memory_that_runs_out_in_a_hook(monkeypatch: pytest.MonkeyPatch) -> None
     """Where the spectra are computed, when the batch is half measured."""
     entries, calls = pairs(6), iter(range(1000))
     whole = align(ADAPTER, entries)
-    measure = probe.measurement
 
     def short_of_memory(*rest: Any, **named: Any) -> Any:
         if next(calls) == 8:
             raise OUT_OF_MEMORY[0]
-        return measure(*rest, **named)
+        return measurement(*rest, **named)
 
-    monkeypatch.setattr(probe, "measurement", short_of_memory)
+    monkeypatch.setattr("mmerank.probe.measurement", short_of_memory)
     before = hooks()
     with pytest.warns(UserWarning, match="out of memory"):
         result = align(ADAPTER, entries, batch_tokens=100_000)

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mmerank import Example, align, diff
+from mmerank import Example, align, diff, perturb
 from mmerank.checkpoints import chosen_device
 from mmerank.errors import UsageError
 from mmerank.processes import Rank, rank
-from tests.adapters.cases import LLAVA
+from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT
 from tests.kill_loop import forked, pairs, same
 from tests.test_cli import HF_MODEL, failure, run
@@ -129,6 +129,35 @@ def test_texts_are_shared_too_and_so_is_the_cache(tmp_path: Path) -> None:
     (cached,) = (tmp_path / "cache").iterdir()
     assert sum(rows(cached).values()) == len(entries)
     assert diff(OPT.adapter, entries, out=tmp_path / "run").to_dict() == whole.to_dict()
+
+
+def test_perturbations_are_shared_and_continued(tmp_path: Path) -> None:
+    entries = [*examples(), *(entry for entry in pairs(9) if entry.id not in {e.id for e in examples()})]
+
+    def work(out: Path | None = None) -> Any:
+        return perturb(LLAVA.adapter, entries, ["rotate:90"], out=out)
+
+    whole = work()
+    child = forked(lambda: interrupted_after(4, lambda: work(tmp_path / "run")), 1, 2, tmp_path)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    kept = sum(rows(tmp_path / "run").values())
+    assert 0 < kept < len(whole.records)
+    shared_by(2, lambda: work(tmp_path / "run"), tmp_path)
+    assert sum(rows(tmp_path / "run").values()) == len(whole.records), "nothing is measured twice"
+    assert work(tmp_path / "run").to_dict() == whole.to_dict()
+
+
+def interrupted_after(count: int, work: Any) -> None:
+    """Do some work in this process until so many pictures are seen."""
+    seen: list[None] = []
+
+    def stop(*_: Any) -> None:
+        seen.append(None)
+        if len(seen) > count:
+            raise KeyboardInterrupt
+
+    LLAVA.adapter.model.get_submodule("model.vision_tower").register_forward_hook(stop)
+    work()
 
 
 @pytest.mark.parametrize("values", [(0, 2, 0), (1, 2, 1)])
