@@ -16,13 +16,16 @@ import typer
 
 from mmerank import __version__, options
 from mmerank.convention import Convention, TextConvention
-from mmerank.errors import Interrupted, MmerankError, UsageError
+from mmerank.errors import Interrupted, MmerankError, UsageError, printable
+from mmerank.processes import rank
 
 if TYPE_CHECKING:
     from mmerank.alignment import Alignment
     from mmerank.analysis.paired import Comparison
     from mmerank.diff_erank import Diff
     from mmerank.runs import RunFolder
+
+LONGEST_MESSAGE = 1500
 
 app = typer.Typer(
     help="Effective rank (eRank) of hidden token representations, and image-text alignment measured with it.",
@@ -45,6 +48,7 @@ def align(
     debug: options.Debug = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    load_in: options.LoadIn = None,
     batch_tokens: options.BatchTokens = None,
     separate_passes: options.SeparatePasses = False,
     max_megapixels: options.MaxMegapixels = 100,
@@ -98,7 +102,7 @@ def align(
         for model in models:
             results.append(
                 measure(
-                    load(model, dtype=dtype, device=device),
+                    load(model, dtype=dtype, device=device, load_in=load_in),
                     examples,
                     convention=convention,
                     limit=limit,
@@ -129,6 +133,7 @@ def perturb(
     debug: options.Debug = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    load_in: options.LoadIn = None,
     batch_tokens: options.BatchTokens = None,
     separate_passes: options.SeparatePasses = False,
     max_megapixels: options.MaxMegapixels = 100,
@@ -195,7 +200,7 @@ def perturb(
     check_model(model)
     with _continued_from(out):
         result = measure(
-            load(model, dtype=dtype, device=device),
+            load(model, dtype=dtype, device=device, load_in=load_in),
             examples,
             transform,
             controls=controls,
@@ -212,7 +217,7 @@ def perturb(
         )
     if folder is not None:
         folder.write_summary(result.to_dict())
-    if not _write_json(result.to_dict(), json_file):
+    if rank().leads and not _write_json(result.to_dict(), json_file):
         Console().print(perturbation_view(result))
 
 
@@ -230,6 +235,7 @@ def diff(
     debug: options.Debug = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    load_in: options.LoadIn = None,
     batch_tokens: options.BatchTokens = None,
     no_cache: options.NoCache = False,
     untrained_mode: options.UntrainedMode = "eval",
@@ -269,7 +275,7 @@ def diff(
         for model in models:
             results.append(
                 measure(
-                    load_text(model, dtype=dtype, device=device, tokenizer=tokenizer),
+                    load_text(model, dtype=dtype, device=device, tokenizer=tokenizer, load_in=load_in),
                     texts,
                     convention=convention,
                     layers=layers,
@@ -348,17 +354,28 @@ def demo(json_file: options.Json = None, debug: options.Debug = False) -> None:
 
 @contextmanager
 def _shown_at_the_end(show: Callable[[], None], out: Path | None) -> Iterator[None]:
-    """Show what is finished even when a later model fails."""
+    """Show what is finished even when a later model fails; of several processes only the first shows anything."""
     try:
         with _continued_from(out):
             yield
     finally:
-        show()
+        if rank().leads:
+            show()
 
 
 @contextmanager
 def _continued_from(out: Path | None) -> Iterator[None]:
-    """Say how to go on after an interruption."""
+    """Say how to go on after an interruption.
+
+    Raises:
+        Interrupted: The person stopped the run.
+        UsageError: There are several processes, and no folder in which they meet.
+    """
+    if out is None and rank().count > 1:
+        raise UsageError(
+            f"this is one of {rank().count} processes (WORLD_SIZE); with --out RUN_DIR, a folder that all of them "
+            "see, they share the examples"
+        )
     try:
         yield
     except KeyboardInterrupt:
@@ -510,7 +527,10 @@ def guarded(work: Callable[[], Any], *, debug: bool = False) -> None:
 
 
 def _fail(message: str, status: int = 1) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    line = printable(message)
+    if len(line) > LONGEST_MESSAGE:  # an id or a path may have any length
+        line = f"{line[: LONGEST_MESSAGE // 2]} … {line[-LONGEST_MESSAGE // 2 :]}"
+    print(f"error: {line}", file=sys.stderr)
     return status
 
 

@@ -17,6 +17,7 @@ from mmerank.checkpoints import (
     families,
     family_named,
     is_yaml,
+    quantised,
     yaml_keys,
 )
 from mmerank.convention import ImageLayout, SequenceForm
@@ -79,7 +80,9 @@ class Adapter(Protocol):
         ...
 
 
-def load(model: str | Path, *, dtype: str | None = None, device: str | None = None) -> Adapter:
+def load(
+    model: str | Path, *, dtype: str | None = None, device: str | None = None, load_in: str | None = None
+) -> Adapter:
     """A loaded model, ready to be measured.
 
     Args:
@@ -88,12 +91,13 @@ def load(model: str | Path, *, dtype: str | None = None, device: str | None = No
         dtype: `float32`, `bfloat16`, `float16` or `float64`; default: the checkpoint's own.
         device: As torch names it, or `auto` to spread the model over all devices (`device_map="auto"`);
             default: `cuda` where there is one, else `cpu`.
+        load_in: `8bit` or `4bit` to quantise the weights with bitsandbytes, where the family can.
 
     Returns:
         The adapter of the model's family.
 
     Raises:
-        UsageError: Unknown dtype, device or adapter name.
+        UsageError: Unknown dtype, device or adapter name; or quantising is not possible here.
         ModelError: No such checkpoint, or none that any adapter understands.
     """
     check_dtype(dtype)
@@ -102,9 +106,12 @@ def load(model: str | Path, *, dtype: str | None = None, device: str | None = No
         from mmerank import demo
 
         with demo.checkpoint() as folder:
-            adapter: Adapter = family_named(GROUP, "llava").load(folder, name="demo", dtype=dtype, device=place)
+            family = family_named(GROUP, "llava")
+            keys = quantised(family, load_in, place)
+            adapter: Adapter = family.load(folder, name="demo", dtype=dtype, device=place, **keys)
             return adapter
     family, keys = _found(model)
+    keys |= quantised(family, load_in, place)
     return family.load(Path(model) if is_yaml(model) else model, name=str(model), dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
@@ -18,6 +21,41 @@ ACCELERATOR_BUDGET = 8192
 def default_budget(device: torch.device) -> int:
     """Tokens per batch where none are asked for: on a CPU batching does not pay, so one item a batch."""
     return 0 if device.type == "cpu" else ACCELERATOR_BUDGET
+
+
+@dataclass
+class Budget:
+    """Most tokens in a batch, padding included; less after a batch that did not fit in memory."""
+
+    tokens: int
+
+    def halve(self, too_much: int) -> None:
+        """Go on with half of what did not fit.
+
+        Args:
+            too_much: Tokens of the batch that did not fit, padding included.
+        """
+        self.tokens = too_much // 2
+        warnings.warn(
+            f"out of memory with {too_much} tokens in a batch; going on with at most {self.tokens} "
+            f"(--batch-tokens {self.tokens} begins there)",
+            stacklevel=2,
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or should_reduce_batch_size(error)
+
+
+def free_memory() -> None:
+    """Give back what the allocators of the devices keep for later."""
+    from accelerate.utils.memory import clear_device_cache
+
+    gc.collect()
+    clear_device_cache()
 
 
 def windows(items: Iterable[Item], size: int = WINDOW) -> Iterator[list[Item]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import json
 import re
+import reprlib
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,10 +18,12 @@ import torch
 from torch import nn
 
 from mmerank.errors import ModelError, UsageError
+from mmerank.processes import rank
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # What no adapter's `load` takes from a YAML file, because the caller says it.
-_CALLERS = ("name", "dtype", "device")
+_CALLERS = ("name", "dtype", "device", "load_in")
+LOAD_IN = ("8bit", "4bit")
 # Keys of a configuration that say where it came from or how it is run, and nothing of the architecture.
 _NOT_ARCHITECTURE = frozenset(
     {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "use_cache"}
@@ -42,6 +46,8 @@ def check_dtype(dtype: str | None) -> None:
 def chosen_device(device: str | None) -> str:
     """The device that is meant: `device` itself, or `cuda` where there is one, else `cpu`.
 
+    Of several processes that were started together, each has a GPU of its own.
+
     Args:
         device: As torch names it, `auto`, or None.
 
@@ -51,7 +57,7 @@ def chosen_device(device: str | None) -> str:
     Raises:
         UsageError: Unknown device, or one that is not there.
     """
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = device or (_own_gpu() if torch.cuda.is_available() else "cpu")
     if place == "auto":
         return place
     try:
@@ -65,6 +71,63 @@ def chosen_device(device: str | None) -> str:
     if kind == "meta":
         raise UsageError("device 'meta' holds no values to measure")
     return place
+
+
+def quantised(family: Any, load_in: str | None, device: str) -> dict[str, str]:
+    """The keyword with which an adapter quantises the weights while it loads them; none where that is not asked for.
+
+    Args:
+        family: The adapter's class.
+        load_in: `8bit`, `4bit`, or None.
+        device: Where the model goes.
+
+    Returns:
+        For the class's `load`.
+
+    Raises:
+        UsageError: Unknown name, an adapter that cannot, no bitsandbytes, or no CUDA device.
+    """
+    if load_in is None:
+        return {}
+    if load_in not in LOAD_IN:
+        raise UsageError(f"cannot load in {load_in!r}; known: {', '.join(LOAD_IN)}")
+    if "load_in" not in inspect.signature(family.load).parameters:
+        raise UsageError(f"{family.__name__} loads weights as they are; --load-in is for LLaVA and language models")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(f"loading in {load_in} needs bitsandbytes, which is not installed; pip install bitsandbytes")
+    if not torch.cuda.is_available() or not device.startswith(("cuda", "auto")):
+        raise UsageError(f"loading in {load_in} needs a CUDA device, not {device}")
+    return {"load_in": load_in}
+
+
+def placement(device: str, load_in: str | None) -> dict[str, Any]:
+    """What transformers' `from_pretrained` is told of where weights go and whether they are quantised.
+
+    Args:
+        device: A torch device, or `auto`.
+        load_in: `8bit`, `4bit`, or None.
+
+    Returns:
+        Keywords.
+    """
+    if load_in is None:
+        return {"device_map": "auto"} if device == "auto" else {}
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_8bit=load_in == "8bit", load_in_4bit=load_in == "4bit")
+    return {"quantization_config": config, "device_map": device if device == "auto" else {"": device}}
+
+
+def _own_gpu() -> str:
+    process = rank()
+    if process.count == 1:
+        return "cuda"
+    if process.local >= torch.cuda.device_count():
+        raise UsageError(
+            f"process {process.local} of this machine finds {torch.cuda.device_count()} GPUs; start as many "
+            "processes as there are GPUs, or say --device"
+        )
+    return f"cuda:{process.local}"
 
 
 def family_named(group: str, name: str) -> Any:
@@ -131,8 +194,8 @@ def yaml_keys(path: Path) -> tuple[str, dict[str, Any]]:
         keys = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not valid YAML ({error})") from None
+    except Exception as error:  # what int(), float() and others raise comes through, and RecursionError
+        raise ModelError(f"{path}: not valid YAML ({str(error) or type(error).__name__})") from None
     if not isinstance(keys, dict) or not isinstance(keys.get("adapter"), str):
         raise ModelError(f"{path}: expected keys, one of them `adapter: NAME`")
     return keys.pop("adapter"), keys
@@ -175,7 +238,7 @@ def path_beside(file: Path, key: str, value: Any) -> Path:
         ModelError: `value` is not text.
     """
     if not isinstance(value, str) or not value:
-        raise ModelError(f"{file}: {key} is {value!r}, expected a path, relative to this file")
+        raise ModelError(f"{file}: {key} is {reprlib.repr(value)}, expected a path, relative to this file")
     return file.parent / Path(value).expanduser()
 
 

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import chain
+from typing import Protocol, TypeVar
 
-from mmerank.batches import batches, windows
-from mmerank.errors import DataError
+from mmerank.batches import WINDOW, Budget, batches, free_memory, is_out_of_memory, windows
+from mmerank.errors import DataError, RunFolderError
 from mmerank.inputs import Example, Skipped, unique
+from mmerank.processes import rank
 from mmerank.progress import Meter
 from mmerank.records import Record
 from mmerank.runs import RunFolder
 
-Prepared = TypeVar("Prepared")
+
+class Item(Protocol):
+    """What a batch is made of."""
+
+    @property
+    def id(self) -> str:
+        """Of the example."""
+        ...
+
+
+Prepared = TypeVar("Prepared", bound=Item)
 
 # What an interruption that nothing can catch may cost.
 PART_SECONDS = 30.0
+# Of processes that work together: enough that none waits long for the last share of another.
+SHARES_PER_PROCESS = 8
+# So many examples in a row that could not be read are no accident: the disk or the network is gone.
+UNREAD_IN_A_ROW = 8
 
 
 @dataclass(frozen=True)
@@ -34,17 +51,20 @@ def in_batches(
     examples: Iterable[Example | Skipped],
     prepare: Callable[[Example], Prepared | Skipped],
     length: Callable[[Prepared], int],
-    budget: int,
+    budget: Budget,
     run: Callable[[list[Prepared]], Iterable[Measured | Skipped]],
 ) -> Iterator[Measured | Skipped]:
     """Results of a probe that prepares its examples one by one and runs them in batches of similar length.
+
+    A batch that does not fit in memory is run again in halves, and later ones are made no larger; an example that
+    does not fit alone is skipped.
 
     Args:
         examples: Any number; those already skipped are passed on.
         prepare: Example -> what a batch is made of, or why it is skipped.
         length: Tokens of what is prepared.
         budget: Most tokens in a batch.
-        run: Batch -> a result for each of its items.
+        run: Batch -> a result for each of its items. When it raises for lack of memory, it has left nothing behind.
 
     Yields:
         One result for each of `examples`, in the order in which batches finish.
@@ -57,8 +77,32 @@ def in_batches(
                 yield result
             else:
                 prepared.append(result)
-        for batch in batches(prepared, length, budget):
-            yield from run(batch)
+        pending = deque(batches(prepared, length, budget.tokens))
+        while pending:
+            batch = pending.popleft()
+            results = _fitting(run, batch)
+            if results is not None:
+                yield from results
+            elif len(batch) == 1:
+                yield Skipped(batch[0].id, f"out of memory with its {length(batch[0])} tokens alone in a batch")
+            else:
+                budget.halve(len(batch) * max(map(length, batch)))
+                left = [*batch, *chain.from_iterable(pending)]
+                pending = deque(batches(left, length, budget.tokens))
+
+
+def _fitting(
+    run: Callable[[list[Prepared]], Iterable[Measured | Skipped]], batch: list[Prepared]
+) -> list[Measured | Skipped] | None:
+    """The results of a batch, all of them or, for lack of memory, none."""
+    try:
+        return list(run(batch))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Behind the block: inside, the error's traceback still holds the tensors.
+    free_memory()
+    return None
 
 
 def collect(
@@ -73,12 +117,17 @@ def collect(
 ) -> tuple[list[Record], list[Skipped]]:
     """All records of a model, those of an earlier run included, and the skipped examples in the data's order.
 
+    Processes that were started together and have a run folder share the work: each takes what nobody else has,
+    a share of consecutive examples at a time, and all of them return everything. What a process that died had taken
+    is free again, so another one takes it.
+
     Args:
         measure: Examples -> one result for each.
         examples: The data.
         model: Name that the records carry.
         job: What is being done, for the progress bar.
-        folder: Where records are kept; examples that it has are not measured again.
+        folder: Where records are kept; examples that it has are not measured again. Those that were skipped are
+            tried again.
         strict: Raise at the first skip.
         progress: Show progress on stderr.
 
@@ -86,47 +135,102 @@ def collect(
         Records in no particular order, and skips.
 
     Raises:
-        DataError: An example was skipped, and `strict` is set.
-        RunFolderError: Another process writes to the folder.
+        DataError: An example was skipped, and `strict` is set; or the disk or network that the data lie on is gone.
+        RunFolderError: Another process writes to the folder, or it cannot be written.
     """
-    with folder.writing() if folder else nullcontext():
-        return _collect(measure, examples, model, job, folder, strict, progress)
-
-
-def _collect(
-    measure: Callable[[Iterable[Example | Skipped]], Iterator[Measured | Skipped]],
-    examples: Iterable[Example | Skipped],
-    model: str,
-    job: str,
-    folder: RunFolder | None,
-    strict: bool,
-    progress: bool,
-) -> tuple[list[Record], list[Skipped]]:
-    records = [record for record in folder.records() if record.model == model] if folder else []
-    done = {record.example for record in records}
-    order: dict[str, int] = {}
-
-    def missing() -> Iterator[Example | Skipped]:
-        for entry in unique(examples):
-            order.setdefault(entry.id, len(order))
-            if isinstance(entry, Skipped) or entry.id not in done:
-                yield entry
-
-    skipped: list[Skipped] = []
+    shown = progress and rank().leads
     total = len(examples) if isinstance(examples, Sized) else None
-    with Meter(f"{job} {model}", total, done=len(done), shown=progress) as meter, _Parts(folder) as parts:
-        for result in measure(missing()):
-            if isinstance(result, Measured):
-                records.extend(result.records)
-                parts.add(result.records)
-                meter.advance(result.tokens)
-                continue
-            if strict:
-                raise DataError(f"example {result.id!r}: {result.reason} (strict: no example may be skipped)")
-            skipped.append(result)
-            meter.advance(0)
-    records = [record for record in records if record.example in order]
-    return records, sorted(skipped, key=lambda entry: order[entry.id])
+    if folder is None:
+        with Meter(f"{job} {model}", total, shown=shown) as meter:
+            work = _Work(measure, model, None, strict, meter)
+            work.do(unique(examples))
+            return work.records, work.skipped_in_order()
+    with folder.writing(), Meter(f"{job} {model}", total, done=len(folder.done(model)), shown=shown) as meter:
+        work = _Work(measure, model, folder, strict, meter)
+        if rank().count == 1:
+            work.do(unique(examples))
+        else:
+            work.do_with_others(list(unique(examples)))
+        records = [record for record in folder.records(model) if record.example in work.order]
+        return records, work.skipped_in_order()
+
+
+class _Work:
+    """What one process measures of a data set."""
+
+    def __init__(
+        self,
+        measure: Callable[[Iterable[Example | Skipped]], Iterator[Measured | Skipped]],
+        model: str,
+        folder: RunFolder | None,
+        strict: bool,
+        meter: Meter,
+    ):
+        self._measure = measure
+        self._model = model
+        self._folder = folder
+        self._strict = strict
+        self._meter = meter
+        self.order: dict[str, int] = {}
+        self.records: list[Record] = []  # where no folder has them
+        self._skipped: list[Skipped] = []
+        self._unread = 0  # in a row
+
+    def do(self, entries: Iterable[Example | Skipped]) -> None:
+        """Measure what of `entries` is not done."""
+        done = self._folder.done(self._model) if self._folder else set()
+
+        def missing() -> Iterator[Example | Skipped]:
+            for entry in entries:
+                self.order.setdefault(entry.id, len(self.order))
+                if isinstance(entry, Skipped) or entry.id not in done:
+                    yield entry
+
+        with _Parts(self._folder) as parts:
+            for result in self._measure(missing()):
+                if isinstance(result, Skipped):
+                    self._skip(result)
+                    continue
+                self._unread = 0
+                if self._folder is None:
+                    self.records.extend(result.records)
+                else:
+                    parts.add(result.records)
+                self._meter.advance(result.tokens)
+
+    def _skip(self, entry: Skipped) -> None:
+        if self._strict:
+            raise DataError(f"example {entry.id!r}: {entry.reason} (strict: no example may be skipped)")
+        self._unread = self._unread + 1 if entry.may_pass else self._unread
+        if self._unread == UNREAD_IN_A_ROW:
+            raise DataError(
+                f"{self._unread} examples in a row could not be read, the last, {entry.id!r}: {entry.reason}"
+            )
+        self._skipped.append(entry)
+        self._meter.advance(0)
+
+    def do_with_others(self, entries: list[Example | Skipped]) -> None:
+        """Measure, share by share, what nobody else has measured; wait for what others are measuring."""
+        assert self._folder is not None
+        for entry in entries:
+            self.order.setdefault(entry.id, len(self.order))
+        size = min(max(len(entries) // (SHARES_PER_PROCESS * rank().count), 1), WINDOW)
+        starts = list(range(0, len(entries), size))
+        # Each begins somewhere else.
+        own = len(starts) * rank().index // rank().count
+        waiting = starts[own:] + starts[:own]
+        named = hashlib.sha256(self._model.encode()).hexdigest()[:8]
+        for wait in (False, True):
+            for start in list(waiting):
+                with self._folder.share(f"{named}-{size}-{start}", wait=wait) as is_ours:
+                    if is_ours:
+                        self._meter.known(len(self._folder.done(self._model)))
+                        self.do(entries[start : start + size])
+                        waiting.remove(start)
+
+    def skipped_in_order(self) -> list[Skipped]:
+        """Skipped examples, in the data's order."""
+        return sorted(self._skipped, key=lambda entry: self.order[entry.id])
 
 
 class _Parts:
@@ -140,8 +244,14 @@ class _Parts:
     def __enter__(self) -> _Parts:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._write()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._write()
+        except KeyboardInterrupt:
+            # The first interruption lets the part be finished, the second does not.
+            if kind is not KeyboardInterrupt:
+                self._write()
+            raise
 
     def add(self, records: Iterable[Record]) -> None:
         self._waiting.extend(records)
@@ -149,7 +259,12 @@ class _Parts:
             self._write()
 
     def _write(self) -> None:
-        if self._folder is not None:
-            self._folder.write(self._waiting)
+        try:
+            if self._folder is not None:
+                self._folder.write(self._waiting)
+        except RunFolderError:
+            self._waiting = []  # not once more on the way out
+            raise
+        # Only now: an interruption in the middle of writing must not lose them. Written twice, they count once.
         self._waiting = []
         self._written = time.monotonic()

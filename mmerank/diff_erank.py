@@ -243,8 +243,7 @@ def diff(
             runs.append(measured(twin, called, folder, dropout))
             if out is not None and folder is not out:
                 out.add_model(called, dict(twin.source))
-                have = {record.example for record in out.records() if record.model == called}
-                out.write([record for record in runs[-1][0] if record.example not in have])
+                out.adopt(called, runs[-1][0])
     result = replace(_result(adapter, name, convention, tuple(seeds), runs), limit=limit, seed=seed)
     if own_folder and isinstance(out, RunFolder):
         out.write_summary({"results": [result.to_dict()]})
@@ -338,17 +337,19 @@ def _called(seed: int) -> str:
 @contextmanager
 def _twin(adapter: TextAdapter, seed: int) -> Iterator[TextAdapter]:
     """An untrained twin; where both do not fit on the device, the trained model waits on the CPU meanwhile."""
-    device = next(adapter.model.parameters()).device
+    device, moved = next(adapter.model.parameters()).device, False
     try:
         try:
             twin = adapter.untrained(seed)
-        except torch.cuda.OutOfMemoryError:
+        except torch.OutOfMemoryError:
+            moved = True
             adapter.model.to("cpu")
             torch.cuda.empty_cache()
             twin = adapter.untrained(seed)
         yield twin
     finally:
-        adapter.model.to(device)
+        if moved:
+            adapter.model.to(device)
 
 
 def _cache_folder(
@@ -357,7 +358,7 @@ def _cache_folder(
     """Where this twin's records of these texts under these settings are kept."""
     texts = [[entry.id, entry.text] for entry in entries if isinstance(entry, Example)]
     stated = {"job": "untrained", "texts": _digest(texts), **settings}
-    return RunFolder(cache / _digest([called, stated, versions()])[:32], stated)
+    return RunFolder(cache / _digest([called, stated, versions()])[:32], stated, waits=True)
 
 
 def _digest(content: Any) -> str:

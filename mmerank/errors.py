@@ -32,6 +32,10 @@ class DataError(MmerankError, ValueError):
     """A data set cannot be read, or nothing in it can be used."""
 
 
+class SourceError(DataError):
+    """What data lie on, a disk or a network, did not answer, several times; later it may."""
+
+
 class ModelError(MmerankError, ValueError):
     """A checkpoint is missing, or is not one that any adapter understands."""
 
@@ -46,3 +50,15 @@ class UsageError(MmerankError, ValueError):
 
 class Interrupted(MmerankError):
     """The person, or a scheduler, stopped the run. The command line exits with status 130."""
+
+
+def printable(text: str) -> str:
+    """Text from files and names as a terminal may show it: control characters made visible.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The same on one line, without a character that moves the cursor, changes a colour or rings a bell.
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mmerank.errors import DataError
+from mmerank.errors import DataError, SourceError
 
 MAX_PIXELS = 100_000_000
+# Pauses before a picture is read again that a disk or a network share failed to give.
+RETRY_AFTER_S = (0.2, 1.0, 4.0)
+_MAY_PASS = {
+    getattr(errno, name)
+    for name in (
+        "EIO ESTALE ETIMEDOUT EAGAIN EBUSY EINTR EREMOTEIO ENOTCONN ECONNRESET ECONNREFUSED ECONNABORTED "
+        "EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ENETRESET ENOLINK ECOMM EPROTO"
+    ).split()
+    if hasattr(errno, name)
+}
 _pillow_limit = threading.Lock()
 
 
@@ -44,8 +57,18 @@ def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_
         A picture of mode RGB.
 
     Raises:
-        DataError: The file is missing, empty, not an image, cut short, too large, or in floating point.
+        DataError: The file is missing, empty, not an image, cut short, too large, or in floating point; or it could
+            not be read, several times, which is a `SourceError`.
     """
+    for pause in RETRY_AFTER_S:
+        try:
+            return _picture(source, max_pixels)
+        except SourceError:
+            time.sleep(pause)
+    return _picture(source, max_pixels)
+
+
+def _picture(source: Path | Encoded | Image.Image, max_pixels: int) -> Image.Image:
     name = "the picture" if isinstance(source, Image.Image) else source.name
     try:
         picture = source if isinstance(source, Image.Image) else _open(source)
@@ -61,7 +84,16 @@ def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_
     except UnidentifiedImageError:
         raise DataError(f"{name}: not an image that Pillow can read") from None
     except Exception as error:  # decoders raise anything on damaged files
-        raise DataError(f"{name}: cannot be decoded ({error})") from error
+        reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        if _may_pass(error):
+            raise SourceError(f"{name}: cannot be read ({reason})") from error
+        raise DataError(f"{name}: cannot be decoded ({reason})") from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether an error is the disk's or the network's, and not the file's."""
+    # Pillow's own OSErrors, for damaged files, have no number.
+    return isinstance(error, (ConnectionError, TimeoutError)) or getattr(error, "errno", None) in _MAY_PASS
 
 
 def check_area(width: float, height: float, what: str) -> None:
@@ -110,9 +142,16 @@ def _open(source: Path | Encoded) -> Image.Image:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(source if isinstance(source, Path) else io.BytesIO(content or b""))
+            return Image.open(source if isinstance(source, Path) else io.BytesIO(content or b""), formats=_formats())
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """All that Pillow reads but PostScript, which is a program that it has Ghostscript run."""
+    Image.init()
+    return tuple(name for name in Image.OPEN if name != "EPS")
 
 
 def _rgb(picture: Image.Image, name: str) -> Image.Image:

@@ -47,10 +47,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Skipped:
-    """An example that was left out, and why."""
+    """An example that was left out, and why.
+
+    Attributes:
+        id: Of the example.
+        reason: Why.
+        may_pass: Whether the cause may pass, as that of a network share that did not answer.
+    """
 
     id: str
     reason: str
+    may_pass: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,7 @@ def options_of(query: str, known: tuple[str, ...], data: str) -> dict[str, str]:
 def _llava_entry(record: Any, index: int, images: Path) -> Example | Skipped:
     if not isinstance(record, dict):
         return Skipped(f"#{index}", f"record is {kind(record)}, expected an object")
-    name = f"#{index}" if record.get("id") is None else str(record["id"])
+    name = f"#{index}" if record.get("id") is None else _name(record["id"], index)
     try:
         turns = record.get("conversations")
         if not isinstance(turns, list):
@@ -179,7 +186,7 @@ def _turn(turns: list[Any], speaker: str) -> str:
 def _minigpt_entry(record: Any, index: int, images: Path) -> Example | Skipped:
     if not isinstance(record, dict) or "image_id" not in record:
         return Skipped(f"#{index}", "record without image_id")
-    name = str(record["image_id"])
+    name = _name(record["image_id"], index)
     try:
         caption = record.get("caption")
         if not isinstance(caption, str):
@@ -191,6 +198,11 @@ def _minigpt_entry(record: Any, index: int, images: Path) -> Example | Skipped:
         return Skipped(name, str(error))
 
 
+def _name(value: Any, index: int) -> str:
+    """An id as text; of a list or an object, which may be of any size, the place in the file."""
+    return f"#{index}" if isinstance(value, (list, dict)) else str(value)
+
+
 def _inside(folder: Path, name: Any) -> Path:
     """The file `name` in `folder`, refused if it lies elsewhere."""
     if not isinstance(name, str) or not name or "\0" in name:
@@ -199,9 +211,9 @@ def _inside(folder: Path, name: Any) -> Path:
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError) as error:  # loops of links, names the file system cannot hold
-        raise DataError(f"image {name!r} is no usable path ({error})") from None
+        raise DataError(f"image {name!r:.300} is no usable path ({error})") from None
     if not inside:
-        raise DataError(f"image {name!r} points outside the image folder")
+        raise DataError(f"image {name!r:.300} points outside the image folder")
     return path
 
 
@@ -320,12 +332,16 @@ def _read_json(path: Path) -> tuple[Any, str]:
 
 def _got(content: Any) -> str:
     if isinstance(content, dict):
-        return f"got an object with the keys {', '.join(map(repr, list(content)[:5])) or 'none'}"
+        return f"got an object with the keys {_keys(content) or 'none'}"
     if isinstance(content, list):
         first = content[0] if content else None
-        keys = f" with the keys {', '.join(map(repr, list(first)[:5]))}" if isinstance(first, dict) else ""
+        keys = f" with the keys {_keys(first)}" if isinstance(first, dict) else ""
         return f"got a list of {len(content)}" + (f", the first {kind(first)}{keys}" if content else "")
     return f"got {kind(content)}"
+
+
+def _keys(content: dict[str, Any]) -> str:
+    return ", ".join(f"{key!r:.40}" for key in list(content)[:5])
 
 
 def kind(value: Any) -> str:

@@ -90,6 +90,15 @@ Dtype = Annotated[
         rich_help_panel=_HOW,
     ),
 ]
+LoadIn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="8bit|4bit",
+        help="Quantise the weights with bitsandbytes (LLaVA, language models).",
+        rich_help_panel=_HOW,
+        show_default=False,
+    ),
+]
 BatchTokens = Annotated[
     int | None,
     typer.Option(

@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from mmerank.adapter import Adapter
-from mmerank.batches import default_budget
+from mmerank.batches import Budget, default_budget
 from mmerank.collect import Measured, in_batches
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
-from mmerank.errors import DataError, DegenerateTokens, UsageError
+from mmerank.errors import DataError, DegenerateTokens, SourceError, UsageError
 from mmerank.hooks import capture
 from mmerank.images import MAX_PIXELS, open_picture
 from mmerank.inputs import Example, Skipped
@@ -45,6 +45,11 @@ class Prepared:
 
     example: Example
     readings: dict[Version, Reading]
+
+    @property
+    def id(self) -> str:
+        """Of the example."""
+        return self.example.id
 
     @property
     def sequences(self) -> dict[Kind, TokenSequence]:
@@ -119,6 +124,7 @@ class Probe:
             )
         if self.batch_tokens is None:
             self.batch_tokens = default_budget(next(self.adapter.model.parameters()).device)
+        self._budget = Budget(self.batch_tokens)
         self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)
         # Dictionaries, for their order.
         self._texts = dict.fromkeys(variant.text for variant in self.variants)
@@ -145,8 +151,7 @@ class Probe:
         Raises:
             NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and example.
         """
-        assert self.batch_tokens is not None
-        yield from in_batches(examples, self.prepare, lambda item: item.longest, self.batch_tokens, self._run)
+        yield from in_batches(examples, self.prepare, lambda item: item.longest, self._budget, self._run)
 
     def prepare(self, example: Example) -> Prepared | Skipped:
         """Token sequences of an example: each version of its text, cut so that the longest sequence with it fits.
@@ -194,7 +199,7 @@ class Probe:
                 pixels.append(self.adapter.pixels(picture, self.convention.image_layout))
                 readable.append(_Found(item, replace(item.example, image=picture)))
             except DataError as error:
-                yield Skipped(item.example.id, str(error))
+                yield Skipped(item.example.id, str(error), may_pass=isinstance(error, SourceError))
         if readable:
             self._measure(readable, torch.stack(pixels))
             yield from map(self._result, readable)
@@ -343,7 +348,8 @@ class Probe:
         for variant in self.variants:
             where = "" if variant == BASE else f"{variant.name}: "
             if error := found.unreadable.get(variant.image):
-                return Skipped(found.item.example.id, f"{where}{error}")
+                may_pass = isinstance(error, SourceError)
+                return Skipped(found.item.example.id, f"{where}{error}", may_pass=may_pass)
             for point, kind in ERANKS.values() if variant.read == "all" else [ERANKS["erank5"]]:
                 outcome = found.outcomes[_key(point, kind, variant)]
                 if isinstance(outcome, DegenerateTokens):

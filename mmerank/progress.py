@@ -7,6 +7,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmerank.errors import printable
+
 LINE_EVERY_S = 30.0
 
 
@@ -21,14 +23,14 @@ class Meter:
     """
 
     def __init__(self, title: str, total: int | None, *, done: int = 0, shown: bool = True):
-        self._title = title
+        self._title = title = printable(title)
         self._total = total
-        self._done = done
+        self._done = self._began_with = done
         self._samples = self._tokens = 0
         self._console = Console(stderr=True)
         self._lines = shown and not self._console.is_terminal
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # names may hold brackets
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
@@ -63,6 +65,14 @@ class Meter:
         if self._lines and time.monotonic() - self._last_line > LINE_EVERY_S:
             self._print_line()
 
+    def known(self, done: int) -> None:
+        """Take over how many samples are done by now, whoever did them.
+
+        Args:
+            done: Their number.
+        """
+        self._done = max(self._done, done - self._samples)
+
     def _speed(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)
         return f"{self._samples / seconds:.3g} samples/s, {self._tokens / seconds:,.0f} tokens/s"
@@ -72,9 +82,9 @@ class Meter:
         left = ""
         if self._total and self._samples:
             remaining = self._total - self._done - self._samples
-            seconds = (self._last_line - self._start) / self._samples * remaining
+            since_start = self._done + self._samples - self._began_with
+            seconds = (self._last_line - self._start) / since_start * remaining
             left = f", about {seconds / 60:.1f} min left"
         of = f"/{self._total}" if self._total else ""
-        self._console.print(
-            f"{self._title}: {self._done + self._samples}{of}, {self._speed()}{left}", highlight=False, soft_wrap=True
-        )
+        line = f"{self._title}: {self._done + self._samples}{of}, {self._speed()}{left}"
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)

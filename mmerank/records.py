@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mmerank.durable import whole
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
@@ -138,32 +140,70 @@ def write_part(path: Path, records: Iterable[Record]) -> None:
         path: Where; its folder exists.
         records: What.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    pq.write_table(_table(records), unfinished, compression="zstd")
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        pq.write_table(_table(records), unfinished, compression="zstd", write_page_checksum=True)
 
 
-def read_parts(folder: Path) -> list[Record]:
+def read_parts(folder: Path, *, model: str | None = None) -> list[Record]:
     """All records in the Parquet parts of a folder, in the order of their names.
+
+    An example of a model counts once: what a later part says of it is left out.
 
     Args:
         folder: May be empty.
+        model: Only this one's.
 
     Returns:
         The records.
     """
-    records = []
+    records: list[Record] = []
+    known: set[tuple[str, str]] = set()
     for part in sorted(folder.glob("*.parquet")):
-        try:
-            table = pq.read_table(part, schema=SCHEMA)
-        except pa.ArrowException as error:
-            raise type(error)(f"{part.name}: {error}") from error
-        columns = {name: _values(table[name]) for name in table.column_names}
-        for row in zip(*columns.values(), strict=True):
-            # A part of an earlier version lacks columns: they are null, and the record has its default.
-            known = {name: value for name, value in zip(columns, row, strict=True) if value is not None}
-            records.append(Record(**known))
+        found = [
+            record
+            for record in read_part(part)
+            if model in (None, record.model) and (record.model, record.example) not in known
+        ]
+        known.update((record.model, record.example) for record in found)
+        records += found
     return records
+
+
+def read_part(part: Path) -> list[Record]:
+    """The records in one Parquet part.
+
+    Args:
+        part: The file.
+
+    Returns:
+        The records.
+
+    Raises:
+        ArrowException: The part is damaged; names it.
+    """
+    try:
+        table = pq.read_table(part, schema=SCHEMA, page_checksum_verification=True)
+    except pa.ArrowException as error:
+        raise type(error)(f"{part.name}: {error}") from error
+    columns = {name: _values(table[name]) for name in table.column_names}
+    # A part of an earlier version lacks columns: they are null, and the record has its default.
+    return [
+        Record(**{name: value for name, value in zip(columns, row, strict=True) if value is not None})
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
+def read_examples(part: Path) -> set[tuple[str, str]]:
+    """Model and example of the records in one Parquet part, without the rest of it.
+
+    Args:
+        part: The file.
+
+    Returns:
+        The pairs.
+    """
+    table = pq.read_table(part, columns=["model", "example"])
+    return set(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 def _values(column: pa.ChunkedArray) -> Iterable[Any]:

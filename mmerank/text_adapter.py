@@ -21,6 +21,7 @@ from mmerank.checkpoints import (
     family_named,
     folder_or_hub_id,
     is_yaml,
+    quantised,
     yaml_keys,
 )
 from mmerank.errors import ModelError
@@ -92,6 +93,7 @@ def load_text(
     device: str | None = None,
     tokenizer: str | Path | None = None,
     revision: str | None = None,
+    load_in: str | None = None,
 ) -> TextAdapter:
     """A loaded language model, ready to be measured.
 
@@ -104,12 +106,13 @@ def load_text(
             before what a YAML file says.
         revision: Branch, tag or commit of a model on the hub (a step of its pre-training, for example); it comes
             before what a YAML file says.
+        load_in: `8bit` or `4bit` to quantise the weights with bitsandbytes, where the family can.
 
     Returns:
         The adapter of the model's family, or the one for whatever transformers knows.
 
     Raises:
-        UsageError: Unknown dtype, device or adapter name.
+        UsageError: Unknown dtype, device or adapter name; or quantising is not possible here.
         ModelError: No such checkpoint, or none that any adapter understands.
     """
     check_dtype(dtype)
@@ -128,6 +131,7 @@ def load_text(
         keys["tokenizer"] = str(tokenizer)
     if revision is not None:
         keys["revision"] = revision
+    keys |= quantised(family, load_in, place)
     name = f"{model}@{revision}" if revision else str(model)
     return family.load(name=name, dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
 
@@ -218,7 +222,8 @@ def drawn_with(seed: int) -> Iterator[None]:
 def place_like(twin: nn.Module, model: nn.Module) -> nn.Module:
     """Move a model to the dtypes and devices of another with the same parameters.
 
-    Dtypes go by parameter, since transformers keeps rotary frequencies (buffers) in float32 whatever the dtype.
+    Dtypes go by parameter, since transformers keeps rotary frequencies (buffers) in float32 whatever the dtype. Of
+    quantised parameters only the model's own dtype is taken over.
 
     Args:
         twin: What is moved, on the CPU.
@@ -230,7 +235,8 @@ def place_like(twin: nn.Module, model: nn.Module) -> nn.Module:
     others = dict(model.named_parameters())
     usual = next(iter(others.values()))  # for what the other calls by another name, as adapters in it do
     for name, parameter in twin.named_parameters():
-        parameter.data = parameter.data.to(others.get(name, usual).dtype)
+        other = others.get(name, usual)
+        parameter.data = parameter.data.to(other.dtype if other.is_floating_point() else usual.dtype)
     if spread := getattr(model, "hf_device_map", None):
         from accelerate import dispatch_model
 

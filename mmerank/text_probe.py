@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from mmerank.batches import default_budget
+from mmerank.batches import Budget, default_budget
 from mmerank.collect import Measured, in_batches
 from mmerank.convention import TextConvention
 from mmerank.errors import DegenerateTokens
@@ -65,6 +65,7 @@ class TextProbe:
             self.batch_tokens = 0
         elif self.batch_tokens is None:
             self.batch_tokens = default_budget(next(self.adapter.model.parameters()).device)
+        self._budget = Budget(self.batch_tokens)
         self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)
 
     def measure(self, examples: Iterable[Example | Skipped]) -> Iterator[Measured | Skipped]:
@@ -79,10 +80,7 @@ class TextProbe:
         Raises:
             NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and text.
         """
-        assert self.batch_tokens is not None
-        yield from in_batches(
-            examples, self._prepare, lambda item: len(item.sequence), self.batch_tokens, self._measure
-        )
+        yield from in_batches(examples, self._prepare, lambda item: len(item.sequence), self._budget, self._measure)
 
     def _prepare(self, example: Example) -> _Prepared | Skipped:
         if not example.text.strip():

@@ -139,7 +139,7 @@ def _other_picture(
             try:
                 image = other.image and open_picture(other.image, max_pixels=max_pixels)
             except DataError as error:
-                raise DataError(f"the picture of example {other.id!r}: {error}") from None
+                raise type(error)(f"the picture of example {other.id!r}: {error}") from None
         assert image is not None  # a probe measures no example without
         picture = open_picture(image, max_pixels=max_pixels)
         return replace(example, image=transform.picture(picture, example=example.id, seed=seed))

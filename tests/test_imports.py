@@ -15,6 +15,8 @@ ADAPTERS = PACKAGE.parent / "adapters" / "mmerank_adapters"
 # Earlier may not import later.
 ORDER = [
     "errors",
+    "durable",
+    "processes",
     "convention",
     "eranks",
     "paper",
@@ -68,6 +70,7 @@ TORCH_FREE = (
     "analysis",
     "convention",
     "data",
+    "durable",
     "eranks",
     "paper",
     "errors",
@@ -75,6 +78,7 @@ TORCH_FREE = (
     "images",
     "inputs",
     "options",
+    "processes",
     "records",
     "report",
     "row_report",

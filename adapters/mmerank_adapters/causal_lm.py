@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
-from mmerank.checkpoints import commit_of, configuration_fingerprint, weights_fingerprint
+from mmerank.checkpoints import commit_of, configuration_fingerprint, placement, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
 from mmerank.text_adapter import drawn_with, load_tokenizer, place_like, tokenizer_fingerprint
@@ -63,6 +63,7 @@ class LanguageModel:
         device: str,
         tokenizer: str | None = None,
         revision: str | None = None,
+        load_in: str | None = None,
     ) -> LanguageModel:
         """Load a hub id or a local directory.
 
@@ -73,6 +74,7 @@ class LanguageModel:
             device: A torch device, or `auto` for `device_map="auto"`.
             tokenizer: Hub id or directory of the tokenizer; None for the checkpoint's own.
             revision: Branch, tag or commit on the hub.
+            load_in: `8bit` or `4bit` to quantise the weights with bitsandbytes.
 
         Returns:
             The adapter, its model in eval mode.
@@ -83,7 +85,7 @@ class LanguageModel:
         """
         config = configuration_of(checkpoint, revision)
         causal = is_causal(config, checkpoint)
-        place: dict[str, Any] = {"device_map": device} if device == "auto" else {}
+        place = placement(device, load_in)
         try:
             model, report = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
                 checkpoint,
@@ -102,7 +104,7 @@ class LanguageModel:
                 f"{checkpoint}: {len(missing)} weights are not in the checkpoint (first: {missing[0]}); "
                 "they would be random"
             )
-        if device != "auto":
+        if not place:
             model.to(device)
         model.eval()
         source = {
@@ -112,6 +114,7 @@ class LanguageModel:
             **_identity(model),
             "tokenizer": tokenizer or checkpoint,
             "ignored": sorted(report["unexpected_keys"]),
+            **({"load_in": load_in} if load_in else {}),
         }
         words = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(checkpoint, revision)
         if tokenizer and words.vocab_size > (rows := model.get_input_embeddings().num_embeddings):

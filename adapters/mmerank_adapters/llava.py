@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from mmerank.checkpoints import commit_of, configuration, weights_fingerprint
+from mmerank.checkpoints import commit_of, configuration, placement, weights_fingerprint
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
@@ -84,7 +84,9 @@ class Llava:
             self.vision_points["with_cls"] = Point(f"{tower}.{layer - 1}", "output")
 
     @classmethod
-    def load(cls, checkpoint: str | Path, *, name: str, dtype: str | None, device: str) -> Llava:
+    def load(
+        cls, checkpoint: str | Path, *, name: str, dtype: str | None, device: str, load_in: str | None = None
+    ) -> Llava:
         """Load a hub id or a local directory.
 
         Args:
@@ -92,6 +94,7 @@ class Llava:
             name: The name that results carry.
             dtype: A torch dtype by name; None for the checkpoint's own.
             device: A torch device, or `auto` for `device_map="auto"`.
+            load_in: `8bit` or `4bit` to quantise the weights with bitsandbytes.
 
         Returns:
             The adapter, its model in eval mode.
@@ -100,7 +103,7 @@ class Llava:
             ModelError: A part of the checkpoint is missing or cannot be read, or weights are missing.
         """
         _check_configuration(checkpoint)
-        place = {"device_map": device} if device == "auto" else {}
+        place = placement(device, load_in)
         try:
             model, report = AutoModelForImageTextToText.from_pretrained(
                 checkpoint, dtype=dtype or "auto", output_loading_info=True, trust_remote_code=False, **place
@@ -119,7 +122,7 @@ class Llava:
         left = [key for key in report["unexpected_keys"] if not key.endswith(("rotary_emb.inv_freq", "position_ids"))]
         if left:
             raise ModelError(f"{checkpoint}: {len(left)} weights are not understood (first: {sorted(left)[0]})")
-        if device != "auto":
+        if not place:
             model.to(device)
         model.eval()
         source = {
@@ -129,6 +132,7 @@ class Llava:
             "dtype": str(model.dtype).removeprefix("torch."),
             "weights": weights_fingerprint(model),
             "ignored": sorted(report["unexpected_keys"]),
+            **({"load_in": load_in} if load_in else {}),
         }
         return cls(model, tokenizer, image_processor, name=name, source=source)
 

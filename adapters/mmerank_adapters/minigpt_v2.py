@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -125,11 +126,11 @@ class MiniGPTv2:
         """
         for key, value in {"image_size": image_size, "vit_depth": vit_depth, "vit_heads": vit_heads}.items():
             if type(value) is not int or value < 1:
-                raise ModelError(f"{file}: {key} is {value!r}, expected a whole number above 0")
+                raise ModelError(f"{file}: {key} is {reprlib.repr(value)}, expected a whole number above 0")
         if image_size % (2 * PATCH):
             raise ModelError(f"{file}: image_size is {image_size}, expected a multiple of {2 * PATCH}")
         if type(lora_alpha) not in (int, float) or not 0 < lora_alpha < float("inf"):
-            raise ModelError(f"{file}: lora_alpha is {lora_alpha!r}, expected a number above 0")
+            raise ModelError(f"{file}: lora_alpha is {reprlib.repr(lora_alpha)}, expected a number above 0")
         llama = folder_or_hub_id(file, "llama_model", llama_model)
         model, source = load_model(
             llama,

@@ -249,8 +249,9 @@ def _unpickled(path: Path) -> dict[str, Any]:
             "is from, load it once yourself with torch.load(..., weights_only=False), keep the state dict of tensors "
             "(the entry 'model', if there is one), torch.save that to a new file, and use the new one"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AssertionError) as error:
-        raise ModelError(f"{path}: not a file of torch.save, or damaged ({str(error).strip()})") from error
+    except Exception as error:  # a damaged file makes unpickling raise anything
+        reason = str(error).strip() or type(error).__name__
+        raise ModelError(f"{path}: not a file of torch.save, or damaged ({reason})") from error
     if not isinstance(file, dict):
         raise ModelError(f"{path}: expected a dictionary of tensors, found {type(file).__name__}")
     return file

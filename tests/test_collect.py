@@ -1,0 +1,456 @@
+"""What can go wrong in hour three, and that it costs nothing of the first two."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmerank import Example, align, collect, diff, images, records, runs
+from mmerank.errors import DataError, RunFolderError
+from mmerank.images import Encoded
+from mmerank.inputs import Skipped
+from mmerank.measurement import measurement
+from tests.adapters.cases import LLAVA, examples
+from tests.adapters.text_cases import OPT
+from tests.kill_loop import disturbed_runs, pairs, same
+from tests.test_cli import HF_MODEL, run
+from tests.test_diff_erank import texts
+
+ADAPTER = LLAVA.adapter
+
+
+@pytest.fixture
+def part_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "PART_SECONDS", 0.0)
+
+
+def parts(folder: Path) -> list[Path]:
+    return sorted((folder / "records").glob("*.parquet"))
+
+
+def pictures_seen(work: Callable[[], Any]) -> int:
+    """How many pictures go through the vision encoder meanwhile."""
+    seen: list[int] = []
+    tower = ADAPTER.model.get_submodule("model.vision_tower")
+    handle = tower.register_forward_hook(lambda module, args, output: seen.append(len(output[0])))
+    try:
+        work()
+    finally:
+        handle.remove()
+    return sum(seen)
+
+
+# Killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_random_moments(processes: int, tmp_path: Path) -> None:
+    """`python -m tests.kill_loop` does this hundreds of times."""
+    runs_, kills = disturbed_runs(5, processes=processes, seed=1, count=30, longest_s=0.4, where=tmp_path)
+    assert runs_ >= 1 and kills >= 5
+
+
+def test_killed_before_anything_was_stated(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".lock-settings").touch()
+    (folder / ".run.json.0a1b2c3d.unfinished").write_text('{"jo')
+    assert align(ADAPTER, examples(), out=folder).n == 3
+    assert not list(folder.glob("*.unfinished"))
+
+
+def test_killed_while_a_part_was_written(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    align(ADAPTER, examples()[:2], out=folder)
+    (part,) = parts(folder)
+    left = part.with_name(f".{part.name}.0a1b2c3d.unfinished")
+    left.write_bytes(part.read_bytes()[:100])
+    part.unlink()
+    assert align(ADAPTER, examples()[:2], out=folder).n == 2
+    assert not left.exists() and len(parts(folder)) == 1
+
+
+def test_a_part_written_twice_counts_once(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    whole = align(ADAPTER, examples(), out=folder)
+    (part,) = parts(folder)
+    part.with_name("000001.parquet").write_bytes(part.read_bytes())
+    assert same(align(ADAPTER, examples(), out=folder), whole)
+
+
+# Damaged
+
+
+@pytest.mark.parametrize("damage", ["cut in half", "empty", "one bit"])
+def test_a_damaged_part_is_set_aside_and_measured_again(damage: str, tmp_path: Path, part_each_batch: None) -> None:
+    folder = tmp_path / "run"
+    whole = align(ADAPTER, examples(), out=folder)
+    first, *others = parts(folder)
+    sound = first.read_bytes()
+    flipped = bytearray(sound)
+    flipped[len(sound) // 3] ^= 4
+    content = {"cut in half": sound[: len(sound) // 2], "empty": b"", "one bit": bytes(flipped)}[damage]
+    first.write_bytes(content)
+
+    def again() -> None:
+        with pytest.warns(UserWarning, match=f"{first.name} is damaged .* set aside as {first.name}.damaged"):
+            assert same(align(ADAPTER, examples(), out=folder), whole)
+
+    assert pictures_seen(again) == 1
+    assert first.with_name(f"{first.name}.damaged").read_bytes() == content
+    assert set(others) < set(parts(folder))
+
+
+def test_a_part_that_cannot_be_read_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    align(ADAPTER, examples(), out=folder)
+
+    def stale(*_: Any) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(runs, "read_part", stale)
+    with pytest.raises(RunFolderError, match="cannot be read .Stale file handle"):
+        align(ADAPTER, examples(), out=folder)
+    assert len(parts(folder)) == 1
+
+
+# The disk
+
+
+def test_a_full_disk(tmp_path: Path, part_each_batch: None) -> None:
+    """RLIMIT_FSIZE stands for it here: a write beyond the limit fails in the middle of the file."""
+    folder = tmp_path / "run"
+    align(ADAPTER, examples()[:1], out=tmp_path / "probe")
+    size = parts(tmp_path / "probe")[0].stat().st_size
+    whole = align(ADAPTER, examples())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
+    try:
+        with pytest.raises(
+            RunFolderError, match=r"cannot be written \(File too large\); .*the same command continues"
+        ):
+            align(ADAPTER, examples(), out=folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert parts(folder) == [] and not list(folder.rglob("*.unfinished"))
+    assert same(align(ADAPTER, examples(), out=folder), whole)
+
+
+def test_a_disk_that_fills_up_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_each_batch: None) -> None:
+    folder = tmp_path / "run"
+    write = records.write_part
+
+    def full(path: Path, records: Any) -> None:
+        if path.name == "000002.parquet":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, records)
+
+    whole = align(ADAPTER, examples())
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "write_part", full)
+        with pytest.raises(RunFolderError, match="No space left on device"):
+            align(ADAPTER, examples(), out=folder)
+    assert len(parts(folder)) == 2
+    results: list[Any] = []
+    assert pictures_seen(lambda: results.append(align(ADAPTER, examples(), out=folder))) == 1
+    assert same(results[0], whole)
+
+
+@pytest.mark.slow
+def test_a_folder_that_may_not_be_written() -> None:
+    """In a process of an ordinary user, since root may write everywhere."""
+    # Not in pytest's own folder, which is closed to other users.
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "run"
+        align(ADAPTER, examples(), out=folder)
+        Path(scratch).chmod(0o755)
+        folder.chmod(0o555)
+        for path in folder.iterdir():
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        child = os.fork()
+        if child == 0:
+            status = 2
+            try:
+                if os.geteuid() == 0:
+                    os.setuid(65534)
+                align(ADAPTER, examples(), out=folder)
+            except RunFolderError as error:
+                status = 0 if f"{folder}: cannot be locked (Permission denied)" in str(error) else 3
+            finally:
+                os._exit(status)
+        _, ended = os.waitpid(child, 0)
+        for path in (folder, folder / "records"):
+            path.chmod(0o755)
+        assert os.waitstatus_to_exitcode(ended) == 0
+
+
+# Interrupted
+
+
+INTERRUPTED_WHILE_WRITING = """
+import sys, time
+from mmerank import collect, runs
+from mmerank.__main__ import main
+write = runs.write_part
+def slow(path, records):
+    print("writing", flush=True)
+    time.sleep(60)
+    write(path, records)
+runs.write_part = slow
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_the_second_interruption_ends_at_once(tmp_path: Path, data: str) -> None:
+    command = ["align", HF_MODEL, "--data", data, "--out", str(tmp_path / "run")]
+    child = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED_WHILE_WRITING, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None and child.stdout.readline() == "writing\n"
+    child.send_signal(signal.SIGINT)
+    assert child.stdout.readline() == "writing\n"  # the way out writes once more
+    child.send_signal(signal.SIGINT)
+    _, stderr = child.communicate(timeout=30)
+    assert child.returncode == 130 and "the same command continues" in stderr
+
+
+@pytest.fixture
+def data(golden_pairs: Path, golden: Path) -> str:
+    return f"llava:{golden_pairs}?images={golden}/images"
+
+
+# Out of memory
+
+
+def limited(monkeypatch: pytest.MonkeyPatch, adapter: Any, method: str, most: int, error: Exception) -> list[int]:
+    """Make a method of an adapter run out of memory above so many positions; those that it was given."""
+    original = getattr(type(adapter), method)
+    given: list[int] = []
+
+    def forward(self: Any, ids: Any, *rest: Any) -> Any:
+        given.append(ids.numel())
+        if ids.numel() > most:
+            raise error
+        return original(self, ids, *rest)
+
+    monkeypatch.setattr(type(adapter), method, forward)
+    return given
+
+
+def hooks() -> int:
+    """How many there are; transformers adds some of its own in the first forward."""
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in ADAPTER.model.modules())
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda e: type(e).__name__)
+def test_a_batch_that_does_not_fit_is_halved(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = pairs(20)
+    whole = align(ADAPTER, entries, batch_tokens=0)
+    longest, before = max(r.n for r in whole.records if r.input == "pair"), hooks()
+    given = limited(monkeypatch, ADAPTER, "decode", 3 * longest, error)
+    with pytest.warns(UserWarning, match="out of memory with .* going on with at most"):
+        result = align(ADAPTER, entries, batch_tokens=100_000)
+    assert result.skipped == whole.skipped
+    assert [(r.example, r.point, r.input) for r in result.records] == [
+        (r.example, r.point, r.input) for r in whole.records
+    ]
+    assert [r.entropy for r in result.records] == pytest.approx([r.entropy for r in whole.records], abs=1e-5)
+    too_much = [n for n in given if n > 3 * longest]
+    assert too_much == sorted(too_much, reverse=True) and len(too_much) <= 5  # halved, and not tried again
+    assert hooks() == before
+
+
+def test_an_example_that_does_not_fit_alone_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entries = [*examples(), replace(examples()[0], id="long", response="word " * 60)]
+    lengths, before = {r.example: r.n for r in align(ADAPTER, entries).records if r.input == "pair"}, hooks()
+    with monkeypatch.context() as patched:
+        limited(patched, ADAPTER, "decode", lengths["long"] - 1, OUT_OF_MEMORY[0])
+        result = align(ADAPTER, entries, out=tmp_path / "run")
+    reason = f"out of memory with its {lengths['long']} tokens alone in a batch"
+    assert result.skipped == (Skipped("long", reason),) and result.n == 3
+    assert hooks() == before
+    assert align(ADAPTER, entries, out=tmp_path / "run").n == 4, "with more memory it is measured after all"
+
+
+def test_bad_pictures_of_a_batch_that_does_not_fit_are_told_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    entries = [Example("gone", tmp_path / "gone.png", "What?", "Nothing."), *pairs(6)]
+    limited(monkeypatch, ADAPTER, "decode", 120, OUT_OF_MEMORY[0])
+    with pytest.warns(UserWarning, match="out of memory"):
+        result = align(ADAPTER, entries, batch_tokens=100_000)
+    assert [entry.id for entry in result.skipped] == ["gone"] and result.n == 6
+
+
+def test_memory_that_runs_out_in_a_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the spectra are computed, when the batch is half measured."""
+    entries, calls = pairs(6), iter(range(1000))
+    whole = align(ADAPTER, entries)
+
+    def short_of_memory(*rest: Any, **named: Any) -> Any:
+        if next(calls) == 8:
+            raise OUT_OF_MEMORY[0]
+        return measurement(*rest, **named)
+
+    monkeypatch.setattr("mmerank.probe.measurement", short_of_memory)
+    before = hooks()
+    with pytest.warns(UserWarning, match="out of memory"):
+        result = align(ADAPTER, entries, batch_tokens=100_000)
+    assert result.n == whole.n and len(result.records) == len(whole.records) and hooks() == before
+
+
+def test_texts_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [*texts(8), Example("long", None, "", texts(8)[-1].response + " and more" * 30)]
+    whole = diff(OPT.adapter, texts(8))
+    lengths = [r.n for r in whole.records]
+    limited(monkeypatch, OPT.adapter, "forward", max(lengths), OUT_OF_MEMORY[0])
+    with pytest.warns(UserWarning, match="out of memory"):
+        result = diff(OPT.adapter, entries, batch_tokens=100_000)
+    assert [entry.id for entry in result.skipped] == ["long"] and result.n == 8
+    assert result.diff_erank == pytest.approx(whole.diff_erank, abs=1e-4)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    limited(monkeypatch, ADAPTER, "decode", 0, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        align(ADAPTER, examples())
+
+
+# A source that fails
+
+
+class Share:
+    """A network share that fails a number of times before it gives a picture."""
+
+    def __init__(self, failures: int, number: int = errno.EIO):
+        self.failures, self.number, self.reads = failures, number, 0
+
+    def __call__(self) -> bytes:
+        self.reads += 1
+        if self.reads <= self.failures:
+            raise OSError(self.number, os.strerror(self.number))
+        return PICTURE.read_bytes()
+
+
+PICTURE = Path(__file__).parent / "golden" / "images" / "img2_56x56.png"
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    found: list[float] = []
+    monkeypatch.setattr(time, "sleep", found.append)
+    return found
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET])
+def test_a_picture_is_read_again(number: int, pauses: list[float]) -> None:
+    share = Share(2, number)
+    with Image.open(PICTURE) as picture:
+        expected = np.asarray(picture.convert("RGB"))
+    assert np.array_equal(np.asarray(images.open_picture(Encoded("x.png", share))), expected)
+    assert share.reads == 3 and pauses == list(images.RETRY_AFTER_S[:2])
+
+
+def test_a_file_is_read_again(monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> None:
+    opened = Image.open
+    errors = [OSError(errno.EIO, "Input/output error"), TimeoutError("timed out")]
+
+    def failing(*arguments: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return opened(*arguments)
+
+    monkeypatch.setattr(Image, "open", failing)
+    assert images.open_picture(PICTURE).size == (56, 56) and len(pauses) == 2
+
+
+def test_what_stays_wrong_is_not_tried_again(tmp_path: Path, pauses: list[float]) -> None:
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(PICTURE.read_bytes()[:200])
+    for path in (tmp_path / "gone.png", cut, Path(__file__), tmp_path):
+        with pytest.raises(DataError, match=path.name):
+            images.open_picture(path)
+    forbidden = Share(9, errno.EACCES)
+    with pytest.raises(DataError, match=r"cannot be decoded \(Permission denied\)"):
+        images.open_picture(Encoded("x.png", forbidden))
+    assert pauses == [] and forbidden.reads == 1
+
+
+def test_a_picture_that_is_never_given_is_skipped_and_tried_in_the_next_run(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    share = Share(len(images.RETRY_AFTER_S) + 1)
+    entries = [*examples(), Example("far", Encoded("far.png", share), "What?", "A picture.")]
+    result = align(ADAPTER, entries, out=tmp_path / "run")
+    assert [(s.id, s.reason) for s in result.skipped] == [("far", "far.png: cannot be read (Input/output error)")]
+    assert pauses == list(images.RETRY_AFTER_S)
+    assert align(ADAPTER, entries, out=tmp_path / "run").n == 4
+
+
+def test_a_share_that_is_gone_stops_the_run(tmp_path: Path, pauses: list[float]) -> None:
+    """Skipping the rest would give a result of whatever came first, and take hours."""
+    shares = [Share(0), Share(0), *(Share(10**6) for _ in range(2 * collect.UNREAD_IN_A_ROW))]
+    entries = [Example(f"{i}", Encoded(f"{i}.png", share), "What?", "A picture.") for i, share in enumerate(shares)]
+    with pytest.raises(DataError, match="8 examples in a row could not be read, the last, '9': 9.png"):
+        align(ADAPTER, entries, out=tmp_path / "run")
+    for share in shares:
+        share.failures = 0
+    result: list[Any] = []
+    assert pictures_seen(lambda: result.append(align(ADAPTER, entries, out=tmp_path / "run"))) == len(entries) - 2
+    assert result[0].n == len(entries)
+
+
+def test_single_pictures_that_fail_stop_nothing(pauses: list[float]) -> None:
+    shares = [Share(10**6 if i % 2 else 0) for i in range(4 * collect.UNREAD_IN_A_ROW)]
+    entries = [Example(f"{i}", Encoded(f"{i}.png", share), "What?", "A picture.") for i, share in enumerate(shares)]
+    assert align(ADAPTER, entries).n == len(entries) // 2
+
+
+# The same every time
+
+
+def test_the_same_to_the_last_bit(data: str) -> None:
+    first, second = (
+        run("align", HF_MODEL, "--data", data, "--seed", "3", "--limit", "2", "--json", "-") for _ in "ab"
+    )
+    assert first.returncode == 0 and first.stdout == second.stdout
+
+
+@pytest.mark.parametrize("batch_tokens", [200, 900, 100_000])
+def test_batches_change_nothing_that_matters(batch_tokens: int) -> None:
+    entries = [*pairs(12), *examples()]
+    alone, together = (align(ADAPTER, entries, batch_tokens=tokens) for tokens in (0, batch_tokens))
+    numbers = [f"erank{i}" for i in range(1, 6)] + ["image_reduction_ratio", "image_text_alignment"]
+    for name in numbers:
+        assert getattr(together, name) == pytest.approx(getattr(alone, name), rel=1e-6)
