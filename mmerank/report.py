@@ -22,6 +22,7 @@ from mmerank.perturbation import Perturbation
 
 SKIPS_SHOWN = 10
 WIDE = 2  # results beside which there is room to say where each number is read
+MANY = 4  # models that have room beside each other
 
 
 def alignment_table(results: Sequence[Alignment], *, beside: Sequence[Mapping[str, float]] | None = None) -> Table:
@@ -188,6 +189,46 @@ def perturbation_text(result: Perturbation) -> str:
     return _plain(perturbation_view(result))
 
 
+def diff_tables(results: Sequence[Diff]) -> list[Table]:
+    """The results, and by layer where layers were asked for.
+
+    Args:
+        results: At least one.
+
+    Returns:
+        A column per model, or a row per model where they are many; then a table per model with layers.
+    """
+    main = diff_table(results) if len(results) <= MANY else sweep_table(results)
+    return [main, *(layer_table(result) for result in results if len(result.points) > 1)]
+
+
+def sweep_table(results: Sequence[Diff]) -> Table:
+    """A row per model, for many of them: the checkpoints of a training, as in the paper's Table 10.
+
+    Args:
+        results: At least one.
+
+    Returns:
+        The table, for a rich console.
+    """
+    with_loss = any(not math.isnan(result.loss_trained) for result in results)
+    tasks = _tasks(results)
+    table = Table(title="Diff-eRank", title_justify="left")
+    table.add_column("", overflow="fold")
+    losses = ("loss", "reduced loss") if with_loss else ()
+    for heading in ("untrained", "trained", "Diff-eRank", "ratio", *losses, *tasks):
+        table.add_column(heading, justify="right")
+    for result in results:
+        final = result.final
+        eranks = (final.erank_untrained, final.erank_trained, final.diff_erank, final.erank_ratio)
+        numbers = [f"{value:.2f}" for value in eranks]
+        if with_loss:
+            numbers += [_number(value) for value in (result.loss_trained, result.reduced_loss)]
+        numbers += [_number(_accuracy(result, task)) for task in tasks]
+        table.add_row(Text(_short(result.model)), *numbers)
+    return table
+
+
 def diff_table(results: Sequence[Diff]) -> Table:
     """A table with a column per model, as in the paper's Tables 1, 6, 7 and 8 turned on their side.
 
@@ -203,7 +244,7 @@ def diff_table(results: Sequence[Diff]) -> Table:
         table.add_column(Text(f"{_short(result.model)}\n{_short(result.data)}"), justify="right", overflow="fold")
 
     def row(name: str, values: Iterable[float], decimals: int) -> None:
-        table.add_row(name, *("" if math.isnan(value) else f"{value:.{decimals}f}" for value in values))
+        table.add_row(name, *(_number(value, decimals) for value in values))
 
     finals = [result.final for result in results]
     row("eRank, untrained", (final.erank_untrained for final in finals), 2)
@@ -220,6 +261,10 @@ def diff_table(results: Sequence[Diff]) -> Table:
         row("loss, untrained (nats)", (result.loss_untrained for result in results), 4)
         row("loss, trained (nats)", (result.loss_trained for result in results), 4)
         row("reduced loss", (result.reduced_loss for result in results), 4)
+    if tasks := _tasks(results):
+        table.add_section()
+        for task in tasks:
+            row(f"accuracy, {task}", (_accuracy(result, task) for result in results), 4)
     return table
 
 
@@ -250,8 +295,7 @@ def diff_text(results: Sequence[Diff]) -> str:
     Returns:
         Lines without a trailing newline.
     """
-    tables = [diff_table(results), *(layer_table(result) for result in results if len(result.points) > 1)]
-    return "\n".join([_plain(*tables), *(line for result in results for line in diff_standing(result))])
+    return "\n".join([_plain(*diff_tables(results)), *(line for result in results for line in diff_standing(result))])
 
 
 def diff_standing(result: Diff) -> list[str]:
@@ -270,8 +314,24 @@ def diff_standing(result: Diff) -> list[str]:
         f"{result.model} on {result.data}: n = {result.n} of {result.n + len(result.skipped)} texts"
         f"{_choice(result)}, {result.tokens:,} tokens{cut}; "
         f"untrained: seed {seeds}, {mode}",
+        *(
+            f"  accuracy, {task}: over {found.n:,} questions, standard error {found.stderr:.4f}"
+            for task, found in result.accuracy.items()
+        ),
         *_skips(result.skipped),
     ]
+
+
+def _tasks(results: Sequence[Diff]) -> list[str]:
+    return list(dict.fromkeys(task for result in results for task in result.accuracy))
+
+
+def _accuracy(result: Diff, task: str) -> float:
+    return result.accuracy[task].value if task in result.accuracy else math.nan
+
+
+def _number(value: float, decimals: int = 4) -> str:
+    return "" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
 def examination_view(found: Examination) -> RenderableType:

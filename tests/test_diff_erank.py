@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,20 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmerank import Diff, Example, TextConvention, diff, load_data
+from mmerank import Diff, Example, TextConvention, diff, load_data, load_text
+from mmerank.accuracy import Accuracy
 from mmerank.errors import DataError, RunFolderError, UsageError
+from mmerank.report import diff_text
 from mmerank.text_probe import text_seed
 from tests import reference
 from tests.adapters.text_cases import BERT, LLAMA, OPT, TEXT_CASES, TEXTS, TextCase
 from tests.test_cli import failure, run
 
 FAMILIES = [case for case in TEXT_CASES if case.name in ("opt-125m", "opt-350m", "cerebras-gpt", "llama")]
+GPT2 = FAMILIES[2]
 every_family = pytest.mark.parametrize("case", FAMILIES, ids=lambda case: case.name)
 with_dropout = pytest.mark.parametrize(
     "case", [case for case in FAMILIES if case.dropout], ids=lambda case: case.name
@@ -248,6 +254,83 @@ def test_twins_are_kept_between_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         count = len(arguments["examples"])  # type: ignore[arg-type]
         diff(OPT.adapter, cache=tmp_path, **arguments)  # type: ignore[arg-type]
         assert counter.count == 2 * count, changed
+
+
+def other_weights(case: TextCase, folder: Path, factor: float) -> Path:
+    """Another checkpoint of the same configuration."""
+    shutil.copytree(case.folder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: factor * h for name, h in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_checkpoints_of_a_configuration_share_a_twin_that_is_built_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[int] = []
+    original = type(OPT.adapter).untrained
+
+    def untrained(adapter: Any, seed: int) -> Any:
+        built.append(seed)
+        return original(adapter, seed)
+
+    monkeypatch.setattr(type(OPT.adapter), "untrained", untrained)
+    entries = [*texts(), Example("empty", None, "", ""), texts(1)[0]]  # what is skipped builds none, either
+    other = load_text(other_weights(OPT, tmp_path / "other", 2.0), device="cpu")
+    first, second, again = (
+        diff(adapter, entries, cache=tmp_path / "cache", out=out, seeds=(4, 5))
+        for adapter, out in ((OPT.adapter, None), (other, None), (other, tmp_path / "run"))
+    )
+    assert built == [4, 5]
+    assert first.final.erank_untrained_by_seed == second.final.erank_untrained_by_seed
+    assert first.final.erank_trained != second.final.erank_trained
+    assert numbers(second) == numbers(again) == numbers(diff(other, entries, seeds=(4, 5)))
+    built.clear()
+    assert numbers(diff(other, entries, seeds=(4, 5), out=tmp_path / "run")) == numbers(second) and built == []
+    half = load_text(OPT.folder, dtype="bfloat16", device="cpu")
+    diff(half, entries, cache=tmp_path / "cache", seeds=(4, 5))
+    diff(GPT2.adapter, entries, cache=tmp_path / "cache", seeds=(4,))
+    assert built == [4, 5, 4]
+
+
+def test_sweep_over_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a cache as the hub client writes it, offline."""
+    repository = tmp_path / "hub" / "models--maker--opt"
+    (repository / "refs").mkdir(parents=True)
+    commits = {"main": "a" * 40, "step1000": "b" * 40, "step2000": "c" * 40}
+    for factor, (revision, commit) in enumerate(commits.items(), start=1):
+        other_weights(OPT, repository / "snapshots" / commit, factor)
+        (repository / "refs" / revision).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("MMERANK_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "texts.txt").write_text("\n".join(example.text for example in texts()) + "\n")
+    command = ("diff", "maker/opt", "--data", f"text:{tmp_path}/texts.txt", "--no-cache")
+    counter = Counter(monkeypatch)
+    done = run(*command, "--revisions", "step1000, step2000,main", "--json", str(tmp_path / "sweep.json"))
+    assert done.returncode == 0, done.stderr
+    assert counter.count == 3 * (3 + 1) and not (tmp_path / "cache").exists()
+    found = json.loads((tmp_path / "sweep.json").read_text())["results"]
+    assert [result["model"] for result in found] == [f"maker/opt@{name}" for name in ("step1000", "step2000", "main")]
+    assert [result["source"]["commit"] for result in found] == ["b" * 40, "c" * 40, "a" * 40]
+    data = load_data(f"text:{tmp_path}/texts.txt")
+    for result, commit in zip(found, "bca", strict=True):
+        alone = diff(load_text(repository / "snapshots" / (40 * commit), device="cpu"), data)
+        assert (result["diff_erank"], result["loss_trained"]) == (alone.diff_erank, alone.loss_trained)
+    status, line = failure(*command, "--revisions", "step1000,step3000")
+    assert status == 1 and "maker/opt" in line and "at revision step3000" in line
+    status, line = failure("diff", str(OPT.folder), *command[2:], "--revisions", "step1000")
+    assert status == 1 and "only a model on the hub has revisions" in line
+
+
+def test_many_models_get_a_row_each(capsys: pytest.CaptureFixture[str]) -> None:
+    found = diff(OPT.adapter, texts())
+    right = {"piqa": Accuracy(0.625, 0.01, 1838)}
+    results = [replace(found, model=f"a/model@step{i}", accuracy=right if i else {}) for i in range(5)]
+    lines = [line for line in diff_text(results).splitlines() if line.startswith("│ a/model@step")]
+    assert len(lines) == 5 and all(f"{found.diff_erank:.2f}" in line for line in lines)
+    assert ["0.6250" in line for line in lines] == [False, True, True, True, True]
+    assert "piqa: over 1,838 questions, standard error 0.0100" in diff_text(results[:2])
+    assert "accuracy, piqa" in diff_text(results[:2])
 
 
 def test_run_folder_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
