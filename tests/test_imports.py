@@ -18,6 +18,7 @@ ORDER = [
     "convention",
     "eranks",
     "paper",
+    "comparison",
     "spectrum",
     "entropy",
     "hooks",
@@ -59,6 +60,7 @@ ORDER = [
 LATE = {("alignment", "report"), ("diff_erank", "report"), ("perturbation", "report")}
 TORCH_FREE = (
     "analysis",
+    "comparison",
     "convention",
     "data",
     "eranks",
