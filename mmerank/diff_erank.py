@@ -190,6 +190,11 @@ def diff(
     examples = examples if isinstance(examples, DataSet) else list(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
     entries = list(chosen(examples, limit, seed))
+    if strangers := [entry for entry in entries if not isinstance(entry, (Example, Skipped))]:
+        raise TypeError(
+            f"expected mmerank.Example objects, got {type(strangers[0]).__name__} among them; "
+            "Example(ID, None, '', TEXT) makes one of a text"
+        )
     settings = {"convention": convention.to_dict(), "layers": layers}
     if untrained is not None:
         _check_same(untrained, adapter, name, convention, layers, seeds)
@@ -221,7 +226,7 @@ def diff(
         for twin_seed in seeds:
             source = twin_source(adapter, twin_seed, tokenizer)
             called = full_twin_name(twin_seed, source)
-            folder = out if cache is None else twin_cache(Path(cache), called, entries, settings)
+            folder = out if cache is None else twin_cache(Path(cache), called, texts, settings)
             dropout = twin_seed if convention.untrained_mode == "train" else None
             measure = built_when_needed(adapter, twin_seed, partial(probe, called=called, dropout=dropout))
             runs.append(collected(measure, texts, called, source, folder))

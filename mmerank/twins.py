@@ -85,22 +85,20 @@ def _built(adapter: TextAdapter, seed: int) -> Iterator[TextAdapter]:
         adapter.model.to(device)
 
 
-def twin_cache(
-    cache: Path, name: str, entries: Sequence[Example | Skipped], settings: Mapping[str, Any]
-) -> RunFolder:
+def twin_cache(cache: Path, name: str, texts: Sequence[Example], settings: Mapping[str, Any]) -> RunFolder:
     """Where a twin's records of these texts under these settings are kept.
 
     Args:
         cache: The folder of all twins.
         name: Of the twin in the records.
-        entries: The texts.
+        texts: Those that are measured.
         settings: Convention and layers.
 
     Returns:
         A folder of its own.
     """
-    texts = [[entry.id, entry.text] for entry in entries if isinstance(entry, Example)]
-    stated = {"job": "untrained", "texts": _digest(texts), **settings}
+    content = [[example.id, example.text] for example in texts]
+    stated = {"job": "untrained", "texts": _digest(content), **settings}
     return RunFolder(cache / _digest([name, stated, versions()])[:32], stated)
 
 

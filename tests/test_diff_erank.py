@@ -203,6 +203,64 @@ def test_short_text_is_skipped() -> None:
         diff(LLAMA.adapter, entries, strict=True)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (5, "the response is a number (5), expected text"),
+        (None, "the response is null, expected text"),
+        ("\ud800 half", "the response holds half of a surrogate pair"),
+        (" \n ", "the text is empty"),
+        ("", "the text is empty"),
+    ],
+)
+def test_bad_text_is_skipped_with_its_reason(text: Any, reason: str) -> None:
+    found = diff(OPT.adapter, [Example("bad", None, "", text), *texts()])
+    assert found.n == 3 and [s.id for s in found.skipped] == ["bad"] and reason in found.skipped[0].reason
+    assert numbers(found) == numbers(diff(OPT.adapter, texts()))
+
+
+def test_one_token_is_too_few() -> None:
+    assert len(BERT.adapter.token_ids("the")) == 3 and len(GPT2.adapter.token_ids("e")) == 1
+    found = diff(GPT2.adapter, [Example("one", None, "", "e"), *texts()])
+    assert [(s.id, s.reason) for s in found.skipped] == [("one", "1 tokens; at least 2 are needed")]
+
+
+def test_what_is_no_example() -> None:
+    strings: Any = ["a text"]
+    with pytest.raises(TypeError, match="got str among them"):
+        diff(OPT.adapter, strings)
+    with pytest.raises(TypeError, match="got str"):
+        diff(OPT.adapter, "a text")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no text could be measured, 0 skipped"):
+        diff(OPT.adapter, [])
+
+
+def test_median_and_skipping_resist_a_massive_activation() -> None:
+    """A first token a thousand times as long collapses the mean-centred eRank, and neither of the other two."""
+    adapter = load_text(LLAMA.folder, device="cpu")
+    calm = diff(adapter, texts(4), convention=TextConvention(skip_first=1)).final.erank_trained
+    with torch.no_grad():
+        weight = adapter.model.get_input_embeddings().weight  # type: ignore[operator]
+        direction = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(0))
+        weight[1] = 1000 * direction  # <s>
+    conventions = {
+        "mean": TextConvention(),
+        "median": TextConvention(centre="median"),
+        "skip": TextConvention(skip_first=1),
+    }
+    found = {
+        name: diff(adapter, texts(4), layers="0", convention=convention).points[0]
+        for name, convention in conventions.items()
+    }
+    assert {point.point for point in found.values()} == {"layer 0"}
+    assert found["mean"].erank_trained < 1.5
+    assert found["median"].erank_trained > 4 * found["mean"].erank_trained and calm > 4
+    ids = [adapter.token_ids(example.text) for example in texts(4)]
+    embedded = [adapter.model.get_input_embeddings().weight[i[1:]].detach().numpy() for i in ids]  # type: ignore
+    expected = math.exp(np.mean([reference.entropy(h) for h in embedded]))
+    assert found["skip"].erank_trained == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("seeds", [(), (1, 1)])
 def test_seeds_must_differ(seeds: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="one or more different seeds"):
@@ -275,7 +333,9 @@ def test_checkpoints_of_a_configuration_share_a_twin_that_is_built_once(
         return original(adapter, seed)
 
     monkeypatch.setattr(type(OPT.adapter), "untrained", untrained)
-    entries = [*texts(), Example("empty", None, "", ""), texts(1)[0]]  # what is skipped builds none, either
+    bad: Any = 5
+    # What is skipped builds none, either.
+    entries = [*texts(), Example("empty", None, "", ""), texts(1)[0], Example("number", None, "", bad)]
     other = load_text(other_weights(OPT, tmp_path / "other", 2.0), device="cpu")
     first, second, again = (
         diff(adapter, entries, cache=tmp_path / "cache", out=out, seeds=(4, 5))
@@ -366,6 +426,31 @@ def test_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert status == 1 and "empty.txt" in line
     status, line = failure("diff", str(OPT.folder), "--data", "text:", "--layers", "99")
     assert status == 2
+
+
+@pytest.mark.parametrize("case", [OPT, GPT2, LLAMA], ids=lambda case: case.name)
+@pytest.mark.parametrize("source", ["dolly_sample.jsonl#context", "hh_sample.jsonl#chosen", "plain.txt"])
+def test_real_texts_follow_the_definition_and_the_recipe(case: TextCase, source: str, shared_data: Path) -> None:
+    data = load_data(f"text:{shared_data}/texts/{source}")
+    found = diff(case.adapter, data)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(case.folder, trust_remote_code=False)
+    texts = [entry.text for entry in data if isinstance(entry, Example)]
+    assert found.n == len(texts) >= 19
+    for model, erank, loss in (
+        (twin_model(case, 0), found.final.erank_untrained, found.loss_untrained),
+        (trained_model(case), found.final.erank_trained, found.loss_trained),
+    ):
+        exact, published, losses = [], [], []
+        for text in texts:
+            ids = tokenizer(text, return_tensors="pt")["input_ids"][:, :256]
+            with torch.no_grad():
+                output = model(input_ids=ids, output_hidden_states=True, labels=ids)
+            exact.append(reference.entropy(output.hidden_states[-1][0].numpy()))
+            published.append(published_entropy(output.hidden_states[-1][0]))
+            losses.append(float(output.loss))
+        assert erank == pytest.approx(math.exp(np.mean(exact)), rel=1e-5)
+        assert erank == pytest.approx(math.exp(np.mean(published)), rel=5e-4)
+        assert loss == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_real_texts(shared_data: Path) -> None:
