@@ -4,9 +4,9 @@ r"""How much does measuring cost? The text path beside bare forwards and beside 
 
 A model of OPT-125M's shape with random weights reads texts of 30 to 724 tokens. In every round, one after the other,
 in an order that is turned round each time: (a) the published recipe, per text one forward of each model with all
-hidden states and a d x d SVD of the float32 covariance, and the loss from full logits; (b) the bare forwards of trained
-and untrained model and the loss, nothing measured; (c) mmerank.diff, end to end but for loading and for the building of
-the untrained twin, which is timed by itself. Ratios are taken within a round, and their medians reported.
+hidden states and a d x d SVD of the float32 covariance, and the loss from full logits; (b) the bare forwards of both
+models and the loss, nothing measured; (c) mmerank.diff, end to end but for loading and for the building of the
+untrained twin, which is timed by itself. Ratios are taken within a round, and their medians reported.
 
 Two clocks: the processor time of this process, which other processes hardly disturb with one thread
 (OMP_NUM_THREADS=1), and the wall time, which means something on an idle machine only.

@@ -80,6 +80,8 @@ def main() -> None:
         adapter.tokenizer.save_pretrained(folder)
     print(f"epoch {options.epochs}: held-out loss {losses[options.epochs]:.4f}")
     best = min(range(1, options.epochs + 1), key=losses.__getitem__)
+    if losses[best] > losses[0]:
+        print("no epoch is better than the checkpoint it began with: lower the learning rate, or give more texts")
     stages = {"initial": options.model, "fully trained": str(options.out / f"epoch-{best}")}
     if best < options.epochs:
         stages["overfitting"] = str(options.out / f"epoch-{options.epochs}")

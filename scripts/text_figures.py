@@ -83,7 +83,7 @@ def panel(axes: Axes, rows: Sequence[Compared], label: str) -> None:
 def draw(columns: dict[str, list[Compared]], labels: Sequence[str]) -> Figure:
     """A grid of panels, a row per indicator."""
     figure = Figure(figsize=(1.2 + 2.7 * len(columns), 1.0 + 2.2 * len(labels)), layout="constrained")
-    grid = figure.subplots(len(labels), len(columns), squeeze=False)
+    grid = figure.subplots(len(labels), len(columns), squeeze=False, sharex="col")
     for j, (name, rows) in enumerate(columns.items()):
         for i, label in enumerate(labels):
             panel(grid[i][j], rows, label)
@@ -92,7 +92,8 @@ def draw(columns: dict[str, list[Compared]], labels: Sequence[str]) -> Figure:
     for i, label in enumerate(labels):
         grid[i][0].set_ylabel(UNITS.get(label, label))
     entries = {line.get_label(): line for axes in grid.flat for line in axes.lines}
-    figure.legend([*entries.values()], [*entries], loc="outside lower center", ncols=len(entries), frameon=False)
+    side_by_side = len(entries) if len(columns) > 1 else 1
+    figure.legend([*entries.values()], [*entries], loc="outside lower center", ncols=side_by_side, frameon=False)
     return figure
 
 
