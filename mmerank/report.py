@@ -213,19 +213,29 @@ def sweep_table(results: Sequence[Diff]) -> Table:
     """
     with_loss = any(not math.isnan(result.loss_trained) for result in results)
     tasks = _tasks(results)
-    table = Table(title="Diff-eRank", title_justify="left")
+    names = [_short(result.model) for result in results]
+    fronts = {name[: max(name.rfind("/"), name.rfind("@")) + 1] for name in names}
+    shared = fronts.pop() if len(fronts) == 1 else ""
+    table = Table(
+        title=Text(f"Diff-eRank {shared}".rstrip("/@ ")),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("", overflow="fold")
-    losses = ("loss", "reduced loss") if with_loss else ()
-    for heading in ("untrained", "trained", "Diff-eRank", "ratio", *losses, *tasks):
-        table.add_column(heading, justify="right")
-    for result in results:
+    losses = ("loss", "reduced\nloss") if with_loss else ()
+    for heading in ("eRank\nuntrained", "eRank\ntrained", "Diff-\neRank", "ratio", *losses, *tasks):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, result in zip(names, results, strict=True):
         final = result.final
         eranks = (final.erank_untrained, final.erank_trained, final.diff_erank, final.erank_ratio)
         numbers = [f"{value:.2f}" for value in eranks]
         if with_loss:
             numbers += [_number(value) for value in (result.loss_trained, result.reduced_loss)]
         numbers += [_number(_accuracy(result, task)) for task in tasks]
-        table.add_row(Text(_short(result.model)), *numbers)
+        table.add_row(Text(name.removeprefix(shared)), *numbers)
     return table
 
 
