@@ -7,9 +7,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import combinations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -227,6 +228,9 @@ def diff(
     data: options.TextData,
     layers: options.Layers = "",
     tokenizer: options.Tokenizer = None,
+    revisions: options.Revisions = "",
+    accuracy: options.AccuracyTasks = "",
+    accuracy_limit: options.AccuracyLimit = None,
     limit: options.Limit = None,
     seed: options.Seed = None,
     out: options.Out = None,
@@ -246,15 +250,19 @@ def diff(
     precision: options.Precision = "float64",
     aggregate: options.Aggregate = "entropy",
 ) -> None:
-    """Diff-eRank and reduced loss of language models (the paper's Tables 1, 4, 6 to 9 and 11)."""
-    from mmerank.checkpoints import configuration, is_yaml, yaml_keys
+    """Diff-eRank, reduced loss and accuracy of language models (the paper's Tables 1, 4 and 6 to 11)."""
+    from dataclasses import replace
+
+    from mmerank.accuracy import accuracies, check_tasks
     from mmerank.data import load_data
     from mmerank.diff_erank import diff as measure
     from mmerank.diff_erank import open_diff_run
     from mmerank.runs import cache_folder
-    from mmerank.text_adapter import load_text
+    from mmerank.text_adapter import check_text_model, load_text
 
     _check_writable(json_file)
+    tasks = _listed(accuracy)
+    check_tasks(tasks)
     convention = TextConvention(
         untrained_mode=untrained_mode,
         max_tokens=max_tokens,
@@ -268,27 +276,34 @@ def diff(
     if out is not None:
         folder = open_diff_run(out, texts, convention, layers=layers, limit=limit, seed=seed)
     _quiet()
-    for model in models:
-        configuration(model) if not is_yaml(model) else yaml_keys(Path(model))
+    sweep = [(model, revision) for model in models for revision in _listed(revisions) or (None,)]
+    for model, revision in sweep:  # a typo in the last one must not cost the time of the first
+        check_text_model(model, revision)
     results: list[Diff] = []
-    with _shown_at_the_end(lambda: _show_diff(results, folder, json_file), out):
-        for model in models:
-            results.append(
-                measure(
-                    load_text(model, dtype=dtype, device=device, tokenizer=tokenizer, load_in=load_in),
-                    texts,
-                    convention=convention,
-                    layers=layers,
-                    seeds=range(untrained_seeds),
-                    limit=limit,
-                    seed=seed,
-                    batch_tokens=batch_tokens,
-                    strict=strict,
-                    out=folder,
-                    cache=None if no_cache else cache_folder(),
-                    progress=True,
-                )
+    with _shown_at_the_end(lambda: _show_diff(results, folder, json_file), out), ExitStack() as stack:
+        # Kept for this command alone, so that the models of it share their untrained twins all the same.
+        kept = stack.enter_context(TemporaryDirectory(prefix="mmerank-")) if no_cache else cache_folder()
+        for model, revision in sweep:
+            adapter = load_text(
+                model, dtype=dtype, device=device, tokenizer=tokenizer, revision=revision, load_in=load_in
             )
+            result = measure(
+                adapter,
+                texts,
+                convention=convention,
+                layers=layers,
+                seeds=range(untrained_seeds),
+                limit=limit,
+                seed=seed,
+                batch_tokens=batch_tokens,
+                strict=strict,
+                out=folder,
+                cache=kept,
+                progress=True,
+            )
+            right = accuracies(adapter, tasks, limit=accuracy_limit, batch_tokens=batch_tokens, progress=True)
+            results.append(replace(result, accuracy=right))
+            del adapter  # before the next one takes its place
 
 
 @app.command()
@@ -352,6 +367,11 @@ def demo(json_file: options.Json = None, debug: options.Debug = False) -> None:
     )
 
 
+def _listed(words: str) -> list[str]:
+    """Words joined by commas, each once."""
+    return list(dict.fromkeys(filter(None, (word.strip() for word in words.split(",")))))
+
+
 @contextmanager
 def _shown_at_the_end(show: Callable[[], None], out: Path | None) -> Iterator[None]:
     """Show what is finished even when a later model fails; of several processes only the first shows anything."""
@@ -403,15 +423,14 @@ def _finished(
 def _show_diff(results: list[Diff], folder: RunFolder | None, json_file: str | None) -> None:
     from rich.console import Console
 
-    from mmerank.report import diff_standing, diff_table, layer_table
+    from mmerank.report import diff_standing, diff_tables
 
     comparisons = _compared(results)
     if not _finished(results, folder, json_file, comparisons):
         return
-    Console().print(diff_table(results))
+    for table in diff_tables(results):
+        Console().print(table)
     for result in results:
-        if len(result.points) > 1:
-            Console().print(layer_table(result))
         print("\n".join(diff_standing(result)))
     _show_comparisons(comparisons)
 

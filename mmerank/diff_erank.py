@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
-import torch
 
+from mmerank.accuracy import Accuracy
 from mmerank.analysis.bootstrap import Bootstrap, Interval, intervals_by_point
-from mmerank.analysis.diff_erank import TWIN, PointDiff, diff_erank, mean_loss
+from mmerank.analysis.diff_erank import PointDiff, diff_erank, mean_loss
 from mmerank.collect import collect
 from mmerank.convention import TextConvention
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen
 from mmerank.records import Record, to_frame
 from mmerank.runs import RunFolder, open_run, versions
-from mmerank.text_adapter import TextAdapter
+from mmerank.text_adapter import TextAdapter, tokenizer_fingerprint
 from mmerank.text_probe import FINAL, TextProbe, layer_points
+from mmerank.twins import Measure, built_when_needed, full_twin_name, twin_cache, twin_name, twin_source
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class Diff:
         limit: How many texts were asked for; None for all.
         seed: Of their choice; None for the first ones.
         bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
+        accuracy: By task; empty where it was not asked for, see `mmerank.accuracy.accuracies`.
     """
 
     model: str
@@ -69,6 +68,7 @@ class Diff:
     records: tuple[Record, ...]
     limit: int | None = None
     seed: int | None = None
+    accuracy: Mapping[str, Accuracy] = field(default_factory=dict)
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     @property
@@ -131,6 +131,9 @@ class Diff:
                 "loss_trained_per_token": self.loss_trained_per_token,
                 "tokens": self.tokens,
                 "text_cut": self.text_cut,
+                "accuracy": {task: found.value for task, found in self.accuracy.items()},
+                "accuracy_stderr": {task: found.stderr for task, found in self.accuracy.items()},
+                "accuracy_n": {task: found.n for task, found in self.accuracy.items()},
                 "intervals": _listed(self.intervals),
                 "bootstrap": self.bootstrap.to_dict(),
                 "layers": [
@@ -183,7 +186,7 @@ def diff(
         strict: Raise at the first text that cannot be measured, in place of skipping it.
         out: A run folder; when it exists, only what it lacks is measured.
         cache: Folder in which the twins' records are kept between runs, by configuration, seed, mode, data and
-            convention. Default: none.
+            convention: of several checkpoints of a configuration only the first builds them. Default: none.
         untrained: An earlier result of the same configuration, texts, convention, layers and seeds; its twins'
             records are taken, and no twin is built.
         progress: Show progress bars on stderr.
@@ -202,13 +205,18 @@ def diff(
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"expected one or more different seeds of untrained models, got {list(seeds)}")
     try:
-        layer_points(adapter, layers)
+        points = layer_points(adapter, layers)
     except ValueError as error:
         raise UsageError(f"{adapter.name}: {error}") from None
     check_examples(examples)
     examples = examples if isinstance(examples, DataSet) else list(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
     entries = list(chosen(examples, limit, seed))
+    if strangers := [entry for entry in entries if not isinstance(entry, (Example, Skipped))]:
+        raise TypeError(
+            f"expected mmerank.Example objects, got {type(strangers[0]).__name__} among them; "
+            "Example(ID, None, '', TEXT) makes one of a text"
+        )
     settings = {"convention": convention.to_dict(), "layers": layers}
     if untrained is not None:
         _check_same(untrained, adapter, name, convention, layers, seeds)
@@ -216,33 +224,36 @@ def diff(
     if out is not None and not isinstance(out, RunFolder):
         out = open_diff_run(out, examples, convention, layers=layers, limit=limit, seed=seed)
 
-    def measured(model: TextAdapter, called: str, folder: RunFolder | None, dropout: int | None) -> _Collected:
-        probe = TextProbe(
-            model,
-            called,
-            convention,
-            points=layer_points(model, layers),
-            batch_tokens=batch_tokens,
-            dropout_seed=dropout,
-        )
-        if folder is not None:
-            folder.add_model(called, dict(model.source))
-        return collect(
-            probe.measure, entries, model=called, job="diff", folder=folder, strict=strict, progress=progress
-        )
+    def probe(model: TextAdapter, called: str, dropout: int | None = None) -> TextProbe:
+        return TextProbe(model, called, convention, points=points, batch_tokens=batch_tokens, dropout_seed=dropout)
 
-    runs = [measured(adapter, adapter.name, out, None)]
+    def collected(
+        measure: Measure,
+        texts: Sequence[Example | Skipped],
+        called: str,
+        source: dict[str, Any],
+        folder: RunFolder | None,
+    ) -> _Collected:
+        if folder is not None:
+            folder.add_model(called, source)
+        return collect(measure, texts, model=called, job="diff", folder=folder, strict=strict, progress=progress)
+
+    trained = probe(adapter, adapter.name)
+    runs = [collected(trained.measure, entries, adapter.name, dict(adapter.source), out)]
     if untrained is not None:
         runs += _twins_of(untrained, seeds, runs[0])
-        return _result(adapter, name, convention, tuple(seeds), runs)
-    for twin_seed in seeds:
-        with _twin(adapter, twin_seed) as twin:
-            called = f"{_called(twin_seed)} [{_digest(dict(twin.source))[:8]}]"
-            folder = out if cache is None else _cache_folder(Path(cache), called, entries, settings)
+    else:
+        tokenizer = tokenizer_fingerprint(adapter.tokenizer)
+        texts = _measured_texts(entries, runs[0])
+        for twin_seed in seeds:
+            source = twin_source(adapter, twin_seed, tokenizer)
+            called = full_twin_name(twin_seed, source)
+            folder = out if cache is None else twin_cache(Path(cache), called, texts, settings)
             dropout = twin_seed if convention.untrained_mode == "train" else None
-            runs.append(measured(twin, called, folder, dropout))
+            measure = built_when_needed(adapter, twin_seed, partial(probe, called=called, dropout=dropout))
+            runs.append(collected(measure, texts, called, source, folder))
             if out is not None and folder is not out:
-                out.add_model(called, dict(twin.source))
+                out.add_model(called, source)
                 out.adopt(called, runs[-1][0])
     result = replace(_result(adapter, name, convention, tuple(seeds), runs), limit=limit, seed=seed)
     if own_folder and isinstance(out, RunFolder):
@@ -325,44 +336,19 @@ def _twins_of(untrained: Diff, seeds: Sequence[int], trained: _Collected) -> lis
                 f"{tokens[record.example]} here"
             )
     return [
-        ([r for r in untrained.records if r.model.startswith(f"{_called(seed)} [")], list(untrained.skipped))
+        ([r for r in untrained.records if r.model.startswith(twin_name(seed))], list(untrained.skipped))
         for seed in seeds
     ]
 
 
-def _called(seed: int) -> str:
-    return f"{TWIN}{seed}"
-
-
-@contextmanager
-def _twin(adapter: TextAdapter, seed: int) -> Iterator[TextAdapter]:
-    """An untrained twin; where both do not fit on the device, the trained model waits on the CPU meanwhile."""
-    device, moved = next(adapter.model.parameters()).device, False
-    try:
-        try:
-            twin = adapter.untrained(seed)
-        except torch.OutOfMemoryError:
-            moved = True
-            adapter.model.to("cpu")
-            torch.cuda.empty_cache()
-            twin = adapter.untrained(seed)
-        yield twin
-    finally:
-        if moved:
-            adapter.model.to(device)
-
-
-def _cache_folder(
-    cache: Path, called: str, entries: Sequence[Example | Skipped], settings: Mapping[str, Any]
-) -> RunFolder:
-    """Where this twin's records of these texts under these settings are kept."""
-    texts = [[entry.id, entry.text] for entry in entries if isinstance(entry, Example)]
-    stated = {"job": "untrained", "texts": _digest(texts), **settings}
-    return RunFolder(cache / _digest([called, stated, versions()])[:32], stated, waits=True)
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _measured_texts(entries: Sequence[Example | Skipped], trained: _Collected) -> list[Example]:
+    """The texts that the trained model could measure, in order, each once."""
+    measured = {record.example for record in trained[0]}
+    first: dict[str, Example] = {}
+    for entry in entries:
+        if isinstance(entry, Example) and entry.id in measured:
+            first.setdefault(entry.id, entry)
+    return list(first.values())
 
 
 def _listed(found: dict[str, Interval]) -> dict[str, list[float]]:

@@ -130,6 +130,26 @@ Tokenizer = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Hub id or directory, for checkpoints without one.", show_default=False),
 ]
+Revisions = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMES",
+        help="Branches, tags or commits of each MODEL on the hub, joined by commas: the steps of its pre-training.",
+        show_default=False,
+    ),
+]
+AccuracyTasks = Annotated[
+    str,
+    typer.Option(
+        "--accuracy",
+        metavar="TASKS",
+        help="Accuracy on these tasks of lm-eval, too: piqa,winogrande,openbookqa, ..., or a YAML file.",
+        show_default=False,
+    ),
+]
+AccuracyLimit = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Use only N questions of each task, the first ones.")
+]
 NoCache = Annotated[
     bool,
     typer.Option("--no-cache", help="Do not keep the untrained models' records between runs.", rich_help_panel=_HOW),

@@ -62,6 +62,13 @@ REDUCED_LOSS: Mapping[tuple[str, str], Mapping[str, float]] = {
     ("OpenELM", "dolly-15k"): _by_size("OpenELM", 8.5164, 8.6417, 8.8210, 9.0060),
     ("Cerebras-GPT", "dolly-15k"): _by_size("Cerebras-GPT", 7.1540, 7.5343, 7.7891, 8.0733, 8.3235, 8.5339, 8.5152),
 }
+# Table 1: on the data set itself; Tables 7 and 8: the mean of winogrande and piqa.
+ACCURACY: Mapping[tuple[str, str], Mapping[str, float]] = {
+    ("OPT", "openbookqa"): _by_size("OPT", 0.276, 0.332, 0.370, 0.360, 0.366),
+    ("OPT", "piqa"): _by_size("OPT", 0.619, 0.714, 0.733, 0.756, 0.767),
+    ("OpenELM", "dolly-15k"): _by_size("OpenELM", 0.6183, 0.6516, 0.6865, 0.7188),
+    ("Cerebras-GPT", "dolly-15k"): _by_size("Cerebras-GPT", 0.5410, 0.5620, 0.5625, 0.5925, 0.6300, 0.6705, 0.7060),
+}
 # Table 4: OPT on dolly-15k, Diff-eRank by layer.
 LAYER_DIFF_ERANK: Mapping[str, Mapping[str, float]] = {
     "first": _by_size("OPT", 73.07, 73.03, 66.93, 49.24, 41.83),
@@ -72,3 +79,13 @@ LAYER_DIFF_ERANK: Mapping[str, Mapping[str, float]] = {
 DIFF_ERANK_MEAN_OF_ERANKS: Mapping[str, float] = _by_size("OPT", 66.81, 103.78, 114.60, 128.99, 131.42)
 # Table 11: OPT-1.3B on Wikipedia, number of texts -> Diff-eRank.
 SAMPLE_SIZE_DIFF_ERANK: Mapping[int, float] = {10000: 136.20, 5000: 132.39, 1000: 136.14}
+# Table 10: OPT-1.3B trained further on Wikipedia, on openbookqa; the loss itself, not its reduction.
+CONTINUAL_TRAINING: Mapping[str, Mapping[str, float]] = {
+    stage: dict(zip(("Diff-eRank", "loss", "accuracy"), values, strict=True))
+    for stage, values in {
+        "random init": (0.0, 10.830, 0.250),
+        "initial": (2.140, 4.692, 0.332),
+        "fully trained": (2.161, 4.654, 0.340),
+        "overfitting": (2.156, 4.663, 0.336),
+    }.items()
+}

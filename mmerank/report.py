@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean, stdev
 
 from rich.box import SIMPLE_HEAD
@@ -26,6 +27,7 @@ SKIPS_SHOWN = 10
 EXPLAINED = 1  # results beside which there is room to say where each number is read
 INLINE = 2  # results whose intervals fit behind the numbers, and not below
 NARROW = 4  # results from which on the names of the rows are broken
+MANY = 4  # models that have room beside each other
 
 
 def alignment_table(results: Sequence[Alignment], *, beside: Sequence[Mapping[str, float]] | None = None) -> Table:
@@ -202,6 +204,56 @@ def perturbation_text(result: Perturbation) -> str:
     return plain(perturbation_view(result))
 
 
+def diff_tables(results: Sequence[Diff]) -> list[Table]:
+    """The results, and by layer where layers were asked for.
+
+    Args:
+        results: At least one.
+
+    Returns:
+        A column per model, or a row per model where they are many; then a table per model with layers.
+    """
+    main = diff_table(results) if len(results) <= MANY else sweep_table(results)
+    return [main, *(layer_table(result) for result in results if len(result.points) > 1)]
+
+
+def sweep_table(results: Sequence[Diff]) -> Table:
+    """A row per model, for many of them: the checkpoints of a training, as in the paper's Table 10.
+
+    Args:
+        results: At least one.
+
+    Returns:
+        The table, for a rich console.
+    """
+    with_loss = any(not math.isnan(result.loss_trained) for result in results)
+    tasks = _tasks(results)
+    names = [_short(result.model) for result in results]
+    fronts = {name[: max(name.rfind("/"), name.rfind("@")) + 1] for name in names}
+    shared = fronts.pop() if len(fronts) == 1 else ""
+    table = Table(
+        title=Text(f"Diff-eRank {shared}".rstrip("/@ ")),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("", overflow="fold")
+    losses = ("loss", "reduced\nloss") if with_loss else ()
+    for heading in ("eRank\nuntrained", "eRank\ntrained", "Diff-\neRank", "ratio", *losses, *tasks):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, result in zip(names, results, strict=True):
+        final = result.final
+        eranks = (final.erank_untrained, final.erank_trained, final.diff_erank, final.erank_ratio)
+        numbers = [f"{value:.2f}" for value in eranks]
+        if with_loss:
+            numbers += [_number(value) for value in (result.loss_trained, result.reduced_loss)]
+        numbers += [_number(_accuracy(result, task)) for task in tasks]
+        table.add_row(Text(name.removeprefix(shared)), *numbers)
+    return table
+
+
 def diff_table(results: Sequence[Diff]) -> Table:
     """A table with a column per model, as in the paper's Tables 1, 6, 7 and 8 turned on their side.
 
@@ -239,6 +291,10 @@ def diff_table(results: Sequence[Diff]) -> Table:
         row("loss, untrained (nats)", lambda r: r.loss_untrained, 4, "loss_untrained")
         row("loss, trained (nats)", lambda r: r.loss_trained, 4, "loss_trained")
         row("reduced loss", lambda r: r.reduced_loss, 4, "reduced_loss")
+    if tasks := _tasks(results):
+        table.add_section()
+        for task in tasks:
+            row(f"accuracy, {task}", partial(_accuracy, task=task), 4)
     return table
 
 
@@ -271,8 +327,7 @@ def diff_text(results: Sequence[Diff]) -> str:
     Returns:
         Lines without a trailing newline.
     """
-    tables = [diff_table(results), *(layer_table(result) for result in results if len(result.points) > 1)]
-    return "\n".join([plain(*tables), *(line for result in results for line in diff_standing(result))])
+    return "\n".join([plain(*diff_tables(results)), *(line for result in results for line in diff_standing(result))])
 
 
 def diff_standing(result: Diff) -> list[str]:
@@ -292,8 +347,24 @@ def diff_standing(result: Diff) -> list[str]:
         f"{_choice(result)}, {result.tokens:,} tokens{cut}; "
         f"untrained: seed {seeds}, {mode}",
         interval_line(result.bootstrap, result.n),
+        *(
+            f"  accuracy, {task}: over {found.n:,} questions, standard error {found.stderr:.4f}"
+            for task, found in result.accuracy.items()
+        ),
         *_skips(result.skipped),
     ]
+
+
+def _tasks(results: Sequence[Diff]) -> list[str]:
+    return list(dict.fromkeys(task for result in results for task in result.accuracy))
+
+
+def _accuracy(result: Diff, task: str) -> float:
+    return result.accuracy[task].value if task in result.accuracy else math.nan
+
+
+def _number(value: float, decimals: int = 4) -> str:
+    return "" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
 def examination_view(found: Examination) -> RenderableType:

@@ -86,6 +86,34 @@ class TextAdapter(Protocol):
         ...
 
 
+def check_text_model(model: str | Path, revision: str | None = None) -> None:
+    """Refuse a MODEL argument that `load_text` would refuse at once, without loading weights.
+
+    Args:
+        model: As for `load_text`.
+        revision: As for `load_text`.
+
+    Raises:
+        UsageError: Unknown adapter name.
+        ModelError: No such checkpoint or revision, or none that any adapter understands.
+    """
+    _found(model, revision)
+
+
+def _found(model: str | Path, revision: str | None) -> tuple[Any, dict[str, Any]]:
+    """Adapter class of a MODEL argument, and what its `load` is given beside name, dtype and device."""
+    if not is_yaml(model):
+        kind = configuration(model, revision)["model_type"]
+        return families(GROUP).get(kind) or family_named(GROUP, FALLBACK), {"checkpoint": str(model)}
+    path = Path(model)
+    adapter, keys = yaml_keys(path)
+    family = family_named(GROUP, adapter)
+    check_keys(path, adapter, family.load, keys)
+    for key in keys.keys() & {"checkpoint", "tokenizer"}:
+        keys[key] = folder_or_hub_id(path, key, keys[key])
+    return family, keys
+
+
 def load_text(
     model: str | Path,
     *,
@@ -117,16 +145,7 @@ def load_text(
     """
     check_dtype(dtype)
     place = chosen_device(device)
-    if is_yaml(model):
-        path = Path(model)
-        adapter, keys = yaml_keys(path)
-        family = family_named(GROUP, adapter)
-        check_keys(path, adapter, family.load, keys)
-        for key in keys.keys() & {"checkpoint", "tokenizer"}:
-            keys[key] = folder_or_hub_id(path, key, keys[key])
-    else:
-        family = families(GROUP).get(configuration(model, revision)["model_type"]) or family_named(GROUP, FALLBACK)
-        keys = {"checkpoint": str(model)}
+    family, keys = _found(model, revision)
     if tokenizer is not None:
         keys["tokenizer"] = str(tokenizer)
     if revision is not None:

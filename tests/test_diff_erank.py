@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +14,20 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmerank import Diff, Example, TextConvention, diff, load_data
+from mmerank import Diff, Example, TextConvention, diff, load_data, load_text
+from mmerank.accuracy import Accuracy
 from mmerank.errors import DataError, RunFolderError, UsageError
+from mmerank.report import diff_text
 from mmerank.text_probe import text_seed
 from tests import reference
 from tests.adapters.text_cases import BERT, LLAMA, OPT, TEXT_CASES, TEXTS, TextCase
 from tests.test_cli import failure, run
 
 FAMILIES = [case for case in TEXT_CASES if case.name in ("opt-125m", "opt-350m", "cerebras-gpt", "llama")]
+GPT2 = FAMILIES[2]
 every_family = pytest.mark.parametrize("case", FAMILIES, ids=lambda case: case.name)
 with_dropout = pytest.mark.parametrize(
     "case", [case for case in FAMILIES if case.dropout], ids=lambda case: case.name
@@ -197,6 +204,64 @@ def test_short_text_is_skipped() -> None:
         diff(LLAMA.adapter, entries, strict=True)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (5, "the response is a number (5), expected text"),
+        (None, "the response is null, expected text"),
+        ("\ud800 half", "the response holds half of a surrogate pair"),
+        (" \n ", "the text is empty"),
+        ("", "the text is empty"),
+    ],
+)
+def test_bad_text_is_skipped_with_its_reason(text: Any, reason: str) -> None:
+    found = diff(OPT.adapter, [Example("bad", None, "", text), *texts()])
+    assert found.n == 3 and [s.id for s in found.skipped] == ["bad"] and reason in found.skipped[0].reason
+    assert numbers(found) == numbers(diff(OPT.adapter, texts()))
+
+
+def test_one_token_is_too_few() -> None:
+    assert len(BERT.adapter.token_ids("the")) == 3 and len(GPT2.adapter.token_ids("e")) == 1
+    found = diff(GPT2.adapter, [Example("one", None, "", "e"), *texts()])
+    assert [(s.id, s.reason) for s in found.skipped] == [("one", "1 tokens; at least 2 are needed")]
+
+
+def test_what_is_no_example() -> None:
+    strings: Any = ["a text"]
+    with pytest.raises(TypeError, match="got str among them"):
+        diff(OPT.adapter, strings)
+    with pytest.raises(TypeError, match="got str"):
+        diff(OPT.adapter, "a text")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no text could be measured, 0 skipped"):
+        diff(OPT.adapter, [])
+
+
+def test_median_and_skipping_resist_a_massive_activation() -> None:
+    """A first token a thousand times as long collapses the mean-centred eRank, and neither of the other two."""
+    adapter = load_text(LLAMA.folder, device="cpu")
+    calm = diff(adapter, texts(4), convention=TextConvention(skip_first=1)).final.erank_trained
+    with torch.no_grad():
+        weight = adapter.model.get_input_embeddings().weight  # type: ignore[operator]
+        direction = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(0))
+        weight[1] = 1000 * direction  # <s>
+    conventions = {
+        "mean": TextConvention(),
+        "median": TextConvention(centre="median"),
+        "skip": TextConvention(skip_first=1),
+    }
+    found = {
+        name: diff(adapter, texts(4), layers="0", convention=convention).points[0]
+        for name, convention in conventions.items()
+    }
+    assert {point.point for point in found.values()} == {"layer 0"}
+    assert found["mean"].erank_trained < 1.5
+    assert found["median"].erank_trained > 4 * found["mean"].erank_trained and calm > 4
+    ids = [adapter.token_ids(example.text) for example in texts(4)]
+    embedded = [adapter.model.get_input_embeddings().weight[i[1:]].detach().numpy() for i in ids]  # type: ignore
+    expected = math.exp(np.mean([reference.entropy(h) for h in embedded]))
+    assert found["skip"].erank_trained == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("seeds", [(), (1, 1)])
 def test_seeds_must_differ(seeds: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="one or more different seeds"):
@@ -250,6 +315,87 @@ def test_twins_are_kept_between_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert counter.count == 2 * count, changed
 
 
+def other_weights(case: TextCase, folder: Path, factor: float) -> Path:
+    """Another checkpoint of the same configuration."""
+    shutil.copytree(case.folder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: factor * h for name, h in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_checkpoints_of_a_configuration_share_a_twin_that_is_built_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[int] = []
+    original = type(OPT.adapter).untrained
+
+    def untrained(adapter: Any, seed: int) -> Any:
+        built.append(seed)
+        return original(adapter, seed)
+
+    monkeypatch.setattr(type(OPT.adapter), "untrained", untrained)
+    bad: Any = 5
+    # What is skipped builds none, either.
+    entries = [*texts(), Example("empty", None, "", ""), texts(1)[0], Example("number", None, "", bad)]
+    other = load_text(other_weights(OPT, tmp_path / "other", 2.0), device="cpu")
+    first, second, again = (
+        diff(adapter, entries, cache=tmp_path / "cache", out=out, seeds=(4, 5))
+        for adapter, out in ((OPT.adapter, None), (other, None), (other, tmp_path / "run"))
+    )
+    assert built == [4, 5]
+    assert first.final.erank_untrained_by_seed == second.final.erank_untrained_by_seed
+    assert first.final.erank_trained != second.final.erank_trained
+    assert numbers(second) == numbers(again) == numbers(diff(other, entries, seeds=(4, 5)))
+    built.clear()
+    assert numbers(diff(other, entries, seeds=(4, 5), out=tmp_path / "run")) == numbers(second) and built == []
+    half = load_text(OPT.folder, dtype="bfloat16", device="cpu")
+    diff(half, entries, cache=tmp_path / "cache", seeds=(4, 5))
+    diff(GPT2.adapter, entries, cache=tmp_path / "cache", seeds=(4,))
+    assert built == [4, 5, 4]
+
+
+def test_sweep_over_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a cache as the hub client writes it, offline."""
+    repository = tmp_path / "hub" / "models--maker--opt"
+    (repository / "refs").mkdir(parents=True)
+    commits = {"main": "a" * 40, "step1000": "b" * 40, "step2000": "c" * 40}
+    for factor, (revision, commit) in enumerate(commits.items(), start=1):
+        other_weights(OPT, repository / "snapshots" / commit, factor)
+        (repository / "refs" / revision).write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("MMERANK_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "texts.txt").write_text("\n".join(example.text for example in texts()) + "\n")
+    command = ("diff", "maker/opt", "--data", f"text:{tmp_path}/texts.txt", "--no-cache")
+    counter = Counter(monkeypatch)
+    done = run(*command, "--revisions", "step1000, step2000,main", "--json", str(tmp_path / "sweep.json"))
+    assert done.returncode == 0, done.stderr
+    assert counter.count == 3 * (3 + 1) and not (tmp_path / "cache").exists()
+    found = json.loads((tmp_path / "sweep.json").read_text())["results"]
+    assert [result["model"] for result in found] == [f"maker/opt@{name}" for name in ("step1000", "step2000", "main")]
+    assert [result["source"]["commit"] for result in found] == ["b" * 40, "c" * 40, "a" * 40]
+    data = load_data(f"text:{tmp_path}/texts.txt")
+    for result, commit in zip(found, "bca", strict=True):
+        alone = diff(load_text(repository / "snapshots" / (40 * commit), device="cpu"), data)
+        assert (result["diff_erank"], result["loss_trained"]) == (alone.diff_erank, alone.loss_trained)
+    status, line = failure(*command, "--revisions", "step1000,step3000")
+    assert status == 1 and "maker/opt" in line and "at revision step3000" in line
+    status, line = failure("diff", str(OPT.folder), *command[2:], "--revisions", "step1000")
+    assert status == 1 and "only a model on the hub has revisions" in line
+
+
+def test_many_models_get_a_row_each() -> None:
+    found = diff(OPT.adapter, texts())
+    right = {"piqa": Accuracy(0.625, 0.01, 1838)}
+    results = [replace(found, model=f"a/model@step{i}", accuracy=right if i else {}) for i in range(5)]
+    text = diff_text(results)
+    lines = [line for line in text.splitlines() if re.match(r"step\d ", line)]
+    assert text.splitlines()[0] == "Diff-eRank a/model"
+    assert len(lines) == 5 and all(f"{found.diff_erank:.2f}" in line for line in lines)
+    assert ["0.6250" in line for line in lines] == [False, True, True, True, True]
+    assert "piqa: over 1,838 questions, standard error 0.0100" in diff_text(results[:2])
+    assert "accuracy, piqa" in diff_text(results[:2])
+
+
 def test_run_folder_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = diff(OPT.adapter, texts(), out=tmp_path / "run", cache=tmp_path / "cache")
     counter = Counter(monkeypatch)
@@ -289,6 +435,31 @@ def test_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert status == 1 and "empty.txt" in line
     status, line = failure("diff", str(OPT.folder), "--data", "text:", "--layers", "99")
     assert status == 2
+
+
+@pytest.mark.parametrize("case", [OPT, GPT2, LLAMA], ids=lambda case: case.name)
+@pytest.mark.parametrize("source", ["dolly_sample.jsonl#context", "hh_sample.jsonl#chosen", "plain.txt"])
+def test_real_texts_follow_the_definition_and_the_recipe(case: TextCase, source: str, shared_data: Path) -> None:
+    data = load_data(f"text:{shared_data}/texts/{source}")
+    found = diff(case.adapter, data)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(case.folder, trust_remote_code=False)
+    texts = [entry.text for entry in data if isinstance(entry, Example)]
+    assert found.n == len(texts) >= 19
+    for model, erank, loss in (
+        (twin_model(case, 0), found.final.erank_untrained, found.loss_untrained),
+        (trained_model(case), found.final.erank_trained, found.loss_trained),
+    ):
+        exact, published, losses = [], [], []
+        for text in texts:
+            ids = tokenizer(text, return_tensors="pt")["input_ids"][:, :256]
+            with torch.no_grad():
+                output = model(input_ids=ids, output_hidden_states=True, labels=ids)
+            exact.append(reference.entropy(output.hidden_states[-1][0].numpy()))
+            published.append(published_entropy(output.hidden_states[-1][0]))
+            losses.append(float(output.loss))
+        assert erank == pytest.approx(math.exp(np.mean(exact)), rel=1e-5)
+        assert erank == pytest.approx(math.exp(np.mean(published)), rel=5e-4)
+        assert loss == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_real_texts(shared_data: Path) -> None:
