@@ -386,10 +386,10 @@ def test_a_file_is_read_again(monkeypatch: pytest.MonkeyPatch, pauses: list[floa
     opened = Image.open
     errors = [OSError(errno.EIO, "Input/output error"), TimeoutError("timed out")]
 
-    def failing(*arguments: Any) -> Any:
+    def failing(*arguments: Any, **named: Any) -> Any:
         if errors:
             raise errors.pop()
-        return opened(*arguments)
+        return opened(*arguments, **named)
 
     monkeypatch.setattr(Image, "open", failing)
     assert images.open_picture(PICTURE).size == (56, 56) and len(pauses) == 2
