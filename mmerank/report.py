@@ -377,6 +377,8 @@ def examination_view(found: Examination) -> RenderableType:
         Something a rich console can print.
     """
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
     facts.add_row("model", Text(found.model))
     for key, value in found.source.items():
         if value not in (None, []):
