@@ -47,7 +47,8 @@ def estimates(
 ) -> pd.DataFrame:
     """Every number of a run with its interval, without torch and without the model.
 
-    With the settings of the run these are the numbers of its `summary.json`.
+    With the settings of the run these are the numbers of its `summary.json`. The null draws of `mmerank perturb`,
+    which measure the pair input alone, are left out.
 
     Args:
         folder: What `--out` was given.
@@ -66,6 +67,7 @@ def estimates(
         {"model": model, "transform": transform, "point": point, **row}
         for model, records in run_records(folder).items()
         for transform, frame in records.groupby("transform", sort=False)
+        if set(frame["input"]) != {"pair"}  # null draws of `mmerank perturb`
         for point, row in _rows(frame, by, bootstrap)
     ]
     return pd.DataFrame(rows)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mmerank import Bootstrap, TextConvention, align, compare, diff, estimates
+from mmerank import Bootstrap, TextConvention, align, compare, diff, estimates, perturb
 from mmerank.analysis.rerun import run_records
 from mmerank.diff_erank import open_diff_run
 from mmerank.errors import RunFolderError
@@ -55,6 +55,18 @@ def test_texts_of_several_models(tmp_path: Path) -> None:
         }
     frames = run_records(tmp_path / "run")
     assert compare(*frames.values()).differences == compare(*results).differences
+
+
+def test_transforms_without_the_null_draws(tmp_path: Path) -> None:
+    result = perturb(
+        LLAVA.adapter, examples(), ["rotate:90"], controls=["mismatch", "independent"], out=tmp_path / "run"
+    )
+    found = estimates(tmp_path / "run")
+    assert list(found["transform"].unique()) == ["none", "rotate:90"]
+    (after,) = result.transforms
+    turned = found[found["transform"] == "rotate:90"].set_index("quantity")
+    assert turned.loc["erank5", "value"] == pytest.approx(after.result.erank5, rel=1e-13)
+    assert (turned.loc["erank5", "low"], turned.loc["erank5", "high"]) == after.result.intervals["erank5"]
 
 
 def test_torch_is_not_needed(tmp_path: Path) -> None:
