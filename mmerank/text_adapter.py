@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from mmerank.checkpoints import (
@@ -220,44 +218,3 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
         del content["truncation"], content["padding"]
     stated = [type(tokenizer).__name__, content]
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def drawn_with(seed: int) -> Iterator[None]:
-    """Make what is drawn on the CPU inside the block depend on `seed`, and leave torch's generators as they were.
-
-    Args:
-        seed: Any whole number.
-
-    Yields:
-        Nothing.
-    """
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would reset the generators of all GPUs too.
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
-def place_like(twin: nn.Module, model: nn.Module) -> nn.Module:
-    """Move a model to the dtypes and devices of another with the same parameters.
-
-    Dtypes go by parameter, since transformers keeps rotary frequencies (buffers) in float32 whatever the dtype. Of
-    quantised parameters only the model's own dtype is taken over.
-
-    Args:
-        twin: What is moved, on the CPU.
-        model: What it is moved next to.
-
-    Returns:
-        `twin`.
-    """
-    others = dict(model.named_parameters())
-    usual = next(iter(others.values()))  # for what the other calls by another name, as adapters in it do
-    for name, parameter in twin.named_parameters():
-        other = others.get(name, usual)
-        parameter.data = parameter.data.to(other.dtype if other.is_floating_point() else usual.dtype)
-    if spread := getattr(model, "hf_device_map", None):
-        from accelerate import dispatch_model
-
-        return dispatch_model(twin, spread)  # type: ignore[no-any-return]
-    return twin.to(next(model.parameters()).device)

@@ -11,7 +11,7 @@ import torch
 from mmerank import load, load_text
 from mmerank.checkpoints import placement
 from mmerank.errors import UsageError
-from mmerank.text_adapter import place_like
+from mmerank.untrained import place_like
 from tests.adapters.text_cases import OPT
 from tests.conftest import GOLDEN
 from tests.test_cli import HF_MODEL, failure

@@ -14,7 +14,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from mmerank.checkpoints import commit_of, configuration_fingerprint, placement, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
-from mmerank.text_adapter import drawn_with, load_tokenizer, place_like, tokenizer_fingerprint
+from mmerank.text_adapter import load_tokenizer, tokenizer_fingerprint
+from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.architecture import blocks_of, configuration_of, is_causal, max_tokens, without_pooler
 
 

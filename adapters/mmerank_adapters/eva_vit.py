@@ -55,6 +55,28 @@ class EvaViT(nn.Module):
             h = block(h)
         return h
 
+    def draw_weights(self) -> None:
+        """Fresh weights, as MiniGPT-v2's copy of EVA draws them.
+
+        Truncated normal of 0.02 for linear layers, CLS and positions; the last matrix of each attention and MLP in
+        block i divided by sqrt(2 i); biases zero; the patch embedding as torch draws a convolution.
+        """
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.patch_embed.proj.reset_parameters()
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for i, block in enumerate(self.blocks, start=1):
+            part: Any = block
+            nn.init.zeros_(part.attn.q_bias)
+            nn.init.zeros_(part.attn.v_bias)
+            part.attn.proj.weight.data /= (2 * i) ** 0.5
+            part.mlp.fc2.weight.data /= (2 * i) ** 0.5
+        self.zero_key_biases()
+
     def zero_key_biases(self) -> None:
         """Put the key biases beside the weights: buffers that timm keeps out of the state dict, always zero."""
         for block in self.blocks:

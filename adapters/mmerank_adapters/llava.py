@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from mmerank.sequences import (
     tokenized,
     tokens_of,
 )
+from mmerank.untrained import drawn_with, place_like
 
 # What stands before the user's turn, before the answer, and after it, in the template each family was trained with.
 # LLaVA-1.5 and BakLLaVA: `vicuna_v1` of LLaVA's code. ViP-LLaVA: the template of its model card.
@@ -127,7 +129,7 @@ class Llava:
         model.eval()
         source = {
             "adapter": "llava",
-            "checkpoint": str(checkpoint) if name != "demo" else "random weights",
+            "checkpoint": str(checkpoint),
             "commit": commit_of(checkpoint),
             "dtype": str(model.dtype).removeprefix("torch."),
             "weights": weights_fingerprint(model),
@@ -135,6 +137,30 @@ class Llava:
             **({"load_in": load_in} if load_in else {}),
         }
         return cls(model, tokenizer, image_processor, name=name, source=source)
+
+    def untrained(self, seed: int) -> Llava:
+        """The same configuration with the weights that transformers' own initialisation draws.
+
+        Args:
+            seed: Of the weights.
+
+        Returns:
+            The twin, in eval mode.
+        """
+        config = copy.deepcopy(self.model.config)
+        with drawn_with(seed):
+            model = type(self.model)._from_config(config, dtype=torch.float32)
+        model = place_like(model, self.model).eval()
+        model.config.dtype = self.model.config.dtype
+        source = {
+            "adapter": "llava",
+            "untrained": True,
+            "seed": seed,
+            "dtype": self.source["dtype"],
+            "weights": weights_fingerprint(model),
+        }
+        name = f"{self.name} untrained (seed {seed})"
+        return Llava(model, self.tokenizer, self._image_processor, name=name, source=source)
 
     def pixels(self, picture: Image.Image, layout: ImageLayout) -> Tensor:
         """CLIP's input for one picture, by PIL, as in the original code.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from torchvision.transforms import functional as tv
 from transformers import AutoTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from mmerank.checkpoints import folder_or_hub_id, path_beside
+from mmerank.checkpoints import folder_or_hub_id, path_beside, weights_fingerprint
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
@@ -32,6 +33,7 @@ from mmerank.sequences import (
     tokenized,
     tokens_of,
 )
+from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.eva_vit import PATCH
 from mmerank_adapters.minigpt_v2_model import MERGED, MiniGPTv2Model, load_model
 
@@ -144,6 +146,35 @@ class MiniGPTv2:
             device=device,
         )
         return cls(model, _tokenizer(llama), name=name, source={"adapter": "minigpt-v2", **source})
+
+    def untrained(self, seed: int) -> MiniGPTv2:
+        """The same configuration with random weights: those of EVA's code, of torch, and of transformers' Llama.
+
+        Args:
+            seed: Of the weights.
+
+        Returns:
+            The twin, in eval mode.
+        """
+        vit: Any = self.model.visual_encoder
+        with drawn_with(seed):
+            model = MiniGPTv2Model(
+                copy.deepcopy(self.model.llama_model.config),
+                vit_dim=vit.cls_token.shape[-1],
+                vit_depth=len(vit.blocks),
+                vit_heads=vit.blocks[0].attn.num_heads,
+                image_size=self._side,
+            )
+            model.visual_encoder.draw_weights()
+        source = {
+            "adapter": "minigpt-v2",
+            "untrained": True,
+            "seed": seed,
+            **{key: self.source[key] for key in ("dtype", "image_size", "vit_depth", "vit_heads")},
+        }
+        place_like(model, self.model).eval()
+        source["weights"] = weights_fingerprint(model)
+        return MiniGPTv2(model, self.tokenizer, name=f"{self.name} untrained (seed {seed})", source=source)
 
     def pixels(self, picture: Image.Image, layout: ImageLayout) -> Tensor:
         """The vision encoder's input for one picture, scaled by PIL as in the original code.

@@ -16,7 +16,8 @@ from torch import Tensor
 from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
-from mmerank.text_adapter import drawn_with, load_tokenizer, place_like, tokenizer_fingerprint
+from mmerank.text_adapter import load_tokenizer, tokenizer_fingerprint
+from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.openelm_config import OpenELMConfig
 from mmerank_adapters.openelm_model import OpenELMModel
 

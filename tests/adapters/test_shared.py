@@ -256,3 +256,32 @@ def test_a_second_load_has_the_same_fingerprint_and_other_weights_another(case: 
     assert again.source == case.adapter.source
     half = load(GOLDEN / case.name / case.checkpoint, dtype="bfloat16", device="cpu")
     assert half.source["weights"] != again.source["weights"]
+
+
+@every_case
+def test_an_untrained_twin_has_the_shapes_and_other_weights(case: Case) -> None:
+    before = torch.get_rng_state()
+    twin, same, other = (case.adapter.untrained(seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    trained = dict(case.adapter.model.named_parameters())
+    drawn = dict(twin.model.named_parameters())
+    assert {name: p.shape for name, p in trained.items()} == {name: p.shape for name, p in drawn.items()}
+    assert not twin.model.training
+    matrices = [name for name, p in drawn.items() if p.ndim > 1]
+    assert all(not torch.equal(drawn[name], trained[name]) for name in matrices)
+    assert twin.source["weights"] == same.source["weights"] != other.source["weights"]
+    assert twin.source["untrained"] and twin.source["seed"] == 0 and "untrained" in twin.name
+    for name in matrices:  # nothing is left as memory happened to be
+        assert 0.003 < float(drawn[name].detach().std()) < 0.4 and float(drawn[name].detach().mean().abs()) < 0.02, (
+            name
+        )
+
+
+@every_case
+def test_an_untrained_twin_is_fed_like_its_model(case: Case) -> None:
+    twin = case.adapter.untrained(3)
+    for kind in KINDS:
+        assert twin.sequence(examples()[0], kind, "bare") == case.adapter.sequence(examples()[0], kind, "bare")
+    result = align(twin, examples())
+    assert result.n == 3 and result.mean_tokens("erank5") == align(case.adapter, examples()).mean_tokens("erank5")
+    assert eranks(result) != eranks(align(case.adapter, examples()))

@@ -1,0 +1,50 @@
+"""What every adapter shares to build an untrained twin: where its random numbers come from, and where it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def drawn_with(seed: int) -> Iterator[None]:
+    """Make what is drawn on the CPU inside the block depend on `seed`, and leave torch's generators as they were.
+
+    Args:
+        seed: Any whole number.
+
+    Yields:
+        Nothing.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would reset the generators of all GPUs too.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def place_like(twin: nn.Module, model: nn.Module) -> nn.Module:
+    """Move a model to the dtypes and devices of another with the same parameters.
+
+    Dtypes go by parameter, since transformers keeps rotary frequencies (buffers) in float32 whatever the dtype. Of
+    quantised parameters only the model's own dtype is taken over.
+
+    Args:
+        twin: What is moved, on the CPU.
+        model: What it is moved next to.
+
+    Returns:
+        `twin`.
+    """
+    others = dict(model.named_parameters())
+    usual = next(iter(others.values()))  # for what the other calls by another name, as adapters in it do
+    for name, parameter in twin.named_parameters():
+        other = others.get(name, usual)
+        parameter.data = parameter.data.to(other.dtype if other.is_floating_point() else usual.dtype)
+    if spread := getattr(model, "hf_device_map", None):
+        from accelerate import dispatch_model
+
+        return dispatch_model(twin, spread)  # type: ignore[no-any-return]
+    return twin.to(next(model.parameters()).device)
