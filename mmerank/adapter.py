@@ -21,6 +21,7 @@ from mmerank.checkpoints import (
     yaml_keys,
 )
 from mmerank.convention import ImageLayout, SequenceForm
+from mmerank.demo import MODELS
 from mmerank.errors import ModelError, UsageError
 from mmerank.hooks import Point
 from mmerank.inputs import Example
@@ -39,7 +40,8 @@ class Adapter(Protocol):
 
     Attributes:
         name: The model as results name it.
-        source: What was read from where, for the record: JSON values by name.
+        source: What was read from where, for the record: JSON values by name. Of an untrained twin: `adapter`,
+            `untrained` (true), `seed`, `dtype` and `weights`.
         model: The module that the hook points are paths in.
         tokenizer: The LLM's, as transformers loads it.
         points: Hook point for each of `vision`, `connector` and `llm`.
@@ -79,6 +81,10 @@ class Adapter(Protocol):
         """
         ...
 
+    def untrained(self, seed: int) -> Adapter:
+        """The same configuration with fresh random weights, in eval mode; same tokenizer, dtype and device."""
+        ...
+
 
 def load(
     model: str | Path, *, dtype: str | None = None, device: str | None = None, load_in: str | None = None
@@ -86,9 +92,10 @@ def load(
     """A loaded model, ready to be measured.
 
     Args:
-        model: A hub id, a local directory, a YAML file `{adapter: NAME, ...}`, or `demo` (a small LLaVA with
-            random weights).
-        dtype: `float32`, `bfloat16`, `float16` or `float64`; default: the checkpoint's own.
+        model: A hub id, a local directory, a YAML file `{adapter: NAME, ...}`, or `demo-llava` or
+            `demo-minigpt-v2`, the small trained models that come with mmerank.
+        dtype: `float32`, `bfloat16`, `float16` or `float64`; default: the checkpoint's own, and float32 for the
+            models that come with mmerank.
         device: As torch names it, or `auto` to spread the model over all devices (`device_map="auto"`);
             default: `cuda` where there is one, else `cpu`.
         load_in: `8bit` or `4bit` to quantise the weights with bitsandbytes, where the family can.
@@ -102,17 +109,15 @@ def load(
     """
     check_dtype(dtype)
     place = chosen_device(device)
-    if str(model) == "demo":
-        from mmerank import demo
-
-        with demo.checkpoint() as folder:
-            family = family_named(GROUP, "llava")
-            keys = quantised(family, load_in, place)
-            adapter: Adapter = family.load(folder, name="demo", dtype=dtype, device=place, **keys)
-            return adapter
+    name = str(model)
+    if name in MODELS:
+        model, dtype = MODELS[name], dtype or "float32"
     family, keys = _found(model)
     keys |= quantised(family, load_in, place)
-    return family.load(Path(model) if is_yaml(model) else model, name=str(model), dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
+    adapter: Adapter = family.load(
+        Path(model) if is_yaml(model) else model, name=name, dtype=dtype, device=place, **keys
+    )
+    return adapter
 
 
 def check_model(model: str | Path) -> None:
@@ -125,8 +130,7 @@ def check_model(model: str | Path) -> None:
         UsageError: Unknown adapter name.
         ModelError: No such checkpoint, or none that any adapter understands.
     """
-    if str(model) != "demo":
-        _found(model)
+    _found(MODELS.get(str(model), model))
 
 
 def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:

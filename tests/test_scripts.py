@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import runpy
 import sys
 from dataclasses import replace
@@ -13,9 +14,11 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from mmerank import TextConvention, align, diff, load_data, load_text, paper
+from mmerank import TextConvention, align, diff, load, load_data, load_text, paper
 from mmerank.accuracy import accuracies
 from mmerank.comparison import Compared, read_rows, write_rows
+from mmerank.demo import MODELS
+from mmerank.demo.scenes import scene
 from tests.adapters.cases import LLAVA, MINIGPT_V2, Case, examples
 from tests.adapters.text_cases import OPENELM_CASE, OPT, TEXT_CASES, TextCase
 from tests.conftest import GOLDEN
@@ -247,3 +250,33 @@ def test_a_few_steps_of_the_training_script_lower_the_loss(
     )
     assert full.loss_trained < half.loss_trained < full.loss_untrained
     assert full.final.erank_untrained == half.final.erank_untrained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "last"), [("llava", "joint"), ("minigpt-v2", "lora")])
+def test_a_few_steps_of_training_the_embedded_models(
+    model: str, last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--scale", "0.008", "--held-out", "3", "--seed", "7"]
+    script("train_tiny.py", model, str(tmp_path), *options, monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    for stage in ("vision", "joint"):
+        losses = [float(loss) for loss in re.findall(rf"^{stage} \d+/\d+ loss (\S+)", printed, re.MULTILINE)]
+        assert len(losses) > 3 and losses[-1] < 0.9 * losses[0], (stage, losses)
+    trajectory = json.loads((tmp_path / "trajectory.json").read_text())
+    assert [row["stage"] for row in trajectory][:4] == ["initial", "vision", "text", "connector"]
+    assert trajectory[-1]["stage"] == last
+    # What is written is what the package has: the same files, in half precision, and loaded as it was measured.
+    shipped = MODELS[f"demo-{model}"]
+    folder = shipped if shipped.is_dir() else shipped.parent
+    files = [sorted(str(p.relative_to(f)) for p in f.rglob("*") if p.is_file()) for f in (tmp_path / "final", folder)]
+    assert files[0] == files[1]
+    final = tmp_path / "final" / ("" if model == "llava" else shipped.name)
+    adapter = load(final, dtype="float32", device="cpu")
+    assert sum(f.stat().st_size for f in (tmp_path / "final").rglob("*")) < 7e6
+    pairs = [scene("held-out", i).example() for i in range(3)]
+    assert align(adapter, pairs).erank5 == pytest.approx(trajectory[-1]["erank5"], rel=1e-6)
+    # As in training, the vision encoder and the language model are those of the first stages where they were frozen.
+    by_stage = {(row["stage"], row["step"]): row for row in trajectory}
+    vision = next(row for (stage, _), row in by_stage.items() if stage == "vision")
+    assert trajectory[-1]["erank1"] == pytest.approx(vision["erank1"], rel=1e-6)
