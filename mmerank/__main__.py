@@ -350,21 +350,30 @@ def doctor(
 
 
 @app.command()
-def demo(json_file: options.Json = None, debug: options.Debug = False) -> None:
-    """The main job on a small built-in model and generated pictures, offline."""
-    from mmerank.adapter import load
-    from mmerank.alignment import align as measure
-    from mmerank.data import load_data
+def demo(
+    out: options.DemoOut = Path("runs/demo"),
+    export: options.Export = None,
+    json_file: options.Json = None,
+    debug: options.Debug = False,
+) -> None:
+    """The main job on two small trained models and held-out pictures, offline, with words to it."""
+    from rich.console import Console
+
+    from mmerank.demo import PAIRS
+    from mmerank.demo.scenes import export as write
+    from mmerank.demo.scenes import scene
+    from mmerank.tour import tour, tour_view
 
     _check_writable(json_file)
+    if export is not None:
+        manifest = write([scene("held-out", i) for i in range(PAIRS)], export)
+        typer.echo(f"{PAIRS} pairs in {manifest} and {manifest.parent / 'images'}: --data llava:{manifest}")
+        return
     _quiet()
-    result = measure(load("demo", device="cpu"), load_data("demo"), progress=True)
-    _show([result], None, json_file)
-    typer.echo(
-        "\nThe demo's model is a small LLaVA-1.5 with RANDOM weights, and its pictures are generated: this shows\n"
-        "what mmerank prints, but the numbers say nothing about any trained model.",
-        err=True,
-    )
+    with _continued_from(out):
+        stops = tour(out, progress=True)
+    if rank().leads and not _write_json({"results": [stop.to_dict() for stop in stops]}, json_file):
+        Console(width=min(Console().width, 100)).print(tour_view(stops, out))
 
 
 def _listed(words: str) -> list[str]:

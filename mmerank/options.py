@@ -14,10 +14,15 @@ _BESIDE = "Beside eRank1 to eRank5"
 
 Models = Annotated[
     list[str],
-    typer.Argument(metavar="MODEL", help="Hub ids, directories, YAML files, or demo.", show_default=False),
+    typer.Argument(
+        metavar="MODEL", help="Hub ids, directories, YAML files, or demo-llava, demo-minigpt-v2.", show_default=False
+    ),
 ]
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Hub id, directory, YAML file, or demo.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Hub id, directory, YAML file, demo-llava or demo-minigpt-v2.", show_default=False
+    ),
 ]
 _DATA_HELP = (
     "llava:FILE.json[?images=DIR], minigpt:DIR (cc_sbu_align), text:FILE, hub:OWNER/NAME[:SPLIT]#COLUMN, "
@@ -36,6 +41,15 @@ Seed = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(metavar="RUN_DIR", help="Keep records here; continue when it exists.", rich_help_panel=_RUN),
+]
+DemoOut = Annotated[
+    Path, typer.Option(metavar="DIR", help="Keep records here; continue when it exists.", rich_help_panel=_RUN)
+]
+Export = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Only write the demo's pairs here, as a data set to imitate.", show_default=False
+    ),
 ]
 Json = Annotated[
     str | None,

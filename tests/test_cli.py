@@ -94,13 +94,39 @@ def test_two_models_one_table_and_a_run_folder(data: str, tmp_path: Path) -> Non
 
 
 def test_demo(tmp_path: Path) -> None:
-    done = run("demo", "--json", str(tmp_path / "demo.json"))
+    options = ("demo", "--out", str(tmp_path / "demo"), "--json", str(tmp_path / "demo.json"))
+    done = run(*options)
     assert done.returncode == 0, done.stderr
-    assert "Image-Text Alignment" in done.stdout and "n = 16 of 16" in done.stdout
-    assert "RANDOM" in done.stderr
-    (result,) = json.loads((tmp_path / "demo.json").read_text())["results"]
-    assert result["n"] == 16 and result["source"]["checkpoint"] == "random weights"
-    assert 1 < result["erank5"] < result["mean_tokens"]["erank5"]
+    for word in ("demo-llava", "demo-minigpt-v2", "Image-Text Alignment", "untrained", "What the numbers mean"):
+        assert word in done.stdout
+    llava, minigpt = json.loads((tmp_path / "demo.json").read_text())["results"]
+    for stop in (llava, minigpt):
+        for run_ in (stop["trained"], stop["untrained"]):
+            assert run_["base"]["n"] == 64 and run_["base"]["skipped"] == []
+            (turned,) = run_["transforms"]
+            assert turned["transform"] == "rotate:90" and turned["delta"]["erank4"] == 0 != turned["delta"]["erank1"]
+        assert stop["trained"]["base"]["erank4"] != stop["untrained"]["base"]["erank4"]
+        assert min(stop["captions"]["accuracy"].values()) > 0.9
+        assert stop["captions"]["loss_mismatched"] > 4 * stop["captions"]["loss"]
+    # What the words say is what the table says.
+    base = llava["trained"]["base"]
+    assert f"takes {base['image_reduction_ratio']:.0%} of eRank1 away" in " ".join(done.stdout.split())
+    assert sorted(folder.name for folder in (tmp_path / "demo").iterdir()) == [
+        "demo-llava",
+        "demo-llava-untrained",
+        "demo-minigpt-v2",
+        "demo-minigpt-v2-untrained",
+    ]
+    assert run(*options).stdout == done.stdout  # from the records
+
+
+def test_demo_export_is_a_data_set(tmp_path: Path) -> None:
+    done = run("demo", "--export", str(tmp_path / "world"))
+    assert done.returncode == 0 and "64 pairs" in done.stdout
+    data = done.stdout.split("--data ")[1].strip()
+    (exported,) = results(run("align", "demo-llava", "--data", data, "--limit", "4", "--json", "-"))
+    (built_in,) = results(run("align", "demo-llava", "--data", "demo", "--limit", "4", "--json", "-"))
+    assert exported["erank5"] == built_in["erank5"] and exported["n"] == 4
 
 
 def failure(*arguments: str) -> tuple[int, str]:
