@@ -125,7 +125,7 @@ def perturb(
     data: options.Data,
     transform: options.Transforms = [],  # noqa: B006 (typer takes no tuple)
     control: options.Controls = [],  # noqa: B006
-    control_draws: options.ControlDraws = 10,
+    control_draws: options.ControlDraws = 39,
     limit: options.Limit = None,
     seed: options.PerturbSeed = None,
     out: options.Out = None,

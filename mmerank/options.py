@@ -78,7 +78,9 @@ Controls = Annotated[
         show_default=False,
     ),
 ]
-ControlDraws = Annotated[int, typer.Option(min=1, metavar="R", help="How often a null is drawn.")]
+ControlDraws = Annotated[
+    int, typer.Option(min=1, metavar="R", help="How often a null is drawn; its p is never below 2 / (R + 1).")
+]
 PerturbSeed = Annotated[
     int | None,
     typer.Option(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +14,9 @@ import pandas as pd
 
 from mmerank.adapter import Adapter
 from mmerank.alignment import Alignment, alignment_of
-from mmerank.analysis.perturbation import QUANTITIES, deltas, null_draws
+from mmerank.analysis.bootstrap import Bootstrap
+from mmerank.analysis.paired import Comparison
+from mmerank.analysis.perturbation import QUANTITIES, Null, against_nulls, deltas, differences_frame, matched_deltas, paired_tests
 from mmerank.collect import Measured, collect
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
@@ -29,6 +31,8 @@ from mmerank.variants import BASE, ORIGINAL, Control, Variant, null_pairs, varia
 
 # Examples that are measured a second time, transformed and by themselves.
 CHECKED = 8
+# How often a null is drawn: the fewest with which a two-sided p can be 0.05, 2 / (draws + 1).
+DRAWS = 39
 
 
 @dataclass(frozen=True)
@@ -39,28 +43,19 @@ class Perturbed:
         transform: Its name.
         result: The numbers after it, on the same examples as the base.
         delta: Those minus the base's, by quantity.
+        delta_matched: The same on equally many rows everywhere, with the number `n` of examples that have as many,
+            see `mmerank.analysis.tokens`; None if not asked for.
     """
 
     transform: str
     result: Alignment
     delta: dict[str, float]
+    delta_matched: dict[str, float | None] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As `--json` prints it."""
-        return {"transform": self.transform, **self.result.to_dict(), "delta": self.delta}
-
-
-@dataclass(frozen=True)
-class Null:
-    """What eRank5 and the Image-Text Alignment are for pictures with other examples' texts.
-
-    Attributes:
-        control: `mismatch` or `independent`.
-        draws: Quantity -> its value in each draw.
-    """
-
-    control: str
-    draws: dict[str, tuple[float, ...]]
+        matched = {} if self.delta_matched is None else {"delta_matched": self.delta_matched}
+        return {"transform": self.transform, **self.result.to_dict(), "delta": self.delta, **matched}
 
 
 @dataclass(frozen=True)
@@ -99,6 +94,8 @@ class Perturbation:
         checks: What must be nothing but rounding.
         records: All of them; the `transform` of the base's is `none`, of a null's `CONTROL/DRAW`.
         seed: Of what is random in transforms and controls.
+        bootstrap: How the intervals of differences are made; `dataclasses.replace(result, bootstrap=...)` makes them
+            anew.
     """
 
     base: Alignment
@@ -107,6 +104,17 @@ class Perturbation:
     checks: Checks
     records: tuple[Record, ...]
     seed: int
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    @cached_property
+    def tests(self) -> dict[str, Comparison]:
+        """Each transform minus the base, by transform: intervals, p, q over all of them together, effect sizes."""
+        aggregate = self.base.convention.aggregate
+        return paired_tests(to_frame(self.records, spectrum=False), aggregate=aggregate, bootstrap=self.bootstrap)
+
+    def tests_to_pandas(self) -> pd.DataFrame:
+        """One row per transform and quantity; columns as in `mmerank.analysis.perturbation.differences_frame`."""
+        return differences_frame(self.tests)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per transform, example and measurement; columns as in `mmerank.records`."""
@@ -116,8 +124,11 @@ class Perturbation:
         """The result as `--json` prints it."""
         return {
             "base": self.base.to_dict(),
-            "transforms": [perturbed.to_dict() for perturbed in self.transforms],
-            "controls": [_control(self.base, null) for null in self.controls],
+            "transforms": [
+                {**perturbed.to_dict(), "tests": self.tests[perturbed.transform].to_dict()}
+                for perturbed in self.transforms
+            ],
+            "controls": [null.to_dict(self.base.n) for null in self.controls],
             "checks": self.checks.to_dict(),
             "seed": self.seed,
         }
@@ -134,7 +145,7 @@ def perturb(
     transforms: Iterable[str] = (),
     *,
     controls: Iterable[Control] = (),
-    control_draws: int = 10,
+    control_draws: int = DRAWS,
     convention: Convention | None = None,
     limit: int | None = None,
     seed: int | None = None,
@@ -156,7 +167,7 @@ def perturb(
         transforms: `NAME[:STRENGTH]`, joined by `+` to follow each other, strengths joined by commas for a sweep:
             `rotate:90`, `blur:1,2,4`. See `mmerank.transforms`.
         controls: Nulls, `mismatch` and `independent`, see `mmerank.variants.null_pairs`.
-        control_draws: How often a null is drawn.
+        control_draws: How often a null is drawn, R; its p is never below 2 / (R + 1).
         convention: As for `mmerank.align`, like all that follows but for `seed`.
         limit: Use this many of the examples: the first ones, or with `seed` a random sample.
         seed: Of what is random in transforms and controls, 0 if none is given; and with `limit` of the sample.
@@ -233,13 +244,14 @@ def perturb(
     )
     by_variant = _by_variant(records, probe.variants)
     base = summary(by_variant["none"])
-    after = [Perturbed(v.name, r := summary(by_variant[v.name]), _deltas(base, r)) for v in variants]
+    after = [_perturbed(v.name, base, summary(by_variant[v.name])) for v in variants]
+    of_all = tuple(record for of_one in by_variant.values() for record in of_one)
     result = Perturbation(
         base=base,
         transforms=tuple(after),
-        controls=tuple(_null(kind, base, by_variant) for kind in kinds),
+        controls=against_nulls(to_frame(of_all, spectrum=False), aggregate=convention.aggregate),
         checks=_checked(probe, usable, variants, by_variant),
-        records=tuple(record for of_one in by_variant.values() for record in of_one),
+        records=of_all,
         seed=drawn_by,
     )
     if out is not None and own_folder:
@@ -314,21 +326,18 @@ def _by_variant(records: Iterable[Record], variants: Iterable[Variant]) -> dict[
     return found
 
 
-def _deltas(base: Alignment, changed: Alignment) -> dict[str, float]:
+def _perturbed(name: str, base: Alignment, changed: Alignment) -> Perturbed:
     before, after = ({name: getattr(result, name) for name in QUANTITIES} for result in (base, changed))
-    return deltas(before, after)
-
-
-def _null(kind: Control, base: Alignment, by_variant: dict[str, list[Record]]) -> Null:
-    pairs = [r for name, records in by_variant.items() if name.startswith(f"{kind}/") for r in records]
-    draws = null_draws(base.erank3, base.erank4, pairs, aggregate=base.convention.aggregate)
-    return Null(kind, draws)
-
-
-def _control(base: Alignment, null: Null) -> dict[str, Any]:
-    """A null as `--json` prints it, beside the value that it is a null of."""
-    quantities = {name: {"value": getattr(base, name), "null": list(draws)} for name, draws in null.draws.items()}
-    return {"control": null.control, "draws": len(null.draws["erank5"]), "n": base.n, **quantities}
+    asked, matched = base.convention, None
+    if asked.match_tokens is not None:
+        matched = matched_deltas(
+            base.records,
+            changed.records,
+            tokens=asked.match_tokens,
+            repeats=asked.match_repeats,
+            aggregate=asked.aggregate,
+        )
+    return Perturbed(name, changed, deltas(before, after), matched)
 
 
 def _checked(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from statistics import fmean, stdev
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -13,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mmerank.alignment import Alignment
-from mmerank.analysis.perturbation import QUANTITIES
 from mmerank.diff_erank import Diff
 from mmerank.doctor import Examination
 from mmerank.eranks import ERANKS
 from mmerank.inputs import Skipped
 from mmerank.perturbation import Perturbation
+from mmerank.perturbation_report import DECIMALS, difference_text, matched_table, null_table, tests_notes, tests_table
 from mmerank.row_report import row_standing, row_tables
 from mmerank.uncertainty import NAMES, interval_line, interval_text, plain
 
@@ -86,11 +85,12 @@ def alignment_text(results: Sequence[Alignment]) -> str:
     return "\n".join([plain(*alignment_tables(results)), *(line for result in results for line in standing(result))])
 
 
-def standing(result: Alignment) -> list[str]:
+def standing(result: Alignment, *, brackets: bool = True) -> list[str]:
     """What the numbers stand on: how many examples, how many tokens, what was skipped and why.
 
     Args:
         result: One of them.
+        brackets: Whether its intervals stand in brackets beside the numbers.
 
     Returns:
         Lines.
@@ -101,7 +101,7 @@ def standing(result: Alignment) -> list[str]:
     lines = [
         f"{result.model} on {result.data}: n = {result.n} of {total} examples{_choice(result)}{skipped}",
         f"  mean tokens behind eRank1-5: {tokens}",
-        interval_line(result.bootstrap, result.n),
+        *([interval_line(result.bootstrap, result.n)] if brackets else []),
     ]
     lines += _skips(result.skipped)
     if result.text_cut:
@@ -110,7 +110,7 @@ def standing(result: Alignment) -> list[str]:
 
 
 def perturbation_table(result: Perturbation) -> Table:
-    """A row for the base and for each transform, under each number by how much it rose or fell.
+    """A row for the base and for each transform, under each number by how much it rose or fell, starred by its q.
 
     Args:
         result: Of one model.
@@ -132,12 +132,12 @@ def perturbation_table(result: Perturbation) -> Table:
         table.add_column(f"{label.replace('erank', 'eRank')}\n{point}\n{kind}", justify="right")
     table.add_column("Image\nReduction\nRatio", justify="right")
     table.add_column("Image-Text\nAlignment", justify="right")
-    decimals = {name: 2 if name in ERANKS else 4 for name in QUANTITIES}
-    table.add_row("base", *(f"{getattr(result.base, name):.{d}f}" for name, d in decimals.items()))
+    table.add_row("base", *(f"{getattr(result.base, name):.{d}f}" for name, d in DECIMALS.items()))
     for changed in result.transforms:
+        tests = result.tests[changed.transform]
         values = (
-            f"{getattr(changed.result, name):.{d}f}\n{_signed(changed.delta[name], d)}"
-            for name, d in decimals.items()
+            f"{getattr(changed.result, name):.{d}f}\n{difference_text(changed.delta[name], d, tests[name].q)}"
+            for name, d in DECIMALS.items()
         )
         table.add_row(Text(changed.transform), *values)
     return table
@@ -155,41 +155,23 @@ def perturbation_view(result: Perturbation) -> RenderableType:
     checks = result.checks
     found = {"eRank4": checks.text, "any eRank": checks.reuse, "identity": checks.identity}
     shown = ", ".join(f"{name} {value:.1e}" for name, value in found.items() if not math.isnan(value))
-    lines = standing(result.base)
+    lines = standing(result.base, brackets=False)
+    if result.tests:
+        lines += tests_notes(result.tests)
     if shown:
         lines += ["  largest differences that should be rounding, of examples measured again alone", f"    {shown}"]
-    tables = [perturbation_table(result), *([null_table(result)] if result.controls else [])]
+    tables = [perturbation_table(result)]
+    if result.tests:
+        tables.append(tests_table(result.tests, result.base.intervals))
+    if result.controls:
+        tables.append(null_table(result.controls))
+    matched = {c.transform: c.delta_matched for c in result.transforms if c.delta_matched is not None}
+    if matched:
+        tables.append(matched_table(matched, result.base.convention.match_tokens or 0))
     tables += row_tables(result.base, "base")
     for changed in result.transforms:
         tables += row_tables(changed.result, changed.transform)
     return Group(*tables, *map(Text, lines))
-
-
-def null_table(result: Perturbation) -> Table:
-    """The base's eRank5 and Image-Text Alignment against those of pictures with other examples' texts.
-
-    Args:
-        result: With controls.
-
-    Returns:
-        The table, for a rich console.
-    """
-    draws = len(result.controls[0].draws["erank5"])
-    table = Table(
-        title=f"Against pictures with other texts, {draws} draws",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for heading in ("null", "", "here", "null mean ± sd"):
-        table.add_column(heading, justify="left" if heading in ("null", "") else "right")
-    for null in result.controls:
-        for name, values in null.draws.items():
-            label, d = ("eRank5", 2) if name == "erank5" else ("Image-Text Alignment", 4)
-            spread = f" ± {stdev(values):.{d}f}" if len(values) > 1 else ""
-            here = f"{getattr(result.base, name):.{d}f}"
-            table.add_row(null.control, label, here, f"{fmean(values):.{d}f}{spread}")
-    return table
 
 
 def perturbation_text(result: Perturbation) -> str:
@@ -457,11 +439,6 @@ def _fact(value: object) -> str:
 
 def _middle_cut(text: str, width: int = 60) -> str:
     return text if len(text) <= width else f"{text[: width // 2]} … {text[-width // 2 :]}"
-
-
-def _signed(difference: float, decimals: int) -> str:
-    """A difference with its sign, 0 only where it is exactly that."""
-    return "=" if difference == 0 else f"{difference:+.{decimals}f}"
 
 
 def _short(name: str) -> str:

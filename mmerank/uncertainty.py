@@ -82,7 +82,7 @@ def comparison_table(comparison: Comparison) -> Table:
         table.add_row(
             NAMES.get(found.quantity, found.quantity.replace("erank", "eRank").replace("_", " ")),
             f"{_rounded(found.difference, decimals):+.{decimals}f} {interval}".rstrip(),
-            "<0.001" if found.q < 0.001 else f"{found.q:.3f}",
+            q_text(found.q),
             _shown(found.d_z, 2),
             _shown(found.smallest_detectable, decimals),
         )
@@ -135,6 +135,11 @@ def plain(*tables: RenderableType) -> str:
     with console.capture() as captured:
         console.print(*tables, sep="\n")
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def q_text(q: float) -> str:
+    """A q with three decimals, `-` where nothing was tested."""
+    return "<0.001" if q < 0.001 else _shown(q, 3)
 
 
 def _rounded(value: float, decimals: int) -> float:

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--transform", nargs="+", default=["rotate:90", "rotate:180", "rotate:270", "identity"])
     parser.add_argument("--control", nargs="+", default=[])
-    parser.add_argument("--control-draws", type=int, default=10, metavar="R")
+    parser.add_argument("--control-draws", type=int, default=39, metavar="R")
     parser.add_argument("--limit", type=int, metavar="N")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--dtype")

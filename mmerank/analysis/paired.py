@@ -50,7 +50,8 @@ class PairedDifference:
         low: Lower limit of the difference, by the paired bootstrap; NaN with fewer than two examples.
         high: Upper limit.
         p: Of the permutation test: A and B are swapped within examples, all measurements of an example together.
-        q: The same after control of the false discovery rate over everything tested together.
+        q: The same after control of the false discovery rate over everything tested together; NaN where the quantity
+            cannot differ and so is not tested.
         p_wilcoxon: Of the Wilcoxon signed-rank test on `effect`'s differences.
         d_z: Mean over standard deviation of the examples' differences (of entropies, for an eRank); NaN where all
             are equal.
@@ -88,6 +89,7 @@ class Comparison:
         exact: Whether these are all swaps there are.
         false_discovery: `bh` or `by`.
         tests: Number of tests behind `q`.
+        fixed: Quantities that cannot differ by how A and B were made; they are not among `tests`.
     """
 
     a: str
@@ -100,6 +102,7 @@ class Comparison:
     exact: bool
     false_discovery: FalseDiscovery
     tests: int
+    fixed: tuple[str, ...] = ()
 
     def __getitem__(self, quantity: str) -> PairedDifference:
         """The difference of one quantity."""
@@ -119,7 +122,7 @@ class Comparison:
             for found in self.differences
         ]
         settings = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**settings, "bootstrap": self.bootstrap.to_dict(), "differences": rows}
+        return {**settings, "bootstrap": self.bootstrap.to_dict(), "differences": rows, "fixed": list(self.fixed)}
 
     def __str__(self) -> str:
         from mmerank.uncertainty import comparison_text
@@ -192,7 +195,7 @@ def compare(
 def controlled(comparisons: Iterable[Comparison], false_discovery: FalseDiscovery = "bh") -> list[Comparison]:
     """The same comparisons, with `q` over all of their tests together.
 
-    For hook points and transforms that are looked at side by side. Benjamini and Hochberg, J. R. Stat. Soc. B 57
+    For hook points and transforms that are looked at side by side; what is `fixed` stays out. Benjamini and Hochberg, J. R. Stat. Soc. B 57
     (1995); under arbitrary dependence Benjamini and Yekutieli, Ann. Stat. 29 (2001); computed by
     `scipy.stats.false_discovery_control`.
 
@@ -204,12 +207,15 @@ def controlled(comparisons: Iterable[Comparison], false_discovery: FalseDiscover
         One for each, in their order.
     """
     given = list(comparisons)
-    p = [found.p for comparison in given for found in comparison.differences]
-    adjusted = iter(stats.false_discovery_control(p, method=false_discovery).tolist())
+    p = [found.p for comparison in given for found in comparison.differences if found.quantity not in comparison.fixed]
+    adjusted = iter(stats.false_discovery_control(p, method=false_discovery).tolist() if p else ())
     return [
         replace(
             comparison,
-            differences=tuple(replace(found, q=next(adjusted)) for found in comparison.differences),
+            differences=tuple(
+                replace(found, q=math.nan if found.quantity in comparison.fixed else next(adjusted))
+                for found in comparison.differences
+            ),
             false_discovery=false_discovery,
             tests=len(p),
         )

@@ -12,6 +12,8 @@ import pandas as pd
 
 from mmerank.analysis.bootstrap import Bootstrap, sample_intervals
 from mmerank.analysis.diff_erank import TWIN
+from mmerank.analysis.paired import FalseDiscovery
+from mmerank.analysis.perturbation import Null, against_nulls, differences_frame, paired_tests
 from mmerank.analysis.samples import sample
 from mmerank.convention import Aggregate
 from mmerank.errors import RunFolderError
@@ -56,8 +58,8 @@ def estimates(
         aggregate: See `mmerank.analysis.alignment.dataset_erank`. Default: that of the run.
 
     Returns:
-        A row per model, transform, hook point (of texts; else empty) and quantity: `model`, `transform`, `point`,
-        `quantity`, `value`, `low`, `high` (NaN with fewer than two examples), `n`.
+        A row per model, transform, hook point (of texts; else empty) and quantity: `model`, `transform` (`none`: the
+        base), `point`, `quantity`, `value`, `low`, `high` (NaN with fewer than two examples), `n`.
 
     Raises:
         RunFolderError: It is not a run folder, or has no records.
@@ -71,6 +73,57 @@ def estimates(
         for point, row in _rows(frame, by, bootstrap)
     ]
     return pd.DataFrame(rows)
+
+
+def differences(
+    folder: str | Path,
+    *,
+    bootstrap: Bootstrap | None = None,
+    aggregate: Aggregate | None = None,
+    false_discovery: FalseDiscovery = "bh",
+) -> pd.DataFrame:
+    """Each transform of a run of `mmerank perturb` minus its base, with intervals and tests.
+
+    With the settings of the run these are the `tests` of its `summary.json`.
+
+    Args:
+        folder: What `--out` was given.
+        bootstrap: Level, resamples, seed and method.
+        aggregate: See `mmerank.analysis.alignment.dataset_erank`. Default: that of the run.
+        false_discovery: How `q` is made, over all transforms of a model and all quantities that they can move.
+
+    Returns:
+        A row per model, transform and quantity: `model`, and what `mmerank.analysis.perturbation.differences_frame`
+        has.
+
+    Raises:
+        RunFolderError: It is not a run folder of `mmerank perturb`, or has no records.
+    """
+    by = aggregate or _stated(Path(folder), job="perturb")["convention"]["aggregate"]
+    found = []
+    for model, records in run_records(folder).items():
+        tests = paired_tests(records, aggregate=by, bootstrap=bootstrap, false_discovery=false_discovery)
+        frame = differences_frame(tests)
+        frame.insert(0, "model", model)
+        found.append(frame)
+    return pd.concat(found, ignore_index=True)
+
+
+def controls(folder: str | Path, *, aggregate: Aggregate | None = None) -> dict[str, tuple[Null, ...]]:
+    """The nulls of a run of `mmerank perturb`, and where the base stands among them.
+
+    Args:
+        folder: What `--out` was given.
+        aggregate: See `mmerank.analysis.alignment.dataset_erank`. Default: that of the run.
+
+    Returns:
+        By model; `tests` and `draws` of each have the numbers.
+
+    Raises:
+        RunFolderError: It is not a run folder of `mmerank perturb`, or has no records.
+    """
+    by = aggregate or _stated(Path(folder), job="perturb")["convention"]["aggregate"]
+    return {model: against_nulls(records, aggregate=by) for model, records in run_records(folder).items()}
 
 
 def _rows(
@@ -97,9 +150,11 @@ def _is_twin(name: str, model: str, stated: dict[str, Any], records: pd.DataFram
     return bool((mine[common] == its[common]).all())
 
 
-def _stated(folder: Path) -> dict[str, Any]:
+def _stated(folder: Path, *, job: str | None = None) -> dict[str, Any]:
     try:
         stated: dict[str, Any] = json.loads((folder / "run.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise RunFolderError(f"{folder}: not a run folder, its run.json cannot be read ({error})") from None
+    if job not in (None, stated.get("job")):
+        raise RunFolderError(f"{folder}: expected a run of {job}, got one of {stated.get('job')}")
     return stated

@@ -41,7 +41,7 @@ def matched_alignment(
         not exist are None.
     """
     rows = list(records)
-    short = {r.example for r in rows if r.matched is None or not np.isfinite(r.matched).any()}
+    short = unmatched(rows)
     kept = [r for r in rows if r.example not in short]
     names = [*ERANKS, "image_reduction_ratio", "image_text_alignment"]
     numbers: dict[str, float | None] = dict.fromkeys(names)
@@ -70,6 +70,18 @@ def matched_alignment(
         "stdev_of_a_draw": stdev,
         "all_rows": all_rows,
     }
+
+
+def unmatched(records: Iterable[Record]) -> set[str]:
+    """The examples of which some measurement has too few rows.
+
+    Args:
+        records: With `matched`.
+
+    Returns:
+        Their ids.
+    """
+    return {r.example for r in records if r.matched is None or not np.isfinite(r.matched).any()}
 
 
 def token_curve(
