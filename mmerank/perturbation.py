@@ -16,7 +16,15 @@ from mmerank.adapter import Adapter
 from mmerank.alignment import Alignment, alignment_of
 from mmerank.analysis.bootstrap import Bootstrap
 from mmerank.analysis.paired import Comparison
-from mmerank.analysis.perturbation import QUANTITIES, Null, against_nulls, deltas, differences_frame, matched_deltas, paired_tests
+from mmerank.analysis.perturbation import (
+    QUANTITIES,
+    Null,
+    against_nulls,
+    deltas,
+    differences_frame,
+    matched_deltas,
+    paired_tests,
+)
 from mmerank.collect import Measured, collect
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS

@@ -50,7 +50,9 @@ def tests_table(tests: Mapping[str, Comparison], base: Mapping[str, Interval]) -
     """
     table = _by_quantity("Intervals and tests of the differences")
     if base:
-        cells = (f"{base[name][0]:.{d}f}\n{base[name][1]:.{d}f}" if name in base else "" for name, d in DECIMALS.items())
+        cells = (
+            f"{base[name][0]:.{d}f}\n{base[name][1]:.{d}f}" if name in base else "" for name, d in DECIMALS.items()
+        )
         table.add_row("base", "from\nto", *cells)
     for name, comparison in tests.items():
         if set(comparison.fixed) >= set(QUANTITIES):

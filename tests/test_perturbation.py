@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmerank import Convention, Example, Perturbation, align, capture, load_data, perturb
+from mmerank import Bootstrap, Convention, Example, Perturbation, align, capture, compare, load_data, perturb
 from mmerank.alignment import Alignment
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.sequences import Role, padded
@@ -349,8 +349,15 @@ def test_result_as_table_json_and_text() -> None:
     printed = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert [t["transform"] for t in printed["transforms"]] == ["rotate:90", "blur:1", "blur:2"]
     for t in printed["transforms"]:
-        assert set(printed["base"]) | {"transform", "delta"} == set(t)
+        assert set(printed["base"]) | {"transform", "delta", "tests"} == set(t)
         assert t["delta"] == {name: t[name] - printed["base"][name] for name in t["delta"]} and len(t["delta"]) == 7
+        (tests,) = [found for name, found in result.tests.items() if name == t["transform"]]
+        assert t["tests"] == json.loads(json.dumps(tests.to_dict())) and t["tests"]["fixed"] == ["erank4"]
+        for d in t["tests"]["differences"]:
+            assert d["difference"] == pytest.approx(t["delta"][d["quantity"]], abs=1e-12)
+            assert (d["q"] is None) == (d["quantity"] == "erank4") and t["tests"]["tests"] == 3 * 6
+    frame = result.tests_to_pandas()
+    assert len(frame) == 3 * 7 and frame["fixed"].sum() == 3
     (control,) = printed["controls"]
     assert control["control"] == "independent" and len(control["erank5"]["null"]) == control["draws"] == 2
     assert control["erank5"]["value"] == printed["base"]["erank5"]
@@ -362,6 +369,38 @@ def test_result_as_table_json_and_text() -> None:
     text = str(result)
     assert "rotate:90" in text and "n = 5 of 5 examples" in text and "independent" in text
     assert f"{result.base.erank5:.2f}" in text and f"{result.transforms[0].delta['erank1']:+.2f}" in text
+
+
+def test_tests_are_those_of_two_alignments() -> None:
+    result = perturb(LLAVA.adapter, examples(), ["identity", "rotate:90"])
+    identity, rotated = (compare(changed.result, result.base) for changed in result.transforms)
+    for name, alone in (("identity", identity), ("rotate:90", rotated)):
+        for found, expected in zip(result.tests[name].differences, alone.differences, strict=True):
+            assert replace(found, q=0) == replace(expected, q=0) or np.isnan(found.d_z)
+    for found in result.tests["identity"].differences:
+        assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
+    again = replace(result, bootstrap=Bootstrap(level=0.5))
+    one, other = (of.tests["rotate:90"]["erank1"] for of in (result, again))
+    assert one.low < other.low < other.high < one.high and one.p == other.p
+
+
+def test_matched_differences() -> None:
+    plain = perturb(LLAVA.adapter, examples(), ["rotate:90"]).transforms[0]
+    assert plain.delta_matched is None and "delta_matched" not in plain.to_dict()
+    result = perturb(
+        LLAVA.adapter, examples(), ["rotate:90", "other-text"], convention=Convention(match_tokens=8, match_repeats=2)
+    )
+    rotated, swapped = result.transforms
+    base, after, found = result.base.matched, rotated.result.matched, rotated.delta_matched
+    assert base is not None and after is not None and found is not None
+    assert base["n"] == after["n"] == found["n"] == 4  # one text is shorter than 8 tokens
+    for name in rotated.delta:
+        assert found[name] == pytest.approx(after[name] - base[name], abs=1e-12)
+    assert rotated.to_dict()["delta_matched"] == found
+    # Now another picture has the short text: neither example has enough rows before and after.
+    assert swapped.result.matched is not None and swapped.result.matched["n"] == 4
+    assert swapped.delta_matched is not None and swapped.delta_matched["n"] == 3
+    assert "Differences on 8 rows each" in str(result)
 
 
 def test_seed_and_limit() -> None:

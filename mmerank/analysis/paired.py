@@ -195,9 +195,9 @@ def compare(
 def controlled(comparisons: Iterable[Comparison], false_discovery: FalseDiscovery = "bh") -> list[Comparison]:
     """The same comparisons, with `q` over all of their tests together.
 
-    For hook points and transforms that are looked at side by side; what is `fixed` stays out. Benjamini and Hochberg, J. R. Stat. Soc. B 57
-    (1995); under arbitrary dependence Benjamini and Yekutieli, Ann. Stat. 29 (2001); computed by
-    `scipy.stats.false_discovery_control`.
+    For hook points and transforms that are looked at side by side; what is `fixed` stays out. Benjamini and
+    Hochberg, J. R. Stat. Soc. B 57 (1995); under arbitrary dependence Benjamini and Yekutieli, Ann. Stat. 29 (2001);
+    computed by `scipy.stats.false_discovery_control`.
 
     Args:
         comparisons: At least one.
@@ -207,7 +207,9 @@ def controlled(comparisons: Iterable[Comparison], false_discovery: FalseDiscover
         One for each, in their order.
     """
     given = list(comparisons)
-    p = [found.p for comparison in given for found in comparison.differences if found.quantity not in comparison.fixed]
+    p = [
+        found.p for comparison in given for found in comparison.differences if found.quantity not in comparison.fixed
+    ]
     adjusted = iter(stats.false_discovery_control(p, method=false_discovery).tolist() if p else ())
     return [
         replace(

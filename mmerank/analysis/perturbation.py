@@ -181,7 +181,9 @@ def against_nulls(records: pd.DataFrame, *, aggregate: Aggregate = "entropy") ->
     """
     base = records[records["transform"] == BASE.name]
     e3, e4, e5 = (
-        dataset_erank(base[(base["point"] == point) & (base["input"] == kind)]["entropy"].tolist(), aggregate=aggregate)
+        dataset_erank(
+            base[(base["point"] == point) & (base["input"] == kind)]["entropy"].tolist(), aggregate=aggregate
+        )
         for point, kind in (ERANKS[name] for name in ("erank3", "erank4", "erank5"))
     )
     here = {"erank5": e5, "image_text_alignment": image_text_alignment(e3, e4, e5)}

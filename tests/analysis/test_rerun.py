@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from mmerank import Bootstrap, TextConvention, align, compare, diff, estimates, perturb
-from mmerank.analysis.rerun import run_records
+from mmerank.analysis.rerun import controls, differences, run_records
 from mmerank.diff_erank import open_diff_run
 from mmerank.errors import RunFolderError
 from tests.adapters.cases import LLAVA, examples
@@ -67,6 +68,43 @@ def test_transforms_without_the_null_draws(tmp_path: Path) -> None:
     turned = found[found["transform"] == "rotate:90"].set_index("quantity")
     assert turned.loc["erank5", "value"] == pytest.approx(after.result.erank5, rel=1e-13)
     assert (turned.loc["erank5", "low"], turned.loc["erank5", "high"]) == after.result.intervals["erank5"]
+
+
+def test_tests_of_transforms(tmp_path: Path) -> None:
+    transforms = ["blur:2,4", "other-text", "identity"]
+    result = perturb(
+        LLAVA.adapter, examples(), transforms, controls=["mismatch"], control_draws=3, out=tmp_path / "run"
+    )
+    found = differences(tmp_path / "run")
+    assert set(found.pop("model")) == {result.base.model}
+    expected = result.tests_to_pandas()
+    keys = ["transform", "quantity"]
+    found, expected = (of.sort_values(keys, ignore_index=True) for of in (found, expected))
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-9, atol=1e-12)
+    assert controls(tmp_path / "run") == {result.base.model: result.controls}
+    other = differences(tmp_path / "run", aggregate="erank", bootstrap=Bootstrap(level=0.5), false_discovery="by")
+    assert (other["q"].dropna() >= found["q"].dropna().min()).all() and not other["low"].equals(found["low"])
+    align(LLAVA.adapter, examples(), out=tmp_path / "plain")
+    for read in (differences, controls):
+        with pytest.raises(RunFolderError, match="expected a run of perturb, got one of align"):
+            read(tmp_path / "plain")
+
+
+def test_torch_is_not_needed_for_transforms(tmp_path: Path) -> None:
+    perturb(LLAVA.adapter, examples(), ["blur:2"], controls=["mismatch"], control_draws=2, out=tmp_path / "run")
+    code = f"""
+import sys, mmerank
+from mmerank.analysis.rerun import controls, differences
+from mmerank.perturbation_report import null_table
+from mmerank.uncertainty import plain
+run = {str(tmp_path / "run")!r}
+print(len(mmerank.estimates(run)), len(differences(run)))
+print(plain(*map(null_table, controls(run).values())))
+print(sorted({{"torch", "transformers", "datasets"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "[]" and lines[0] == "14 7" and "mismatch" in done.stdout
 
 
 def test_torch_is_not_needed(tmp_path: Path) -> None:
