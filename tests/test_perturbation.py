@@ -384,6 +384,15 @@ def test_tests_are_those_of_two_alignments() -> None:
     assert one.low < other.low < other.high < one.high and one.p == other.p
 
 
+def test_dealing_out_anew_moves_only_what_sees_pairs() -> None:
+    result = perturb(LLAVA.adapter, examples(), ["other", "other-text"])
+    for changed in result.transforms:
+        tests = result.tests[changed.transform]
+        assert set(tests.fixed) == {*ERANKS[:4], "image_reduction_ratio"} and tests.tests == 4
+        assert all(abs(changed.delta[name]) < 1e-5 for name in tests.fixed)
+        assert abs(changed.delta["erank5"]) > 1e-3
+
+
 def test_matched_differences() -> None:
     plain = perturb(LLAVA.adapter, examples(), ["rotate:90"]).transforms[0]
     assert plain.delta_matched is None and "delta_matched" not in plain.to_dict()

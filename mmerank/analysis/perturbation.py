@@ -22,6 +22,7 @@ from mmerank.variants import BASE, Control
 QUANTITIES = (*ERANKS, "image_reduction_ratio", "image_text_alignment")
 _OF_PICTURE = {name for name, (_, kind) in ERANKS.items() if kind != "text"} | {*QUANTITIES[-2:]}
 _OF_TEXT = {name for name, (_, kind) in ERANKS.items() if kind != "image"} | {"image_text_alignment"}
+_OF_PAIR = _OF_PICTURE & _OF_TEXT
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def matched_deltas(
 def fixed_quantities(transform: str) -> tuple[str, ...]:
     """The quantities that a transform cannot move, since they do not see what it changes.
 
+    `other` and `other-text` alone deal the same pictures or texts out anew, so only what sees pairs can move.
+
     Args:
         transform: Its name.
 
@@ -111,10 +114,9 @@ def fixed_quantities(transform: str) -> tuple[str, ...]:
     """
     (found,) = parse(transform)
     moved: set[str] = set()
-    if any(step.kind != "identity" for step in found.picture_steps):
-        moved |= _OF_PICTURE
-    if found.text_steps:
-        moved |= _OF_TEXT
+    for steps, reach in ((found.picture_steps, _OF_PICTURE), (found.text_steps, _OF_TEXT)):
+        if kinds := [step.kind for step in steps if step.kind != "identity"]:
+            moved |= reach if set(kinds) - {"other", "other-text"} else _OF_PAIR
     return tuple(name for name in QUANTITIES if name not in moved)
 
 

@@ -37,10 +37,14 @@ OF_TEXT = ["erank4", "erank5", "image_text_alignment"]
         ("identity", []),
         ("rotate:90", OF_PICTURE),
         ("identity+blur:2", OF_PICTURE),
-        ("other", OF_PICTURE),
+        ("other", ["erank5", "image_text_alignment"]),
+        ("other+blur:2", OF_PICTURE),
         ("shuffle-words", OF_TEXT),
-        ("identity+other-text", OF_TEXT),
-        ("grey+other-text", list(QUANTITIES)),
+        ("other-text+shuffle-words", OF_TEXT),
+        ("identity+other-text", ["erank5", "image_text_alignment"]),
+        ("other+other-text", ["erank5", "image_text_alignment"]),
+        ("grey+other-text", OF_PICTURE),
+        ("grey+shuffle-words", list(QUANTITIES)),
     ],
 )
 def test_what_a_transform_cannot_move(transform: str, moved: list[str]) -> None:
