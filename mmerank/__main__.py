@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -460,14 +460,15 @@ def _show(results: list[Alignment], folder: RunFolder | None, json_file: str | N
 
 
 def _compared(results: Sequence[Alignment | Diff]) -> list[Comparison]:
-    """Each two models on the examples that both have."""
+    """Each two models on the examples that both have; of more than a table has room for, each with the next."""
     if len(results) < 2:
         return []
     from mmerank.analysis.paired import compare, controlled
+    from mmerank.report import MANY
 
     pairs = [
         (a, b)
-        for a, b in combinations(results, 2)
+        for a, b in (combinations(results, 2) if len(results) <= MANY else pairwise(results))
         if {record.example for record in a.records} & {record.example for record in b.records}
     ]
     return controlled(compare(a, b) for a, b in pairs) if pairs else []

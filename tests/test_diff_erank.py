@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmerank import Diff, Example, TextConvention, diff, load_data, load_text
+from mmerank.__main__ import _compared
 from mmerank.accuracy import Accuracy
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.report import diff_text
@@ -394,6 +395,19 @@ def test_many_models_get_a_row_each() -> None:
     assert ["0.6250" in line for line in lines] == [False, True, True, True, True]
     assert "piqa: over 1,838 questions, standard error 0.0100" in diff_text(results[:2])
     assert "accuracy, piqa" in diff_text(results[:2])
+
+
+def test_of_many_models_each_is_compared_with_the_next() -> None:
+    found = diff(OPT.adapter, texts())
+    pairs = [[(c.a, c.b) for c in _compared([_named(found, f"m{i}") for i in range(count)])] for count in (1, 3, 6)]
+    assert pairs[0] == []
+    assert pairs[1] == [("m0", "m1"), ("m0", "m2"), ("m1", "m2")]
+    assert pairs[2] == [(f"m{i}", f"m{i + 1}") for i in range(5)]
+
+
+def _named(found: Diff, name: str) -> Diff:
+    records = (replace(record, model=name) if record.model == found.model else record for record in found.records)
+    return replace(found, model=name, records=tuple(records))
 
 
 def test_run_folder_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
