@@ -253,7 +253,7 @@ def diff(
     """Diff-eRank, reduced loss and accuracy of language models (the paper's Tables 1, 4 and 6 to 11)."""
     from dataclasses import replace
 
-    from mmerank.accuracy import accuracies, check_tasks
+    from mmerank.accuracy import accuracies, check_tasks, fetch_questions
     from mmerank.data import load_data
     from mmerank.diff_erank import diff as measure
     from mmerank.diff_erank import open_diff_run
@@ -279,6 +279,7 @@ def diff(
     sweep = [(model, revision) for model in models for revision in _listed(revisions) or (None,)]
     for model, revision in sweep:  # a typo in the last one must not cost the time of the first
         check_text_model(model, revision)
+    fetch_questions(tasks)
     results: list[Diff] = []
     with _shown_at_the_end(lambda: _show_diff(results, folder, json_file), out), ExitStack() as stack:
         # Kept for this command alone, so that the models of it share their untrained twins all the same.
@@ -287,22 +288,25 @@ def diff(
             adapter = load_text(
                 model, dtype=dtype, device=device, tokenizer=tokenizer, revision=revision, load_in=load_in
             )
-            result = measure(
-                adapter,
-                texts,
-                convention=convention,
-                layers=layers,
-                seeds=range(untrained_seeds),
-                limit=limit,
-                seed=seed,
-                batch_tokens=batch_tokens,
-                strict=strict,
-                out=folder,
-                cache=kept,
-                progress=True,
+            results.append(
+                measure(
+                    adapter,
+                    texts,
+                    convention=convention,
+                    layers=layers,
+                    seeds=range(untrained_seeds),
+                    limit=limit,
+                    seed=seed,
+                    batch_tokens=batch_tokens,
+                    strict=strict,
+                    out=folder,
+                    cache=kept,
+                    progress=True,
+                )
             )
-            right = accuracies(adapter, tasks, limit=accuracy_limit, batch_tokens=batch_tokens, progress=True)
-            results.append(replace(result, accuracy=right))
+            if rank().leads:  # which alone shows anything
+                right = accuracies(adapter, tasks, limit=accuracy_limit, batch_tokens=batch_tokens, progress=True)
+                results[-1] = replace(results[-1], accuracy=right)
             del adapter  # before the next one takes its place
 
 

@@ -57,6 +57,19 @@ def check_tasks(tasks: Iterable[str]) -> None:
             raise UsageError(f"accuracy: lm-eval knows no task {task!r}{hint}")
 
 
+def fetch_questions(tasks: Iterable[str]) -> None:
+    """Have the questions of tasks at hand before anything is measured; all models of a run share them.
+
+    Args:
+        tasks: Those that `check_tasks` has let pass.
+
+    Raises:
+        DataError: The questions of a task are not to be had.
+    """
+    for task in tasks:
+        _questions(task)
+
+
 def accuracies(
     adapter: TextAdapter,
     tasks: Iterable[str],

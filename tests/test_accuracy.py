@@ -133,6 +133,22 @@ def test_command(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert status == 2 and "lm-eval, which is not installed: pip install" in line
 
 
+def test_what_is_measured_is_shown_when_accuracy_fails(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+    data = ("--data", f"text:{tmp_path}/texts.txt", "--no-cache")
+    done = run("diff", str(BERT.folder), *data, "--accuracy", task)
+    assert done.returncode == 1 and "an encoder predicts no next token" in done.stderr
+    assert "Diff-eRank" in done.stdout
+    missing = {"data_files": {"test": str(tmp_path / "nowhere.jsonl")}}
+    (tmp_path / "missing.yaml").write_text(yaml.safe_dump({**_TASK, "dataset_kwargs": missing}))
+    # Before any model is loaded.
+    monkeypatch.setattr("mmerank.text_adapter.load_text", lambda *_, **__: pytest.fail("a model was loaded"))
+    status, line = failure("diff", str(OPT.folder), *data, "--accuracy", str(tmp_path / "missing.yaml"))
+    assert status == 1 and "its questions are not to be had" in line
+
+
 def test_mistakes(task: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file, nowhere.yaml"):
         check_tasks(["nowhere.yaml"])
