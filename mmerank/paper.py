@@ -79,6 +79,7 @@ LAYER_DIFF_ERANK: Mapping[str, Mapping[str, float]] = {
 DIFF_ERANK_MEAN_OF_ERANKS: Mapping[str, float] = _by_size("OPT", 66.81, 103.78, 114.60, 128.99, 131.42)
 # Table 11: OPT-1.3B on Wikipedia, number of texts -> Diff-eRank.
 SAMPLE_SIZE_DIFF_ERANK: Mapping[int, float] = {10000: 136.20, 5000: 132.39, 1000: 136.14}
+SAMPLE_SIZE_STDEV = 1.782  # of these three as a population
 # Table 10: OPT-1.3B trained further on Wikipedia, on openbookqa; the loss itself, not its reduction.
 CONTINUAL_TRAINING: Mapping[str, Mapping[str, float]] = {
     stage: dict(zip(("Diff-eRank", "loss", "accuracy"), values, strict=True))

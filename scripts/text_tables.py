@@ -14,10 +14,11 @@ winogrande and piqa.
 """
 
 import argparse
+import math
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, pstdev
 
 import yaml
 from rich.console import Console
@@ -25,7 +26,7 @@ from rich.console import Console
 import mmerank
 from mmerank import paper
 from mmerank.__main__ import guarded
-from mmerank.accuracy import accuracies, check_tasks
+from mmerank.accuracy import accuracies, check_tasks, fetch_questions
 from mmerank.comparison import Compared, comparison_table, write_rows
 from mmerank.convention import UntrainedMode
 from mmerank.errors import UsageError
@@ -112,6 +113,7 @@ def main() -> None:
     if options.table == 11:
         limits = [n for n in paper.SAMPLE_SIZE_DIFF_ERANK if n <= (options.limit or n)] or limits
     sources = [mmerank.load_data(source) for source in options.data or names]
+    fetch_questions(tasks)
     rows: list[Compared] = []
 
     def measure(size: str, model: TextAdapter, modes: dict[UntrainedMode, str]) -> None:
@@ -129,6 +131,12 @@ def main() -> None:
                 )
                 for label, ours, theirs in numbers(options.table, family, name, size, result):
                     rows.append(Compared(options.table, family, size, name, label, modes[mode], ours, theirs))
+        if len(limits) > 1:  # table 11
+            for dropout in modes.values():
+                samples = [row for row in rows if (row.size, row.dropout) == (size, dropout)]
+                complete = {row.paper for row in samples} == {*paper.SAMPLE_SIZE_DIFF_ERANK.values()}
+                spread = pstdev(row.ours for row in samples), paper.SAMPLE_SIZE_STDEV if complete else math.nan
+                rows.append(Compared(11, family, size, names[0], "standard deviation", dropout, *spread))
         if tasks:
             found = [accuracies(model, [task], limit=options.accuracy_limit, progress=True) for task in tasks]
             values = [next(iter(accuracy.values())).value for accuracy in found]

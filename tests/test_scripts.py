@@ -171,6 +171,17 @@ def test_text_tables_on_other_checkpoints(local: Path, capsys: pytest.CaptureFix
     assert row.difference == pytest.approx((row.ours - 103.78) / 103.78)
 
 
+def test_spread_over_numbers_of_texts(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paper.SAMPLE_SIZE_STDEV == pytest.approx(np.std([*paper.SAMPLE_SIZE_DIFF_ERANK.values()]), abs=5e-4)
+    monkeypatch.setattr(paper, "SAMPLE_SIZE_DIFF_ERANK", {4: 1.0, 3: 2.0, 2: 3.0})
+    for more, printed in (((), paper.SAMPLE_SIZE_STDEV), (("--limit", "3"), math.nan)):
+        rows = tables(local, 11, {"1.3B": str(OPT.folder)}, 1, *more)
+        for dropout in ("off", "on"):
+            *samples, spread = (row for row in rows if row.dropout == dropout)
+            assert spread.label == "standard deviation" and spread.paper == pytest.approx(printed, nan_ok=True)
+            assert spread.ours == pytest.approx(np.std([row.ours for row in samples])) and spread.ours > 0
+
+
 @pytest.mark.parametrize(
     ("table", "family", "case", "size", "printed"),
     [(7, "OpenELM", OPENELM_CASE, "450M", 0.6516), (8, "Cerebras-GPT", TEXT_CASES[2], "256M", 0.5620)],
