@@ -63,6 +63,7 @@ ORDER = [
     "row_report",
     "report",
     "tour",
+    "reproduction",
     "options",
     "__main__",
 ]
