@@ -15,6 +15,7 @@ from tests.test_docs import NUMBER
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs" / "notebooks").glob("*.ipynb"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_give_the_outputs_that_stand_in_them(path: Path) -> None:
     namespace: dict[str, Any] = {}

@@ -81,6 +81,7 @@ def text_study(local: Path, name: str, models: dict[str, Any], *more: str) -> li
     return results
 
 
+@pytest.mark.slow
 def test_text_tables_on_other_checkpoints(local: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = {"125M": str(OPT.folder), "1.3B": str(OPT.folder)}
     for table in (1, 4, 6, 9, 11):
@@ -122,6 +123,7 @@ def test_a_run_is_continued_and_the_trained_model_is_measured_once(
         assert [result["n"] for result in summary["results"]] == [4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "family", "case", "size", "printed"),
     [("table7", "OpenELM", OPENELM_CASE, "450M", 0.6516), ("table8", "Cerebras-GPT", CEREBRAS, "256M", 0.5620)],
@@ -140,6 +142,7 @@ def test_accuracy_is_the_mean_of_two_tasks(
     assert text_study(local, name, {size: str(case.folder)}, "--accuracy", ",".join(tasks)) == rows
 
 
+@pytest.mark.slow
 def test_table_of_continued_training(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("lm_eval")
     arguments = ("--data", f"text:{local}/texts.txt", "--out", str(local / "further"), "--learning-rate", "0.01")
@@ -173,6 +176,7 @@ def pairs(golden_pairs: Path, local: Path) -> str:
 CHECKPOINTS = {name: str(GOLDEN / case.name / case.checkpoint) for name, case in MODELS.items()}
 
 
+@pytest.mark.slow
 def test_table_2(local: Path, pairs: str, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):  # the second time from the run folders
         found = reproduce(local, "table2", CHECKPOINTS, "--data-from", pairs)
@@ -194,6 +198,7 @@ def test_table_2(local: Path, pairs: str, capsys: pytest.CaptureFixture[str]) ->
     assert {row["family"] for row in only["results"]} == {"LLaVA-1.5"}
 
 
+@pytest.mark.slow
 def test_sweep_of_conventions(local: Path, pairs: str, capsys: pytest.CaptureFixture[str]) -> None:
     data = yaml.safe_load(Path(pairs).read_text())
     Path(pairs).write_text(yaml.safe_dump({"detail_23k": data["detail_23k"]}))
@@ -218,6 +223,7 @@ def test_sweep_of_conventions(local: Path, pairs: str, capsys: pytest.CaptureFix
     assert distance({"a": 1.0, "b": 3.0}, {"a": 1.0}) == 0
 
 
+@pytest.mark.slow
 def test_table_3(local: Path, pairs: str, capsys: pytest.CaptureFixture[str]) -> None:
     data = yaml.safe_load(Path(pairs).read_text())["detail_23k"]
     models = {"LLaVA-1.5": CHECKPOINTS["LLaVA-1.5"]}
@@ -237,6 +243,7 @@ def test_table_3(local: Path, pairs: str, capsys: pytest.CaptureFixture[str]) ->
     assert "0.3588" in capsys.readouterr().out.replace("0.359", "0.3588")
 
 
+@pytest.mark.slow
 def test_figures_from_beginning_to_end(local: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opt = {"125M": str(OPT.folder), "1.3B": str(OPT.folder)}
     families = {
@@ -253,6 +260,7 @@ def test_figures_from_beginning_to_end(local: Path, capsys: pytest.CaptureFixtur
         assert {row["family"] for row in rows} == (set(families) if name == "figure3" else {"OPT"})
 
 
+@pytest.mark.slow
 def test_what_figures_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         Compared(6, "OPT", size, data, label, dropout, 10 * i + j, paper.DIFF_ERANK["OPT", data][size])
@@ -320,6 +328,8 @@ def test_dry_run_counts_local_checkpoints(local: Path, pairs: str) -> None:
     assert {entry["examples"] for entry in found["data"]} == {7} and found["by_hand"] == []
     found = reproduce(local, "table2", CHECKPOINTS, "--data-from", pairs, "--dry-run")
     assert [need["hours"] for need in found["models"]] == [None, None]  # files of any length
+    found = reproduce(local, "table2", {"LLaVA-1.5": "some/other-model"}, "--dry-run", "--limit", "7")
+    assert found["models"][0]["parameters"] is None
 
 
 def test_what_is_refused(local: Path, capsys: pytest.CaptureFixture[str]) -> None:

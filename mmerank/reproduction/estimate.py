@@ -146,7 +146,8 @@ def _stands_for_itself(argument: str) -> bool:
 
 def _need(job: Job, size: str, model: str, dtype: str | None, sweep: bool) -> Need:
     name = size if job.part.multimodal else f"{job.part.family} {size}"
-    count = _counted(Path(model)) if model and Path(model).exists() else _published(job, size)
+    # Of another checkpoint the size is not that of its column.
+    count = _published(job, size) if model == job.part.published().get(size) else _counted(Path(model))
     width = BYTES.get(dtype or ("float16" if job.part.multimodal else "float32"), 4)
     if count is None:
         return Need(name, model, None, None, None)
