@@ -1,17 +1,13 @@
-"""Our numbers beside those printed in the paper: what the scripts for its tables and figures hand on."""
+"""Our numbers beside those printed in the paper: what its tables and figures are made of."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-
-from mmerank.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -58,41 +54,25 @@ def comparison_table(title: str, rows: Iterable[Compared]) -> Table:
     for heading in ("model", "data", "", "dropout", "ours", "paper", "difference"):
         number = heading in ("ours", "paper", "difference")
         table.add_column(heading, justify="right" if number else "left", no_wrap=number)
+    previous = None
     for row in rows:
+        if previous not in (None, (row.family, row.data)) and not row.size:
+            table.add_section()
+        previous = (row.family, row.data)
         numbers = (f"{row.ours:.3f}", f"{row.paper:.3f}", f"{row.difference:+.1%}")
         shown = ("" if "nan" in number else number for number in numbers)
-        table.add_row(f"{row.family} {row.size}", row.data, row.label, row.dropout, *shown)
+        table.add_row(f"{row.family} {row.size}".strip(), row.data, row.label, row.dropout, *shown)
     return table
 
 
-def write_rows(path: Path, rows: Iterable[Compared]) -> None:
-    """Write rows as JSON; a number that does not exist is null.
+def row_dict(row: Compared) -> dict[str, Any]:
+    """A row as `--json` prints it; a number that does not exist is null.
 
     Args:
-        path: The file.
-        rows: Any number.
-    """
-    plain = [{k: None if v != v else v for k, v in asdict(row).items()} for row in rows]  # NaN differs from itself
-    path.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
-
-
-def read_rows(path: Path) -> list[Compared]:
-    """What `write_rows` wrote.
-
-    Args:
-        path: The file.
+        row: Any.
 
     Returns:
-        The rows.
-
-    Raises:
-        DataError: The file cannot be read, or holds something else.
+        JSON values, with the difference.
     """
-    try:
-        content = json.loads(path.read_text())
-        plain: list[dict[str, Any]] = [{k: math.nan if v is None else v for k, v in row.items()} for row in content]
-        return [Compared(**row) for row in plain]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not what text_tables.py --json writes ({error})") from None
+    plain = {**asdict(row), "difference": row.difference}
+    return {name: None if value != value else value for name, value in plain.items()}  # NaN differs from itself

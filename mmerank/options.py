@@ -90,6 +90,51 @@ PerturbSeed = Annotated[
     ),
 ]
 
+Study = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="table1 to table4, table6 to table11, figure1, figure3, figure4."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what is needed, and what to fetch by hand; load nothing.")
+]
+OnlyModels = Annotated[
+    str, typer.Option(metavar="NAMES", help="Only these, joined by commas: 125M,1.3B.", show_default=False)
+]
+ModelsFrom = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="YAML, size or name -> MODEL, in place of the published checkpoints."),
+]
+StudyData = Annotated[
+    list[str],
+    typer.Option(
+        metavar="DATA", help="In place of each data set, in their order; several times.", show_default=False
+    ),
+]
+DataFrom = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML, name of a data set -> DATA.")]
+SweepConventions = Annotated[
+    bool,
+    typer.Option(
+        "--sweep-conventions", help="table2: under several conventions, by distance to the printed numbers."
+    ),
+]
+StudyAccuracy = Annotated[
+    str,
+    typer.Option(
+        "--accuracy",
+        metavar="TASKS",
+        help="Tasks of lm-eval in place of the study's; none to leave accuracy out.",
+        show_default=False,
+    ),
+]
+StudyOut = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Keep run folders here; continue them. (default: runs/reproduce/NAME)",
+        rich_help_panel=_RUN,
+    ),
+]
+
 Device = Annotated[
     str | None,
     typer.Option(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import warnings
 from collections.abc import Iterable, Iterator
@@ -303,6 +305,23 @@ def open_run(
     name = examples.name if isinstance(examples, DataSet) else "examples"
     data = {"name": name, "fingerprint": fingerprint(examples)}
     return RunFolder(Path(out), {"job": job, "data": {**data, "limit": limit, "seed": seed}, **settings})
+
+
+def folder_name(argument: str) -> str:
+    """A readable name for a folder, made of a MODEL or DATA argument.
+
+    Args:
+        argument: Any text.
+
+    Returns:
+        Letters, digits, dots and dashes; it differs for arguments that differ.
+
+    Example:
+        >>> folder_name("llava:/data/detail_23k.json?images=x")
+        'detail_23k.json-cd793e'
+    """
+    last = re.sub(r"[^\w.-]+", "-", argument.partition("?")[0].rstrip("/").split("/")[-1])
+    return f"{last}-{hashlib.sha256(argument.encode()).hexdigest()[:6]}"
 
 
 def cache_folder() -> Path:

@@ -5,14 +5,13 @@ r"""Compare multimodal models on data sets in one table, in the shape of the pap
 
 Where the paper has a model on a data set, its number stands beside ours in round brackets: for the published
 LLaVA-1.5 checkpoints, MiniGPT-v2 at its published size, and data that lies in detail_23k.json or in a folder
-cc_sbu_align. A 7B model takes 15 GB of GPU memory in half precision. Each run is kept in a folder of its own under
---out, and continued when the script is called again.
+cc_sbu_align. `mmerank reproduce table2` is for those alone; this is for other models beside them. A 7B model takes
+15 GB of GPU memory in half precision. Each run is kept in a folder of its own under --out, and continued when the
+script is called again.
 """
 
 import argparse
-import hashlib
 import json
-import re
 from pathlib import Path
 
 from rich.console import Console
@@ -20,30 +19,9 @@ from rich.console import Console
 import mmerank
 from mmerank.__main__ import guarded
 from mmerank.adapter import check_model
-from mmerank.paper import TABLE_2
 from mmerank.report import alignment_table, standing
-
-LLAVA = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf")
-DATA = {
-    "detail_23k": re.compile(r"llava:(.*/)?detail_23k\.json"),
-    "cc_sbu_align": re.compile(r"minigpt:(.*/)?cc_sbu_align/?"),
-}
-
-
-def printed(result: mmerank.Alignment) -> dict[str, float]:
-    """The paper's numbers for this model and data, or none."""
-    source = result.source
-    model = "LLaVA-1.5" if result.model in LLAVA else None
-    if source["adapter"] == "minigpt-v2" and source["image_size"] == 448 and source["vit_depth"] == 39:
-        model = "MiniGPT-v2"
-    data = next((name for name, form in DATA.items() if form.fullmatch(result.data.partition("?")[0])), None)
-    return dict(TABLE_2.get((str(model), str(data)), {}))
-
-
-def folder_name(argument: str) -> str:
-    """A readable name that differs for arguments that differ."""
-    last = re.sub(r"[^\w.-]+", "-", argument.partition("?")[0].rstrip("/").split("/")[-1])
-    return f"{last}-{hashlib.sha256(argument.encode()).hexdigest()[:6]}"
+from mmerank.reproduction.multimodal import printed
+from mmerank.runs import folder_name
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 r"""Train a causal language model further until it overfits, for Table 10 of the paper.
 
     python scripts/continue_training.py facebook/opt-1.3b --data wikipedia --limit 10000 --out further
-    python scripts/text_tables.py 10 --models-from further/models.yaml --accuracy
+    mmerank reproduce table10 --models-from further/models.yaml
 
 A tenth of the texts is held out. After every epoch the model is saved, and the loss on what is held out is printed:
 the epoch where it is lowest is `fully trained`, the last one `overfitting`. The paper names no hyperparameters; here

@@ -9,9 +9,7 @@ under --out, and continues there when the script is called again.
 """
 
 import argparse
-import hashlib
 import json
-import re
 from pathlib import Path
 
 from rich.console import Console
@@ -21,12 +19,7 @@ from mmerank.__main__ import guarded
 from mmerank.adapter import check_model
 from mmerank.paper import TABLE_2, TABLE_3
 from mmerank.report import perturbation_view
-
-
-def folder_name(argument: str) -> str:
-    """A readable name that differs for arguments that differ."""
-    last = re.sub(r"[^\w.-]+", "-", argument.rstrip("/").split("/")[-1])
-    return f"{last}-{hashlib.sha256(argument.encode()).hexdigest()[:6]}"
+from mmerank.runs import folder_name
 
 
 def main() -> None:

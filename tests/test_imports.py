@@ -64,6 +64,7 @@ ORDER = [
     "perturbation_report",
     "report",
     "tour",
+    "reproduction",
     "options",
     "__main__",
 ]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import runpy
 import sys
@@ -9,18 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import yaml
 from matplotlib.figure import Figure
 
-from mmerank import TextConvention, align, diff, load, load_data, load_text, paper, perturb
-from mmerank.accuracy import accuracies
-from mmerank.comparison import Compared, read_rows, write_rows
+from mmerank import align, diff, load, load_data, load_text, perturb
 from mmerank.demo import MODELS
 from mmerank.demo.scenes import scene
+from mmerank.reproduction.multimodal import printed
 from tests.adapters.cases import LLAVA, MINIGPT_V2, Case, examples
-from tests.adapters.text_cases import OPENELM_CASE, OPT, TEXT_CASES, TextCase
 from tests.conftest import GOLDEN
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -62,7 +57,6 @@ def test_compare_mllms(
 def test_paper_values_stand_beside_the_model_and_data_they_belong_to(
     case: Case, model: str, source: dict[str, Any], data: str, erank1: float | None
 ) -> None:
-    printed = runpy.run_path(str(SCRIPTS / "compare_mllms.py"))["printed"]
     result = align(case.adapter, examples())
     result = replace(result, model=model, data=data, source={**result.source, **source})
     assert printed(result).get("erank1") == erank1
@@ -118,159 +112,6 @@ def test_perturbation_figure(
         with pytest.raises(SystemExit):
             script("perturbation_figure.py", str(tmp_path / source), "--out", "x.png", monkeypatch=monkeypatch)
         assert words in capsys.readouterr().err
-
-
-@pytest.fixture
-def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A text file, two tasks of lm-eval, and a cache of its own, all in one folder."""
-    monkeypatch.setenv("MMERANK_CACHE", str(tmp_path / "cache"))
-    texts = "".join(f"{i} {example.response}\n" for i in range(2) for example in examples())
-    (tmp_path / "texts.txt").write_text(texts)
-    rows = [
-        {"question": text, "choices": ["yes", "no"], "label": i % 2} for i, text in enumerate(texts.split("\n")[:3])
-    ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": str(tmp_path / "rows.jsonl"), "cache_dir": str(tmp_path / "data")},
-        "test_split": "train",
-        "output_type": "multiple_choice",
-        "doc_to_text": "{{question}}",
-        "doc_to_choice": "{{choices}}",
-        "metric_list": [{"metric": "acc"}],
-    }
-    for name, target in (("one", "{{label}}"), ("two", "{{1 - label}}")):
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**task, "task": name, "doc_to_target": target}))
-    return tmp_path
-
-
-def tables(local: Path, table: int, models: dict[str, str], data: int, *more: str) -> list[Compared]:
-    """The rows of one table on local checkpoints and texts."""
-    (local / "models.yaml").write_text(yaml.safe_dump(models))
-    arguments = [str(table), "--models-from", str(local / "models.yaml"), "--limit", "4", *more]
-    with pytest.MonkeyPatch.context() as patch:
-        data_options = ["--data", *[f"text:{local}/texts.txt"] * data]
-        script("text_tables.py", *arguments, *data_options, "--json", str(local / f"{table}.json"), monkeypatch=patch)
-    return read_rows(local / f"{table}.json")
-
-
-def test_text_tables_on_other_checkpoints(local: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    models = {"125M": str(OPT.folder), "1.3B": str(OPT.folder)}
-    for table, data in ((1, 2), (4, 1), (6, 4), (9, 1), (11, 1)):
-        rows = tables(local, table, models, data)
-        printed = capsys.readouterr().out
-        lines = [line for line in printed.splitlines() if "OPT" in line]
-        assert {"off", "on"} == {line.split("│")[4].strip() for line in lines} and f"Table {table}" in printed
-        assert {row.size for row in rows} == ({"1.3B"} if table == 11 else {"125M", "1.3B"})
-        assert len(lines) == len(rows)
-    texts = load_data(f"text:{local}/texts.txt")
-    found = diff(OPT.adapter, texts, limit=4, convention=TextConvention(untrained_mode="train"))
-    rows = [row for row in read_rows(local / "9.json") if (row.size, row.dropout) == ("1.3B", "on")]
-    (row,) = (row for row in rows if row.label == "algorithm (b)")
-    assert row.ours == pytest.approx(found.final.diff_erank_mean_of_eranks) and row.paper == 103.78
-    assert row.difference == pytest.approx((row.ours - 103.78) / 103.78)
-
-
-def test_spread_over_numbers_of_texts(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert paper.SAMPLE_SIZE_STDEV == pytest.approx(np.std([*paper.SAMPLE_SIZE_DIFF_ERANK.values()]), abs=5e-4)
-    monkeypatch.setattr(paper, "SAMPLE_SIZE_DIFF_ERANK", {4: 1.0, 3: 2.0, 2: 3.0})
-    for more, printed in (((), paper.SAMPLE_SIZE_STDEV), (("--limit", "3"), math.nan)):
-        rows = tables(local, 11, {"1.3B": str(OPT.folder)}, 1, *more)
-        for dropout in ("off", "on"):
-            *samples, spread = (row for row in rows if row.dropout == dropout)
-            assert spread.label == "standard deviation" and spread.paper == pytest.approx(printed, nan_ok=True)
-            assert spread.ours == pytest.approx(np.std([row.ours for row in samples])) and spread.ours > 0
-
-
-@pytest.mark.parametrize(
-    ("table", "family", "case", "size", "printed"),
-    [(7, "OpenELM", OPENELM_CASE, "450M", 0.6516), (8, "Cerebras-GPT", TEXT_CASES[2], "256M", 0.5620)],
-)
-def test_accuracy_is_the_mean_of_two_tasks(
-    local: Path, table: int, family: str, case: TextCase, size: str, printed: float
-) -> None:
-    pytest.importorskip("lm_eval")
-    tasks = [str(local / "one.yaml"), str(local / "two.yaml")]
-    rows = tables(local, table, {size: str(case.folder)}, 1, "--accuracy", *tasks)
-    (row,) = (row for row in rows if row.label == "accuracy")
-    found = accuracies(case.adapter, tasks)
-    assert row.ours == pytest.approx((found["one"].value + found["two"].value) / 2)
-    assert (row.family, row.size, row.dropout, row.paper) == (family, size, "", printed)
-
-
-def test_table_of_continued_training(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("lm_eval")
-    arguments = ("--data", f"text:{local}/texts.txt", "--out", str(local / "further"), "--learning-rate", "0.01")
-    script("continue_training.py", str(OPT.folder), *arguments, "--epochs", "2", monkeypatch=monkeypatch)
-    stages = yaml.safe_load((local / "further" / "models.yaml").read_text())
-    assert stages["initial"] == str(OPT.folder) and (local / "further" / "epoch-2" / "model.safetensors").is_file()
-    stages["overfitting"] = str(local / "further" / "epoch-1")  # two epochs need not overfit
-    rows = tables(local, 10, stages, 1, "--accuracy", str(local / "one.yaml"))
-    values = {(row.size, row.label): row.ours for row in rows if row.dropout != "on"}
-    assert {size for size, _ in values} == {"random init", "initial", "fully trained", "overfitting"}
-    result = diff(OPT.adapter, load_data(f"text:{local}/texts.txt"), limit=4)
-    assert values["random init", "Diff-eRank"] == pytest.approx(0, abs=1e-9)
-    assert values["random init", "loss"] == pytest.approx(result.loss_untrained)
-    assert values["initial", "Diff-eRank"] == pytest.approx(result.diff_erank)
-    assert values["initial", "loss"] == pytest.approx(result.loss_trained)
-    assert values["overfitting", "loss"] < values["initial", "loss"]
-    assert values["initial", "accuracy"] == accuracies(OPT.adapter, [str(local / "one.yaml")])["one"].value
-    printed = {row.size: row.paper for row in rows if row.label == "loss"}
-    assert printed == {"random init": 10.830, "initial": 4.692, "fully trained": 4.654, "overfitting": 4.663}
-
-
-def test_what_the_tables_refuse(local: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for table, models, more, message in (
-        (6, {"1B": "x"}, (), "table 6 has no model '1B' of --models-from; known: 125M, 1.3B"),
-        (9, {"125M": "x"}, ("--accuracy",), "table 9 has no accuracy"),
-        (1, {"125M": "x"}, (), "table 1 has the data sets openbookqa, piqa; --data gives 1"),
-    ):
-        with pytest.raises(SystemExit) as stopped:
-            tables(local, table, models, 1, *more)
-        assert stopped.value.code == 2 and message in capsys.readouterr().err
-
-
-def test_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [
-        Compared(6, "OPT", size, data, label, dropout, 10 * i + j, paper.DIFF_ERANK["OPT", data][size])
-        for i, size in enumerate(("125M", "13B"), start=1)
-        for data in ("dolly-15k", "wikipedia")
-        for j, (label, dropout) in enumerate([("Diff-eRank", "off"), ("Diff-eRank", "on"), ("reduced loss", "off")])
-    ]
-    rows += [Compared(8, "Cerebras-GPT", "111M", "dolly-15k", "accuracy", "", 0.5, math.nan)]
-    rows += [Compared(9, "OPT", "125M", "dolly-15k", f"algorithm ({k})", "off", 3.0, 4.0) for k in "ab"]
-    write_rows(tmp_path / "rows.json", rows)
-    drawn: list[Figure] = []
-    original = Figure.savefig
-
-    def savefig(self: Figure, *arguments: Any, **more: Any) -> None:
-        drawn.append(self)
-        original(self, *arguments, **more)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    for figure, panels in (
-        (1, ["dolly-15k", "wikipedia", "", ""]),
-        (3, ["OPT", "Cerebras-GPT", "", "", "", ""]),
-        (4, ["algorithm (a)", "algorithm (b)"]),
-    ):
-        drawn.clear()
-        options = (str(figure), str(tmp_path / "rows.json"), "--out", str(tmp_path))
-        script("text_figures.py", *options, monkeypatch=monkeypatch)
-        assert (tmp_path / f"figure{figure}.png").read_bytes()[:4] == b"\x89PNG"
-        assert (tmp_path / f"figure{figure}.pdf").read_bytes()[:4] == b"%PDF"
-        assert [axes.get_title() for axes in drawn[0].axes] == panels
-        if figure == 1:
-            lines = {str(line.get_label()): line for line in drawn[0].axes[1].lines}
-            assert list(np.asarray(lines["ours, dropout on"].get_ydata())) == [11, 21]
-            assert list(np.asarray(lines["paper"].get_ydata())) == [83.55, 162.88]
-            assert list(np.asarray(lines["paper"].get_xdata())) == [125e6, 13e9]
-            looks = [(line.get_marker(), line.get_linestyle()) for line in lines.values()]
-            assert len(set(looks)) == len(looks) == 3
-    assert "Figure 4" in (printed := capsys.readouterr().out) and "-25.0%" in printed and "nan" not in printed
-    (tmp_path / "other.json").write_text("[{}]")
-    with pytest.raises(SystemExit):
-        script("text_figures.py", "1", str(tmp_path / "other.json"), monkeypatch=monkeypatch)
-    assert "not what text_tables.py --json writes" in capsys.readouterr().err
 
 
 def test_figure_of_the_page_on_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
