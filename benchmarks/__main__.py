@@ -1,8 +1,8 @@
 r"""Speed and memory of mmerank, the published recipe and bare forwards, side by side in one process.
 
-    OMP_NUM_THREADS=1 python -m benchmarks --json speed.json                 # all cases on a CPU, 20 minutes
+    OMP_NUM_THREADS=1 python -m benchmarks --json speed.json                 # all cases on a CPU, minutes
     python -m benchmarks kernel flops                                        # some of them
-    python -m benchmarks --size full --device cuda --dtype bfloat16          # published sizes; 40 GB of GPU memory
+    python -m benchmarks --size full --device cuda --dtype bfloat16          # published sizes
 
 Cases: `kernel` (the entropy alone, by shape), `text` and `layers` (OPT, final norm or every layer), `llava`,
 `minigpt`, `perturb` (LLaVA, k transforms of the picture), `flops`. Sizes: `tiny` takes seconds and means nothing,

@@ -18,8 +18,6 @@ Work = Callable[[], object]
 
 # A work is repeated within a round until it has taken this long.
 LEAST_S = 0.02
-# One that takes longer is timed in one round only.
-LONG_S = 1.0
 RESET_PEAK = "5"  # proc(5), clear_refs: the peak of the resident set begins again
 
 
@@ -31,10 +29,12 @@ class Stage:
         device: Where the model is. On the CPU the processor time of this process counts, which others on the machine
             hardly disturb with one thread; on a GPU the wall time until it is idle, which needs a quiet machine.
         rounds: How often each work is timed.
+        long_s: One that takes longer is timed once.
     """
 
     device: torch.device
     rounds: int
+    long_s: float = 10.0
 
     @property
     def clock(self) -> str:
@@ -55,13 +55,13 @@ class Stage:
         """Seconds of each work in each round, after one call that warms it up.
 
         Args:
-            works: By name. A long one is timed in the first round only; its warming up counts as that.
+            works: By name. Of a long one the call that would warm it up is all there is.
 
         Returns:
             Seconds by name; one value for a long work.
         """
         first = {name: self.seconds(work) for name, work in works.items()}
-        long = {name for name, taken in first.items() if taken > LONG_S}
+        long = {name for name, taken in first.items() if taken > self.long_s}
         found: dict[str, list[float]] = {name: [first[name]] if name in long else [] for name in works}
         order = [name for name in works if name not in long]
         for i in range(self.rounds):

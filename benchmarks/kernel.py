@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ def kernel(stage: Stage, size: str, longest: float) -> Iterator[dict[str, Any]]:
         A line per width and number of tokens.
     """
     torch.manual_seed(0)
+    stage = replace(stage, long_s=1.0)  # the recipe's widths from 2048 on
     taken = 0.0  # by the recipe at the last width
     width = 0
     for d in WIDTHS[size]:
