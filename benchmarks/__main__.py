@@ -31,8 +31,8 @@ from benchmarks.text import text
 CASES = ("kernel", "text", "layers", "llava", "minigpt", "perturb", "flops")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the cases, print as they come, write."""
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """The options that a command line gives; refuses unknown ones with exit status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,6 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.cases) - set(CASES)):
         parser.error(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the cases, print as they come, write."""
+    options = parsed(arguments)
     stage = Stage(torch.device(options.device), options.rounds)
     given = (stage, options.size, options.examples, options.dtype)
     works: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
