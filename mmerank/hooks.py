@@ -116,12 +116,13 @@ def _resolve(model: nn.Module, name: str, asked: Any) -> Point:
         return point
     if point.skip < 0:
         raise ValueError(f"hook point {name!r}: skip must not be negative, got {point.skip}")
-    modules = dict(model.named_modules(remove_duplicate=False))
-    if point.module not in modules:
+    try:
+        return point._replace(module=model.get_submodule(point.module))
+    except AttributeError:
+        modules = [path for path, _ in model.named_modules(remove_duplicate=False)]
         close = difflib.get_close_matches(point.module, modules, n=3, cutoff=0.4)
         hint = f"; close: {', '.join(map(repr, close))}" if close else "; model.named_modules() lists the paths"
-        raise LookupError(f"hook point {name!r}: the model has no module {point.module!r}{hint}")
-    return point._replace(module=modules[point.module])
+        raise LookupError(f"hook point {name!r}: the model has no module {point.module!r}{hint}") from None
 
 
 def _attach(point: Point, name: str, record: Callable[[str, Point, Any], None]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import get_args
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from mmerank.convention import Centre, Precision
 from mmerank.errors import NonFiniteTokens, TokenAtCentre, TooFewTokens
+
+# Magnitudes whose squares, and the squares of what is 1e16 times smaller, neither overflow nor vanish in float64.
+_SQUARABLE = (1e-100, 1e100)
 
 
 def spectrum(
@@ -150,38 +154,56 @@ def directions(h: Tensor, centre: Centre, sample: str = "") -> tuple[Tensor, Ten
             f"expected hidden states of shape (n, d) with n >= 2, got ({n}, {d}){sample}; "
             "fewer than two tokens have no spread"
         )
-    if h.device.type == "mps":  # which has no float64
-        h = h.cpu()
-    h = h.double()
+    if d == 0:
+        raise ValueError(f"expected hidden states of width d >= 1, got ({n}, 0){sample}")
+    given = h.cpu() if h.device.type == "mps" else h  # which has no float64
+    # One copy, changed in place: in the sizes of hidden states every pass over fresh memory shows.
+    h = given.to(torch.float64, copy=True)
+    if centre != "none":
+        h -= h[0].clone()  # a common offset, however large, costs no digits then
+    peak = _peak(h)
+    if not math.isfinite(peak):
+        _check_finite(given, sample)
+        return directions(given.double() / _peak(given.double()), centre, sample)  # the differences overflow
+    if not _SQUARABLE[0] < peak < _SQUARABLE[1]:
+        h /= max(peak, torch.finfo(h.dtype).tiny)
+        peak = _peak(h)
+    middle = h.mean(dim=0) if centre == "mean" else _median(h) if centre == "median" else h.new_zeros(d)
+    if centre != "none":
+        h -= middle
+    lengths = torch.linalg.vector_norm(h, dim=1, keepdim=True)
+    # The most that rounding in the mean can leave of a token that equals it.
+    rounding = n * torch.finfo(h.dtype).eps if centre == "mean" else 0.0
+    if lengths.min() <= rounding * peak * math.sqrt(d):  # no less than the limit itself, and known already
+        at_centre = (lengths <= rounding * (h + middle).abs().mean(dim=0).norm()).flatten()
+        _check_apart(at_centre, centre, sample)
+    h /= lengths
+    return h, lengths / peak
+
+
+def _peak(h: Tensor) -> float:
+    """Largest magnitude in it; NaN where it holds NaN."""
+    low, high = torch.stack(h.aminmax()).tolist()
+    peak: float = max(-low, high)
+    return peak
+
+
+def _check_finite(h: Tensor, sample: str) -> None:
     finite = h.isfinite().all(dim=1)
     if not finite.all():
         bad = (~finite).nonzero().flatten().tolist()
         raise NonFiniteTokens(
-            f"hidden states{sample} hold NaN or infinity in {len(bad)} of {n} tokens (first: token {bad[0]}); "
+            f"hidden states{sample} hold NaN or infinity in {len(bad)} of {len(h)} tokens (first: token {bad[0]}); "
             "check the model's dtype and weights"
         )
-    if d == 0:
-        raise ValueError(f"expected hidden states of width d >= 1, got ({n}, 0){sample}")
-    if centre != "none":
-        h = h - h[0]  # a common offset, however large, costs no digits then
-    h = h / h.abs().amax().clamp_min(torch.finfo(h.dtype).tiny)  # the squares below neither overflow nor vanish
-    if centre == "mean":
-        u = h - h.mean(dim=0)
-        # The most that rounding in the mean can leave of a token that equals it.
-        rounding = n * torch.finfo(h.dtype).eps * h.abs().mean(dim=0).norm()
-    elif centre == "median":
-        u = h - _median(h)
-        rounding = h.new_zeros(())
-    else:
-        u, rounding = h, h.new_zeros(())
-    lengths = u.norm(dim=1, keepdim=True)
-    at_centre = (lengths <= rounding).flatten()
+
+
+def _check_apart(at_centre: Tensor, centre: Centre, sample: str) -> None:
     if at_centre.any():
-        bad = at_centre.nonzero().flatten().tolist()
+        n, bad = len(at_centre), at_centre.nonzero().flatten().tolist()
         which = f"all {n} tokens are" if len(bad) == n else f"token {bad[0]} ({len(bad)} of {n}) is"
         name = "zero" if centre == "none" else f"equal to the {centre} of the tokens"
         raise TokenAtCentre(f"{which} {name}{sample}, which leaves no direction to scale to unit length")
-    return u / lengths, lengths
 
 
 def _median(h: Tensor) -> Tensor:

@@ -80,6 +80,7 @@ class TextProbe:
         Raises:
             NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and text.
         """
+        self.adapter.model.eval()  # once: in a model of many modules it takes as long as a short text
         yield from in_batches(examples, self._prepare, lambda item: len(item.sequence), self._budget, self._measure)
 
     def _prepare(self, example: Example) -> _Prepared | Skipped:
@@ -157,7 +158,6 @@ class TextProbe:
         """Dropout off, or on with the random numbers of the one text in the batch."""
         stack = ExitStack()
         if self.dropout_seed is None:
-            self.adapter.model.eval()
             return stack
         device = next(self.adapter.model.parameters()).device
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 
+from benchmarks.__main__ import parsed
 from mmerank.__main__ import app
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +66,8 @@ def test_shell_commands_exist(document: str, words: list[str]) -> None:
     elif words[0] == "mmerank":
         group: Any = typer.main.get_command(app)
         group.commands[words[1]].make_context(words[1], words[2:])  # raises on an unknown option
+    elif words[:3] == ["python", "-m", "benchmarks"]:
+        parsed(words[3:])  # raises on an unknown option or case
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file()
     else:

@@ -234,3 +234,26 @@ def test_a_huge_constant_column_hides_nothing() -> None:
 def test_no_width() -> None:
     with pytest.raises(ValueError, match="width d >= 1"):
         effective_rank(torch.ones(3, 0))
+
+
+def test_differences_that_overflow_float64() -> None:
+    h = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    h = h / h.abs().max()
+    huge = h * torch.finfo(torch.float64).max  # some are more apart than float64 reaches
+    assert (huge - huge[0]).isinf().any()
+    assert matrix_entropy(huge).item() == pytest.approx(reference.entropy(h.numpy()), rel=1e-13)
+
+
+@pytest.mark.parametrize("magnitude", [1e-300, 1e-99, 1.0, 1e99, 1e300])
+def test_magnitude_does_not_matter(magnitude: float) -> None:
+    h = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert matrix_entropy(h * magnitude).item() == pytest.approx(reference.entropy(h.numpy()), rel=1e-13)
+
+
+def test_a_token_near_the_mean_counts_and_one_that_equals_it_does_not() -> None:
+    h = torch.randn(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    others = h - h.mean(dim=0)
+    near = torch.cat([others, torch.full((1, 4), 1e-9, dtype=torch.float64)])
+    assert matrix_entropy(near).item() == pytest.approx(reference.entropy(near.numpy()), abs=1e-6)
+    with pytest.raises(TokenAtCentre, match=r"token 7 \(1 of 8\) is equal to the mean"):
+        matrix_entropy(torch.cat([others, torch.zeros(1, 4, dtype=torch.float64)]))

@@ -1,0 +1,196 @@
+"""The multimodal path: passes as they come, the fewest passes alone, and mmerank on the same pairs; FLOPs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlavaForConditionalGeneration
+
+from benchmarks import shapes
+from benchmarks.clock import Stage, row
+from benchmarks.recipe import pair_passes
+from mmerank import Example
+from mmerank.adapter import Adapter
+from mmerank.batches import batches, default_budget
+from mmerank.images import open_picture
+from mmerank.probe import Probe, Reading
+from mmerank.sequences import padded
+from mmerank.transforms import parse
+from mmerank.variants import BASE, Variant, variant
+
+PAIRS = (("mmerank", "bare"), ("mmerank", "inputs + bare"), ("naive", "bare"), ("naive", "mmerank"))
+TRANSFORMS = {"tiny": (1, 4), "small": (1, 4, 16), "full": (1, 4, 16)}
+FLOP_TRANSFORMS = 10
+BUILD: dict[str, Callable[..., tuple[Any, nn.Module, nn.Module]]] = {"llava": shapes.llava, "minigpt": shapes.minigpt}
+
+
+class Pairs:
+    """A model with pairs to measure, and what the works do with them.
+
+    Args:
+        name: `llava` or `minigpt`.
+        stage: Where.
+        size: See `benchmarks.shapes`.
+        examples: How many pairs.
+        dtype: Of the weights.
+        folder: Where pictures go.
+        transforms: How many transforms of the picture beside it.
+    """
+
+    def __init__(
+        self, name: str, stage: Stage, size: str, examples: int, dtype: str, folder: Path, transforms: int = 0
+    ):
+        self.adapter: Adapter
+        self.adapter, self.llm, self.head = BUILD[name](size, stage.device, getattr(torch, dtype))
+        self.examples = shapes.pairs(examples, size, folder)
+        self._budget = default_budget(stage.device)
+        made = [parse(f"rotate:{5 * (i + 1)}")[0] for i in range(transforms)]
+        self.variants: list[Variant] = [BASE, *(variant(transform, self.examples) for transform in made)]
+        # Its first example, on which the reading of prefixes is verified, once a run, is not timed.
+        self.probe = Probe(self.adapter, variants=self.variants)
+        list(self.probe.measure(self.examples[:1]))
+        self.readings = [self._reading(example) for example in self.examples]
+        self.pixels = {v.name: [self.adapter.pixels(self._picture(e, v), "model") for e in self.examples]
+                       for v in self.variants}  # fmt: skip
+
+    def _reading(self, example: Example) -> Reading:
+        reading = self.probe.reading(example)
+        assert reading is not None  # the sequences are short
+        return reading
+
+    @staticmethod
+    def _picture(example: Example, of: Variant) -> Any:
+        assert example.image is not None  # they all have one
+        opened = Example(example.id, open_picture(example.image), example.instruction, example.response)
+        return of.image.of(opened).image
+
+    def mmerank(self) -> None:
+        """From files to records."""
+        list(self.probe.measure(self.examples))
+
+    def inputs(self) -> None:
+        """Pictures decoded and scaled, texts tokenised, as mmerank does."""
+        for example in self.examples:
+            self._reading(example)
+            for of in self.variants:
+                self.adapter.pixels(self._picture(example, of), "model")
+
+    def naive(self) -> None:
+        """Whole model passes for image, text and pair, of every version of the picture, with the recipe's SVDs."""
+        for pixels in self.pixels.values():
+            pair_passes(self.adapter, self.llm, self.head, [r.sequences for r in self.readings], pixels)
+
+    def naive_passes(self) -> None:
+        """The same without SVDs, on the last example."""
+        for pixels in self.pixels.values():
+            last = [self.readings[-1].sequences], pixels[-1:]
+            pair_passes(self.adapter, self.llm, self.head, *last, measure=torch.Tensor.size)
+
+    @torch.inference_mode()
+    def bare(self) -> None:
+        """The fewest passes, in the batches that mmerank makes: text once, encoder and pair once per picture."""
+        order = range(len(self.examples))
+        for batch in batches(order, lambda i: len(self.readings[i].sequences["pair"]), self._budget):
+            sequences = [self.readings[i].sequences for i in batch]
+            self.adapter.decode(*padded([s["text"] for s in sequences]), None)
+            for pixels in self.pixels.values():
+                images = self.adapter.encode_images(torch.stack([pixels[i] for i in batch]))
+                self.adapter.decode(*padded([s["pair"] for s in sequences]), images)
+
+    def bare_with_inputs(self) -> None:
+        """Both."""
+        self.inputs()
+        self.bare()
+
+
+def pairs(name: str, stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict[str, Any]]:
+    """`mmerank.align` on pairs of a picture and a text; one line."""
+    with tempfile.TemporaryDirectory() as folder:
+        of = Pairs(name, stage, size, examples, dtype, Path(folder))
+        works = {"naive": of.naive, "bare": of.bare, "inputs + bare": of.bare_with_inputs, "mmerank": of.mmerank}
+        what = {"model": f"{name} {size}", "examples": examples, "dtype": dtype}
+        yield row(stage, what, works, PAIRS, memory=True)
+
+
+def perturb(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict[str, Any]]:
+    """LLaVA, the picture rotated in some ways beside the untouched one; a line per number of them."""
+    for k in TRANSFORMS[size]:
+        with tempfile.TemporaryDirectory() as folder:
+            of = Pairs("llava", stage, size, examples, dtype, Path(folder), transforms=k)
+            works = {"naive": of.naive, "bare": of.bare, "mmerank": of.mmerank}
+            what = {"model": f"llava {size}", "examples": examples, "transforms": k, "dtype": dtype}
+            yield row(stage, what, works, PAIRS, memory=False)
+
+
+def flops(stage: Stage, size: str, dtype: str) -> Iterator[dict[str, Any]]:
+    """Floating-point operations of one pair, with no transform and with ten: as run here, and in LLaVA-1.5-7B's size.
+
+    At the size that is asked for, mmerank itself runs under torch's counter, after its first example. Those of the
+    7B model are counted on the meta device, where nothing is computed, pass by pass.
+
+    Args:
+        stage: Where.
+        size: See `benchmarks.shapes`.
+        dtype: Of the weights.
+
+    Yields:
+        Two lines for each size.
+    """
+    for k in (0, FLOP_TRANSFORMS):
+        with tempfile.TemporaryDirectory() as folder:
+            of = Pairs("llava", stage, size, 2, dtype, Path(folder), transforms=k)
+            counted = {
+                "naive": _counted(of.naive_passes),
+                "mmerank": _counted(lambda of=of: list(of.probe.measure(of.examples[-1:]))),
+            }
+        yield _flop_row({"model": f"llava {size}, run", "transforms": k}, counted)
+    encoder, image, text, pair = _published_size()
+    for k in (0, FLOP_TRANSFORMS):
+        naive = (1 + k) * (2 * encoder + image["logits"] + text["logits"] + pair["logits"])
+        least = text["states"] + (1 + k) * (encoder + pair["states"])
+        counted = {"naive": naive, "mmerank": least}
+        yield _flop_row({"model": "LLaVA-1.5-7B, by pass", "transforms": k}, counted)
+
+
+def _flop_row(what: dict[str, Any], counted: dict[str, int]) -> dict[str, Any]:
+    value = counted["naive"] / counted["mmerank"]
+    ratios = {"naive / mmerank": {"median": value, "low": value, "high": value, "rounds": 1}}
+    return {**what, "tflops": {name: count / 1e12 for name, count in counted.items()}, "ratios": ratios}
+
+
+def _counted(work: Any) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        work()
+    return int(counter.get_total_flops())
+
+
+def _published_size() -> tuple[int, dict[str, int], dict[str, int], dict[str, int]]:
+    """FLOPs of the encoder with the connector, and of the LLM on image, text and pair, without and with LM head."""
+    with torch.device("meta"):
+        config = shapes.llava_config("full")
+        model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
+        core = model.model
+        side, patch = config.vision_config.image_size, config.vision_config.patch_size
+        picture, m = torch.empty(1, 3, side, side), (side // patch) ** 2
+
+        def encode() -> None:
+            states = core.vision_tower(picture, output_hidden_states=True).hidden_states[config.vision_feature_layer]
+            core.multi_modal_projector(states[:, 1:])
+
+        def passed(n: int) -> dict[str, int]:
+            embeddings = torch.empty(1, n, config.text_config.hidden_size)
+            # A mask that is there is not looked into, which cannot be done without values.
+            mask = torch.empty(1, 1, n, n)
+            states = _counted(
+                lambda: core.language_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
+            )
+            return {"states": states, "logits": states + _counted(lambda: model.lm_head(embeddings))}
+
+        t = shapes.PAIR_TOKENS["full"]
+        return _counted(encode), passed(1 + m), passed(1 + t), passed(1 + m + t)
