@@ -20,24 +20,13 @@ from rich.console import Console
 import mmerank
 from mmerank.__main__ import guarded
 from mmerank.adapter import check_model
-from mmerank.paper import TABLE_2
 from mmerank.report import alignment_table, standing
-
-LLAVA = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf")
-DATA = {
-    "detail_23k": re.compile(r"llava:(.*/)?detail_23k\.json"),
-    "cc_sbu_align": re.compile(r"minigpt:(.*/)?cc_sbu_align/?"),
-}
+from mmerank.reporting.printed import printed_alignment
 
 
 def printed(result: mmerank.Alignment) -> dict[str, float]:
     """The paper's numbers for this model and data, or none."""
-    source = result.source
-    model = "LLaVA-1.5" if result.model in LLAVA else None
-    if source["adapter"] == "minigpt-v2" and source["image_size"] == 448 and source["vit_depth"] == 39:
-        model = "MiniGPT-v2"
-    data = next((name for name, form in DATA.items() if form.fullmatch(result.data.partition("?")[0])), None)
-    return dict(TABLE_2.get((str(model), str(data)), {}))
+    return printed_alignment(result.model, result.source, result.data)
 
 
 def folder_name(argument: str) -> str:
