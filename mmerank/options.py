@@ -60,6 +60,19 @@ Strict = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_RUN)]
 
+Runs = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN", help="Folders that --out of align, perturb or diff was given.", show_default=False),
+]
+ReportOut = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where to write; default: report in the run folder.", show_default=False),
+]
+Html = Annotated[bool, typer.Option("--html", help="Only the page.")]
+Latex = Annotated[bool, typer.Option("--latex", help="Only the tables, in LaTeX (booktabs).")]
+Csv = Annotated[bool, typer.Option("--csv", help="Only the numbers, of the data sets and of each example.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Only the tables, in Markdown.")]
+
 Transforms = Annotated[
     list[str],
     typer.Option(

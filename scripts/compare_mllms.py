@@ -20,7 +20,7 @@ import mmerank
 from mmerank.__main__ import guarded
 from mmerank.adapter import check_model
 from mmerank.report import alignment_table, standing
-from mmerank.reproduction.multimodal import printed
+from mmerank.reporting.printed import printed_alignment
 from mmerank.runs import folder_name
 
 
@@ -55,7 +55,7 @@ def main() -> None:
             )
             for examples in data
         ]
-    beside = [printed(result) for result in results]
+    beside = [printed_alignment(result.model, result.source, result.data) for result in results]
     Console().print(alignment_table(results, beside=beside))
     print("\n".join(line for result in results for line in standing(result)))
     if options.json:

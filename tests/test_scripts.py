@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from mmerank import align, diff, load, load_data, load_text, perturb
 from mmerank.demo import MODELS
 from mmerank.demo.scenes import scene
-from mmerank.reproduction.multimodal import printed
+from mmerank.reporting.printed import printed_alignment
 from tests.adapters.cases import LLAVA, MINIGPT_V2, Case, examples
 from tests.conftest import GOLDEN
 
@@ -59,7 +59,7 @@ def test_paper_values_stand_beside_the_model_and_data_they_belong_to(
 ) -> None:
     result = align(case.adapter, examples())
     result = replace(result, model=model, data=data, source={**result.source, **source})
-    assert printed(result).get("erank1") == erank1
+    assert printed_alignment(result.model, result.source, result.data).get("erank1") == erank1
 
 
 def test_perturb_images(

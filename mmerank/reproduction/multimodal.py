@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,13 +27,6 @@ LABELS = {
     **{name: name.replace("erank", "eRank") for name in QUANTITIES if name.startswith("erank")},
     "image_reduction_ratio": "Image Reduction Ratio",
     "image_text_alignment": "Image-Text Alignment",
-}
-
-# What the paper's models and data look like in arguments and results.
-_LLAVA = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf")
-_DATA = {
-    "detail_23k": re.compile(r"llava:(.*/)?detail_23k\.json"),
-    "cc_sbu_align": re.compile(r"minigpt:(.*/)?cc_sbu_align/?"),
 }
 
 
@@ -209,23 +201,6 @@ def compared(
     for quantity, label in LABELS.items():
         ours, theirs = getattr(result, quantity), printed.get(quantity, math.nan)
         yield Compared(table, name, "", data, f"{prefix}{label}", "", ours, theirs)
-
-
-def printed(result: Alignment) -> dict[str, float]:
-    """The paper's numbers for the model and data of a result.
-
-    Args:
-        result: Of any model and data.
-
-    Returns:
-        By name; empty where the paper has none.
-    """
-    source = result.source
-    model = "LLaVA-1.5" if result.model in _LLAVA else None
-    if source["adapter"] == "minigpt-v2" and source["image_size"] == 448 and source["vit_depth"] == 39:
-        model = "MiniGPT-v2"
-    data = next((name for name, form in _DATA.items() if form.fullmatch(result.data.partition("?")[0])), None)
-    return dict(TABLE_2.get((str(model), str(data)), {}))
 
 
 def conventions_tried(adapter: Adapter) -> list[Convention]:

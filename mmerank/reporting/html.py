@@ -1,0 +1,169 @@
+"""Runs -> one HTML page that needs nothing else: no request, no library, and no text of the data that could run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from mmerank import __version__
+from mmerank.reporting.cautions import cautions, mean_tokens, nulls
+from mmerank.reporting.examples import CHANGE, RANKED_BY, by_example, extremes, find_examples, text_of
+from mmerank.reporting.finished import Finished
+from mmerank.reporting.numbers import skipped
+from mmerank.reporting.style import svg
+from mmerank.reporting.tables import HEADS, model_names, places, printed_tables, short_data
+
+# Rows of the table of examples, over all runs; the rest is in examples.csv.
+MOST_ROWS = 8000
+_HEADS = {**HEADS, CHANGE: "mean |ΔH|", "loss_untrained": "loss untrained", "loss_trained": "loss trained"}
+_DIGITS = 5
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the page.
+
+    Attributes:
+        name: File name without ending.
+        caption: Below it.
+        figure: What is drawn.
+    """
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+def page(runs: Sequence[Finished], numbers: pd.DataFrame, drawings: Sequence[Drawing]) -> str:
+    """The page.
+
+    Args:
+        runs: At least one.
+        numbers: From `mmerank.reporting.numbers.all_numbers`.
+        drawings: The figures.
+
+    Returns:
+        HTML.
+    """
+    environment = Environment(
+        loader=PackageLoader("mmerank.reporting", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = files("mmerank.reporting").joinpath("page/report.js").read_text()
+    share = MOST_ROWS // len(runs)
+    called = model_names(runs)
+    views = [_view(run, share, called) for run in runs]
+    return environment.get_template("report.html").render(
+        version=__version__,
+        style=files("mmerank.reporting").joinpath("page/report.css").read_text(),
+        script=script,
+        # Only this script may run, whatever else a page could be made to hold.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        runs=views,
+        tables=printed_tables(runs, numbers),
+        drawings=[(d.caption, svg(d.figure, d.name)) for d in drawings],
+        cautions=cautions(runs, numbers),
+        examples=[view["examples"] for view in views],
+    )
+
+
+def _view(run: Finished, most_rows: int, called: dict[tuple[str, str], str]) -> dict[str, Any]:
+    table = by_example(run)
+    table["model"] = [called[run.name, model] for model in table["model"]]
+    found, missing = find_examples(run)
+    highest, lowest = extremes(run, table, found)
+    ranked = RANKED_BY[run.job]
+    left_out = skipped(run)
+    return {
+        "name": run.name,
+        "job": run.job,
+        "data": run.data,
+        "short_data": short_data(run.data),
+        "settings": _flat({k: v for k, v in run.settings.items() if k not in ("models", "versions", "convention")}),
+        "convention": _flat(run.convention),
+        "versions": _flat(run.settings.get("versions", {})),
+        "models": [(model, run.n(model), _flat(run.source(model)), mean_tokens(run, model)) for model in run.frames],
+        "skipped": left_out,
+        "missing": missing,
+        "ranked": _HEADS.get(ranked, ranked),
+        "groups": [("Highest", highest), ("Lowest", lowest)],
+        "heads": {name: _HEADS.get(name, name) for name in map(str, table.columns)},
+        "shown": lambda quantity, value: _said(quantity, value),
+        "nulls": [
+            (
+                control,
+                _HEADS[quantity],
+                f"{test.value:.{places(quantity)}f}",
+                _spread(quantity, test),
+                f"{test.p:.2g}",
+                test.draws,
+            )
+            for control, quantity, test in nulls(run)
+        ],
+        "examples": _data(run, table, found, most_rows),
+    }
+
+
+def _data(run: Finished, table: pd.DataFrame, found: dict[str, Any], most_rows: int) -> dict[str, Any]:
+    """What the script makes a table of; each text is there once."""
+    rows = table.head(most_rows)
+    columns = [name for name in map(str, table.columns) if name != "id"]
+    ids = list(dict.fromkeys(rows["id"]))
+    place = {name: i for i, name in enumerate(ids)}
+    return {
+        "run": run.name,
+        "total": len(table),
+        "ids": ids,
+        "texts": [text_of(found.get(name)) for name in ids] if found else [],
+        "columns": [_HEADS.get(name, name) for name in columns],
+        "rows": [
+            [place[row[0]], *map(_plain, row[1:])]
+            for row in rows[["id", *columns]].itertuples(index=False, name=None)
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    number = float(value)
+    if not math.isfinite(number):
+        return None
+    return int(number) if number == int(number) else float(f"{number:.{_DIGITS}g}")
+
+
+def _said(quantity: str, value: float) -> str:
+    if not math.isfinite(value):
+        return "-"
+    return f"{value:.0f}" if quantity == "tokens" else f"{value:.{4 if quantity == CHANGE else places(quantity)}f}"
+
+
+def _spread(quantity: str, test: Any) -> str:
+    digits = places(quantity)
+    spread = f" ± {test.null_sd:.{digits}f}" if math.isfinite(test.null_sd) else ""
+    return f"{test.null_mean:.{digits}f}{spread}"
+
+
+def _flat(settings: dict[str, Any], front: str = "") -> list[tuple[str, str]]:
+    """Names and values; of what is nested, by path."""
+    found: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{front}{name}.")
+        elif isinstance(value, list):
+            found.append((f"{front}{name}", ", ".join(map(str, value)) or "none"))
+        else:
+            found.append((f"{front}{name}", "none" if value is None else str(value)))
+    return found

@@ -1,0 +1,161 @@
+"""Every number of the runs in one table, with the paper's beside it, and which of them are the best."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import pandas as pd
+
+from mmerank.analysis.paired import Comparison, compare, controlled
+from mmerank.reporting.finished import Finished
+from mmerank.reporting.printed import printed_alignment, printed_diff
+
+# Quantities of which more (1) or less (-1) is what one wants. An eRank by itself is neither good nor bad.
+BETTER = {
+    "image_reduction_ratio": 1,
+    "image_text_alignment": 1,
+    "diff_erank": 1,
+    "diff_erank_mean_of_eranks": 1,
+    "reduced_loss": 1,
+    "loss_trained": -1,
+}
+_BESIDE = ("match_tokens", "match_repeats", "match_seed", "token_curve", "rows", "companions")
+# A difference from the best with a larger q is not told from chance.
+SIGNIFICANT = 0.05
+
+
+def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:
+    """A row per run, model, transform, hook point and quantity.
+
+    The best of a data set is marked where more than one model was measured on it under one convention. The others are
+    compared with it on the examples they share (`mmerank.compare`); `q` is over all such tests of the report.
+
+    Args:
+        runs: At least one.
+
+    Returns:
+        `job`, `run`, `data`, and the columns of `mmerank.analysis.rerun.estimates`; `paper`, NaN where it prints
+        nothing; `mark`: `best`, `tied` (not told from the best), `other`, or nothing where nothing is compared; `q`
+        of the difference from the best.
+    """
+    table = pd.concat([_of_run(run) for run in runs], ignore_index=True)
+    table["mark"], table["q"] = "", math.nan
+    found: list[tuple[int, Comparison]] = []
+    for rows in _comparable(runs, table):
+        first = int((rows["value"] * BETTER[rows["quantity"].iloc[0]]).to_numpy().argmax())
+        best, best_place = rows.iloc[first], int(rows.index[first])
+        compared = [
+            (int(place), comparison)
+            for i, place in enumerate(rows.index)
+            if i != first and (comparison := _against(runs, best, rows.iloc[i]))
+        ]
+        if compared:
+            table.loc[best_place, "mark"] = "best"
+            found += compared
+    if found:
+        for (place, _), comparison in zip(found, controlled(c for _, c in found), strict=True):
+            q = comparison.differences[0].q
+            table.loc[place, ["mark", "q"]] = ["other" if q < SIGNIFICANT else "tied", q]
+    return table
+
+
+def _of_run(run: Finished) -> pd.DataFrame:
+    table = run.estimates.copy()
+    table.insert(0, "job", run.job)
+    table.insert(1, "run", run.name)
+    table.insert(2, "data", run.data)
+    rows = []
+    for name, result in run.results.items():
+        shared = {
+            "job": run.job,
+            "run": run.name,
+            "data": run.data,
+            "model": name,
+            "transform": "none",
+            "point": "final",
+        }
+        for task, value in result.get("accuracy", {}).items():
+            count = result.get("accuracy_n", {}).get(task, 0)
+            rows.append(
+                {
+                    **shared,
+                    "quantity": f"accuracy, {task}",
+                    "value": value,
+                    "low": math.nan,
+                    "high": math.nan,
+                    "n": count,
+                }
+            )
+    table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True) if rows else table
+    table["paper"] = math.nan
+    for key, rows_of in table.groupby(["model", "transform", "point"], sort=False):
+        model, transform, point = map(str, key)
+        if run.job == "diff":
+            printed = printed_diff(model, run.data) if point == "final" else {}
+        else:
+            printed = printed_alignment(model, run.source(model), run.data, transform)
+        table.loc[rows_of.index, "paper"] = rows_of["quantity"].map(printed)
+    return table
+
+
+def _comparable(runs: Sequence[Finished], table: pd.DataFrame) -> list[pd.DataFrame]:
+    """Rows of one quantity of untouched examples, of the same data under the same convention."""
+    same = {
+        run.name: json.dumps([run.settings["data"].get("fingerprint"), measured_by(run.convention)], sort_keys=True)
+        for run in runs
+    }
+    wanted = table["quantity"].isin(BETTER) & table["transform"].eq("none") & table["point"].isin(["", "final"])
+    wanted &= table["value"].notna()
+    groups = table[wanted].groupby([table["job"], table["run"].map(same), table["quantity"]], sort=False)
+    return [rows for _, rows in groups if len(rows) > 1]
+
+
+def _against(runs: Sequence[Finished], best: pd.Series[Any], other: pd.Series[Any]) -> Comparison | None:
+    frames = []
+    for row in (best, other):
+        run = next(run for run in runs if run.name == row["run"])
+        frame = run.frames[row["model"]]
+        frames.append(frame[frame["transform"] == "none"])
+    aggregate = run.convention["aggregate"]
+    try:
+        return compare(*frames, quantities=[best["quantity"]], names=("best", "other"), aggregate=aggregate)
+    except ValueError:  # no example in common, or other measurements
+        return None
+
+
+def measured_by(convention: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a convention decides the numbers, without what is measured beside them.
+
+    Args:
+        convention: As stored in `run.json`.
+
+    Returns:
+        The choices.
+    """
+    return {name: value for name, value in convention.items() if name not in _BESIDE}
+
+
+def by_quantity(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Rows of one model, transform and hook point by the name of their quantity.
+
+    Args:
+        rows: Of `all_numbers`.
+
+    Returns:
+        Value by column, by quantity.
+    """
+    return {str(row["quantity"]): {str(k): v for k, v in row.items()} for row in rows.to_dict("records")}
+
+
+def skipped(run: Finished) -> list[tuple[str, str, str]]:
+    """Model, id and reason of each example that was left out."""
+    return list(
+        chain.from_iterable(
+            [(model, str(entry["id"]), str(entry["reason"])) for entry in result.get("skipped", [])]
+            for model, result in run.results.items()
+        )
+    )

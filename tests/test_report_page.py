@@ -1,0 +1,116 @@
+"""The page in a browser: it sorts and filters, nothing is logged or requested, and nothing hostile runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmerank import align, load_data
+from mmerank.reporting.write import report
+from tests.adapters.cases import LLAVA
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs chromium and its driver"),
+]
+EVIL = "</script><script>document.title='owned'</script><img src=http://127.0.0.1:9/x onerror=document.title='owned'>"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    records = []
+    rng = np.random.default_rng(0)
+    for i, name in enumerate(["b", EVIL, "a"]):
+        Image.fromarray(rng.integers(0, 255, (30 + 10 * i, 60, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": f"{EVIL} {'word ' * 3 * (i + 1)}"}]
+        records.append({"id": name, "image": f"{i}.png", "conversations": turns})
+    (folder / "pairs.json").write_text(json.dumps(records))
+    align(LLAVA.adapter, load_data(f"llava:{folder}/pairs.json?images={folder}"), out=folder / "run")
+    (path,) = report([folder / "run"], formats=["html"])
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        driver.get(page.as_uri())
+        yield driver
+    finally:
+        driver.quit()
+
+
+def cells(browser: Any, column: int) -> list[str]:
+    script = (
+        f"return [...document.querySelectorAll('.examples tbody tr')].map(row => row.cells[{column}].textContent)"
+    )
+    found: list[str] = browser.execute_script(script)
+    return found
+
+
+def test_it_sorts_filters_and_asks_for_nothing(browser: Any, page: Path) -> None:
+    heads = [button.text for button in browser.find_elements("css selector", ".examples thead button")]
+    column = heads.index("tokens")
+    before = cells(browser, column)
+    buttons = browser.find_elements("css selector", ".examples thead button")
+    buttons[column].click()
+    assert cells(browser, column) == sorted(before, key=float) and len(set(before)) == 3
+    buttons[column].click()
+    assert cells(browser, column) == sorted(before, key=float, reverse=True)
+    buttons[0].click()
+    assert [name for name in cells(browser, 0) if len(name) == 1] == ["a", "b"] and EVIL in cells(browser, 0)
+    filters = browser.find_elements("css selector", ".examples thead input")
+    filters[column].send_keys(f"<{max(map(float, before))}")
+    assert len(cells(browser, column)) == 2
+    filters[0].send_keys("onerror")
+    assert cells(browser, 0) == [EVIL]
+
+    assert browser.title.startswith("mmerank") and not browser.find_elements("css selector", "img[onerror]")
+    assert not browser.get_log("browser")
+    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    requests = [m["params"] for m in sent if m["method"] == "Network.requestWillBeSent"]
+    # The browser's own first tab is not ours.
+    urls = [request["request"]["url"] for request in requests if request["documentURL"] == page.as_uri()]
+    assert page.as_uri() in urls  # so requests are seen at all
+    assert not [url for url in urls if url != page.as_uri() and not url.startswith("data:")]
+
+
+def test_it_fits_a_phone(browser: Any) -> None:
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+
+
+def test_it_follows_the_preference_for_dark(browser: Any) -> None:
+    colours = []
+    for preference in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": preference}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        colours.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    assert colours[0] == "rgb(255, 255, 255)" and colours[1] != colours[0]

@@ -1,0 +1,408 @@
+"""Reports: their numbers are those of the records, nothing of the data runs or is requested, torch stays away."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from mmerank import TextConvention, align, compare, diff, estimates, paper, perturb
+from mmerank.analysis.rerun import run_records
+from mmerank.diff_erank import open_diff_run
+from mmerank.errors import RunFolderError, UsageError
+from mmerank.reporting.cautions import cautions
+from mmerank.reporting.examples import RANKED_BY, by_example
+from mmerank.reporting.figures import mean_spectrum
+from mmerank.reporting.finished import read_runs
+from mmerank.reporting.numbers import all_numbers
+from mmerank.reporting.printed import printed_alignment, printed_diff
+from mmerank.reporting.style import LOOKS
+from mmerank.reporting.tables import latex, markdown, printed_tables, short_data
+from mmerank.reporting.write import report
+from tests.adapters.cases import LLAVA
+from tests.adapters.text_cases import LLAMA, OPT
+from tests.test_cli import failure, run
+from tests.test_diff_erank import texts
+
+EVIL = "</script><script>alert('id')</script>\"'&<img src=x onerror=alert(1)>|$_{}%"
+FILES = {"numbers.csv", "examples.csv", "tables.md", "tables.tex", "report.html"}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest with an id and texts that would run in a careless page, and a picture that is missing."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    records: list[dict[str, Any]] = []
+    for i, name in enumerate([EVIL, "two", "three", "four"]):
+        Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        turns = [
+            {"from": "human", "value": f"<image>\nWhat? {EVIL}"},
+            {"from": "gpt", "value": f"{EVIL} {'word ' * (i + 3)}"},
+        ]
+        records.append({"id": name, "image": f"{i}.png", "conversations": turns})
+    records.append({**records[0], "id": "<b>gone</b>", "image": "missing.png"})
+    (folder / "evil.json").write_text(json.dumps(records))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> dict[str, Path]:
+    from mmerank import load_data
+
+    folder = tmp_path_factory.mktemp("runs")
+    data = load_data(f"llava:{pairs}/evil.json?images={pairs}")
+    align(LLAVA.adapter, data, out=folder / "align")
+    perturb(LLAVA.adapter, data, ["rotate:90"], controls=["mismatch"], control_draws=3, out=folder / "perturb")
+    opened = open_diff_run(folder / "diff", texts(5), TextConvention(), layers="all", limit=None, seed=None)
+    results = [diff(case.adapter, texts(5), layers="all", out=opened) for case in (OPT, LLAMA)]
+    opened.write_summary({"results": [result.to_dict() for result in results]})
+    return {path.name: path for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def written(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    report(list(runs.values()), out)
+    return out
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and the text of scripts."""
+
+    def __init__(self, content: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self.feed(content)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] == "script":
+            self.scripts[-1] += data
+        else:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(written: Path) -> Page:
+    return Page((written / "report.html").read_text())
+
+
+def test_nothing_of_the_data_becomes_markup(page: Page) -> None:
+    assert len(page.scripts) == 2  # the data, and the page's own
+    names = {name for _, attributes in page.tags for name in attributes}
+    assert not {name for name in names if name.startswith("on")}
+    assert not [
+        attributes
+        for tag, attributes in page.tags
+        if tag == "img" and not attributes["src"].startswith("data:image/jpeg")
+    ]
+    # It is there as text, in the cards and in the data.
+    assert EVIL in page.text and "<b>gone</b>" in page.text
+    (found,) = [part for part in json.loads(page.scripts[0]) if part["run"] == "align"]
+    assert EVIL in found["ids"] and any(text.startswith(f"What? {EVIL}") for text in found["texts"])
+
+
+def test_the_page_asks_for_nothing(page: Page) -> None:
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+            value = attributes.get(name, "#")
+            assert value.startswith(("#", "data:")), (tag, name, value)
+        assert tag not in ("iframe", "object", "embed", "base", "form")
+    policy = next(
+        a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.startswith("default-src 'none'")
+    assert "url(" not in re.sub(
+        r"url\(#\w+\)", "", (Path(__file__).parents[1] / "mmerank/reporting/page/report.css").read_text()
+    )
+
+
+def test_the_page_says_what_it_stands_on(page: Page, runs: dict[str, Path]) -> None:
+    stated = json.loads((runs["align"] / "run.json").read_text())
+    for words in ("n = 4", "1 skipped", *stated["convention"], *stated["versions"].values(), "2401.17139", "mmerank"):
+        assert words in page.text
+    assert "not told from" in page.text or "mismatch" in page.text
+
+
+def test_tables_hold_the_numbers_of_the_records(written: Path, runs: dict[str, Path], page: Page) -> None:
+    table = pd.read_csv(
+        written / "numbers.csv", keep_default_na=False, na_values={"value": [""], "low": [""], "high": [""]}
+    )
+    for name, path in runs.items():
+        expected = estimates(path)
+        found = table[table["run"] == name]
+        assert list(found["quantity"]) == list(expected["quantity"]) and list(found["n"]) == list(expected["n"])
+        for column in ("value", "low", "high"):
+            np.testing.assert_allclose(found[column].astype(float), expected[column], rtol=1e-14)
+    summary = json.loads((runs["align"] / "summary.json").read_text())["results"][0]
+    for text in ((written / "tables.md").read_text(), (written / "tables.tex").read_text(), page.text):
+        assert f"{summary['erank3']:.2f}" in text and f"{summary['image_text_alignment']:.4f}" in text
+
+
+def test_examples_by_themselves(written: Path, runs: dict[str, Path]) -> None:
+    """By the definition: exp of the record's entropy, ratios of the five, entropy moved by the transform."""
+    (run_read,) = read_runs([runs["perturb"]])
+    table = by_example(run_read).set_index(["id", "transform"])
+    entropies = {(r.example, r.transform, r.point, r.input): r.entropy for r in run_read.records}
+
+    def entropy(transform: str, where: tuple[str, str]) -> float:
+        return entropies[("two", transform, *where)]
+
+    stages = {"erank1": ("vision", "image"), "erank2": ("connector", "image"), "erank3": ("llm", "image"),
+              "erank4": ("llm", "text"), "erank5": ("llm", "pair")}  # fmt: skip
+    row: Any = table.loc[("two", "rotate:90")]
+    for label, where in stages.items():
+        assert row[label] == pytest.approx(np.exp(entropy("rotate:90", where)))
+    llm = [row["erank3"], row["erank4"], row["erank5"]]
+    assert row["image_text_alignment"] == pytest.approx(np.mean(llm) / np.max(llm))
+    moved = [abs(entropy("rotate:90", where) - entropy("none", where)) for where in stages.values()]
+    assert row[RANKED_BY["perturb"]] == pytest.approx(np.mean(moved))
+    assert len(table) == 8 and set(table.index.get_level_values("transform")) == {
+        "none",
+        "rotate:90",
+    }  # no null draws
+    everything = pd.read_csv(written / "examples.csv")
+    assert len(everything) == 4 + 8 + 2 * 5
+
+
+def test_the_best_and_what_is_not_told_from_it(runs: dict[str, Path]) -> None:
+    table = all_numbers(read_runs([runs["diff"]]))
+    rows: Any = table[(table["quantity"] == "diff_erank") & (table["point"] == "final")].set_index("model")
+    best, other = str(rows["value"].idxmax()), str(rows["value"].idxmin())
+    frames = run_records(runs["diff"])
+    found = compare(frames[best], frames[other], quantities=["diff_erank"])["diff_erank"]
+    # Each marked quantity is one test; q is never below p.
+    assert rows.loc[best, "mark"] == "best" and rows.loc[other, "q"] >= found.p
+    assert rows.loc[other, "mark"] == ("tied" if rows.loc[other, "q"] >= 0.05 else "other")
+    losses: Any = table[table["quantity"] == "loss_trained"].set_index("model")
+    assert losses.loc[str(losses["value"].idxmin()), "mark"] == "best"
+    assert not table.loc[table["quantity"] == "erank_trained", "mark"].any()
+
+
+def test_the_same_model_ties_with_itself(runs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs["align"], tmp_path / "again")
+    table = all_numbers(read_runs([runs["align"], tmp_path / "again"]))
+    rows = table[table["quantity"] == "image_text_alignment"]
+    assert list(rows["mark"]) == ["best", "tied"] and rows["q"].iloc[1] == 1
+    (printed,) = printed_tables(read_runs([runs["align"], tmp_path / "again"]), table)
+    assert "†" in markdown(printed) and r"$^\dagger$" in latex(printed)
+    assert {names[1] for names, _, _ in printed.rows} == {"hf_model (align)", "hf_model (again)"}
+
+
+def test_beside_the_paper() -> None:
+    llava, data = "llava-hf/llava-1.5-7b-hf", "llava:/data/detail_23k.json?images=train2017"
+    assert printed_alignment(llava, {}, data) == paper.TABLE_2["LLaVA-1.5", "detail_23k"]
+    assert printed_alignment(llava, {}, data, "rotate:90")["erank1"] == 19.20
+    assert not printed_alignment(llava, {}, data, "rotate:180")
+    assert not printed_alignment("other", {"adapter": "llava"}, data)
+    published = {"adapter": "minigpt-v2", "image_size": 448, "vit_depth": 39}
+    assert printed_alignment("x", published, "minigpt:cc_sbu_align")["erank5"] == 93.29
+    assert printed_diff("facebook/opt-1.3b", "dolly-15k") == {
+        "diff_erank": 76.39, "reduced_loss": 8.322, "diff_erank_mean_of_eranks": 103.78,
+    }  # fmt: skip
+    assert not printed_diff("facebook/opt-1.3b", "text:notes.txt") and not printed_diff("gpt2", "dolly-15k")
+
+
+def test_latex_is_balanced(written: Path) -> None:
+    text = (written / "tables.tex").read_text()
+    begun, ended = (re.findall(rf"\\{word}{{([\w*]+)}}", text) for word in ("begin", "end"))
+    assert sorted(begun) == sorted(ended) and begun.count("tabular") == 3
+    depth = 0
+    for sign in re.sub(r"\\[{}]", "", text):
+        depth += (sign == "{") - (sign == "}")
+        assert depth >= 0
+    assert depth == 0 and r"\toprule" in text and r"\bottomrule" in text
+    for body in re.findall(r"\\midrule\n(.*?)\\bottomrule", text, re.DOTALL):
+        rows = [line for line in body.splitlines() if line]
+        assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
+        assert all(row.endswith(r"\\") for row in rows)
+
+
+def test_markdown_is_a_table(written: Path) -> None:
+    blocks = re.findall(r"(?:^\|.*\|\n)+", (written / "tables.md").read_text(), re.MULTILINE)
+    assert len(blocks) == 3
+    for block in blocks:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+
+
+def test_names_of_data() -> None:
+    assert short_data("llava:/a/b/detail.json?images=/c/d") == "llava:detail.json"
+    assert short_data("text:/a/dolly.jsonl#context") == "text:dolly.jsonl#context"
+    assert short_data("minigpt:/a/cc_sbu_align/") == "minigpt:cc_sbu_align"
+    assert short_data("hub:owner/name:test#text") == "hub:owner/name:test#text" and short_data("demo") == "demo"
+
+
+def test_figures(written: Path) -> None:
+    figures = {path.name for path in (written / "figures").iterdir()}
+    stems = {"eranks", "flow-1", "layers", "spectra", "spectra-texts"}
+    assert figures == {f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png")}
+    with Image.open(written / "figures" / "eranks.png") as picture:
+        assert min(picture.size) > 400
+    assert (written / "figures" / "eranks.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_colours_that_meet_differ_in_grey_or_in_line() -> None:
+    grey = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in (to_rgb(look["color"]) for look in LOOKS)]
+    assert max(grey) < 0.75  # seen on white
+    assert len({str(look["linestyle"]) for look in LOOKS}) == len({look["marker"] for look in LOOKS}) == len(LOOKS)
+
+
+def test_mean_spectrum(runs: dict[str, Path]) -> None:
+    (found,) = read_runs([runs["align"]])
+    of_pairs = [record for record in found.records if record.input == "pair"]
+    mean = mean_spectrum(of_pairs)
+    assert len({len(record.spectrum) for record in of_pairs}) > 1 or len(of_pairs) == 4
+    assert mean.sum() == pytest.approx(1, abs=1e-5) and (np.diff(mean) <= 1e-9).all()
+    assert mean[0] == pytest.approx(np.mean([record.top_share for record in of_pairs]), rel=1e-5)
+
+
+def test_what_a_reader_should_know(runs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs["align"], tmp_path / "unfinished")
+    (tmp_path / "unfinished" / "summary.json").unlink()
+    read = read_runs([tmp_path / "unfinished", runs["perturb"]])
+    lines = cautions(read, all_numbers(read))
+    assert any("n = 4 examples" in line and "rough" in line for line in lines)
+    assert any("was not finished" in line for line in lines)
+    assert any(line.startswith("perturb: 1 example was skipped") for line in lines)
+    assert any("has no null of its own" in line for line in lines)  # of the run without controls
+    inside = [line for line in lines if "not told from that of pictures" in line]
+    draws = json.loads((runs["perturb"] / "summary.json").read_text())["controls"][0]["image_text_alignment"]
+    above = sum(x >= draws["value"] for x in draws["null"])
+    assert len(inside) == 1 and f"{draws['value']:.4f}" in inside[0] and 0 <= above <= 3  # 3 draws never suffice
+
+
+def test_data_that_are_gone_or_changed(runs: dict[str, Path], pairs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs["align"], tmp_path / "run")
+    stated = tmp_path / "run" / "run.json"
+    content = json.loads(stated.read_text())
+    for name, words in (
+        (content["data"]["name"], "have changed"),
+        ("llava:nowhere.json", "not found"),
+        ("hub:a/b#c", "fetches"),
+    ):
+        changed = {**content, "data": {**content["data"], "name": name, "fingerprint": "other"}}
+        stated.write_text(json.dumps(changed))
+        report([tmp_path / "run"], formats=["html"])
+        found = Page((tmp_path / "run" / "report" / "report.html").read_text())
+        assert words in found.text and not [tag for tag, _ in found.tags if tag == "img"]
+
+
+def test_command_line_without_torch(runs: dict[str, Path], tmp_path: Path) -> None:
+    code = (
+        "import sys; from mmerank.__main__ import app; "
+        f"app(['report', {str(runs['align'])!r}, '--out', {str(tmp_path / 'out')!r}], standalone_mode=False); "
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules, 'loaded'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.split()
+    assert {Path(line).name for line in lines} > FILES and all(Path(line).is_file() for line in lines)
+
+
+ONE = {
+    "--html": {"report.html"},
+    "--latex": {"tables.tex"},
+    "--markdown": {"tables.md"},
+    "--csv": {"numbers.csv", "examples.csv"},
+}
+
+
+@pytest.mark.parametrize(("flag", "files"), ONE.items())
+def test_one_format(runs: dict[str, Path], tmp_path: Path, flag: str, files: set[str]) -> None:
+    run("report", str(runs["align"]), flag, "--out", str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == files
+
+
+def test_errors(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--out"):
+        report(list(runs.values()))
+    with pytest.raises(UsageError, match="known: html"):
+        report([runs["align"]], formats=["pdf"])
+    with pytest.raises(RunFolderError, match="no run.json"):
+        report([tmp_path])
+    shutil.copytree(runs["align"], tmp_path / "empty", ignore=shutil.ignore_patterns("*.parquet"))
+    with pytest.raises(RunFolderError, match="no records"):
+        report([tmp_path / "empty"])
+    (part,) = (runs["align"] / "records").glob("*.parquet")
+    shutil.copytree(runs["align"], tmp_path / "torn")
+    (tmp_path / "torn" / "records" / part.name).write_bytes(part.read_bytes()[:200])
+    with pytest.raises(RunFolderError, match="damaged"):
+        report([tmp_path / "torn"])
+    assert failure("report", str(tmp_path / "nowhere"))[0] == 1
+
+
+@pytest.mark.slow
+def test_five_hundred_examples_stay_below_5_mb(runs: dict[str, Path], tmp_path: Path) -> None:
+    """The four examples' records under 500 ids, with the longest texts that are shown."""
+    from dataclasses import replace
+
+    from mmerank.records import read_parts, write_part
+
+    shutil.copytree(runs["perturb"], tmp_path / "run", ignore=shutil.ignore_patterns("*.parquet"))
+    some = [
+        r
+        for r in read_parts(runs["perturb"] / "records")
+        if r.example == "two" and r.transform in ("none", "rotate:90")
+    ]
+    many = [
+        replace(r, example=f"{i}-{'x' * 40}", transform=t)
+        for i in range(500)
+        for r in some
+        for t in _versions(r.transform)
+    ]
+    write_part(tmp_path / "run" / "records" / "000000.parquet", many)
+    (path,) = report([tmp_path / "run"], formats=["html"])
+    assert 100_000 < path.stat().st_size < 5_000_000
+
+
+def _versions(transform: str) -> list[str]:
+    return [transform] if transform == "none" else [f"blur:{i}" for i in range(1, 11)]
+
+
+def test_against_size_beside_the_paper() -> None:
+    from mmerank.reporting.figures import _sized, against_size
+
+    rows = [
+        {"job": "diff", "run": "r", "data": "dolly-15k", "model": model, "transform": "none", "point": "final"}
+        | {"quantity": name, "value": value, "low": value - 1, "high": value + 2, "n": 9, "mark": "", "q": np.nan}
+        | {"paper": printed_diff(model, "dolly-15k")[name]}
+        for model in ("facebook/opt-1.3b", "facebook/opt-125m")
+        for name, value in (("diff_erank", 50.0), ("reduced_loss", 8.0))
+    ]
+    table = pd.DataFrame(rows)
+    assert _sized(table[table["model"] == "facebook/opt-125m"]) is None
+    sized = _sized(table)
+    assert sized is not None
+    left = against_size(sized).axes[0]
+    (line,) = [line for line in left.lines if str(line.get_label()).endswith("(paper)")]
+    assert list(np.asarray(line.get_xdata())) == [125e6, 1.3e9] and list(np.asarray(line.get_ydata())) == [
+        54.35,
+        76.39,
+    ]
+    printed = printed_tables_of(table)
+    assert "54.35" in markdown(printed) and r"\quad paper" in latex(printed)
+
+
+def printed_tables_of(table: pd.DataFrame) -> Any:
+    from mmerank.reporting.tables import _printed
+
+    return _printed("diff", table, {("r", model): model for model in table["model"]})
