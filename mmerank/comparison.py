@@ -50,8 +50,10 @@ def comparison_table(title: str, rows: Iterable[Compared]) -> Table:
     Returns:
         The table, for a rich console.
     """
+    rows = list(rows)
+    with_dropout = any(row.dropout for row in rows)
     table = Table(title=title, title_justify="left")
-    for heading in ("model", "data", "", "dropout", "ours", "paper", "difference"):
+    for heading in ("model", "data", "", *(["dropout"] if with_dropout else []), "ours", "paper", "difference"):
         number = heading in ("ours", "paper", "difference")
         table.add_column(heading, justify="right" if number else "left", no_wrap=number)
     previous = None
@@ -61,7 +63,8 @@ def comparison_table(title: str, rows: Iterable[Compared]) -> Table:
         previous = (row.family, row.data)
         numbers = (f"{row.ours:.3f}", f"{row.paper:.3f}", f"{row.difference:+.1%}")
         shown = ("" if "nan" in number else number for number in numbers)
-        table.add_row(f"{row.family} {row.size}".strip(), row.data, row.label, row.dropout, *shown)
+        dropout = [row.dropout] if with_dropout else []
+        table.add_row(f"{row.family} {row.size}".strip(), row.data, row.label, *dropout, *shown)
     return table
 
 

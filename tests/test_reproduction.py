@@ -231,7 +231,7 @@ def test_sweep_of_conventions(local: Path, pairs: str, capsys: pytest.CaptureFix
             result = align(case.adapter, examples(), convention=Convention(**changed))
             assert one["numbers"]["erank4"] == pytest.approx(result.erank4, rel=1e-9)
             assert one["numbers"]["erank5"] == pytest.approx(result.erank5, rel=1e-9)
-    assert "default" in printed and "vision-point merged" in printed.replace("\n", " ")
+    assert "default" in printed and "vision-point merged" in printed and "LLaVA-1.5 on detail_23k" in printed
     assert distance({"a": 1.0, "b": 3.0}, {"a": 1.0}) == 0
 
 

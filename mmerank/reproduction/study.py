@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from mmerank.comparison import Compared, comparison_table, row_dict
 from mmerank.convention import Convention, TextConvention
+from mmerank.eranks import ERANKS
 from mmerank.errors import UsageError
+from mmerank.paper import TABLE_2
 from mmerank.reproduction.estimate import BY_HAND
 from mmerank.reproduction.figures import FIGURES, draw_figure
 from mmerank.reproduction.language import TextTable
-from mmerank.reproduction.multimodal import MultimodalTable, Tried
+from mmerank.reproduction.multimodal import LABELS, MultimodalTable, Tried
 from mmerank.reproduction.studies import Job
 
 
@@ -141,8 +145,8 @@ def reproduction_tables(found: Reproduction) -> list[Table]:
     tables = []
     if found.rows:
         tables.append(comparison_table(title(found.name), found.rows))
-    if found.tried:
-        tables.append(_sweep_table(found.ranked))
+    for key, tried in groupby(found.ranked, key=lambda tried: (tried.model, tried.data)):
+        tables.append(_sweep_table(*key, list(tried)))
     return tables
 
 
@@ -152,22 +156,24 @@ def title(name: str) -> str:
     return f"{kind.capitalize()} {name[len(kind) :]}"
 
 
-def _sweep_table(ranked: Sequence[Tried]) -> Table:
-    table = Table(title="Conventions by distance to Table 2", title_justify="left")
-    for heading in ("model", "data", "convention", "eRank1-5", "IRR", "ITA", "distance"):
-        table.add_column(
-            heading, justify="right" if heading in ("IRR", "ITA", "distance") else "left", overflow="fold"
-        )
-    previous = None
+def _sweep_table(model: str, data: str, ranked: Sequence[Tried]) -> Table:
+    """Below the printed numbers a row per convention, the closest first."""
+    title = f"{model} on {data}: conventions by distance to Table 2"
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for heading in ("", "eRank1", "2", "3", "4", "5", "IRR", "ITA", "distance"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
+    table.add_row("the paper", *_shown(TABLE_2[model, data]), "")
+    table.add_section()
     for tried in ranked:
-        if previous not in (None, (tried.model, tried.data)):
-            table.add_section()
-        previous = (tried.model, tried.data)
-        changed = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in tried.changed.items())
-        eranks = " ".join(f"{tried.numbers[f'erank{i}']:.1f}" for i in range(1, 6))
-        ratios = (f"{tried.numbers[label]:.3f}" for label in ("image_reduction_ratio", "image_text_alignment"))
-        table.add_row(tried.model, tried.data, Text(changed or "default"), eranks, *ratios, f"{tried.distance:.3f}")
+        changed = "\n".join(f"{name.replace('_', '-')} {value}" for name, value in tried.changed.items())
+        table.add_row(Text(changed or "default"), *_shown(tried.numbers), f"{tried.distance:.3f}")
     return table
+
+
+def _shown(numbers: Mapping[str, float]) -> list[str]:
+    return [f"{numbers[name]:.{1 if name in ERANKS else 3}f}" for name in LABELS]
 
 
 def reproduction_notes(found: Reproduction, out: Path) -> list[str]:
