@@ -20,22 +20,37 @@ DECIMALS = {name: 2 if name in ERANKS else 4 for name in QUANTITIES}
 _SHORT = {"image_reduction_ratio": "Reduction", "image_text_alignment": "Alignment"}
 
 
-def difference_text(difference: float, decimals: int, q: float = math.nan) -> str:
-    """A difference with its sign, and a star where q is small; `=` only where it is exactly 0.
+def difference_text(difference: float, decimals: int, starred: bool = False) -> str:
+    """A difference with its sign, and perhaps a star; `=` only where it is exactly 0.
 
     Args:
         difference: After minus before.
         decimals: Of it.
-        q: NaN where nothing was tested.
+        starred: Whether it is told from 0, see `told_from_zero`.
 
     Returns:
         A short text.
 
     Example:
-        >>> difference_text(0.5, 2, 0.01), difference_text(-0.5, 2, 0.2), difference_text(0.0, 2)
+        >>> difference_text(0.5, 2, True), difference_text(-0.5, 2), difference_text(0.0, 2)
         ('+0.50*', '-0.50', '=')
     """
-    return "=" if difference == 0 else f"{difference:+.{decimals}f}{'*' * (q < ALPHA)}"
+    return "=" if difference == 0 else f"{difference:+.{decimals}f}{'*' * starred}"
+
+
+def told_from_zero(test: PairedDifference) -> bool:
+    """Whether test and interval both say that there is a difference.
+
+    The null of the swap test is exchangeability, which for a ratio is more than an equal ratio: where two of the
+    eRanks in it are close, q can be small beside an interval that holds 0.
+
+    Args:
+        test: Of one quantity.
+
+    Returns:
+        True if q is small and 0 lies outside the interval; never where there is no interval.
+    """
+    return test.q < ALPHA and (test.low > 0 or test.high < 0)
 
 
 def tests_table(tests: Mapping[str, Comparison], base: Mapping[str, Interval]) -> Table:
@@ -77,14 +92,17 @@ def tests_notes(tests: Mapping[str, Comparison]) -> list[str]:
     """
     first = next(iter(tests.values()))
     name = {"bh": "Benjamini-Hochberg", "by": "Benjamini-Yekutieli"}[first.false_discovery]
-    lines = [f"  = no change at all; * q < {ALPHA:g} over {first.tests} tests ({name}), n = {first.n}"]
+    lines = [
+        f"  = no change at all; * an interval without 0, and q < {ALPHA:g}",
+        f"  q: over {first.tests} tests ({name}), n = {first.n}",
+    ]
     if any(comparison.fixed for comparison in tests.values()):
         lines.append("  left blank: what the transform cannot move, which is not among the tests")
     if first.exact:
         swaps = f"all {first.permutations} swaps within examples; no p can be below {min(1, 2 / 2**first.n):.2g}"
     else:
         swaps = f"{first.permutations} random swaps within examples"
-    lines.append(f"  q: permutation test, {swaps}")
+    lines.append(f"  p: permutation test, {swaps}")
     if first.n < 2:
         return [*lines, "  no intervals: they need at least 2 examples"]
     rough = f", rough since n < {ROUGH}" if first.n < ROUGH else ""

@@ -17,7 +17,15 @@ from mmerank.doctor import Examination
 from mmerank.eranks import ERANKS
 from mmerank.inputs import Skipped
 from mmerank.perturbation import Perturbation
-from mmerank.perturbation_report import DECIMALS, difference_text, matched_table, null_table, tests_notes, tests_table
+from mmerank.perturbation_report import (
+    DECIMALS,
+    difference_text,
+    matched_table,
+    null_table,
+    tests_notes,
+    tests_table,
+    told_from_zero,
+)
 from mmerank.row_report import row_standing, row_tables
 from mmerank.uncertainty import NAMES, interval_line, interval_text, plain
 
@@ -135,8 +143,9 @@ def perturbation_table(result: Perturbation) -> Table:
     table.add_row("base", *(f"{getattr(result.base, name):.{d}f}" for name, d in DECIMALS.items()))
     for changed in result.transforms:
         tests = result.tests[changed.transform]
+        told = {name: told_from_zero(tests[name]) for name in DECIMALS}
         values = (
-            f"{getattr(changed.result, name):.{d}f}\n{difference_text(changed.delta[name], d, tests[name].q)}"
+            f"{getattr(changed.result, name):.{d}f}\n{difference_text(changed.delta[name], d, told[name])}"
             for name, d in DECIMALS.items()
         )
         table.add_row(Text(changed.transform), *values)

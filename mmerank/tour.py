@@ -18,6 +18,7 @@ from mmerank.data import load_data
 from mmerank.demo import scenes
 from mmerank.eranks import ERANKS
 from mmerank.perturbation import Perturbation, perturb
+from mmerank.perturbation_report import DECIMALS, difference_text, told_from_zero
 
 NAMES = ("demo-llava", "demo-minigpt-v2")
 TRANSFORM = "rotate:90"
@@ -132,12 +133,11 @@ def _table(stop: Stop) -> Table:
     for heading in ("\ntrained", "rotated\nby 90°", "\nuntrained", "rotated\nby 90°"):
         table.add_column(heading, justify="right")
     for name in QUANTITIES:
-        decimals = 2 if name in ERANKS else 4
-        values = [
-            (getattr(run.base, name), getattr(run.transforms[0].result, name) - getattr(run.base, name))
-            for run in (base, twin)
-        ]
-        cells = [cell for value, change in values for cell in (f"{value:.{decimals}f}", f"{change:+.{decimals}f}")]
+        cells = []
+        for run in (base, twin):
+            value, test = getattr(run.base, name), run.tests[TRANSFORM][name]
+            change = run.transforms[0].delta[name]
+            cells += [f"{value:.{DECIMALS[name]}f}", difference_text(change, DECIMALS[name], told_from_zero(test))]
         if name == "image_reduction_ratio":
             table.add_section()
         table.add_row(_LABELS[name], *cells)
@@ -170,6 +170,10 @@ def _readings(stops: list[Stop]) -> list[str]:
             f"{turned.erank4 - trained.erank4:+.2f}, as it must."
         )
     tokens = " and ".join(f"{s.trained.base.mean_tokens('erank1'):.0f} in {s.trained.base.model}" for s in stops)
+    lines.append(
+        "A star stands where the paired 95 % interval of a change leaves 0 out and q < 0.05 (permutation test, false "
+        "discovery rate controlled); = is no change at all. mmerank perturb shows intervals, q and what n can show."
+    )
     lines.append(
         f"An eRank is at most the number of tokens less one, and eRank1 stands on {tokens}: the two models' raw "
         "eRanks compare token budgets first (--match-tokens takes that out)."
