@@ -22,6 +22,7 @@ from mmerank.perturbation_report import DECIMALS, difference_text, told_from_zer
 
 NAMES = ("demo-llava", "demo-minigpt-v2")
 TRANSFORM = "rotate:90"
+BATCH = 2048  # tokens; models as small as these gain by batching on a CPU, too
 DESCRIBED = 32  # pictures whose captions are scored
 
 
@@ -69,6 +70,7 @@ def tour(out: Path | None = None, *, progress: bool = False) -> list[Stop]:
                 adapter,
                 pairs,
                 [TRANSFORM],
+                batch_tokens=BATCH,
                 out=None if out is None else out / f"{name}{suffix}",
                 progress=progress,
             )
