@@ -13,6 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before torch is imported: some tests fork, and a fork of a process that has OpenMP threads waits for them for ever.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"
