@@ -224,7 +224,7 @@ def perturb(
 
 @app.command()
 def diff(
-    models: options.Models,
+    models: options.TextModels,
     data: options.TextData,
     layers: options.Layers = "",
     tokenizer: options.Tokenizer = None,
@@ -599,6 +599,14 @@ def _check_writable(json_file: str | None) -> None:
         raise UsageError(f"--json {json_file}: no such folder to write to")
     if Path(json_file).is_dir():
         raise UsageError(f"--json {json_file}: is a folder; name a file in it")
+    new = not Path(json_file).exists()
+    try:
+        with Path(json_file).open("a"):
+            pass
+        if new:
+            Path(json_file).unlink()
+    except OSError as error:
+        raise UsageError(f"--json {json_file}: cannot be written ({error.strerror})") from None
 
 
 def _quiet() -> None:

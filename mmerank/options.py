@@ -18,6 +18,12 @@ Models = Annotated[
         metavar="MODEL", help="Hub ids, directories, YAML files, or demo-llava, demo-minigpt-v2.", show_default=False
     ),
 ]
+TextModels = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL", help="Hub ids or directories of language models, or YAML files.", show_default=False
+    ),
+]
 Model = Annotated[
     str,
     typer.Argument(

@@ -181,6 +181,7 @@ def test_non_finite_states(data: str, tmp_path: Path) -> None:
         (("align", HF_MODEL, "--data", "demo", "--device", "toaster"), "unknown device 'toaster'"),
         (("align", HF_MODEL, "--data", "demo", "--vision-point", "nose"), "known: default, last, with_cls"),
         (("align", HF_MODEL, "--data", "demo", "--json", "/no/such/folder/x.json"), "no such folder to write to"),
+        (("align", HF_MODEL, "--data", "demo", "--json", "/proc/x.json"), "--json /proc/x.json: cannot be written"),
     ],
 )
 def test_wrong_usage_names_what_is_known(arguments: tuple[str, ...], words: str) -> None:

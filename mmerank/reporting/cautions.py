@@ -123,6 +123,6 @@ def _of_several(job: str, runs: Sequence[Finished], numbers: pd.DataFrame) -> It
         )
     if not any(nulls(run) for run in runs):
         yield (
-            f"{title}: the Image-Text Alignment has no null of its own; unrelated image and text tokens score "
-            "between 0.67 and 0.93. mmerank perturb --control mismatch measures what it would be here."
+            f"{title}: the Image-Text Alignment has no null of its own; unrelated image and text tokens scored "
+            "0.67 to 0.93 in simulations. mmerank perturb --control mismatch measures what it would be here."
         )
