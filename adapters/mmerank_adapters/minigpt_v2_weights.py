@@ -5,7 +5,8 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, LlamaConfig, LlamaModel
+from transformers.utils import logging
 
 from mmerank.errors import ModelError
 from mmerank_adapters.eva_vit import interpolated
@@ -195,7 +197,10 @@ def llama_weights(checkpoint: str, config: LlamaConfig) -> tuple[LlamaModel, tup
         ModelError: The checkpoint cannot be read, lacks weights, or has some that are not understood.
     """
     try:
-        model, report = LlamaModel.from_pretrained(checkpoint, config=config, dtype="auto", output_loading_info=True)
+        with _quietly():  # of what is missing or left over, what matters is an error below
+            model, report = LlamaModel.from_pretrained(
+                checkpoint, config=config, dtype="auto", output_loading_info=True
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
     if missing := sorted(report["missing_keys"]):
@@ -266,6 +271,17 @@ def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
             kind = str(h.dtype) if isinstance(h, Tensor) else type(h).__name__
             raise ModelError(f"{path}: entry {key!r}: expected a floating-point tensor, found {kind}")
     return state
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep transformers from listing the keys that it did not use, as the LM head's."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _keys(keys: Iterable[str]) -> str:
