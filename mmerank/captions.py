@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from mmerank.adapter import Adapter
 from mmerank.demo.scenes import Scene, described
-from mmerank.inputs import Example
 from mmerank.sequences import Role, TokenSequence, padded, spliced_embeddings, tokenized
 
 SLOTS = ("position", "size", "colour", "shape")
@@ -115,7 +114,7 @@ def response_tokens(adapter: Adapter, scene: Scene) -> int:
 
 
 def _sequence(adapter: Adapter, scene: Scene) -> TokenSequence:
-    return adapter.sequence(Example(scene.name, None, scene.instruction, scene.description), "pair", "template")
+    return adapter.sequence(scene.text_example(), "pair", "template")
 
 
 def _losses(adapter: Adapter, lm: Any, some: Sequence[Scene], images: Tensor) -> list[float]:

@@ -10,3 +10,9 @@ ERANKS = {
     "erank4": ("llm", "text"),
     "erank5": ("llm", "pair"),
 }
+# The seven quantities of Table 2, as they are shown.
+LABELS = {
+    **{label: label.replace("erank", "eRank") for label in ERANKS},
+    "image_reduction_ratio": "Image Reduction Ratio",
+    "image_text_alignment": "Image-Text Alignment",
+}

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from mmerank.alignment import Alignment
 from mmerank.analysis.tokens import single_rows
-from mmerank.eranks import ERANKS
+from mmerank.eranks import ERANKS, LABELS
 
 NOTHING = "-"
-_RATIOS = {"image_reduction_ratio": "Image Reduction Ratio", "image_text_alignment": "Image-Text Alignment"}
+_RATIOS = {name: label for name, label in LABELS.items() if name not in ERANKS}
 
 
 def row_tables(result: Alignment, name: str) -> list[Table]:

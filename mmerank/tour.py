@@ -16,7 +16,7 @@ from mmerank.analysis.perturbation import QUANTITIES
 from mmerank.captions import SLOTS, CaptionScores, caption_scores
 from mmerank.data import load_data
 from mmerank.demo import scenes
-from mmerank.eranks import ERANKS
+from mmerank.eranks import ERANKS, LABELS
 from mmerank.perturbation import Perturbation, perturb
 from mmerank.perturbation_report import DECIMALS, difference_text, told_from_zero
 
@@ -184,7 +184,5 @@ def _readings(stops: list[Stop]) -> list[str]:
 
 
 _LABELS = {
-    **{label: f"{label.replace('erank', 'eRank')}  {point} / {kind}" for label, (point, kind) in ERANKS.items()},
-    "image_reduction_ratio": "Image Reduction Ratio",
-    "image_text_alignment": "Image-Text Alignment",
+    name: f"{label}  {' / '.join(ERANKS[name])}" if name in ERANKS else label for name, label in LABELS.items()
 }

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from mmerank.analysis.bootstrap import ROUGH, Bootstrap, Interval
 from mmerank.analysis.paired import Comparison
+from mmerank.eranks import LABELS
 
 NAMES = {
-    "image_reduction_ratio": "Image Reduction Ratio",
-    "image_text_alignment": "Image-Text Alignment",
+    **LABELS,
     "diff_erank": "Diff-eRank",
 }
 RATIOS = ("image_reduction_ratio", "image_text_alignment", "reduced_loss")

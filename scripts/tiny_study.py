@@ -17,14 +17,9 @@ import matplotlib.pyplot as plt
 import mmerank
 from mmerank.__main__ import guarded
 from mmerank.analysis.perturbation import QUANTITIES
-from mmerank.eranks import ERANKS
+from mmerank.eranks import ERANKS, LABELS
 
 FAMILIES = {"llava": "LLaVA", "minigpt-v2": "MiniGPT-v2"}
-LABELS = {
-    **{label: label.replace("erank", "eRank") for label in ERANKS},
-    "image_reduction_ratio": "Image Reduction Ratio",
-    "image_text_alignment": "Image-Text Alignment",
-}
 # Readable in grey: by mark and line, not by colour alone.
 MARKS = {"erank1": "o-", "erank2": "s--", "erank3": "^-", "erank4": "v:", "erank5": "D-."}
 

@@ -68,18 +68,13 @@ Scene = scenes.Scene
 Trained = nn.Module | nn.Parameter
 
 
-def example(scene: Scene) -> mmerank.Example:
-    """The text of a scene, without its picture."""
-    return mmerank.Example(scene.name, None, scene.instruction, scene.description)
-
-
 def tokenizer() -> LlamaTokenizer:
     """Llama's kind of tokenizer: sentencepiece spaces, byte fallback; words learned from captions and templates."""
     bpe = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     bpe.pre_tokenizer = pre_tokenizers.Metaspace()
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     learner = trainers.BpeTrainer(vocab_size=700, special_tokens=special, show_progress=False)
-    captions = [example(scenes.scene("train", i)).text for i in range(1000)]
+    captions = [scenes.scene("train", i).text_example().text for i in range(1000)]
     bpe.train_from_iterator([*captions, *[TEMPLATES] * 100], learner)
     content = json.loads(bpe.to_str())["model"]
     return LlamaTokenizer(
@@ -369,7 +364,7 @@ def text_loss(small: Any, decoder: Any, some: Sequence[Scene], step: int, images
     kind: Kind = "text" if images is None else "pair"
     end = small.adapter.tokenizer.eos_token_id
     form = "template" if step % 3 == 0 else "bare"
-    sequences = [with_end(small.adapter.sequence(example(scene), kind, form), end) for scene in some]
+    sequences = [with_end(small.adapter.sequence(scene.text_example(), kind, form), end) for scene in some]
     ids, mask = padded(sequences)
     counted = torch.zeros_like(mask)
     for row, sequence in zip(counted, sequences, strict=True):

@@ -10,7 +10,7 @@ import json
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -113,9 +113,13 @@ class Scene:
         lit = np.asarray(picture, dtype=np.float64) * _light() + noise
         return Image.fromarray(lit.clip(0, 255).astype(np.uint8))
 
+    def text_example(self) -> Example:
+        """Instruction and description, without drawing the picture."""
+        return Example(self.name, None, self.instruction, self.description)
+
     def example(self) -> Example:
         """Picture, instruction and description."""
-        return Example(self.name, self.picture(), self.instruction, self.description)
+        return replace(self.text_example(), image=self.picture())
 
 
 def scene(split: Split, index: int) -> Scene:

@@ -9,15 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from mmerank.eranks import ERANKS
+from mmerank.eranks import LABELS
 from mmerank.reporting.finished import JOBS, Finished
 from mmerank.reporting.numbers import by_quantity
 from mmerank.uncertainty import interval_text
 
 HEADS = {
-    **{label: label.replace("erank", "eRank") for label in ERANKS},
-    "image_reduction_ratio": "Image Reduction Ratio",
-    "image_text_alignment": "Image-Text Alignment",
+    **LABELS,
     "erank_untrained": "eRank untrained",
     "erank_trained": "eRank trained",
     "diff_erank": "Diff-eRank",

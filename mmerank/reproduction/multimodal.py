@@ -12,22 +12,16 @@ from typing import Any
 from mmerank.adapter import Adapter, check_model, load
 from mmerank.alignment import Alignment, align, open_align_run
 from mmerank.analysis.alignment import alignment
-from mmerank.analysis.perturbation import QUANTITIES
 from mmerank.comparison import Compared
 from mmerank.convention import Convention, ImageLayout
 from mmerank.data import load_data
+from mmerank.eranks import LABELS
 from mmerank.images import MAX_PIXELS
 from mmerank.inputs import DataSet
 from mmerank.paper import TABLE_2, TABLE_3
 from mmerank.perturbation import asked_for, open_perturb_run, perturb
 from mmerank.reproduction.studies import ROTATIONS, Job
 from mmerank.runs import RunFolder
-
-LABELS = {
-    **{name: name.replace("erank", "eRank") for name in QUANTITIES if name.startswith("erank")},
-    "image_reduction_ratio": "Image Reduction Ratio",
-    "image_text_alignment": "Image-Text Alignment",
-}
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from rich.text import Text
 
 from mmerank.comparison import Compared, comparison_table, row_dict
 from mmerank.convention import Convention, TextConvention
-from mmerank.eranks import ERANKS
+from mmerank.eranks import ERANKS, LABELS
 from mmerank.errors import UsageError
 from mmerank.paper import TABLE_2
 from mmerank.reproduction.estimate import BY_HAND
 from mmerank.reproduction.figures import FIGURES, draw_figure
 from mmerank.reproduction.language import TextTable
-from mmerank.reproduction.multimodal import LABELS, MultimodalTable, Tried
+from mmerank.reproduction.multimodal import MultimodalTable, Tried
 from mmerank.reproduction.studies import Job
 
 
