@@ -10,7 +10,7 @@ import time
 import torch
 
 from mmerank import Convention
-from mmerank.measurement import measurement
+from mmerank.measurement import Measurement
 from mmerank.row_study import RowStudy
 from mmerank.sequences import Role, TokenSequence, image_places, tokens_of
 
@@ -37,7 +37,7 @@ def measure(states: dict[tuple[str, str], tuple[torch.Tensor, TokenSequence]], a
     """Processor seconds for one example."""
     start = time.process_time()
     for (point, kind), (h, rows) in states.items():
-        measurement(
+        Measurement(
             h,
             model="",
             example="0",
@@ -47,7 +47,7 @@ def measure(states: dict[tuple[str, str], tuple[torch.Tensor, TokenSequence]], a
             precision=asked.precision,
             fingerprint="",
             study=RowStudy(asked, rows, str) if asked.studies_rows else None,
-        )
+        ).outcome()
     return time.process_time() - start
 
 

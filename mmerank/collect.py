@@ -6,9 +6,12 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from typing import Protocol, TypeVar
+from threading import Lock
+from typing import Generic, Protocol, TypeVar
 
 from mmerank.batches import WINDOW, Budget, batches, free_memory, is_out_of_memory, windows
 from mmerank.errors import DataError, RunFolderError
@@ -17,6 +20,7 @@ from mmerank.processes import rank
 from mmerank.progress import Meter
 from mmerank.records import Record
 from mmerank.runs import RunFolder
+from mmerank.workers import Workers
 
 
 class Item(Protocol):
@@ -29,6 +33,10 @@ class Item(Protocol):
 
 
 Prepared = TypeVar("Prepared", bound=Item)
+Loaded = TypeVar("Loaded")
+Result = TypeVar("Result")
+# The results of a batch that the model has been given.
+Finish = Callable[[], "Iterable[Measured | Skipped]"]
 
 # What an interruption that nothing can catch may cost.
 PART_SECONDS = 30.0
@@ -49,60 +57,119 @@ class Measured:
 
 def in_batches(
     examples: Iterable[Example | Skipped],
+    *,
     prepare: Callable[[Example], Prepared | Skipped],
     length: Callable[[Prepared], int],
+    load: Callable[[Prepared], Loaded | Skipped],
+    start: Callable[[list[Loaded]], Finish],
     budget: Budget,
-    run: Callable[[list[Prepared]], Iterable[Measured | Skipped]],
+    workers: Workers,
 ) -> Iterator[Measured | Skipped]:
     """Results of a probe that prepares its examples one by one and runs them in batches of similar length.
 
-    A batch that does not fit in memory is run again in halves, and later ones are made no larger; an example that
-    does not fit alone is skipped.
+    With workers, examples are prepared and loaded ahead of the model, and the results of a batch are made while the
+    model runs the next one. A batch that does not fit in memory is run again in halves, and later ones are made no
+    larger; an example that does not fit alone is skipped.
 
     Args:
         examples: Any number; those already skipped are passed on.
-        prepare: Example -> what a batch is made of, or why it is skipped.
+        prepare: Example -> what is known of it before its picture is opened, or why it is skipped.
         length: Tokens of what is prepared.
+        load: What is prepared -> what the model is fed, or why it is skipped.
+        start: Runs the model on a batch, and returns what gives a result for each of its items. When either raises
+            for lack of memory, it has left nothing behind.
         budget: Most tokens in a batch.
-        run: Batch -> a result for each of its items. When it raises for lack of memory, it has left nothing behind.
+        workers: Who prepares, loads and makes results beside the model.
 
     Yields:
         One result for each of `examples`, in the order in which batches finish.
     """
-    for window in windows(examples):
-        prepared: list[Prepared] = []
-        for entry in window:
-            result = entry if isinstance(entry, Skipped) else prepare(entry)
-            if isinstance(result, Skipped):
-                yield result
-            else:
-                prepared.append(result)
-        pending = deque(batches(prepared, length, budget.tokens))
-        while pending:
-            batch = pending.popleft()
-            results = _fitting(run, batch)
-            if results is not None:
-                yield from results
-            elif len(batch) == 1:
-                yield Skipped(batch[0].id, f"out of memory with its {length(batch[0])} tokens alone in a batch")
-            else:
-                budget.halve(len(batch) * max(map(length, batch)))
-                left = [*batch, *chain.from_iterable(pending)]
-                pending = deque(batches(left, length, budget.tokens))
+    one_at_a_time = Lock()  # tokenizers do not bear two threads
+
+    def prepared(window: list[Example | Skipped]) -> list[Prepared | Skipped]:
+        with one_at_a_time:
+            return [entry if isinstance(entry, Skipped) else prepare(entry) for entry in window]
+
+    for window in workers.ahead(prepared, windows(examples), depth=1):
+        yield from (entry for entry in window if isinstance(entry, Skipped))
+        items = [entry for entry in window if not isinstance(entry, Skipped)]
+        yield from _Window(items, length, load, start, budget, workers).results()
 
 
-def _fitting(
-    run: Callable[[list[Prepared]], Iterable[Measured | Skipped]], batch: list[Prepared]
-) -> list[Measured | Skipped] | None:
-    """The results of a batch, all of them or, for lack of memory, none."""
-    try:
-        return list(run(batch))
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    # Behind the block: inside, the error's traceback still holds the tensors.
-    free_memory()
-    return None
+class _Window(Generic[Prepared, Loaded]):
+    """Examples that are looked at together, on their way through the model."""
+
+    def __init__(
+        self,
+        items: list[Prepared],
+        length: Callable[[Prepared], int],
+        load: Callable[[Prepared], Loaded | Skipped],
+        start: Callable[[list[Loaded]], Finish],
+        budget: Budget,
+        workers: Workers,
+    ):
+        self._length = length
+        self._load = load
+        self._start = start
+        self._budget = budget
+        self._workers = workers
+        self._waiting = deque(batches(items, length, budget.tokens))
+        self._loading: dict[str, Future[Loaded | Skipped]] = {}
+        self._skipped: list[Skipped] = []
+
+    def results(self) -> Iterator[Measured | Skipped]:
+        before: tuple[list[Prepared], Finish] | None = None
+        while self._waiting or before:
+            now = self._started() if self._waiting else None
+            if self._workers.count:
+                before, now = now, before
+            if now is not None:
+                batch, finish = now
+                yield from self._fitting(batch, partial(_listed, finish)) or ()
+            yield from self._skipped
+            self._skipped = []
+
+    def _started(self) -> tuple[list[Prepared], Finish] | None:
+        """The next batch, without what cannot be loaded, and what gives its results."""
+        batch = self._waiting.popleft()
+        self._ask_for(batch)
+        if self._workers.count and self._waiting:
+            self._ask_for(self._waiting[0])
+        entries = self._fitting(batch, lambda: [self._loading.pop(item.id).result() for item in batch])
+        if entries is None:
+            return None
+        self._skipped += [entry for entry in entries if isinstance(entry, Skipped)]
+        batch = [item for item, entry in zip(batch, entries, strict=True) if not isinstance(entry, Skipped)]
+        loaded = [entry for entry in entries if not isinstance(entry, Skipped)]
+        finish = self._fitting(batch, partial(self._start, loaded)) if batch else None
+        return None if finish is None else (batch, finish)
+
+    def _ask_for(self, batch: list[Prepared]) -> None:
+        for item in batch:
+            if item.id not in self._loading:
+                self._loading[item.id] = self._workers.submit(partial(self._load, item))
+
+    def _fitting(self, batch: list[Prepared], work: Callable[[], Result]) -> Result | None:
+        """What `work` gives; None for lack of memory, and then the batch waits again in smaller ones."""
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Behind the block: inside, the error's traceback still holds the tensors.
+        free_memory()
+        if len(batch) == 1:
+            reason = f"out of memory with its {self._length(batch[0])} tokens alone in a batch"
+            self._skipped.append(Skipped(batch[0].id, reason))
+        else:
+            self._budget.halve(len(batch) * max(map(self._length, batch)))
+            left = [*batch, *chain.from_iterable(self._waiting)]
+            self._waiting = deque(batches(left, self._length, self._budget.tokens))
+        return None
+
+
+def _listed(finish: Finish) -> list[Measured | Skipped]:
+    return list(finish())
 
 
 def collect(

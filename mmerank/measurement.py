@@ -1,4 +1,4 @@
-"""One set of hidden states -> one record."""
+"""One set of hidden states -> one record, in two steps."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from mmerank.convention import Centre, Convention, Precision, TextConvention
 from mmerank.entropy import participation_ratio, spectral_entropy, top_share
-from mmerank.errors import DegenerateTokens, NonFiniteTokens
+from mmerank.errors import DegenerateTokens, NonFiniteTokens, TooFewTokens
 from mmerank.records import Record
 from mmerank.row_study import RowStudy
+from mmerank.spectrum import PendingGram, shares
 from mmerank.subsets import TokenSet
 
 
@@ -24,20 +25,11 @@ def measurement_fingerprint(source: Mapping[str, Any], convention: Convention | 
     return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def measurement(
-    h: Tensor,
-    *,
-    model: str,
-    example: str,
-    point: str,
-    input_kind: str,
-    centre: Centre,
-    precision: Precision,
-    fingerprint: str,
-    text_cut: int = 0,
-    study: RowStudy | None = None,
-) -> Record:
-    """Spectrum and entropy of a set of tokens, with where they come from.
+class Measurement:
+    """One set of hidden states on its way to a record.
+
+    The constructor asks the device for what it shall compute and does not wait for a GPU. `outcome` does the rest, in
+    any thread.
 
     Args:
         h: Hidden states, (n, d), floating point.
@@ -50,36 +42,73 @@ def measurement(
         fingerprint: Of model and convention.
         text_cut: Text tokens cut off to fit the model's limit.
         study: What else is asked of the rows.
-
-    Returns:
-        The record.
-
-    Raises:
-        DegenerateTokens: There is no spectrum; names the hook point.
-        NonFiniteTokens: NaN or infinity; names model, hook point and example.
     """
-    try:
-        tokens = TokenSet(h, centre=centre, precision=precision)
-    except DegenerateTokens as error:
-        raise type(error)(f"hook point {point!r}, {input_kind} input: {error}") from None
-    except NonFiniteTokens as error:
-        where = f"{model}: hook point {point!r}, {input_kind} input, example {example!r}"
-        raise NonFiniteTokens(f"{where}: {error}") from None
-    n, d = h.shape
-    eigenvalues = tokens.spectrum
-    return Record(
-        model=model,
-        example=example,
-        point=point,
-        input=input_kind,
-        transform="none",
-        n=n,
-        d=d,
-        entropy=float(spectral_entropy(eigenvalues)),
-        participation_ratio=float(participation_ratio(eigenvalues)),
-        top_share=float(top_share(eigenvalues)),
-        text_cut=text_cut,
-        fingerprint=fingerprint,
-        spectrum=eigenvalues.numpy().astype(np.float32),
-        **(study.fields(tokens, h, example=example, point=point, input_kind=input_kind) if study else {}),
-    )
+
+    def __init__(
+        self,
+        h: Tensor,
+        *,
+        model: str,
+        example: str,
+        point: str,
+        input_kind: str,
+        centre: Centre,
+        precision: Precision,
+        fingerprint: str,
+        text_cut: int = 0,
+        study: RowStudy | None = None,
+    ):
+        self._known: dict[str, Any] = {
+            "model": model,
+            "example": example,
+            "point": point,
+            "input": input_kind,
+            "transform": "none",
+            "n": h.shape[0],
+            "d": h.shape[1],
+            "text_cut": text_cut,
+            "fingerprint": fingerprint,
+        }
+        self._choices: dict[str, Any] = {"centre": centre, "precision": precision}
+        self._study = None if study is None else (study, h)
+        self._pending: PendingGram | TooFewTokens
+        try:
+            self._pending = PendingGram(h, **self._choices)
+        except TooFewTokens as error:
+            self._pending = error
+
+    def outcome(self) -> Record | DegenerateTokens:
+        """The record, or why there is no spectrum; to be called once.
+
+        Returns:
+            One of them; the error names the hook point.
+
+        Raises:
+            NonFiniteTokens: NaN or infinity; names model, hook point and example.
+        """
+        point, kind, example = (self._known[name] for name in ("point", "input", "example"))
+        studied: dict[str, Any] = {}
+        try:
+            if isinstance(self._pending, TooFewTokens):
+                raise self._pending
+            if self._study is None:
+                gram, _ = self._pending.arrived()
+                eigenvalues = shares(gram)
+            else:
+                study, h = self._study
+                tokens = TokenSet(h, pending=self._pending, **self._choices)
+                eigenvalues = tokens.spectrum
+                studied = study.fields(tokens, h, example=example, point=point, input_kind=kind)
+        except DegenerateTokens as error:
+            return type(error)(f"hook point {point!r}, {kind} input: {error}")
+        except NonFiniteTokens as error:
+            where = f"{self._known['model']}: hook point {point!r}, {kind} input, example {example!r}"
+            raise NonFiniteTokens(f"{where}: {error}") from None
+        return Record(
+            **self._known,
+            entropy=float(spectral_entropy(eigenvalues)),
+            participation_ratio=float(participation_ratio(eigenvalues)),
+            top_share=float(top_share(eigenvalues)),
+            spectrum=eigenvalues.numpy().astype(np.float32),
+            **studied,
+        )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,11 +21,12 @@ from mmerank.errors import DataError, DegenerateTokens, SourceError, UsageError
 from mmerank.hooks import capture
 from mmerank.images import MAX_PIXELS, open_picture
 from mmerank.inputs import Example, Skipped
-from mmerank.measurement import measurement, measurement_fingerprint
+from mmerank.measurement import Measurement, measurement_fingerprint
 from mmerank.records import Record
 from mmerank.row_study import RowStudy
 from mmerank.sequences import Kind, Role, TokenSequence, image_places, padded
 from mmerank.variants import BASE, ORIGINAL, Variant, Version
+from mmerank.workers import Workers, default_workers
 
 KINDS: tuple[Kind, ...] = ("image", "text", "pair")
 # Largest relative difference between a prefix read from the pair pass and a pass of its own that is still
@@ -68,15 +71,15 @@ _Key = tuple[str, str, Version | None, Version | None, bool]
 
 @dataclass
 class _Found:
-    """What has been measured of an example so far."""
+    """What the model is fed for an example, and what has been measured of it so far."""
 
     item: Prepared
-    opened: Example
-    outcomes: dict[_Key, Record | DegenerateTokens] = field(default_factory=dict)
+    pixels: dict[Version, Tensor]
+    unreadable: dict[Version, DataError]  # in the place of which `pixels` has the example's own
+    outcomes: dict[_Key, Future[Record | DegenerateTokens]] = field(default_factory=dict)
     rows: dict[_Key, tuple[Tensor, TokenSequence]] = field(
         default_factory=dict
     )  # what is stacked when the batch is through
-    unreadable: dict[Version, DataError] = field(default_factory=dict)
     tokens: int = 0
 
 
@@ -96,6 +99,8 @@ class Probe:
             Default: one example a batch on a CPU, where batching does not pay, 8192 elsewhere.
         share_prefix: Whether the image input may be read from the pair pass.
         max_pixels: Pictures with more are skipped.
+        workers: Threads that open pictures and compute eigenvalues beside the model. Default: none on a CPU, where
+            the model itself takes all cores, and elsewhere one for each core but one. The numbers are the same.
         variants: What is measured of each example; the base is the first of them.
 
     Raises:
@@ -107,6 +112,7 @@ class Probe:
     batch_tokens: int | None = None
     share_prefix: bool = True
     max_pixels: int = MAX_PIXELS
+    workers: int | None = None
     variants: Sequence[Variant] = (BASE,)
     _prefix_verified: bool = field(default=False, init=False)
 
@@ -122,8 +128,10 @@ class Probe:
                 f"{self.adapter.name}: {self.convention.match_tokens} rows cannot be drawn to match, a picture has "
                 f"only {self.adapter.image_tokens} behind the connector"
             )
+        self._device = next(self.adapter.model.parameters()).device
         if self.batch_tokens is None:
-            self.batch_tokens = default_budget(next(self.adapter.model.parameters()).device)
+            self.batch_tokens = default_budget(self._device)
+        self._workers = Workers(default_workers(self._device) if self.workers is None else self.workers)
         self._budget = Budget(self.batch_tokens)
         self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)
         # Dictionaries, for their order.
@@ -151,7 +159,16 @@ class Probe:
         Raises:
             NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and example.
         """
-        yield from in_batches(examples, self.prepare, lambda item: item.longest, self._budget, self._run)
+        with self._workers:
+            yield from in_batches(
+                examples,
+                prepare=self.prepare,
+                length=lambda item: item.longest,
+                load=self._load,
+                start=self._start,
+                budget=self._budget,
+                workers=self._workers,
+            )
 
     def prepare(self, example: Example) -> Prepared | Skipped:
         """Token sequences of an example: each version of its text, cut so that the longest sequence with it fits.
@@ -190,26 +207,40 @@ class Probe:
                 return None
         return Reading(sequences, cut)
 
-    def _run(self, batch: list[Prepared]) -> Iterator[Measured | Skipped]:
-        readable, pixels = [], []
-        for item in batch:
-            assert item.example.image is not None  # prepare saw to it
+    def _load(self, item: Prepared) -> _Found | Skipped:
+        """The encoder's input for each version of an example's picture."""
+        assert item.example.image is not None  # prepare saw to it
+        try:
+            opened = replace(item.example, image=open_picture(item.example.image, max_pixels=self.max_pixels))
+            own = self._pixels(opened, ORIGINAL)
+        except DataError as error:
+            return Skipped(item.id, str(error), may_pass=isinstance(error, SourceError))
+        found = _Found(item, dict.fromkeys(self._pair_passes, own), {})
+        for image in self._pair_passes:
             try:
-                picture = open_picture(item.example.image, max_pixels=self.max_pixels)
-                pixels.append(self.adapter.pixels(picture, self.convention.image_layout))
-                readable.append(_Found(item, replace(item.example, image=picture)))
+                if image != ORIGINAL:
+                    found.pixels[image] = self._pixels(opened, image)
             except DataError as error:
-                yield Skipped(item.example.id, str(error), may_pass=isinstance(error, SourceError))
-        if readable:
-            self._measure(readable, torch.stack(pixels))
-            yield from map(self._result, readable)
+                found.unreadable[image] = error
+        return found
+
+    def _pixels(self, opened: Example, image: Version) -> Tensor:
+        picture = image.of(opened).image
+        assert isinstance(picture, Image.Image)
+        pixels = self.adapter.pixels(picture, self.convention.image_layout)
+        # Only from pinned memory does a GPU copy while the CPU goes on.
+        return pixels.pin_memory() if self._device.type == "cuda" else pixels
+
+    def _start(self, batch: list[_Found]) -> Callable[[], Iterable[Measured | Skipped]]:
+        self._measure(batch)
+        return lambda: map(self._result, batch)
 
     @torch.inference_mode()
-    def _measure(self, batch: list[_Found], pixels: Tensor) -> None:
+    def _measure(self, batch: list[_Found]) -> None:
         for text in self._text_passes:
             self._decode(batch, "text", text=text)
         for image, texts in self._pair_passes.items():
-            images = self._encode(batch, image, self._pixels(batch, image, pixels))
+            images = self._encode(batch, image)
             first, *others = texts
             self._decode_with_image(batch, image, first, images)
             for text in others:
@@ -226,23 +257,10 @@ class Probe:
         for found in batch:
             found.rows.clear()
 
-    def _pixels(self, batch: Sequence[_Found], image: Version, base: Tensor) -> Tensor:
-        """The encoder's input for a version of the pictures, (b, c, h, w)."""
-        if image == ORIGINAL:
-            return base
-        made = list(base)  # where a picture cannot be made, its place in the batch stays taken
-        for i, found in enumerate(batch):
-            try:
-                picture = image.of(found.opened).image
-                assert isinstance(picture, Image.Image)
-                made[i] = self.adapter.pixels(picture, self.convention.image_layout)
-            except DataError as error:
-                found.unreadable[image] = error
-        return torch.stack(made)
-
-    def _encode(self, batch: Sequence[_Found], image: Version, pixels: Tensor) -> Tensor:
+    def _encode(self, batch: Sequence[_Found], image: Version) -> Tensor:
         """The connector's output for a version of the pictures, (b, m, d)."""
         model = self.adapter.model
+        pixels = torch.stack([found.pixels[image].to(self._device, non_blocking=True) for found in batch])
         vision = {"vision": self.adapter.vision_points[self.convention.vision_point]}
         connector = {"connector": self.adapter.points["connector"]}
         with (
@@ -320,27 +338,26 @@ class Probe:
         if not bos:
             counted.discard(Role.BOS)
         kept = [i for i, role in enumerate(sequence.roles) if role in counted]
-        return h[torch.tensor(kept, dtype=torch.long, device=h.device)], sequence.at(kept)
+        return _at(h, kept), sequence.at(kept)
 
-    def _outcome(self, h: Tensor, rows: TokenSequence, key: _Key, item: Prepared) -> Record | DegenerateTokens:
+    def _outcome(
+        self, h: Tensor, rows: TokenSequence, key: _Key, item: Prepared
+    ) -> Future[Record | DegenerateTokens]:
         point, kind, _, text, _ = key
-        try:
-            return measurement(
-                h,
-                model=self.adapter.name,
-                example=item.example.id,
-                point=point,
-                input_kind=kind,
-                centre=self.convention.centre,
-                precision=self.convention.precision,
-                fingerprint=self._fingerprint,
-                text_cut=0 if text is None else item.readings[text].text_cut,
-                study=RowStudy(self.convention, rows, self.adapter.tokenizer.decode)
-                if self.convention.studies_rows
-                else None,
-            )
-        except DegenerateTokens as error:
-            return error
+        study = RowStudy(self.convention, rows, self.adapter.tokenizer.decode)
+        measurement = Measurement(
+            h,
+            model=self.adapter.name,
+            example=item.example.id,
+            point=point,
+            input_kind=kind,
+            centre=self.convention.centre,
+            precision=self.convention.precision,
+            fingerprint=self._fingerprint,
+            text_cut=0 if text is None else item.readings[text].text_cut,
+            study=study if self.convention.studies_rows else None,
+        )
+        return self._workers.submit(measurement.outcome)
 
     def _result(self, found: _Found) -> Measured | Skipped:
         """The records of an example, or why one of them is missing."""
@@ -351,7 +368,7 @@ class Probe:
                 may_pass = isinstance(error, SourceError)
                 return Skipped(found.item.example.id, f"{where}{error}", may_pass=may_pass)
             for point, kind in ERANKS.values() if variant.read == "all" else [ERANKS["erank5"]]:
-                outcome = found.outcomes[_key(point, kind, variant)]
+                outcome = found.outcomes[_key(point, kind, variant)].result()
                 if isinstance(outcome, DegenerateTokens):
                     return Skipped(found.item.example.id, f"{where}{outcome}")
                 records.append(replace(outcome, transform=variant.name))
@@ -372,6 +389,8 @@ class Probe:
             self.adapter.decode(*padded([alone_in]), images[first : first + 1])
         alone = seen["llm"][0].double()
         difference = float((alone - prefix.double()).norm() / alone.norm())
+        if not math.isfinite(difference):
+            return True  # what is measured of such states stops the run
         self._prefix_verified = difference <= PREFIX_TOLERANCE[prefix.dtype]
         if not self._prefix_verified:
             self.share_prefix = False
@@ -381,6 +400,13 @@ class Probe:
                 stacklevel=2,
             )
         return self._prefix_verified
+
+
+def _at(h: Tensor, rows: list[int]) -> Tensor:
+    """Some rows of (n, d), in rising order; neighbours are taken without a copy, and without waiting for a GPU."""
+    if rows and rows[-1] - rows[0] == len(rows) - 1:
+        return h[rows[0] : rows[-1] + 1]
+    return h[torch.tensor(rows, dtype=torch.long).to(h.device, non_blocking=True)]
 
 
 def _key(point: str, kind: str, variant: Variant) -> _Key:

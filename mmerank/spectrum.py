@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmerank.convention import Centre, Precision
 from mmerank.errors import NonFiniteTokens, TokenAtCentre, TooFewTokens
+from mmerank.transfer import Arriving
 
 # Magnitudes whose squares, and the squares of what is 1e16 times smaller, neither overflow nor vanish in float64.
 _SQUARABLE = (1e-100, 1e100)
@@ -87,28 +88,62 @@ def _check_arguments(h: Tensor, mask: Tensor | None, centre: str, precision: str
 
 
 def _spectrum(h: Tensor, centre: Centre, precision: Precision, *, sample: str) -> Tensor:
-    u, _ = directions(h, centre, sample)
-    return shares(smaller_gram(u, precision))
+    unit, _ = directions(h, centre, sample)
+    return shares(_smaller_gram(unit, precision).double().cpu())
 
 
-def smaller_gram(u: Tensor, precision: Precision) -> Tensor:
-    """Inner products of unit rows, (n, d), or of their columns, whichever are fewer.
+class PendingGram:
+    """Inner products of one set of tokens, of which so far only the device's share of the work has been asked for.
+
+    Nothing in the constructor waits for a GPU: it computes the Gram matrix behind what it has to do already, and
+    copies it to the CPU. `arrived` waits for that, in any thread, while the GPU goes on with the model.
 
     Args:
-        u: By `directions`.
+        h: Hidden states, (n, d), floating point, n >= 2; held until `arrived` is called.
+        centre: See `spectrum`.
         precision: See `spectrum`.
 
-    Returns:
-        (n, n) if n <= d, else (d, d), float64, on the CPU.
+    Raises:
+        ValueError: d = 0.
+        TooFewTokens: n < 2.
     """
+
+    def __init__(self, h: Tensor, *, centre: Centre = "mean", precision: Precision = "float64"):
+        _check_shape(h, sample="")
+        self._asked = h.detach(), centre, precision
+        unit, lengths, is_plain = _plain_directions(h.detach(), centre)
+        self._arriving = Arriving(_smaller_gram(unit, precision), lengths, is_plain)
+
+    def arrived(self) -> tuple[Tensor, Tensor]:
+        """Gram matrix and lengths; to be called once.
+
+        Returns:
+            Inner products of the unit rows, (n, n), or of their columns, (d, d), whichever are fewer, and the rows'
+            distances from the centre, up to one factor for all, (n, 1); both float64, on the CPU.
+
+        Raises:
+            TokenAtCentre: A token equals the centre.
+            NonFiniteTokens: The hidden states hold NaN or infinity.
+        """
+        gram, lengths, is_plain = self._arriving.wait()
+        h, centre, precision = self._asked
+        del self._asked, self._arriving
+        if is_plain:
+            return gram.double(), lengths
+        unit, lengths = directions(h, centre)
+        return _smaller_gram(unit, precision).double().cpu(), lengths.cpu()
+
+
+def _smaller_gram(u: Tensor, precision: Precision) -> Tensor:
+    """Inner products of unit rows, (n, d), or of their columns, whichever are fewer; float32 for `mixed`."""
     n, d = u.shape
     if precision == "mixed":
         u = u.float()
     # Without the guards an enclosing autocast region would turn the float32 product into bfloat16, and a GPU on which
     # TF32 is allowed would keep 10 bits of it.
     with torch.autocast(u.device.type, enabled=False), _no_tf32(u):
-        gram = u @ u.mT if n <= d else u.mT @ u
-    return gram.double().cpu()
+        gram: Tensor = u @ u.mT if n <= d else u.mT @ u
+    return gram
 
 
 def shares(gram: Tensor) -> Tensor:
@@ -148,6 +183,48 @@ def directions(h: Tensor, centre: Centre, sample: str = "") -> tuple[Tensor, Ten
         TokenAtCentre: A token equals the centre.
         NonFiniteTokens: `h` holds NaN or infinity.
     """
+    _check_shape(h, sample)
+    unit, lengths, is_plain = _plain_directions(h, centre)
+    if is_plain:
+        return unit, lengths
+    _check_finite(h, sample)
+    h = _with_float64(h).double()
+    if (largest := _peak(h)) > _SQUARABLE[1]:
+        h = h / largest  # or differences overflow
+    if centre != "none":
+        h = h - h[:1]
+    if largest := _peak(h):
+        h = h / largest  # by which the lengths are divided, so that they are what is compared with their limit
+    unit, lengths, _ = _plain_directions(h, centre)
+    at_centre = ~(lengths > _rounding(len(h), centre) * h.abs().mean(dim=0).norm()).flatten()
+    _check_apart(at_centre, centre, sample)
+    return unit, lengths
+
+
+def _plain_directions(h: Tensor, centre: Centre) -> tuple[Tensor, Tensor, Tensor]:
+    """Directions and lengths without a look at any value, which would make the CPU wait for a GPU.
+
+    Returns:
+        Rows, (n, d), and lengths, (n, 1), as `directions` gives them, and whether they can be used, 0-dim bool: not
+        where a number is not finite, squares overflow or vanish, or a token may be at the centre.
+    """
+    # One copy, changed in place: in the sizes of hidden states every pass over fresh memory shows.
+    h = _with_float64(h).to(torch.float64, copy=True)
+    if centre != "none":
+        h -= h[0].clone()  # a common offset, however large, costs no digits then
+    low, high = h.aminmax()
+    peak = torch.maximum(-low, high)  # NaN where there is one
+    if centre != "none":
+        h -= h.mean(dim=0) if centre == "mean" else _median(h)
+    lengths = torch.linalg.vector_norm(h, dim=1, keepdim=True)
+    # No less than what rounding leaves of a token at the centre, and known already.
+    limit = _rounding(len(h), centre) * math.sqrt(h.shape[1]) * peak
+    is_plain = (peak > _SQUARABLE[0]) & (peak < _SQUARABLE[1]) & (lengths.min() > limit)
+    h /= lengths
+    return h, lengths / peak, is_plain
+
+
+def _check_shape(h: Tensor, sample: str) -> None:
     n, d = h.shape
     if n < 2:
         raise TooFewTokens(
@@ -156,29 +233,16 @@ def directions(h: Tensor, centre: Centre, sample: str = "") -> tuple[Tensor, Ten
         )
     if d == 0:
         raise ValueError(f"expected hidden states of width d >= 1, got ({n}, 0){sample}")
-    given = h.cpu() if h.device.type == "mps" else h  # which has no float64
-    # One copy, changed in place: in the sizes of hidden states every pass over fresh memory shows.
-    h = given.to(torch.float64, copy=True)
-    if centre != "none":
-        h -= h[0].clone()  # a common offset, however large, costs no digits then
-    peak = _peak(h)
-    if not math.isfinite(peak):
-        _check_finite(given, sample)
-        return directions(given.double() / _peak(given.double()), centre, sample)  # the differences overflow
-    if not _SQUARABLE[0] < peak < _SQUARABLE[1]:
-        h /= max(peak, torch.finfo(h.dtype).tiny)
-        peak = _peak(h)
-    middle = h.mean(dim=0) if centre == "mean" else _median(h) if centre == "median" else h.new_zeros(d)
-    if centre != "none":
-        h -= middle
-    lengths = torch.linalg.vector_norm(h, dim=1, keepdim=True)
-    # The most that rounding in the mean can leave of a token that equals it.
-    rounding = n * torch.finfo(h.dtype).eps if centre == "mean" else 0.0
-    if lengths.min() <= rounding * peak * math.sqrt(d):  # no less than the limit itself, and known already
-        at_centre = (lengths <= rounding * (h + middle).abs().mean(dim=0).norm()).flatten()
-        _check_apart(at_centre, centre, sample)
-    h /= lengths
-    return h, lengths / peak
+
+
+def _rounding(n: int, centre: Centre) -> float:
+    """The most that rounding in the mean can leave of a token that equals it, as a share of its magnitude."""
+    return n * torch.finfo(torch.float64).eps if centre == "mean" else 0.0
+
+
+def _with_float64(h: Tensor) -> Tensor:
+    """The same on a device that has float64, which Apple's GPUs have not."""
+    return h.cpu() if h.device.type == "mps" else h
 
 
 def _peak(h: Tensor) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmerank.convention import Centre, Precision
 from mmerank.entropy import spectral_entropy
 from mmerank.errors import DegenerateTokens
-from mmerank.spectrum import directions, shares, smaller_gram, spectrum
+from mmerank.spectrum import PendingGram, directions, shares, spectrum
 
 # What centring a block of inner products may cost; where it would cost more, the tokens themselves are centred.
 _TOLERANCE: dict[Precision, float] = {"float64": 1e-12, "mixed": 1e-5}
@@ -35,6 +35,7 @@ class TokenSet:
         h: Hidden states, (n, d), floating point, n >= 2.
         centre: See `mmerank.spectrum.spectrum`.
         precision: See `mmerank.spectrum.spectrum`.
+        pending: Their Gram matrix, where it has been asked for already, with the same choices.
 
     Raises:
         DegenerateTokens: Fewer than 2 tokens, or one equals the centre.
@@ -45,13 +46,19 @@ class TokenSet:
         lengths: Distance of each token from the centre, up to one factor for all, (n,), float64, on the CPU.
     """
 
-    def __init__(self, h: Tensor, *, centre: Centre = "mean", precision: Precision = "float64"):
-        unit, lengths = directions(h.detach(), centre)
+    def __init__(
+        self,
+        h: Tensor,
+        *,
+        centre: Centre = "mean",
+        precision: Precision = "float64",
+        pending: PendingGram | None = None,
+    ):
+        pending = pending or PendingGram(h, centre=centre, precision=precision)
+        self._gram, lengths = pending.arrived()
+        self.lengths = lengths.flatten()
         self.n = len(h)
         self._h = h.detach()
-        self.lengths = lengths.flatten().cpu()
-        self._unit = unit
-        self._gram = smaller_gram(unit, precision)
         self._centre: Centre = centre
         self._precision: Precision = precision
 
@@ -63,7 +70,10 @@ class TokenSet:
     @cached_property
     def _inner(self) -> Tensor:
         """Inner products of the centred tokens, (n, n), float64, on the CPU."""
-        of_unit = self._gram if len(self._gram) == self.n else (self._unit @ self._unit.mT).cpu()
+        of_unit = self._gram
+        if len(of_unit) < self.n:  # those of the columns
+            unit, _ = directions(self._h, self._centre)
+            of_unit = (unit @ unit.mT).cpu()
         return of_unit * self.lengths * self.lengths[:, None]
 
     def entropies(self, rows: Tensor) -> Tensor:
@@ -78,7 +88,7 @@ class TokenSet:
         """
         if rows.shape[1] < 2:
             return torch.full((len(rows),), torch.nan, dtype=torch.float64)
-        if self._centre != "mean" or self._unit.shape[0] > self._unit.shape[1]:
+        if self._centre != "mean" or self.n > self._h.shape[1]:
             return torch.stack([self._direct(subset) for subset in rows])
         blocks = self._inner[rows[:, :, None], rows[:, None, :]]
         before = blocks.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()

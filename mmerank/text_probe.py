@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,16 +18,18 @@ from mmerank.convention import TextConvention
 from mmerank.errors import DegenerateTokens
 from mmerank.hooks import Point, capture
 from mmerank.inputs import Example, Skipped
-from mmerank.measurement import measurement, measurement_fingerprint
+from mmerank.measurement import Measurement, measurement_fingerprint
 from mmerank.records import Record
 from mmerank.sequences import Role, TokenSequence, padded, tokens_of
 from mmerank.text_adapter import TextAdapter
+from mmerank.transfer import Arriving
+from mmerank.workers import Workers, default_workers
 
 FINAL = "final"
 # Positions whose logits are held at once: the vocabulary is what makes them large.
 LOGIT_POSITIONS = 256
 
-_Outcomes = dict[str, Record | DegenerateTokens]
+_Outcomes = dict[str, Future[Record | DegenerateTokens]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class TextProbe:
         dropout_seed: Leave dropout on, as the published code does in the untrained model, with random numbers
             that follow from this seed and the text's id, so that neither order nor batching matters; texts run
             one by one then. None: dropout is off.
+        workers: Threads that compute eigenvalues beside the model. Default: none on a CPU, where the model itself
+            takes all cores, and elsewhere one for each core but one. The numbers are the same.
     """
 
     adapter: TextAdapter
@@ -57,14 +63,17 @@ class TextProbe:
     points: Mapping[str, Point] | None = None
     batch_tokens: int | None = None
     dropout_seed: int | None = None
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         if self.points is None:
             self.points = {FINAL: self.adapter.layers[-1]}
+        device = next(self.adapter.model.parameters()).device
         if self.dropout_seed is not None:
             self.batch_tokens = 0
         elif self.batch_tokens is None:
-            self.batch_tokens = default_budget(next(self.adapter.model.parameters()).device)
+            self.batch_tokens = default_budget(device)
+        self._workers = Workers(default_workers(device) if self.workers is None else self.workers)
         self._budget = Budget(self.batch_tokens)
         self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)
 
@@ -81,7 +90,16 @@ class TextProbe:
             NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and text.
         """
         self.adapter.model.eval()  # once: in a model of many modules it takes as long as a short text
-        yield from in_batches(examples, self._prepare, lambda item: len(item.sequence), self._budget, self._measure)
+        with self._workers:
+            yield from in_batches(
+                examples,
+                prepare=self._prepare,
+                length=lambda item: len(item.sequence),
+                load=lambda item: item,
+                start=self._start,
+                budget=self._budget,
+                workers=self._workers,
+            )
 
     def _prepare(self, example: Example) -> _Prepared | Skipped:
         if not example.text.strip():
@@ -96,7 +114,7 @@ class TextProbe:
         return _Prepared(example.id, tokens_of(kept, Role.TEXT), len(ids) - len(kept))
 
     @torch.inference_mode()
-    def _measure(self, batch: list[_Prepared]) -> list[Measured | Skipped]:
+    def _start(self, batch: list[_Prepared]) -> Callable[[], Iterable[Measured | Skipped]]:
         assert self.points is not None
         outcomes: list[_Outcomes] = [{} for _ in batch]
         ids, mask = padded([item.sequence for item in batch])
@@ -107,51 +125,65 @@ class TextProbe:
                 )
             stack.enter_context(self._mode(batch))
             states = self.adapter.forward(ids, mask)
-        results: list[Measured | Skipped] = []
-        for item, found, h in zip(batch, outcomes, states, strict=True):
-            bad = next((outcome for outcome in found.values() if isinstance(outcome, DegenerateTokens)), None)
-            if bad is not None:
-                results.append(Skipped(item.id, str(bad)))
-                continue
+        losses = None
+        if self.adapter.predicts_next:
+            lengths = [len(item.sequence) for item in batch]
+            of_each = [self._loss(h[:n], row[:n]) for h, row, n in zip(states, ids, lengths, strict=True)]
+            losses = Arriving(torch.stack(of_each))
+        return partial(self._results, batch, outcomes, losses)
+
+    def _results(
+        self, batch: list[_Prepared], outcomes: list[_Outcomes], losses: Arriving | None
+    ) -> Iterator[Measured | Skipped]:
+        of_each = [None] * len(batch) if losses is None else losses.wait()[0].tolist()
+        for item, found, loss in zip(batch, outcomes, of_each, strict=True):
             n = len(item.sequence)
-            records = [outcome for outcome in found.values() if isinstance(outcome, Record)]
-            if self.adapter.predicts_next:
-                loss = self._loss(h[:n], torch.tensor(item.sequence.ids))
-                records = [replace(record, loss=loss, predicted=n - 1) for record in records]
-            results.append(Measured(item.id, tuple(records), n))
-        return results
+            records: list[Record] = []
+            bad = None
+            for outcome in (future.result() for future in found.values()):
+                if isinstance(outcome, Record):
+                    records.append(outcome if loss is None else replace(outcome, loss=loss, predicted=n - 1))
+                else:
+                    bad = bad or outcome
+            yield Skipped(item.id, str(bad)) if bad else Measured(item.id, tuple(records), n)
 
     def _reduce(
         self, name: str, batch: Sequence[_Prepared], outcomes: Sequence[_Outcomes]
     ) -> Callable[[Tensor], None]:
         def reduce(h: Tensor) -> None:
             for item, found, states in zip(batch, outcomes, h, strict=True):
-                try:
-                    found[name] = measurement(
-                        states[self.convention.skip_first : len(item.sequence)],
-                        model=self.name,
-                        example=item.id,
-                        point=name,
-                        input_kind="text",
-                        centre=self.convention.centre,
-                        precision=self.convention.precision,
-                        fingerprint=self._fingerprint,
-                        text_cut=item.text_cut,
-                    )
-                except DegenerateTokens as error:
-                    found[name] = error
+                measurement = Measurement(
+                    states[self.convention.skip_first : len(item.sequence)],
+                    model=self.name,
+                    example=item.id,
+                    point=name,
+                    input_kind="text",
+                    centre=self.convention.centre,
+                    precision=self.convention.precision,
+                    fingerprint=self._fingerprint,
+                    text_cut=item.text_cut,
+                )
+                found[name] = self._workers.submit(measurement.outcome)
 
         return reduce
 
-    def _loss(self, h: Tensor, ids: Tensor) -> float:
-        """Mean negative log-likelihood of each token given those before it, nats, from logits in chunks."""
-        total = 0.0
-        targets = ids[1:].to(h.device)
+    def _loss(self, h: Tensor, ids: Tensor) -> Tensor:
+        """Mean negative log-likelihood of each token given those before it, nats, from logits in chunks.
+
+        Args:
+            h: Final hidden states, (n, d).
+            ids: Of the tokens, (n,), on the CPU.
+
+        Returns:
+            0-dim float64, on the device of `h`.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=h.device)
+        targets = ids[1:].to(h.device, non_blocking=True)
         for start in range(0, len(targets), LOGIT_POSITIONS):
             chunk = slice(start, min(start + LOGIT_POSITIONS, len(targets)))
             logits = self.adapter.logits(h[None, chunk])[0].float()
             wanted = targets[chunk].to(logits.device)
-            total += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
+            total += torch.nn.functional.cross_entropy(logits, wanted, reduction="sum").to(total)
         return total / len(targets)
 
     def _mode(self, batch: Sequence[_Prepared]) -> ExitStack:

@@ -24,7 +24,7 @@ from mmerank import Example, align, collect, diff, images, records, runs
 from mmerank.errors import DataError, RunFolderError
 from mmerank.images import Encoded
 from mmerank.inputs import Skipped
-from mmerank.measurement import measurement
+from mmerank.measurement import Measurement
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT
 from tests.kill_loop import disturbed_runs, pairs, same
@@ -321,9 +321,9 @@ def test_memory_that_runs_out_in_a_hook(monkeypatch: pytest.MonkeyPatch) -> None
     def short_of_memory(*rest: Any, **named: Any) -> Any:
         if next(calls) == 8:
             raise OUT_OF_MEMORY[0]
-        return measurement(*rest, **named)
+        return Measurement(*rest, **named)
 
-    monkeypatch.setattr("mmerank.probe.measurement", short_of_memory)
+    monkeypatch.setattr("mmerank.probe.Measurement", short_of_memory)
     before = hooks()
     with pytest.warns(UserWarning, match="out of memory"):
         result = align(ADAPTER, entries, batch_tokens=100_000)

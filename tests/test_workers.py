@@ -1,0 +1,186 @@
+"""Threads beside the model change when things are done, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmerank import Convention, Example, collect
+from mmerank.batches import windows
+from mmerank.collect import Measured
+from mmerank.errors import NonFiniteTokens
+from mmerank.images import Encoded
+from mmerank.inputs import Skipped
+from mmerank.probe import Probe
+from mmerank.records import Record
+from mmerank.spectrum import PendingGram, shares, spectrum
+from mmerank.text_probe import TextProbe
+from mmerank.transforms import parse
+from mmerank.variants import BASE, variant
+from mmerank.workers import Workers, default_workers
+from tests.adapters.cases import CASES, LLAVA, Case, examples
+from tests.adapters.text_cases import OPT
+from tests.kill_loop import pairs
+from tests.test_collect import OUT_OF_MEMORY, limited
+from tests.test_diff_erank import texts
+
+Results = dict[str, Any]
+
+
+def by_id(found: Iterator[Measured | Skipped]) -> Results:
+    """Skips, and what records hold; no example comes twice."""
+    results: Results = {}
+    for entry in found:
+        assert entry.id not in results
+        results[entry.id] = entry if isinstance(entry, Skipped) else [plain(record) for record in entry.records]
+    return results
+
+
+def plain(record: Record) -> dict[str, Any]:
+    """To be compared: arrays by their bytes, and NaN equal to itself."""
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {name: v.tobytes() if isinstance(v, np.ndarray) else repr(v) for name, v in values.items()}
+
+
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that some examples are prepared while others run."""
+    monkeypatch.setattr(collect, "windows", lambda entries: windows(entries, 5))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("convention", [Convention(), Convention(rows=True, match_tokens=8, companions=True)])
+def test_pairs_are_the_same_to_the_last_bit(case: Case, convention: Convention) -> None:
+    entries = [*pairs(23), Skipped("known", "before")]
+    made = [
+        variant(parse(text)[0], [e for e in entries if isinstance(e, Example)]) for text in ("rotate:90", "blank")
+    ]
+    alone, *others = (
+        by_id(Probe(case.adapter, convention, batch_tokens=300, variants=(BASE, *made), workers=n).measure(entries))
+        for n in (0, 1, 3)
+    )
+    assert len(alone) == 24 and sum(isinstance(found, Skipped) for found in alone.values()) == 3
+    assert all(other == alone for other in others)
+
+
+def test_texts_are_the_same_to_the_last_bit() -> None:
+    entries = [*texts(17), Example("short", None, "", "")]
+    alone, other = (
+        by_id(TextProbe(OPT.adapter, "opt", batch_tokens=200, workers=n).measure(entries)) for n in (0, 2)
+    )
+    assert alone == other and len(alone) == 18 and isinstance(alone["short"], Skipped)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_cannot_be_opened_is_told_once(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    entries = [*pairs(6), Example("far", Encoded("far.png", fail), "What?", "A picture.")]
+    limited(monkeypatch, LLAVA.adapter, "decode", 120, OUT_OF_MEMORY[0])
+    with pytest.warns(UserWarning, match="out of memory"):
+        found = by_id(Probe(LLAVA.adapter, batch_tokens=100_000, workers=workers).measure(entries))
+    assert found["far"] == Skipped("far", "far.png: cannot be read (Input/output error)", may_pass=True)
+    assert sum(not isinstance(entry, Skipped) for entry in found.values()) == 6
+
+
+def test_memory_that_runs_out_behind_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = pairs(7)
+    whole = by_id(Probe(LLAVA.adapter, batch_tokens=0).measure(entries))
+    original, calls = PendingGram.arrived, iter(range(10_000))
+
+    def short_of_memory(self: PendingGram) -> Any:
+        if next(calls) == 12:
+            raise OUT_OF_MEMORY[1]
+        return original(self)
+
+    monkeypatch.setattr(PendingGram, "arrived", short_of_memory)
+    with pytest.warns(UserWarning, match="out of memory"):
+        found = by_id(Probe(LLAVA.adapter, batch_tokens=200, workers=2).measure(entries))
+    assert found.keys() == whole.keys() and not any(isinstance(entry, Skipped) for entry in found.values())
+
+
+def test_an_error_comes_out_and_the_threads_end() -> None:
+    before = threading.active_count()
+    norm: Any = LLAVA.adapter.model.get_submodule("model.language_model.norm")
+    sound, norm.weight = norm.weight, torch.nn.Parameter(torch.full_like(norm.weight, torch.nan))
+    try:
+        with pytest.raises(NonFiniteTokens, match="hook point 'llm'"):
+            list(Probe(LLAVA.adapter, workers=2).measure(examples()))
+    finally:
+        norm.weight = sound
+    assert threading.active_count() == before
+
+
+def test_left_in_the_middle_the_threads_end() -> None:
+    before = threading.active_count()
+    found = Probe(LLAVA.adapter, workers=2).measure(pairs(20))
+    next(found)
+    found.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_each_thread_computes_on_one_core() -> None:
+    mine = torch.get_num_threads()
+    with Workers(2) as workers:
+        assert [workers.submit(torch.get_num_threads).result() for _ in range(4)] == [1] * 4
+    assert torch.get_num_threads() == mine
+
+
+def test_ahead_of_who_asks_but_not_further() -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        return item * item
+
+    with Workers(1) as workers:
+        found = workers.ahead(work, range(10), depth=2)
+        assert next(found) == 0
+        workers.submit(lambda: None).result()  # the one thread has done what it was asked for
+        assert begun == [0, 1, 2]
+        assert list(found) == [i * i for i in range(1, 10)]
+    begun.clear()
+    found = Workers(0).ahead(work, range(10), depth=2)
+    assert next(found) == 0 and begun == [0]
+
+
+def test_a_model_on_the_cpu_has_the_cores_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert default_workers(torch.device("cpu")) == 0 and default_workers(cuda) == 15
+    for name, value in {"RANK": 3, "WORLD_SIZE": 16, "LOCAL_RANK": 3, "LOCAL_WORLD_SIZE": 4}.items():
+        monkeypatch.setenv(name, str(value))
+    assert default_workers(cuda) == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert default_workers(cuda) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_gpu_is_not_waited_for(dtype: torch.dtype, tmp_path: Path) -> None:
+    h = torch.randn(300, 700, device="cuda").to(dtype)
+    busy = torch.randn(8192, 8192, device="cuda")
+    PendingGram(h).arrived()  # libraries are loaded
+    torch.cuda.synchronize()
+    for _ in range(20):
+        busy = busy @ busy / 8192
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        pending = PendingGram(h)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    gram, _ = pending.arrived()
+    assert torch.allclose(shares(gram), spectrum(h.cpu()), atol=1e-12)
