@@ -29,11 +29,13 @@ def align(
     from mmerank.alignment import align as measure
     from mmerank.alignment import open_align_run
     from mmerank.data import load_data
+    from mmerank.inputs import check_usable
     from mmerank.report import alignment_tables, standing
 
     check_writable(keeping.json_file)
     stated = convention(choices, beside)
     examples = load_data(data)
+    check_usable(examples, pictures=True)
     folder = None
     if keeping.out is not None:
         folder = open_align_run(

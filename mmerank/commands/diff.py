@@ -44,6 +44,7 @@ def diff(
     from mmerank.data import load_data
     from mmerank.diff_erank import diff as measure
     from mmerank.diff_erank import open_diff_run
+    from mmerank.inputs import check_usable
     from mmerank.report import diff_standing, diff_tables
     from mmerank.runs import cache_folder
     from mmerank.text_adapter import check_text_model, load_text
@@ -60,6 +61,7 @@ def diff(
         aggregate=aggregate,
     )
     texts = load_data(data)
+    check_usable(texts, pictures=False)
     folder = None
     if keeping.out is not None:
         folder = open_diff_run(keeping.out, texts, convention, layers=layers, limit=limit, seed=seed)

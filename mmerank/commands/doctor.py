@@ -26,11 +26,13 @@ def doctor(
     from mmerank.adapter import load
     from mmerank.data import load_data
     from mmerank.doctor import examine
+    from mmerank.inputs import check_usable
     from mmerank.report import examination_view
 
     check_writable(json_file)
     stated = convention(choices)
     examples = load_data(data)
+    check_usable(examples, pictures=True)
     quiet()
     adapter = load(model, dtype=dtype, device=device)
     found = examine(adapter, examples, convention=stated, max_pixels=int(max_megapixels * 1e6))

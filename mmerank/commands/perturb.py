@@ -31,6 +31,7 @@ def perturb(
 
     from mmerank.adapter import check_model, load
     from mmerank.data import load_data
+    from mmerank.inputs import check_usable
     from mmerank.perturbation import asked_for, open_perturb_run
     from mmerank.perturbation import perturb as measure
     from mmerank.report import perturbation_view
@@ -39,6 +40,7 @@ def perturb(
     transforms, controls = asked_for(transform, control, control_draws)
     stated = convention(choices, beside)
     examples = load_data(data)
+    check_usable(examples, pictures=True)
     folder = None
     if keeping.out is not None:
         folder = open_perturb_run(
