@@ -22,7 +22,7 @@ from mmerank.checkpoints import (
 )
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.demo import MODELS
-from mmerank.errors import ModelError, UsageError
+from mmerank.errors import ModelError, UsageError, did_you_mean
 from mmerank.hooks import Point
 from mmerank.inputs import Example
 from mmerank.sequences import Kind, TokenSequence
@@ -104,7 +104,8 @@ def load(
         The adapter of the model's family.
 
     Raises:
-        UsageError: Unknown dtype, device or adapter name; or quantising is not possible here.
+        UsageError: Unknown dtype, device or adapter name, or a model's name that is nearly one of those that come
+            with mmerank; or quantising is not possible here.
         ModelError: No such checkpoint, or none that any adapter understands.
     """
     check_dtype(dtype)
@@ -127,7 +128,7 @@ def check_model(model: str | Path) -> None:
         model: As for `load`.
 
     Raises:
-        UsageError: Unknown adapter name.
+        UsageError: Unknown adapter name, or a model's name that is nearly one of those that come with mmerank.
         ModelError: No such checkpoint, or none that any adapter understands.
     """
     _found(MODELS.get(str(model), model))
@@ -143,9 +144,12 @@ def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:
             raise UsageError(f"{path}: adapter {name} is given by a hub id or a directory, not by a YAML file")
         check_keys(path, name, family.load, keys)
         return family, keys
+    if not Path(model).exists() and (meant := did_you_mean(str(model), MODELS)):  # no need to ask the hub
+        raise UsageError(f"unknown model {str(model)!r}{meant}")
     model_type, known = configuration(model)["model_type"], families(GROUP)
     if model_type not in known:
         raise ModelError(
-            f"{model}: no adapter for a checkpoint of model_type {model_type!r}; known: {', '.join(sorted(known))}"
+            f"{model}: no adapter for a checkpoint of model_type {model_type!r}; known: {', '.join(sorted(known))}; "
+            "language models are measured by `mmerank diff`"
         )
     return known[model_type], {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmerank import inputs, texts
-from mmerank.errors import DataError, UsageError
+from mmerank.errors import DataError, UsageError, did_you_mean
 from mmerank.hub import hub
 from mmerank.inputs import DataSet
 
@@ -85,5 +85,6 @@ def load_data(data: str) -> DataSet:
     if data in _TO_DOWNLOAD:
         raise DataError(f"{data} cannot be fetched with its pictures: {_TO_DOWNLOAD[data]}")
     if name not in _READERS or not rest:
-        raise UsageError(f"unknown data {data!r}; known: {', '.join(FORMS)}")
+        meant = "" if name in _READERS else did_you_mean(name, ("demo", *texts.SETS, *_READERS))
+        raise UsageError(f"unknown data {data!r}" + (meant or f"; known: {', '.join(FORMS)}"))
     return _READERS[name](data, rest)

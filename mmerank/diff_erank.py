@@ -212,11 +212,6 @@ def diff(
     examples = examples if isinstance(examples, DataSet) else list(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
     entries = list(chosen(examples, limit, seed))
-    if strangers := [entry for entry in entries if not isinstance(entry, (Example, Skipped))]:
-        raise TypeError(
-            f"expected mmerank.Example objects, got {type(strangers[0]).__name__} among them; "
-            "Example(ID, None, '', TEXT) makes one of a text"
-        )
     settings = {"convention": convention.to_dict(), "layers": layers}
     if untrained is not None:
         _check_same(untrained, adapter, name, convention, layers, seeds)

@@ -3,6 +3,8 @@
 The command line prints their message as one line and exits with status 1.
 """
 
+from collections.abc import Iterable
+
 
 class MmerankError(Exception):
     """Base of every error that mmerank raises on purpose."""
@@ -50,6 +52,26 @@ class UsageError(MmerankError, ValueError):
 
 class Interrupted(MmerankError):
     """The person, or a scheduler, stopped the run. The command line exits with status 130."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is unknown: what may have been meant.
+
+    Args:
+        word: The name.
+        known: Those there are.
+
+    Returns:
+        `; did you mean NAME?`, or nothing where none is close.
+
+    Example:
+        >>> did_you_mean("demo-lava", ["demo-llava", "demo-minigpt-v2"]), did_you_mean("gpt2", ["demo-llava"])
+        ('; did you mean demo-llava?', '')
+    """
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, known, n=1, cutoff=0.75)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def printable(text: str) -> str:

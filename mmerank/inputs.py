@@ -238,6 +238,7 @@ def unique(entries: Iterable[Example | Skipped]) -> Iterator[Example | Skipped]:
 
 def _checked(entry: Example | Skipped) -> Example | Skipped:
     """The entry, or why a tokenizer or a table could not take it."""
+    _require_entry(entry)
     if isinstance(entry, Skipped):
         return entry
     fields = {"id": entry.id, "instruction": entry.instruction, "response": entry.response}
@@ -250,6 +251,38 @@ def _checked(entry: Example | Skipped) -> Example | Skipped:
     if not isinstance(entry.image, (Path, Image.Image, Encoded, type(None))):
         return Skipped(entry.id, f"the image is {kind(entry.image)}, expected a pathlib.Path or a picture")
     return entry
+
+
+def _require_entry(entry: object) -> None:
+    if not isinstance(entry, (Example, Skipped)):
+        raise TypeError(
+            f"expected mmerank.Example objects, got {type(entry).__name__} among them; Example(ID, IMAGE, "
+            "INSTRUCTION, RESPONSE) makes one, with None as the image of a text; mmerank.load_data(DATA) reads them"
+        )
+
+
+def check_usable(data: DataSet, *, pictures: bool) -> None:
+    """Refuse data of which no example can be measured, before a model is loaded.
+
+    Args:
+        data: All of it.
+        pictures: Whether examples need a picture beside their text.
+
+    Raises:
+        DataError: Every record was skipped, none has text, or none a picture where they are needed.
+    """
+    usable = [entry for entry in data if isinstance(entry, Example)]
+    if not usable:
+        skipped = [entry for entry in data if isinstance(entry, Skipped)]
+        first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
+        raise DataError(f"{data.name}: no example can be used, {len(data)} skipped{first}")
+    if not any(example.text for example in usable):
+        raise DataError(f"{data.name}: none of its {len(usable)} examples has text")
+    if pictures and all(example.image is None for example in usable):
+        raise DataError(
+            f"{data.name}: texts without pictures; `mmerank diff` measures language models on them, and what is "
+            "asked for here needs image-text pairs, as llava:FILE.json, minigpt:DIR or demo"
+        )
 
 
 def check_examples(examples: object) -> None:
@@ -280,6 +313,7 @@ def fingerprint(examples: Iterable[Example | Skipped]) -> str:
         return examples.fingerprint
     digest = hashlib.sha256()
     for entry in examples:
+        _require_entry(entry)
         if isinstance(entry, Skipped):
             digest.update(repr((entry.id, entry.reason)).encode())
             continue

@@ -30,12 +30,13 @@ Model = Annotated[
         metavar="MODEL", help="Hub id, directory, YAML file, demo-llava or demo-minigpt-v2.", show_default=False
     ),
 ]
-_DATA_HELP = (
-    "llava:FILE.json[?images=DIR], minigpt:DIR (cc_sbu_align), text:FILE, hub:OWNER/NAME[:SPLIT]#COLUMN, "
-    "dolly-15k, hh-rlhf, wikipedia, openwebtext2, openbookqa, piqa, winogrande, or demo."
+# What fits unbroken into the narrowest column at 80 characters.
+_PAIRS_HELP = (
+    "Image-text pairs: llava:FILE.json[?images=DIR], minigpt:DIR, detail_23k:FILE.json, cc_sbu_align:DIR, "
+    "hub:NAME?image=A&response=B, or demo."
 )
-Data = Annotated[str, typer.Option(metavar="DATA", help=_DATA_HELP, show_default=False)]
-DataWithDefault = Annotated[str, typer.Option(metavar="DATA", help=_DATA_HELP)]
+Data = Annotated[str, typer.Option(metavar="DATA", help=_PAIRS_HELP, show_default=False)]
+DataWithDefault = Annotated[str, typer.Option(metavar="DATA", help=_PAIRS_HELP)]
 
 Limit = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Use only N examples, the first ones.", rich_help_panel=_RUN)
@@ -54,12 +55,19 @@ DemoOut = Annotated[
 Export = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="Only write the demo's pairs here, as a data set to imitate.", show_default=False
+        metavar="DIR",
+        help="Only write the demo's pairs here, replacing an earlier export, as a data set to imitate.",
+        show_default=False,
     ),
 ]
 Json = Annotated[
     str | None,
-    typer.Option("--json", metavar="FILE", help="Write the results as JSON; - for stdout.", rich_help_panel=_RUN),
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Write the results as JSON, replacing FILE; - for stdout.",
+        rich_help_panel=_RUN,
+    ),
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Fail at the first example that would be skipped.", rich_help_panel=_RUN)
@@ -92,8 +100,9 @@ Controls = Annotated[
     list[str],
     typer.Option(
         "--control",
-        metavar="mismatch|independent",
-        help="A null from other examples' texts: fed with the picture, or their rows put beside its.",
+        metavar="KIND",
+        help="A null from other examples' texts: mismatch (fed with the picture) or independent (their rows put "
+        "beside its).",
         show_default=False,
     ),
 ]
@@ -199,7 +208,10 @@ MaxMegapixels = Annotated[
 TextData = Annotated[
     str,
     typer.Option(
-        metavar="DATA", help="text:FILE.txt, text:FILE.jsonl#FIELD, or a data set's name.", show_default=False
+        metavar="DATA",
+        help="text:FILE.txt, text:FILE.jsonl#FIELD, text:FILE.parquet#COLUMN, hub:NAME[:SPLIT]#COLUMN, or "
+        "dolly-15k, hh-rlhf, wikipedia, openwebtext2, openbookqa, piqa, winogrande, each also as NAME:PATH.",
+        show_default=False,
     ),
 ]
 Layers = Annotated[

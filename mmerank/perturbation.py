@@ -60,6 +60,21 @@ class Perturbed:
     delta: dict[str, float]
     delta_matched: dict[str, float | None] | None = None
 
+    @property
+    def data(self) -> str:
+        """Name of the data set; with the next two, what `mmerank.compare` takes."""
+        return self.result.data
+
+    @property
+    def convention(self) -> Convention:
+        """The choices in force."""
+        return self.result.convention
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """One per example and measurement."""
+        return self.result.records
+
     def to_dict(self) -> dict[str, Any]:
         """As `--json` prints it."""
         matched = {} if self.delta_matched is None else {"delta_matched": self.delta_matched}

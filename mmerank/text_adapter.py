@@ -22,7 +22,8 @@ from mmerank.checkpoints import (
     quantised,
     yaml_keys,
 )
-from mmerank.errors import ModelError
+from mmerank.demo import MODELS
+from mmerank.errors import ModelError, UsageError, did_you_mean
 from mmerank.hooks import Point
 
 GROUP = "mmerank.text_adapters"
@@ -101,6 +102,10 @@ def check_text_model(model: str | Path, revision: str | None = None) -> None:
 def _found(model: str | Path, revision: str | None) -> tuple[Any, dict[str, Any]]:
     """Adapter class of a MODEL argument, and what its `load` is given beside name, dtype and device."""
     if not is_yaml(model):
+        if not Path(model).exists() and (str(model) in MODELS or did_you_mean(str(model), MODELS)):
+            raise UsageError(
+                f"{model}: the models that come with mmerank read pictures; `mmerank align` measures them"
+            )
         kind = configuration(model, revision)["model_type"]
         return families(GROUP).get(kind) or family_named(GROUP, FALLBACK), {"checkpoint": str(model)}
     path = Path(model)

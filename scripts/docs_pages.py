@@ -18,7 +18,7 @@ from mkdocs.structure.files import File, Files
 from rich.text import Text
 
 import mmerank
-from mmerank.__main__ import app
+from mmerank.commands.app import app
 
 ROOT = Path(__file__).parents[1]
 # Sections of README.md that are pages of their own.

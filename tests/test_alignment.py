@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmerank import Convention, Example, align, load_data
+from mmerank import Convention, Example, align, load_data, perturb
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.inputs import Skipped
 from tests.adapters.cases import LLAVA, examples
@@ -183,6 +183,15 @@ def test_limit_and_seed_are_checked(arguments: dict[str, int]) -> None:
 def test_examples_are_checked(wrong: Any) -> None:
     with pytest.raises(TypeError, match="expected mmerank.Example objects, got .*; mmerank.load_data"):
         align(ADAPTER, wrong)
+
+
+@pytest.mark.parametrize("with_folder", [False, True])
+def test_what_is_no_example_is_refused(with_folder: bool, tmp_path: Path) -> None:
+    wrong: Any = [1, 2]
+    with pytest.raises(TypeError, match=r"expected mmerank.Example objects, got int among them; Example\(ID"):
+        align(ADAPTER, wrong, out=tmp_path / "run" if with_folder else None)
+    with pytest.raises(TypeError, match="got int among them"):
+        perturb(ADAPTER, wrong, ["rotate:90"])
 
 
 def test_a_choice_of_examples_is_said() -> None:

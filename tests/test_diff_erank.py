@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmerank import Diff, Example, TextConvention, diff, load_data, load_text
-from mmerank.__main__ import _compared
 from mmerank.accuracy import Accuracy
+from mmerank.commands.results import compared
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.report import diff_text
 from mmerank.text_probe import text_seed
@@ -399,7 +399,7 @@ def test_many_models_get_a_row_each() -> None:
 
 def test_of_many_models_each_is_compared_with_the_next() -> None:
     found = diff(OPT.adapter, texts())
-    pairs = [[(c.a, c.b) for c in _compared([_named(found, f"m{i}") for i in range(count)])] for count in (1, 3, 6)]
+    pairs = [[(c.a, c.b) for c in compared([_named(found, f"m{i}") for i in range(count)])] for count in (1, 3, 6)]
     assert pairs[0] == []
     assert pairs[1] == [("m0", "m1"), ("m0", "m2"), ("m1", "m2")]
     assert pairs[2] == [(f"m{i}", f"m{i + 1}") for i in range(5)]

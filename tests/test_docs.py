@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from benchmarks.__main__ import parsed
-from mmerank.__main__ import app
+from mmerank.commands.app import app
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 import mmerank
-from mmerank.__main__ import app
+from mmerank.commands.app import app
 
 ROOT = Path(__file__).parents[1]
 

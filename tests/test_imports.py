@@ -67,6 +67,7 @@ ORDER = [
     "tour",
     "reproduction",
     "options",
+    "commands",
     "__main__",
 ]
 # Reached late, inside a function.
@@ -78,6 +79,7 @@ LATE = {
 }
 TORCH_FREE = (
     "analysis",
+    "commands",
     "comparison",
     "convention",
     "data",
@@ -90,6 +92,7 @@ TORCH_FREE = (
     "images",
     "inputs",
     "options",
+    "commands",
     "processes",
     "records",
     "report",
@@ -165,7 +168,7 @@ def test_import_is_light() -> None:
 
 
 def test_help_is_light() -> None:
-    code = "import mmerank.__main__"
+    code = "import mmerank.commands.app"
     assert not {"torch", "transformers", "matplotlib", "pandas", "datasets"} & modules_after(code)
 
 

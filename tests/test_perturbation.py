@@ -374,6 +374,9 @@ def test_result_as_table_json_and_text() -> None:
 def test_tests_are_those_of_two_alignments() -> None:
     result = perturb(LLAVA.adapter, examples(), ["identity", "rotate:90"])
     identity, rotated = (compare(changed.result, result.base) for changed in result.transforms)
+    assert compare(result.transforms[1], result.base).to_dict() == rotated.to_dict()
+    with pytest.raises(TypeError, match="one of the transforms of mmerank.perturb, .* got Perturbation"):
+        compare(result, result.base)  # type: ignore[arg-type]
     for name, alone in (("identity", identity), ("rotate:90", rotated)):
         for found, expected in zip(result.tests[name].differences, alone.differences, strict=True):
             assert replace(found, q=0) == replace(expected, q=0) or np.isnan(found.d_z)

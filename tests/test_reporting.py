@@ -308,7 +308,7 @@ def test_data_that_are_gone_or_changed(runs: dict[str, Path], pairs: Path, tmp_p
 
 def test_command_line_without_torch(runs: dict[str, Path], tmp_path: Path) -> None:
     code = (
-        "import sys; from mmerank.__main__ import app; "
+        "import sys; from mmerank.commands.app import app; "
         f"app(['report', {str(runs['align'])!r}, '--out', {str(tmp_path / 'out')!r}], standalone_mode=False); "
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules, 'loaded'"
     )

@@ -20,10 +20,11 @@ from mmerank.convention import Aggregate, Convention, TextConvention
 from mmerank.records import Record, to_frame
 
 FalseDiscovery = Literal["bh", "by"]
+_MEASURED = ("data", "convention", "records")
 
 
 class Measured(Protocol):
-    """What `mmerank.align` and `mmerank.diff` return."""
+    """What `mmerank.align` and `mmerank.diff` return, and `mmerank.perturb` as base and for each transform."""
 
     @property
     def data(self) -> str:
@@ -147,8 +148,9 @@ def compare(
     Examples that only one side has are left out on both. docs/statistics.md has formulas and sources.
 
     Args:
-        a: A result of `mmerank.align` or `mmerank.diff`, or a frame of records as from `mmerank.records.to_frame`,
-            of one model (of texts: with its untrained twins) and one transform.
+        a: A result of `mmerank.align` or `mmerank.diff`, the base or one of the transforms of `mmerank.perturb`, or
+            a frame of records as from `mmerank.records.to_frame`, of one model (of texts: with its untrained twins)
+            and one transform.
         b: The other.
         quantities: Those to test. Default: all. A quantity that cannot differ, as `erank4` between image transforms,
             is better left out: it only makes `q` larger.
@@ -164,10 +166,17 @@ def compare(
         The differences.
 
     Raises:
+        TypeError: One is something else.
         ValueError: The two have no example in common, are of different data sets or aggregates, or there is no such
             quantity.
     """
     bootstrap = bootstrap or Bootstrap()
+    for given in (a, b):
+        if not isinstance(given, pd.DataFrame) and not all(hasattr(given, name) for name in _MEASURED):
+            raise TypeError(
+                "expected a result of mmerank.align or mmerank.diff, the base or one of the transforms of "
+                f"mmerank.perturb, or a frame of records, got {type(given).__name__}"
+            )
     if not isinstance(a, pd.DataFrame) and not isinstance(b, pd.DataFrame) and a.data != b.data:
         raise ValueError(
             f"expected two results on the same data, got {a.data} and {b.data}; for independent data sets see "

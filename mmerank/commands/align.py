@@ -1,0 +1,69 @@
+"""`mmerank align`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmerank import options
+from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
+from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
+
+if TYPE_CHECKING:
+    from mmerank.alignment import Alignment
+
+
+def align(
+    models: options.Models,
+    data: options.Data,
+    *,
+    limit: options.Limit = None,
+    seed: options.Seed = None,
+    keeping: Keeping,
+    computing: PairComputing,
+    beside: Beside,
+    clip: options.Clip = None,
+    choices: Choices,
+) -> None:
+    """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment (the paper's Table 2)."""
+    from mmerank.adapter import check_model, load
+    from mmerank.alignment import align as measure
+    from mmerank.alignment import open_align_run
+    from mmerank.data import load_data
+    from mmerank.inputs import check_usable
+    from mmerank.report import alignment_tables, standing
+
+    check_writable(keeping.json_file)
+    stated = convention(choices, beside)
+    examples = load_data(data)
+    check_usable(examples, pictures=True)
+    folder = None
+    if keeping.out is not None:
+        folder = open_align_run(
+            keeping.out, examples, stated, max_pixels=computing.max_pixels, limit=limit, seed=seed
+        )
+    quiet()
+    for model in models:  # a typo in the last one must not cost the time of the first
+        check_model(model)
+    results: list[Alignment] = []
+
+    def show() -> None:
+        show_results(results, folder, keeping.json_file, tables=alignment_tables, standing=standing)
+
+    with shown_at_the_end(show, keeping.out):
+        for model in models:
+            results.append(
+                measure(
+                    load(model, dtype=computing.dtype, device=computing.device, load_in=computing.load_in),
+                    examples,
+                    convention=stated,
+                    limit=limit,
+                    seed=seed,
+                    batch_tokens=computing.batch_tokens,
+                    share_prefix=not computing.separate_passes,
+                    max_pixels=computing.max_pixels,
+                    strict=keeping.strict,
+                    out=folder,
+                    progress=True,
+                    clip=clip,
+                )
+            )

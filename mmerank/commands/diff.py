@@ -1,0 +1,111 @@
+"""`mmerank diff`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from mmerank import options
+from mmerank.commands.groups import Computing, Keeping, listed
+from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
+from mmerank.convention import TextConvention
+from mmerank.processes import rank
+
+if TYPE_CHECKING:
+    from mmerank.diff_erank import Diff
+
+
+def diff(
+    models: options.TextModels,
+    data: options.TextData,
+    *,
+    layers: options.Layers = "",
+    tokenizer: options.Tokenizer = None,
+    revisions: options.Revisions = "",
+    accuracy: options.AccuracyTasks = "",
+    accuracy_limit: options.AccuracyLimit = None,
+    limit: options.Limit = None,
+    seed: options.Seed = None,
+    keeping: Keeping,
+    computing: Computing,
+    no_cache: options.NoCache = False,
+    untrained_mode: options.UntrainedMode = "eval",
+    untrained_seeds: options.UntrainedSeeds = 1,
+    max_tokens: options.MaxTokens = 2048,
+    skip_first: options.SkipFirst = 0,
+    centre: options.Centre = "mean",
+    precision: options.Precision = "float64",
+    aggregate: options.Aggregate = "entropy",
+) -> None:
+    """Diff-eRank, reduced loss and accuracy of language models (the paper's Tables 1, 4 and 6 to 11)."""
+    from mmerank.accuracy import accuracies, check_tasks, fetch_questions
+    from mmerank.data import load_data
+    from mmerank.diff_erank import diff as measure
+    from mmerank.diff_erank import open_diff_run
+    from mmerank.inputs import check_usable
+    from mmerank.report import diff_standing, diff_tables
+    from mmerank.runs import cache_folder
+    from mmerank.text_adapter import check_text_model, load_text
+
+    check_writable(keeping.json_file)
+    tasks = listed(accuracy)
+    check_tasks(tasks)
+    convention = TextConvention(
+        untrained_mode=untrained_mode,
+        max_tokens=max_tokens,
+        skip_first=skip_first,
+        centre=centre,
+        precision=precision,
+        aggregate=aggregate,
+    )
+    texts = load_data(data)
+    check_usable(texts, pictures=False)
+    folder = None
+    if keeping.out is not None:
+        folder = open_diff_run(keeping.out, texts, convention, layers=layers, limit=limit, seed=seed)
+    quiet()
+    sweep = [(model, revision) for model in models for revision in listed(revisions) or (None,)]
+    for model, revision in sweep:  # a typo in the last one must not cost the time of the first
+        check_text_model(model, revision)
+    fetch_questions(tasks)
+    results: list[Diff] = []
+
+    def show() -> None:
+        show_results(results, folder, keeping.json_file, tables=diff_tables, standing=diff_standing)
+
+    with shown_at_the_end(show, keeping.out), ExitStack() as stack:
+        # Kept for this command alone, so that the models of it share their untrained twins all the same.
+        kept = stack.enter_context(TemporaryDirectory(prefix="mmerank-")) if no_cache else cache_folder()
+        for model, revision in sweep:
+            adapter = load_text(
+                model,
+                dtype=computing.dtype,
+                device=computing.device,
+                tokenizer=tokenizer,
+                revision=revision,
+                load_in=computing.load_in,
+            )
+            results.append(
+                measure(
+                    adapter,
+                    texts,
+                    convention=convention,
+                    layers=layers,
+                    seeds=range(untrained_seeds),
+                    limit=limit,
+                    seed=seed,
+                    batch_tokens=computing.batch_tokens,
+                    strict=keeping.strict,
+                    out=folder,
+                    cache=kept,
+                    progress=True,
+                )
+            )
+            if rank().leads:  # which alone shows anything
+                right = accuracies(
+                    adapter, tasks, limit=accuracy_limit, batch_tokens=computing.batch_tokens, progress=True
+                )
+                results[-1] = replace(results[-1], accuracy=right)
+            del adapter  # before the next one takes its place

@@ -1,0 +1,40 @@
+"""`mmerank doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from mmerank import options
+from mmerank.commands.groups import ExampleChoices, convention
+from mmerank.commands.results import check_writable, quiet, write_json
+
+
+def doctor(
+    model: options.Model,
+    *,
+    data: options.DataWithDefault = "demo",
+    json_file: options.Json = None,
+    debug: options.Debug = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    max_megapixels: options.MaxMegapixels = 100,
+    choices: ExampleChoices,
+) -> None:
+    """Load a model, run one example, and show hook points, shapes, token layout and warnings."""
+    from rich.console import Console
+
+    from mmerank.adapter import load
+    from mmerank.data import load_data
+    from mmerank.doctor import examine
+    from mmerank.inputs import check_usable
+    from mmerank.report import examination_view
+
+    check_writable(json_file)
+    stated = convention(choices)
+    examples = load_data(data)
+    check_usable(examples, pictures=True)
+    quiet()
+    adapter = load(model, dtype=dtype, device=device)
+    found = examine(adapter, examples, convention=stated, max_pixels=int(max_megapixels * 1e6))
+    if not write_json({**asdict(found), "convention": stated.to_dict()}, json_file):
+        Console().print(examination_view(found))

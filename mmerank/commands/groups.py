@@ -1,0 +1,139 @@
+"""Options that commands take together, and what they are turned into."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import wraps
+from typing import Any, get_type_hints
+
+from mmerank import options
+from mmerank.convention import Convention
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What becomes of the results, and of errors."""
+
+    out: options.Out = None
+    json_file: options.Json = None
+    strict: options.Strict = False
+    debug: options.Debug = False
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How a model is loaded and run."""
+
+    device: options.Device = None
+    dtype: options.Dtype = None
+    load_in: options.LoadIn = None
+    batch_tokens: options.BatchTokens = None
+
+
+@dataclass(frozen=True)
+class PairComputing(Computing):
+    """The same for image-text pairs."""
+
+    separate_passes: options.SeparatePasses = False
+    max_megapixels: options.MaxMegapixels = 100
+
+    @property
+    def max_pixels(self) -> int:
+        """Pictures with more are skipped."""
+        return int(self.max_megapixels * 1e6)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is measured beside eRank1 to eRank5."""
+
+    match_tokens: options.MatchTokens = None
+    match_repeats: options.MatchRepeats = 8
+    match_seed: options.MatchSeed = 0
+    token_curve: options.TokenCurve = ""
+    rows: options.Rows = False
+    companions: options.Companions = False
+
+
+@dataclass(frozen=True)
+class ExampleChoices:
+    """The choices that the paper leaves open, as far as they concern a single example."""
+
+    sequence: options.Sequence = "bare"
+    image_layout: options.ImageLayout = "model"
+    tokens: options.Tokens = "all"
+    vision_point: options.VisionPoint = "default"
+    centre: options.Centre = "mean"
+    precision: options.Precision = "float64"
+
+
+@dataclass(frozen=True)
+class Choices(ExampleChoices):
+    """All of them."""
+
+    aggregate: options.Aggregate = "entropy"
+
+
+def convention(choices: ExampleChoices, beside: Beside | None = None) -> Convention:
+    """The convention that options state.
+
+    Args:
+        choices: Those the paper leaves open.
+        beside: What else is measured.
+
+    Returns:
+        The convention.
+    """
+    studied: dict[str, Any] = {}
+    if beside is not None:
+        studied = {**asdict(beside), "token_curve": options.row_counts(beside.token_curve)}
+    return Convention(**asdict(choices), **studied)
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """The command for typer, which knows no groups: their fields stand where the group stood.
+
+    Args:
+        command: Some of its parameters are groups, which is to say dataclasses of options.
+
+    Returns:
+        The same with the groups' fields as parameters.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name not in groups:
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[name]))
+            continue
+        within = get_type_hints(groups[name], include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name, parameter.KEYWORD_ONLY, default=field.default, annotation=within[field.name]
+            )
+            for field in fields(groups[name])
+        ]
+
+    @wraps(command)
+    def with_options(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
+
+
+def listed(words: str) -> list[str]:
+    """Words joined by commas, each once.
+
+    Args:
+        words: As an option has them.
+
+    Returns:
+        Without white space around them.
+    """
+    return list(dict.fromkeys(filter(None, (word.strip() for word in words.split(",")))))

@@ -1,0 +1,79 @@
+"""`mmerank perturb`."""
+
+from __future__ import annotations
+
+from mmerank import options
+from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
+from mmerank.commands.results import check_writable, continued_from, quiet, write_json
+from mmerank.processes import rank
+
+
+def perturb(
+    model: options.Model,
+    data: options.Data,
+    *,
+    transform: options.Transforms = [],  # noqa: B006 (typer takes no tuple)
+    control: options.Controls = [],  # noqa: B006
+    control_draws: options.ControlDraws = 39,
+    limit: options.Limit = None,
+    seed: options.PerturbSeed = None,
+    keeping: Keeping,
+    computing: PairComputing,
+    beside: Beside,
+    choices: Choices,
+) -> None:
+    """The same numbers before and after transforms of picture or text (the paper's Table 3).
+
+    Of the picture: identity, rotate, flip, crop, zoom, blur, noise, jpeg, brightness, contrast, grey, occlude,
+    shuffle, blank, other. Of the text: shuffle-words, other-text. docs/perturbation.md says what each of them does.
+    """
+    from rich.console import Console
+
+    from mmerank.adapter import check_model, load
+    from mmerank.data import load_data
+    from mmerank.inputs import check_usable
+    from mmerank.perturbation import asked_for, open_perturb_run
+    from mmerank.perturbation import perturb as measure
+    from mmerank.report import perturbation_view
+
+    check_writable(keeping.json_file)
+    transforms, controls = asked_for(transform, control, control_draws)
+    stated = convention(choices, beside)
+    examples = load_data(data)
+    check_usable(examples, pictures=True)
+    folder = None
+    if keeping.out is not None:
+        folder = open_perturb_run(
+            keeping.out,
+            examples,
+            transforms,
+            controls,
+            convention=stated,
+            control_draws=control_draws,
+            max_pixels=computing.max_pixels,
+            limit=limit,
+            seed=seed,
+        )
+    quiet()
+    check_model(model)
+    with continued_from(keeping.out):
+        result = measure(
+            load(model, dtype=computing.dtype, device=computing.device, load_in=computing.load_in),
+            examples,
+            transform,
+            controls=controls,
+            control_draws=control_draws,
+            convention=stated,
+            limit=limit,
+            seed=seed,
+            batch_tokens=computing.batch_tokens,
+            share_prefix=not computing.separate_passes,
+            max_pixels=computing.max_pixels,
+            strict=keeping.strict,
+            out=folder,
+            progress=True,
+        )
+    if folder is not None:
+        folder.write_summary(result.to_dict())
+    if rank().leads and not write_json(result.to_dict(), keeping.json_file):
+        Console().print(perturbation_view(result))

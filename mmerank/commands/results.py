@@ -1,0 +1,180 @@
+"""What commands do around a measurement: refuse what cannot end well, and show and write what was found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmerank.errors import Interrupted, UsageError
+from mmerank.processes import rank
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mmerank.alignment import Alignment
+    from mmerank.analysis.paired import Comparison
+    from mmerank.diff_erank import Diff
+    from mmerank.runs import RunFolder
+
+
+def check_writable(json_file: str | None) -> None:
+    """Refuse what --json cannot be written to: better now than after the run.
+
+    Args:
+        json_file: What it says.
+
+    Raises:
+        UsageError: It is a folder, or cannot be written.
+    """
+    if json_file in (None, "-"):
+        return
+    if not Path(json_file).absolute().parent.is_dir():
+        raise UsageError(f"--json {json_file}: no such folder to write to")
+    if Path(json_file).is_dir():
+        raise UsageError(f"--json {json_file}: is a folder; name a file in it")
+    new = not Path(json_file).exists()
+    try:
+        with Path(json_file).open("a"):
+            pass
+        if new:
+            Path(json_file).unlink()
+    except OSError as error:
+        raise UsageError(f"--json {json_file}: cannot be written ({error.strerror})") from None
+
+
+def write_json(content: dict[str, Any], json_file: str | None) -> bool:
+    """Write what --json asks for.
+
+    Args:
+        content: JSON values.
+        json_file: What it says.
+
+    Returns:
+        Whether it went to stdout, where nothing else may go then.
+    """
+    text = json.dumps(content, indent=1, allow_nan=False)
+    if json_file == "-":
+        print(text)
+    elif json_file is not None:
+        Path(json_file).write_text(text + "\n")
+    return json_file == "-"
+
+
+def quiet() -> None:
+    """Keep what transformers prints while loading out of ours; adapters raise on what matters."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+@contextmanager
+def continued_from(out: Path | None) -> Iterator[None]:
+    """Say how to go on after an interruption.
+
+    Args:
+        out: The run folder, if there is one.
+
+    Yields:
+        For the run.
+
+    Raises:
+        Interrupted: The person stopped the run.
+        UsageError: There are several processes, and no folder in which they meet.
+    """
+    if out is None and rank().count > 1:
+        raise UsageError(
+            f"this is one of {rank().count} processes (WORLD_SIZE); with --out RUN_DIR, a folder that all of them "
+            "see, they share the examples"
+        )
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"; the same command continues from {out}" if out is not None else "; with --out it could be continued"
+        raise Interrupted(f"interrupted{kept}") from None
+
+
+@contextmanager
+def shown_at_the_end(show: Callable[[], None], out: Path | None) -> Iterator[None]:
+    """Show what is finished even when a later model fails; of several processes only the first shows anything.
+
+    Args:
+        show: Shows it.
+        out: As for `continued_from`.
+
+    Yields:
+        For the run.
+    """
+    try:
+        with continued_from(out):
+            yield
+    finally:
+        if rank().leads:
+            show()
+
+
+def show_results(
+    results: Sequence[Alignment | Diff],
+    folder: RunFolder | None,
+    json_file: str | None,
+    *,
+    tables: Callable[[Any], Sequence[Table]],
+    standing: Callable[[Any], list[str]],
+) -> None:
+    """Write summary and JSON, and print what is to be printed.
+
+    Args:
+        results: Of the models that are done; of none, nothing is shown.
+        folder: The run folder, if there is one.
+        json_file: What --json says.
+        tables: Makes the tables of all results.
+        standing: Makes the lines below them, of one result.
+    """
+    from rich.console import Console
+
+    from mmerank.uncertainty import comparison_notes, comparison_table
+
+    if not results:
+        return
+    comparisons = compared(results)
+    summary: dict[str, Any] = {"results": [result.to_dict() for result in results]}
+    if comparisons:
+        summary["comparisons"] = [comparison.to_dict() for comparison in comparisons]
+    if folder is not None:
+        folder.write_summary(summary)
+    if write_json(summary, json_file):
+        return
+    for table in tables(results):
+        Console().print(table)
+    for result in results:
+        print("\n".join(standing(result)))
+    for comparison in comparisons:
+        Console().print(comparison_table(comparison))
+    if comparisons:
+        print("\n".join(comparison_notes(comparisons)))
+
+
+def compared(results: Sequence[Alignment | Diff]) -> list[Comparison]:
+    """Each two models on the examples that both have; of more than a table has room for, each with the next.
+
+    Args:
+        results: Of any number of models.
+
+    Returns:
+        Those that have examples in common, tested together.
+    """
+    if len(results) < 2:
+        return []
+    from mmerank.analysis.paired import compare, controlled
+    from mmerank.report import MANY
+
+    pairs = [
+        (a, b)
+        for a, b in (combinations(results, 2) if len(results) <= MANY else pairwise(results))
+        if {record.example for record in a.records} & {record.example for record in b.records}
+    ]
+    return controlled(compare(a, b) for a, b in pairs) if pairs else []

@@ -1,0 +1,32 @@
+"""Groups of options against what they become, and against what typer makes of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from typer.testing import CliRunner
+
+from mmerank.commands.groups import Beside, Choices, Computing, ExampleChoices, PairComputing, convention, with_groups
+from mmerank.convention import Convention
+
+
+def test_options_state_every_choice_with_its_default() -> None:
+    assert convention(Choices(), Beside()) == convention(ExampleChoices()) == Convention()
+    stated = convention(Choices(sequence="template", aggregate="erank"), Beside(token_curve="32,16", rows=True))
+    assert stated == Convention(sequence="template", aggregate="erank", token_curve=(16, 32), rows=True)
+
+
+def test_a_group_gives_its_fields_as_options() -> None:
+    seen: list[tuple[str, Computing]] = []
+
+    def command(name: Annotated[str, typer.Argument()], *, computing: PairComputing, last: bool = False) -> None:
+        seen.append((name, computing))
+
+    app = typer.Typer()
+    app.command()(with_groups(command))
+    given = ["x", "--dtype", "float64", "--max-megapixels", "2", "--last"]
+    assert CliRunner().invoke(app, given).exit_code == 0
+    assert seen == [("x", PairComputing(dtype="float64", max_megapixels=2))]
+    assert seen[0][1].batch_tokens is None
+    assert CliRunner().invoke(app, ["x", "--computing", "y"]).exit_code == 2
