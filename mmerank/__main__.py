@@ -59,6 +59,7 @@ def align(
     token_curve: options.TokenCurve = "",
     rows: options.Rows = False,
     companions: options.Companions = False,
+    layers: options.PairLayers = "",
     clip: options.Clip = None,
     sequence: options.Sequence = "bare",
     image_layout: options.ImageLayout = "model",
@@ -94,7 +95,9 @@ def align(
     max_pixels = int(max_megapixels * 1e6)
     folder = None
     if out is not None:
-        folder = open_align_run(out, examples, convention, max_pixels=max_pixels, limit=limit, seed=seed)
+        folder = open_align_run(
+            out, examples, convention, layers=layers, max_pixels=max_pixels, limit=limit, seed=seed
+        )
     _quiet()
     for model in models:  # a typo in the last one must not cost the time of the first
         check_model(model)
@@ -115,6 +118,7 @@ def align(
                     out=folder,
                     progress=True,
                     clip=clip,
+                    layers=layers,
                 )
             )
 

@@ -25,6 +25,7 @@ ORDER = [
     "entropy",
     "subsets",
     "hooks",
+    "layers",
     "images",
     "inputs",
     "transforms",
