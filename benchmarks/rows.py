@@ -1,4 +1,4 @@
-"""What matching, curve, rows and companions add to measuring one example of LLaVA-1.5-7B's sizes.
+"""What matching, curve, rows, companions and layers add to measuring one example of LLaVA-1.5-7B's sizes.
 
     python benchmarks/rows.py      # a minute on one CPU core
 
@@ -30,10 +30,14 @@ ASKED = {
     "--rows": Convention(rows=True),
     "--companions": Convention(companions=True),
 }
+A_LAYER = "a layer of --layers, alone"
 ROUNDS = 3
 
 
-def measure(states: dict[tuple[str, str], tuple[torch.Tensor, TokenSequence]], asked: Convention) -> float:
+States = dict[tuple[str, str], tuple[torch.Tensor, TokenSequence]]
+
+
+def measure(states: States, asked: Convention, *, by_role: bool = False) -> float:
     """Processor seconds for one example."""
     start = time.process_time()
     for (point, kind), (h, rows) in states.items():
@@ -46,7 +50,7 @@ def measure(states: dict[tuple[str, str], tuple[torch.Tensor, TokenSequence]], a
             centre="mean",
             precision=asked.precision,
             fingerprint="",
-            study=RowStudy(asked, rows, str) if asked.studies_rows else None,
+            study=RowStudy(asked, rows, str, by_role) if asked.studies_rows or by_role else None,
         ).outcome()
     return time.process_time() - start
 
@@ -56,10 +60,12 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     states = {where: (torch.randn(len(rows), d), rows) for where, (rows, d) in PLACES.items()}
-    seconds = {name: float("inf") for name in ASKED}
+    pair = {where: found for where, found in states.items() if where == ("llm", "pair")}
+    seconds = {name: float("inf") for name in (*ASKED, A_LAYER)}
     for _ in range(ROUNDS):
         for name, asked in ASKED.items():
             seconds[name] = min(seconds[name], measure(states, asked))
+        seconds[A_LAYER] = min(seconds[A_LAYER], measure(pair, Convention(), by_role=True))
     plain, *_ = seconds.values()
     for name, value in seconds.items():
         print(f"{name:32} {value * 1000:6.0f} ms   {value / plain:.2f}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +46,8 @@ class Adapter(Protocol):
         tokenizer: The LLM's, as transformers loads it.
         points: Hook point for each of `vision`, `connector` and `llm`.
         vision_points: Named alternatives for `vision`; `default` is the one in `points`.
+        layers: Of the LLM, as transformers orders its `hidden_states`: what enters the first block, the output of
+            each other block, and at last the `llm` of `points`, after the final norm.
         causal: Whether a position of the LLM sees only those before it, so that what is read of a prefix
             does not depend on what follows.
         image_tokens: Rows of the connector's output per picture.
@@ -58,6 +60,7 @@ class Adapter(Protocol):
     tokenizer: Any
     points: Mapping[str, Point]
     vision_points: Mapping[str, Point]
+    layers: Sequence[Point]
     causal: bool
     image_tokens: int
     max_tokens: int

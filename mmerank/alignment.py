@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ from mmerank.adapter import Adapter
 from mmerank.analysis.alignment import alignment
 from mmerank.analysis.bootstrap import Bootstrap, Interval, intervals
 from mmerank.analysis.companions import clip_score, companions
+from mmerank.analysis.layers import layer_eranks
 from mmerank.analysis.tokens import matched_alignment, row_eranks, token_curve
 from mmerank.clip import Clip, ClipEmbeddings, clip_embeddings
 from mmerank.collect import collect
@@ -27,7 +29,7 @@ from mmerank.records import Record, to_frame
 from mmerank.runs import RunFolder, open_run, versions
 
 # What a result has beside eRank1 to eRank5, by its name in Python and in the JSON, where it was asked for.
-ASIDE = ("matched", "token_curve", "rows", "companions")
+ASIDE = ("matched", "token_curve", "rows", "companions", "layers")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Alignment:
         image_text_alignment: mean(eRank3, eRank4, eRank5) / max(eRank3, eRank4, eRank5).
         source: Where the model came from: checkpoint, dtype, fingerprint of the weights.
         records: One per example and measurement.
+        layer_records: One per example and further layer, of the pair input; none where no layers were asked for.
         limit: How many examples were asked for; None for all.
         seed: Of their choice; None for the first ones.
         bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
@@ -81,6 +84,7 @@ class Alignment:
         )
 
     clip: ClipEmbeddings | None = None
+    layer_records: tuple[Record, ...] = ()
 
     @cached_property
     def matched(self) -> dict[str, Any] | None:
@@ -116,6 +120,25 @@ class Alignment:
             found["clip_score"] = {"model": self.clip.model, "texts_cut": self.clip.texts_cut, **scored}
         return found or None
 
+    @cached_property
+    def layers(self) -> list[dict[str, Any]] | None:
+        """The pair's eRank by layer and rows, see `mmerank.analysis.layers`; None if not asked for."""
+        if not self.layer_records:
+            return None
+        by = self.convention.aggregate
+        table = layer_eranks(to_frame(self._all_records, spectrum=False), aggregate=by, bootstrap=self.bootstrap)
+        found: dict[str, dict[str, Any]] = {}
+        for row in table.to_dict("records"):
+            at = found.setdefault(row["point"], {"point": row["point"], "intervals": {}})
+            at[row["rows"]] = row["value"] if row["n"] else None
+            if math.isfinite(row["low"]):
+                at["intervals"][row["rows"]] = [row["low"], row["high"]]
+        return list(found.values())
+
+    @property
+    def _all_records(self) -> tuple[Record, ...]:
+        return self.records + self.layer_records
+
     @property
     def text_cut(self) -> int:
         """Number of examples whose text was cut to fit the model's limit."""
@@ -135,7 +158,7 @@ class Alignment:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per example and measurement, in the order of the examples' ids; columns as in `mmerank.records`."""
-        return to_frame(self.records)
+        return to_frame(self._all_records)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as `--json` prints it."""
@@ -179,6 +202,7 @@ def align(
     out: str | Path | RunFolder | None = None,
     progress: bool = False,
     clip: str | None = None,
+    layers: str = "",
 ) -> Alignment:
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment of a model on image-text pairs.
 
@@ -198,6 +222,8 @@ def align(
         out: A run folder; when it exists, only examples that it lacks are measured.
         progress: Show a progress bar on stderr.
         clip: A model of open_clip, `MODEL:PRETRAINED`, for CLIPScore among the companions; see `mmerank.clip`.
+        layers: Further layers of the LLM at which the pair is measured, all rows and by role; see
+            `mmerank.layers.layer_points`.
 
     Returns:
         The numbers, with all records.
@@ -208,19 +234,26 @@ def align(
         NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and example.
         RunFolderError: `out` holds a run with other settings.
         TypeError: `examples` is not an iterable of examples.
-        UsageError: `limit` is below 1, or there is a seed without a limit; no such CLIP, or more rows to match than
-            a picture has.
+        UsageError: `limit` is below 1, or there is a seed without a limit; no such CLIP or layer, or more rows to
+            match than a picture has.
     """
     convention = convention or Convention()
     check_examples(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
-    probe = Probe(adapter, convention, batch_tokens=batch_tokens, share_prefix=share_prefix, max_pixels=max_pixels)
+    probe = Probe(
+        adapter,
+        convention,
+        batch_tokens=batch_tokens,
+        share_prefix=share_prefix,
+        max_pixels=max_pixels,
+        layers=layers,
+    )
     scorer = None if clip is None else Clip(clip, next(adapter.model.parameters()).device)
     own_folder = out is not None and not isinstance(out, RunFolder)
     if (out is not None and not isinstance(out, RunFolder)) or scorer is not None:
         examples = examples if isinstance(examples, DataSet) else list(examples)
     if out is not None and not isinstance(out, RunFolder):
-        out = open_align_run(out, examples, convention, max_pixels=max_pixels, limit=limit, seed=seed)
+        out = open_align_run(out, examples, convention, layers=layers, max_pixels=max_pixels, limit=limit, seed=seed)
     folder = out
     if folder is not None:
         folder.add_model(adapter.name, dict(adapter.source))
@@ -262,7 +295,7 @@ def alignment_of(
     """The result that records give.
 
     Args:
-        records: Five per example, in any order.
+        records: Five per example, in any order, and those of further layers.
         skipped: The examples without.
         adapter: The model.
         data: Name of the data set.
@@ -277,7 +310,10 @@ def alignment_of(
         DataError: There are no records.
     """
     order = list(ERANKS.values())
-    records = sorted(records, key=lambda r: (r.example, order.index((r.point, r.input))))
+    rows = sorted(records, key=lambda r: r.example)
+    records = sorted(
+        (r for r in rows if (r.point, r.input) in order), key=lambda r: (r.example, order.index((r.point, r.input)))
+    )
     if not records:
         first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
         raise DataError(f"{data}: no example could be measured, {len(skipped)} skipped{first}")
@@ -293,6 +329,7 @@ def alignment_of(
         seed=seed,
         bootstrap=Bootstrap(),
         clip=None,
+        layer_records=tuple(r for r in rows if (r.point, r.input) not in order),
         **alignment(records, aggregate=convention.aggregate),
     )
 
@@ -302,10 +339,13 @@ def open_align_run(
     examples: Iterable[Example | Skipped],
     convention: Convention,
     *,
+    layers: str = "",
     max_pixels: int,
     limit: int | None,
     seed: int | None,
 ) -> RunFolder:
     """The run folder for these settings, new or continued. Arguments and errors as in `align`."""
-    settings = {"convention": convention.to_dict(), "max_pixels": max_pixels}
+    settings: dict[str, Any] = {"convention": convention.to_dict(), "max_pixels": max_pixels}
+    if layers:
+        settings["layers"] = layers
     return open_run(out, "align", examples, settings, limit=limit, seed=seed)

@@ -19,10 +19,11 @@ from mmerank.collect import collect
 from mmerank.convention import TextConvention
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen
+from mmerank.layers import layer_points
 from mmerank.records import Record, to_frame
 from mmerank.runs import RunFolder, open_run, versions
 from mmerank.text_adapter import TextAdapter, tokenizer_fingerprint
-from mmerank.text_probe import FINAL, TextProbe, layer_points
+from mmerank.text_probe import FINAL, TextProbe
 from mmerank.twins import Measure, built_when_needed, full_twin_name, twin_cache, twin_name, twin_source
 
 
@@ -177,7 +178,7 @@ def diff(
         adapter: A trained model, from `mmerank.load_text`.
         examples: From `mmerank.load_data`, or any iterable of `mmerank.Example`; the pictures are not used.
         convention: The choices the paper leaves open.
-        layers: Further layers to look at, see `mmerank.text_probe.layer_points`.
+        layers: Further layers to look at, see `mmerank.layers.layer_points`.
         seeds: Of the untrained twins.
         limit: Use this many of the texts: the first ones, or with `seed` a random sample.
         seed: Of the sample.
@@ -205,7 +206,7 @@ def diff(
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"expected one or more different seeds of untrained models, got {list(seeds)}")
     try:
-        points = layer_points(adapter, layers)
+        points = layer_points(adapter.layers, layers, last=FINAL)
     except ValueError as error:
         raise UsageError(f"{adapter.name}: {error}") from None
     check_examples(examples)
@@ -309,7 +310,7 @@ def _check_same(
     untrained: Diff, adapter: TextAdapter, name: str, convention: TextConvention, layers: str, seeds: Sequence[int]
 ) -> None:
     """UsageError where the twins of an earlier result are not those that would be measured now."""
-    points = tuple(layer_points(adapter, layers))
+    points = tuple(layer_points(adapter.layers, layers, last=FINAL))
     for word, there, here in (
         ("data set", untrained.data, name),
         ("convention", untrained.convention, convention),

@@ -116,7 +116,7 @@ class DiffErankMonitor(_Monitor):
         adapter: Around the model in training, or a function that makes it of the model. Default:
             `mmerank.wrap_text` of the model and the Trainer's `processing_class`.
         convention: The choices the paper leaves open.
-        layers: Further layers, see `mmerank.text_probe.layer_points`.
+        layers: Further layers, see `mmerank.layers.layer_points`.
         seeds: Of the untrained twins.
         batch_tokens: As in `mmerank.diff`.
 

@@ -278,6 +278,16 @@ TokenCurve = Annotated[
 Rows = Annotated[
     bool, typer.Option("--rows", help="Image rows, text rows, and all rows but one.", rich_help_panel=_BESIDE)
 ]
+PairLayers = Annotated[
+    str,
+    typer.Option(
+        "--layers",
+        metavar="LAYERS",
+        help="The pair's image and text rows at these too: all, or first,middle,3,...",
+        show_default=False,
+        rich_help_panel=_BESIDE,
+    ),
+]
 Companions = Annotated[
     bool,
     typer.Option(

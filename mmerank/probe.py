@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,6 +22,7 @@ from mmerank.errors import DataError, DegenerateTokens, SourceError, UsageError
 from mmerank.hooks import capture
 from mmerank.images import MAX_PIXELS, open_picture
 from mmerank.inputs import Example, Skipped
+from mmerank.layers import layer_points
 from mmerank.measurement import Measurement, measurement_fingerprint
 from mmerank.records import Record
 from mmerank.row_study import RowStudy
@@ -102,9 +104,12 @@ class Probe:
         workers: Threads that open pictures and compute eigenvalues beside the model. Default: none on a CPU, where
             the model itself takes all cores, and elsewhere one for each core but one. The numbers are the same.
         variants: What is measured of each example; the base is the first of them.
+        layers: Further layers at which the pair is measured, in the same pass: all rows, image rows and text rows.
+            See `mmerank.layers.layer_points`.
 
     Raises:
-        UsageError: The adapter has no vision point of that name, or fewer rows for a picture than are to be matched.
+        UsageError: The adapter has no vision point of that name, fewer rows for a picture than are to be matched, or
+            no such layer.
     """
 
     adapter: Adapter
@@ -114,6 +119,7 @@ class Probe:
     max_pixels: int = MAX_PIXELS
     workers: int | None = None
     variants: Sequence[Variant] = (BASE,)
+    layers: str = ""
     _prefix_verified: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -129,6 +135,11 @@ class Probe:
                 f"only {self.adapter.image_tokens} behind the connector"
             )
         self._device = next(self.adapter.model.parameters()).device
+        try:
+            self._layers = layer_points(self.adapter.layers, self.layers, last="llm")
+        except ValueError as error:
+            raise UsageError(f"{self.adapter.name}: {error}") from None
+        del self._layers["llm"]  # measured anyway
         if self.batch_tokens is None:
             self.batch_tokens = default_budget(self._device)
         self._workers = Workers(default_workers(self._device) if self.workers is None else self.workers)
@@ -317,7 +328,11 @@ class Probe:
                 first = list(also_image).index(True)
                 prefixes.append(h[first, : len(read[first]["image"])].clone())
 
-        with capture(self.adapter.model, {"llm": self.adapter.points["llm"]}, reduce=reduce):
+        with ExitStack() as hooks:
+            hooks.enter_context(capture(self.adapter.model, {"llm": self.adapter.points["llm"]}, reduce=reduce))
+            for name, point in self._layers.items() if kind == "pair" else ():
+                at_layer = self._each_pair(name, of, batch, read)
+                hooks.enter_context(capture(self.adapter.model, {name: point}, reduce=at_layer))
             self.adapter.decode(*padded([sequences[kind] for sequences in read]), images)
         for found, sequences in zip(batch, read, strict=True):
             found.tokens += len(sequences[kind])
@@ -329,6 +344,17 @@ class Probe:
         def reduce(h: Tensor) -> None:
             for found, states in zip(batch, h, strict=True):
                 found.outcomes[key] = self._outcome(states, image_places(len(states)), key, found.item)
+
+        return reduce
+
+    def _each_pair(
+        self, point: str, of: Variant, batch: Sequence[_Found], read: Sequence[dict[Kind, TokenSequence]]
+    ) -> Callable[[Tensor], None]:
+        key = _key(point, "pair", of)
+
+        def reduce(h: Tensor) -> None:
+            for found, sequences, states in zip(batch, read, h, strict=True):
+                found.outcomes[key] = self._outcome(*self._rows(states, sequences["pair"]), key, found.item)
 
         return reduce
 
@@ -344,7 +370,6 @@ class Probe:
         self, h: Tensor, rows: TokenSequence, key: _Key, item: Prepared
     ) -> Future[Record | DegenerateTokens]:
         point, kind, _, text, _ = key
-        study = RowStudy(self.convention, rows, self.adapter.tokenizer.decode)
         measurement = Measurement(
             h,
             model=self.adapter.name,
@@ -355,9 +380,17 @@ class Probe:
             precision=self.convention.precision,
             fingerprint=self._fingerprint,
             text_cut=0 if text is None else item.readings[text].text_cut,
-            study=study if self.convention.studies_rows else None,
+            study=self._study(rows, point, kind),
         )
         return self._workers.submit(measurement.outcome)
+
+    def _study(self, rows: TokenSequence, point: str, kind: str) -> RowStudy | None:
+        """What else is asked of the rows; of a layer's only their eRanks by role, which the last one has, too."""
+        by_role = bool(self._layers) and kind == "pair"
+        asked = Convention() if point in self._layers else self.convention
+        if not (by_role or asked.studies_rows):
+            return None
+        return RowStudy(asked, rows, self.adapter.tokenizer.decode, by_role)
 
     def _result(self, found: _Found) -> Measured | Skipped:
         """The records of an example, or why one of them is missing."""
@@ -367,7 +400,8 @@ class Probe:
             if error := found.unreadable.get(variant.image):
                 may_pass = isinstance(error, SourceError)
                 return Skipped(found.item.example.id, f"{where}{error}", may_pass=may_pass)
-            for point, kind in ERANKS.values() if variant.read == "all" else [ERANKS["erank5"]]:
+            measured = [*ERANKS.values(), *((point, "pair") for point in self._layers)]
+            for point, kind in measured if variant.read == "all" else [ERANKS["erank5"]]:
                 outcome = found.outcomes[_key(point, kind, variant)].result()
                 if isinstance(outcome, DegenerateTokens):
                     return Skipped(found.item.example.id, f"{where}{outcome}")

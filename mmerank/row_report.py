@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -12,6 +12,7 @@ from rich.text import Text
 from mmerank.alignment import Alignment
 from mmerank.analysis.tokens import single_rows
 from mmerank.eranks import ERANKS, LABELS
+from mmerank.uncertainty import interval_text
 
 NOTHING = "-"
 _RATIOS = {name: label for name, label in LABELS.items() if name not in ERANKS}
@@ -35,6 +36,8 @@ def row_tables(result: Alignment, name: str) -> list[Table]:
         tables.append(_curve(result.token_curve, f"{name}: eRank by number of rows"))
     if result.rows is not None:
         tables.append(_rows(result.rows, result.n, f"{name}: eRank by rows"))
+    if result.layers is not None:
+        tables.append(_layers(result.layers, f"{name}: eRank of the pair by layer"))
     if result.companions is not None:
         tables.append(_companions(result.companions, f"{name}: image and text"))
     return tables
@@ -112,6 +115,18 @@ def _rows(rows: Mapping[str, Mapping[str, Any]], n: int, title: str) -> Table:
             token = _shown(numbers[f"{name}_token"]) if usual else "various rows"
             cells.append(f"{_number(numbers[f'without_{name}'])}\n{token}")
         table.add_row(_title(label), *map(Text, cells))
+    return table
+
+
+def _layers(layers: Sequence[Mapping[str, Any]], title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for heading in ("all rows", "image rows", "text rows"):
+        table.add_column(heading, justify="right")
+    for at in layers:
+        intervals = {rows: interval_text(tuple(limits), 2) for rows, limits in at["intervals"].items()}
+        cells = (f"{_number(at[rows])} {intervals.get(rows, '')}".rstrip() for rows in ("all", "image", "text"))
+        table.add_row(at["point"], *map(Text, cells))
     return table
 
 

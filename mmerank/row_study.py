@@ -24,11 +24,13 @@ class RowStudy:
         convention: Says what is asked for.
         sequence: The rows that enter the covariance: ids and roles.
         decode: Token ids -> text, the tokenizer's.
+        by_role: Whether image rows and text rows are measured even if the convention does not ask for it.
     """
 
     convention: Convention
     sequence: TokenSequence
     decode: Callable[[list[int]], str]
+    by_role: bool = False
 
     def fields(self, tokens: TokenSet, h: Tensor, *, example: str, point: str, input_kind: str) -> dict[str, Any]:
         """Fields of the record, by the names that `mmerank.records.Record` has for them.
@@ -54,8 +56,10 @@ class RowStudy:
             if asked.token_curve:
                 curve = [_drawn(tokens, order, n) for n in asked.token_curve]
                 found["curve"] = np.array([_mean(values) for values in curve])
+        if asked.rows or self.by_role:
+            found |= self._by_role(tokens)
         if asked.rows:
-            found |= self._by_role(tokens) | self._without_one(tokens)
+            found |= self._without_one(tokens)
         if asked.companions:
             found["mean_state"] = h[self._of(Role.IMAGE, Role.TEXT)].double().mean(dim=0).float().cpu().numpy()
         return found

@@ -202,33 +202,3 @@ class TextProbe:
 def text_seed(seed: int, text_id: str) -> int:
     """The seed of the random numbers for one text: 63 bits of a hash of seed and id."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{text_id}".encode()).digest()[:8], "big") >> 1
-
-
-def layer_points(adapter: TextAdapter, layers: str) -> dict[str, Point]:
-    """Hook points by name for a choice of layers; `final` is always among them, and last.
-
-    Layer I is the residual stream after block I, 0 the embeddings that enter the first block; the last one is
-    `final`, after the final norm, as in transformers' `output_hidden_states`.
-
-    Args:
-        adapter: The model.
-        layers: Names joined by commas: `all`, `first` (after block 1), `middle` (half of the blocks), `last`
-            (`final`), or numbers. Empty for `final` alone.
-
-    Returns:
-        Points by name, in the order of the model.
-
-    Raises:
-        ValueError: A name or number is unknown.
-    """
-    last = len(adapter.layers) - 1
-    named = {"first": [1], "middle": [last // 2], "last": [last], "all": list(range(last + 1))}
-    chosen: set[int] = {last}
-    for word in filter(None, (part.strip() for part in layers.split(","))):
-        if word in named:
-            chosen.update(named[word])
-        elif word.isdigit() and int(word) <= last:
-            chosen.add(int(word))
-        else:
-            raise ValueError(f"unknown layer {word!r}; known: all, first, middle, last, 0 to {last}")
-    return {FINAL if i == last else f"layer {i}": adapter.layers[i] for i in sorted(chosen)}

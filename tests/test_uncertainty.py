@@ -35,6 +35,7 @@ def result(
         seed=None,
         bootstrap=Bootstrap(),
         clip=None,
+        layer_records=(),
         **alignment(given),
     )
 

@@ -75,6 +75,8 @@ class Llava:
             "connector": Point(connector, "output"),
             "llm": Point(paths[self._core.language_model.norm], "output"),
         }
+        blocks = [paths[block] for block in self._core.language_model.layers]
+        self.layers = (Point(blocks[0], "input"), *map(Point, blocks[:-1]), self.points["llm"])
         depth = config.vision_config.num_hidden_layers
         self.vision_points = {
             "default": self.points["vision"],

@@ -80,6 +80,8 @@ class MiniGPTv2:
             "connector": Point("llama_proj", "output"),
             "llm": Point("llama_model.norm", "output"),
         }
+        blocks = [f"llama_model.layers.{i}" for i in range(len(model.llama_model.layers))]
+        self.layers = (Point(blocks[0], "input"), *map(Point, blocks[:-1]), self.points["llm"])
         self.vision_points = {
             "default": self.points["vision"],
             "with_cls": Point("ln_vision", "output"),

@@ -21,6 +21,7 @@ def align(
     keeping: Keeping,
     computing: PairComputing,
     beside: Beside,
+    layers: options.PairLayers = "",
     clip: options.Clip = None,
     choices: Choices,
 ) -> None:
@@ -39,7 +40,13 @@ def align(
     folder = None
     if keeping.out is not None:
         folder = open_align_run(
-            keeping.out, examples, stated, max_pixels=computing.max_pixels, limit=limit, seed=seed
+            keeping.out,
+            examples,
+            stated,
+            layers=layers,
+            max_pixels=computing.max_pixels,
+            limit=limit,
+            seed=seed,
         )
     quiet()
     for model in models:  # a typo in the last one must not cost the time of the first
@@ -65,5 +72,6 @@ def align(
                     out=folder,
                     progress=True,
                     clip=clip,
+                    layers=layers,
                 )
             )
