@@ -30,16 +30,18 @@ class Stage:
             hardly disturb with one thread; on a GPU the wall time until it is idle, which needs a quiet machine.
         rounds: How often each work is timed.
         long_s: One that takes longer is timed once.
+        waits: Whether the works wait for something, so that on a CPU too it is the wall time that counts.
     """
 
     device: torch.device
     rounds: int
     long_s: float = 10.0
+    waits: bool = False
 
     @property
     def clock(self) -> str:
         """The time that counts."""
-        return "processor" if self.device.type == "cpu" else "wall"
+        return "processor" if self.device.type == "cpu" and not self.waits else "wall"
 
     def seconds(self, work: Work, repeats: int = 1) -> float:
         """Of one call, on the mean of a few."""
