@@ -15,6 +15,7 @@ ADAPTERS = PACKAGE.parent / "adapters" / "mmerank_adapters"
 # Earlier may not import later.
 ORDER = [
     "errors",
+    "interrupts",
     "durable",
     "processes",
     "convention",
@@ -60,6 +61,7 @@ ORDER = [
     "diff_erank",
     "monitor",
     "doctor",
+    "breakable",
     "row_report",
     "perturbation_report",
     "report",
@@ -79,6 +81,7 @@ LATE = {
 }
 TORCH_FREE = (
     "analysis",
+    "breakable",
     "commands",
     "comparison",
     "convention",
@@ -91,6 +94,7 @@ TORCH_FREE = (
     "hub",
     "images",
     "inputs",
+    "interrupts",
     "options",
     "commands",
     "processes",

@@ -45,7 +45,7 @@ def diff(
     from mmerank.diff_erank import diff as measure
     from mmerank.diff_erank import open_diff_run
     from mmerank.inputs import check_usable
-    from mmerank.report import diff_standing, diff_tables
+    from mmerank.report import diff_notes, diff_tables
     from mmerank.runs import cache_folder
     from mmerank.text_adapter import check_text_model, load_text
 
@@ -73,7 +73,7 @@ def diff(
     results: list[Diff] = []
 
     def show() -> None:
-        show_results(results, folder, keeping.json_file, tables=diff_tables, standing=diff_standing)
+        show_results(results, folder, keeping.json_file, tables=diff_tables, notes=diff_notes)
 
     with shown_at_the_end(show, keeping.out), ExitStack() as stack:
         # Kept for this command alone, so that the models of it share their untrained twins all the same.
