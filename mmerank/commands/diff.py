@@ -40,7 +40,7 @@ def diff(
     aggregate: options.Aggregate = "entropy",
 ) -> None:
     """Diff-eRank, reduced loss and accuracy of language models (the paper's Tables 1, 4 and 6 to 11)."""
-    from mmerank.accuracy import accuracies, check_tasks, fetch_questions
+    from mmerank.accuracy import ACCURACY, accuracies, check_tasks, fetch_questions
     from mmerank.data import load_data
     from mmerank.diff_erank import diff as measure
     from mmerank.diff_erank import open_diff_run
@@ -105,7 +105,12 @@ def diff(
             )
             if rank().leads:  # which alone shows anything
                 right = accuracies(
-                    adapter, tasks, limit=accuracy_limit, batch_tokens=computing.batch_tokens, progress=True
+                    adapter,
+                    tasks,
+                    limit=accuracy_limit,
+                    batch_tokens=computing.batch_tokens,
+                    progress=True,
+                    kept=folder.path / ACCURACY if folder else None,
                 )
                 results[-1] = replace(results[-1], accuracy=right)
             del adapter  # before the next one takes its place
