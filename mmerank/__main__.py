@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from mmerank.errors import Interrupted, MmerankError, UsageError, printable
+from mmerank.interrupts import STATUS, end_at_once, interrupts
 
 LONGEST_MESSAGE = 1500
 
@@ -20,10 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: Without the program's name; default: those of the process.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    # What a scheduler sends before it kills: finish the part, as for Ctrl-C.
-    if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    guarded(lambda: _run(given), debug="--debug" in given)
+    with interrupts(end_at_once):
+        guarded(lambda: _run(given), debug="--debug" in given)
 
 
 def _run(given: list[str]) -> None:
@@ -42,11 +39,11 @@ def guarded(work: Callable[[], Any], *, debug: bool = False) -> None:
     try:
         work()
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted", status=130))
+        sys.exit(_fail("interrupted", status=STATUS))
     except Exception as error:
         if debug:
             raise
-        statuses = {UsageError: 2, Interrupted: 130}
+        statuses = {UsageError: 2, Interrupted: STATUS}
         if isinstance(error, MmerankError):
             sys.exit(_fail(str(error), status=statuses.get(type(error), 1)))
         sys.exit(_fail(f"{type(error).__name__}: {error} (--debug shows where)"))

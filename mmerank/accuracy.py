@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
+import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mmerank.checkpoints import is_yaml
+from mmerank.durable import whole
 from mmerank.errors import DataError, ModelError, UsageError
+from mmerank.processes import rank
 from mmerank.text_adapter import TextAdapter
+
+ACCURACY = "accuracy.json"  # in a run folder
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ def accuracies(
     limit: int | None = None,
     batch_tokens: int | None = None,
     progress: bool = False,
+    kept: Path | None = None,
 ) -> dict[str, Accuracy]:
     """Accuracy on multiple-choice tasks: the answer whose tokens are likeliest in sum, lm-eval's `acc`.
 
@@ -89,6 +97,8 @@ def accuracies(
         limit: Use only this many questions of each, the first ones.
         batch_tokens: As in `mmerank.diff`.
         progress: Show progress on stderr.
+        kept: A file of a run folder: what it holds of these weights, tasks and limit is not measured again, and the
+            rest is added.
 
     Returns:
         Accuracy by name of the task; of a group, also that of each task in it.
@@ -112,8 +122,41 @@ def accuracies(
     model = ScoredModel(adapter, batch_tokens, progress)
     found: dict[str, Accuracy] = {}
     for task in named:
-        found |= _read(task, evaluate(model, _questions(task), limit=limit, log_samples=False))
+        asked = _asked(task, limit, adapter)
+        of_task = None if kept is None else _looked_up(kept, asked)
+        if of_task is None:
+            of_task = _read(task, evaluate(model, _questions(task), limit=limit, log_samples=False))
+            if kept is not None:
+                _keep(kept, asked, of_task)
+        found |= of_task
     return found
+
+
+def _asked(task: str, limit: int | None, adapter: TextAdapter) -> list[Any]:
+    """What an accuracy depends on."""
+    content = hashlib.sha256(Path(task).read_bytes()).hexdigest()[:16] if is_yaml(task) else None
+    weights = [adapter.source.get(key) for key in ("weights", "configuration", "seed", "dtype")]
+    return [task, content, limit, *weights, version("lm_eval")]
+
+
+def _kept(file: Path) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+    return entries
+
+
+def _looked_up(file: Path, asked: list[Any]) -> dict[str, Accuracy] | None:
+    for entry in _kept(file):
+        if entry["asked"] == asked:
+            return {name: Accuracy(**found) for name, found in entry["found"].items()}
+    return None
+
+
+def _keep(file: Path, asked: list[Any], found: dict[str, Accuracy]) -> None:
+    if rank().leads:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        entry = {"asked": asked, "found": {name: asdict(accuracy) for name, accuracy in found.items()}}
+        with whole(file) as unfinished:
+            unfinished.write_text(json.dumps([*_kept(file), entry], indent=1) + "\n")
 
 
 @cache

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 
@@ -52,7 +53,9 @@ def comparison_table(title: str, rows: Iterable[Compared]) -> Table:
     """
     rows = list(rows)
     with_dropout = any(row.dropout for row in rows)
-    table = Table(title=title, title_justify="left")
+    table = Table(  # the longest names fit into 80 columns
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0
+    )
     for heading in ("model", "data", "", *(["dropout"] if with_dropout else []), "ours", "paper", "difference"):
         number = heading in ("ours", "paper", "difference")
         table.add_column(heading, justify="right" if number else "left", no_wrap=number)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmerank.alignment import Alignment
+from mmerank.breakable import Breakable
 from mmerank.diff_erank import Diff
 from mmerank.doctor import Examination
 from mmerank.eranks import ERANKS
@@ -27,6 +28,7 @@ from mmerank.perturbation_report import (
     told_from_zero,
 )
 from mmerank.row_report import row_standing, row_tables
+from mmerank.text_probe import FINAL
 from mmerank.uncertainty import NAMES, interval_line, interval_text, plain
 
 SKIPS_SHOWN = 10
@@ -90,7 +92,12 @@ def alignment_text(results: Sequence[Alignment]) -> str:
     Returns:
         Lines without a trailing newline.
     """
-    return "\n".join([plain(*alignment_tables(results)), *(line for result in results for line in standing(result))])
+    return "\n".join([plain(*alignment_tables(results)), *alignment_notes(results)])
+
+
+def alignment_notes(results: Sequence[Alignment]) -> list[str]:
+    """What all results stand on, as lines."""
+    return [line for result in results for line in standing(result)]
 
 
 def standing(result: Alignment, *, brackets: bool = True) -> list[str]:
@@ -255,6 +262,10 @@ def diff_table(results: Sequence[Diff]) -> Table:
         The table, for a rich console.
     """
     table = _by_model("Diff-eRank", results)
+    table.caption = (
+        "Diff-eRank: untrained - trained; by mean of eRanks: the paper's algorithm (b), else its (a)\n"
+        "of the possible: eRank / min(tokens - 1, width)"
+    )
 
     def row(name: str, number: Callable[[Diff], float], decimals: int, label: str = "") -> None:
         numbers = [(number(result), result.intervals.get(label)) for result in results]
@@ -318,7 +329,34 @@ def diff_text(results: Sequence[Diff]) -> str:
     Returns:
         Lines without a trailing newline.
     """
-    return "\n".join([plain(*diff_tables(results)), *(line for result in results for line in diff_standing(result))])
+    return "\n".join([plain(*diff_tables(results)), *diff_notes(results)])
+
+
+def diff_notes(results: Sequence[Diff]) -> list[str]:
+    """What all results stand on, and whether they can be held against each other.
+
+    Args:
+        results: At least one.
+
+    Returns:
+        Lines.
+    """
+    lines = [line for result in results for line in diff_standing(result)]
+    counts = [
+        {
+            record.example: record.n
+            for record in result.records
+            if (record.model, record.point) == (result.model, FINAL)
+        }
+        for result in results
+    ]
+    common = set.intersection(*map(set, counts))
+    if any(found[example] != counts[0][example] for found in counts for example in common):
+        lines.append(
+            "caution: the models read the same texts as different numbers of tokens, so neither losses per token nor "
+            "eRanks of one are comparable with another's; hold each against its own untrained model"
+        )
+    return lines
 
 
 def diff_standing(result: Diff) -> list[str]:
@@ -370,10 +408,10 @@ def examination_view(found: Examination) -> RenderableType:
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
-    facts.add_row("model", Text(found.model))
+    facts.add_row("model", Breakable(_clean(found.model)))
     for key, value in found.source.items():
         if value not in (None, []):
-            facts.add_row(key, Text(_fact(value)))
+            facts.add_row(key, Breakable(_fact(value)))
     facts.add_row("parameters", f"{found.parameters:,} ({', '.join(found.places)})")
 
     points = Table(title="Hook points", title_justify="left")
@@ -381,12 +419,12 @@ def examination_view(found: Examination) -> RenderableType:
         points.add_column(heading, overflow="fold")
     for name, point in found.points.items():
         skip = f", without the first {point['skip']}" if point["skip"] else ""
-        shapes = ", ".join(f"{kind}: {n} x {d}" for kind, (n, d) in point["shapes"].items())
-        points.add_row(name, point["module"], point["side"] + skip, shapes)
+        shapes = "\n".join(f"{kind}: {n} x {d}" for kind, (n, d) in point["shapes"].items())
+        points.add_row(name, Breakable(point["module"]), point["side"] + skip, shapes)
 
     alternatives = Table(title="For --vision-point", title_justify="left", show_header=False)
     for name, where in found.vision_points.items():
-        alternatives.add_row(name, where)
+        alternatives.add_row(name, Breakable(where))
 
     layout = Table(title=f"Token layout of example {_clean(found.example)}", title_justify="left")
     for heading in ("input", "positions", "role", "counted", "tokens"):
@@ -400,7 +438,7 @@ def examination_view(found: Examination) -> RenderableType:
             )
         layout.add_section()
 
-    numbers = "   ".join(f"{label.replace('erank', 'eRank')} {value:.2f}" for label, value in found.eranks.items())
+    numbers = "  ".join(f"{label.replace('erank', 'eRank')} {value:.2f}" for label, value in found.eranks.items())
     lines = [Text(f"This example: {numbers}"), *(Text(f"warning: {line}") for line in found.warnings)]
     return Group(facts, "", points, "", alternatives, "", layout, "", *lines)
 

@@ -72,7 +72,8 @@ def row_standing(result: Alignment) -> list[str]:
 
 def _matched(matched: Mapping[str, Any], name: str) -> Table:
     k, n = matched["tokens"], matched["n"]
-    table = Table(title=f"{name}: on {k} rows each, n = {n}", title_justify="left")
+    table = Table(title=f"{name}: on {k} rows each, n = {n}", title_justify="left", caption_justify="left")
+    table.caption = f"{k} rows: drawn at random, mean over the draws; ± a draw: standard deviation of a single one"
     table.add_column("")
     for heading in ("all rows", f"{k} rows", "± a draw"):
         table.add_column(heading, justify="right")
@@ -90,21 +91,29 @@ def _curve(curve: Mapping[str, Any], title: str) -> Table:
     for heading in ("rows", *map(_title, ERANKS)):
         table.add_column(heading, justify="right")
     most = max(max(counts) for counts in curve["n"].values())
-    fewer = False
+    fewer = nowhere = False
     for i, n in enumerate(curve["tokens"]):
         cells = []
         for label in ERANKS:
             count = curve["n"][label][i]
             fewer |= 0 < count < most
+            nowhere |= count == 0
             cells.append(_number(curve[label][i]) + (f" [{count}]" if 0 < count < most else ""))
         table.add_row(str(n), *map(Text, cells))
-    if fewer:
-        table.caption = f"in brackets: on how many of {most} examples, where not on all"
+    notes = [f"in brackets: on how many of {most} examples, where not on all"] if fewer else []
+    if nowhere:
+        notes.append(f"{NOTHING}: no example has as many rows there")
+    table.caption = "\n".join(notes) or None
     return table
 
 
 def _rows(rows: Mapping[str, Mapping[str, Any]], n: int, title: str) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.caption = (
+        "image, text: these rows alone; image + text: without BOS and template\n"
+        "strongest: the row furthest from the centre; decisive: the row whose removal changes the spectrum most; "
+        "below the number what stands there in most examples"
+    )
     table.add_column("")
     for heading in ("all", "image", "text", "image + text", "without\nstrongest", "without\ndecisive"):
         table.add_column(heading, justify="right")

@@ -16,7 +16,18 @@ from mmerank.eranks import LABELS
 
 NAMES = {
     **LABELS,
+    # As in the table of `mmerank diff`.
+    "erank_untrained": "eRank, untrained",
+    "erank_trained": "eRank, trained",
     "diff_erank": "Diff-eRank",
+    "diff_erank_mean_of_eranks": "  by mean of eRanks",
+    "erank_ratio": "untrained / trained",
+    "erank_fraction_untrained": "of the possible, untrained",
+    "erank_fraction_trained": "of the possible, trained",
+    "loss_untrained": "loss, untrained",
+    "loss_untrained_per_token": "loss of all tokens, untrained",
+    "loss_trained": "loss, trained",
+    "loss_trained_per_token": "loss of all tokens, trained",
 }
 RATIOS = ("image_reduction_ratio", "image_text_alignment", "reduced_loss")
 

@@ -172,3 +172,23 @@ def test_unknown_task() -> None:
     check_tasks(["piqa", "winogrande", "openbookqa"])
     with pytest.raises(UsageError, match="lm-eval knows no task 'piqqa'; close: .*piqa"):
         check_tasks(["piqqa"])
+
+
+def test_a_continued_run_has_its_accuracy_already(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
+    asked = ("diff", str(OPT.folder), "--data", f"text:{tmp_path}/texts.txt", "--no-cache", "--accuracy", task)
+    options = ("--out", str(tmp_path / "run"), "--json", "-", "--accuracy-limit")
+    first = run(*asked, *options, "6")
+    assert first.returncode == 0, first.stderr
+    measured: list[int | None] = []
+    original = lm_eval.evaluate
+
+    def spy(*arguments: Any, **keywords: Any) -> Any:
+        measured.append(keywords["limit"])
+        return original(*arguments, **keywords)
+
+    monkeypatch.setattr(lm_eval, "evaluate", spy)
+    assert run(*asked, *options, "6").stdout == first.stdout and not measured
+    (shorter,) = json.loads(run(*asked, *options, "5").stdout)["results"]
+    assert measured == [5] and shorter["accuracy_n"] == {"words": 5}
+    assert run(*asked, *options, "6").stdout == first.stdout and measured == [5]

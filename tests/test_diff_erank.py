@@ -397,6 +397,14 @@ def test_many_models_get_a_row_each() -> None:
     assert "accuracy, piqa" in diff_text(results[:2])
 
 
+def test_models_that_read_texts_as_other_tokens_are_not_held_against_each_other() -> None:
+    opt, llama = (diff(case.adapter, texts()) for case in (OPT, LLAMA))
+    counts = [{r.example: r.n for r in found.records if r.model == found.model} for found in (opt, llama)]
+    assert counts[0] != counts[1]
+    assert "caution: the models read the same texts as different numbers of tokens" in diff_text([opt, llama])
+    assert "caution" not in diff_text([opt, _named(opt, "again")]) and "caution" not in diff_text([llama])
+
+
 def test_of_many_models_each_is_compared_with_the_next() -> None:
     found = diff(OPT.adapter, texts())
     pairs = [[(c.a, c.b) for c in compared([_named(found, f"m{i}") for i in range(count)])] for count in (1, 3, 6)]

@@ -15,6 +15,7 @@ ADAPTERS = PACKAGE.parent / "adapters" / "mmerank_adapters"
 # Earlier may not import later.
 ORDER = [
     "errors",
+    "interrupts",
     "durable",
     "processes",
     "convention",
@@ -63,6 +64,7 @@ ORDER = [
     "diff_erank",
     "monitor",
     "doctor",
+    "breakable",
     "row_report",
     "perturbation_report",
     "report",
@@ -82,6 +84,7 @@ LATE = {
 }
 TORCH_FREE = (
     "analysis",
+    "breakable",
     "commands",
     "comparison",
     "convention",
@@ -94,6 +97,7 @@ TORCH_FREE = (
     "hub",
     "images",
     "inputs",
+    "interrupts",
     "options",
     "commands",
     "processes",

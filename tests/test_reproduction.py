@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from matplotlib.figure import Figure
+from rich.console import Console
 
 import mmerank.adapter
 import mmerank.diff_erank
@@ -18,12 +21,12 @@ import mmerank.text_adapter
 from mmerank import Convention, TextConvention, align, diff, load_data, paper
 from mmerank.__main__ import main
 from mmerank.accuracy import accuracies
-from mmerank.comparison import Compared
-from mmerank.reproduction import language
+from mmerank.comparison import Compared, comparison_table
 from mmerank.reproduction.figures import draw_figure
 from mmerank.reproduction.multimodal import conventions_tried, distance
 from mmerank.reproduction.studies import STUDIES
 from mmerank.text_probe import TextProbe
+from mmerank.texts import SETS
 from tests.adapters.cases import LLAVA, MINIGPT_V2, examples
 from tests.adapters.text_cases import OPENELM_CASE, OPT, TEXT_CASES, TextCase
 from tests.conftest import GOLDEN
@@ -88,8 +91,8 @@ def test_text_tables_on_other_checkpoints(local: Path, capsys: pytest.CaptureFix
         chosen = {"1.3B": models["1.3B"]} if table == 11 else models
         rows = text_study(local, f"table{table}", chosen, "--accuracy", "none" if table == 1 else "")
         printed = capsys.readouterr().out
-        lines = [line for line in printed.splitlines() if "OPT" in line and "│" in line]
-        assert {"off", "on"} == {line.split("│")[4].strip() for line in lines} and f"Table {table}" in printed
+        lines = [line for line in printed.splitlines() if re.match(r"OPT .* (off|on) +-?[0-9]", line)]
+        assert {"off", "on"} == {re.findall(r" (off|on) ", line)[0] for line in lines} and f"Table {table}" in printed
         assert {row["size"] for row in rows} == set(chosen)
         assert len(lines) == len(rows) and "untrained-mode eval and train" in printed and "n = 4" in printed
     texts = load_data(f"text:{local}/texts.txt")
@@ -150,7 +153,7 @@ def test_accuracy_is_the_mean_of_two_tasks(
     found = accuracies(case.adapter, tasks)
     assert row["ours"] == pytest.approx((found["one"].value + found["two"].value) / 2)
     assert (row["family"], row["size"], row["dropout"], row["paper"]) == (family, size, "", printed)
-    monkeypatch.setattr(language, "accuracies", None)  # not asked again
+    monkeypatch.setattr("lm_eval.evaluate", None)  # not asked again
     assert text_study(local, name, {size: str(case.folder)}, "--accuracy", ",".join(tasks)) == rows
 
 
@@ -364,3 +367,12 @@ def test_what_is_refused(local: Path, capsys: pytest.CaptureFixture[str]) -> Non
             main(["reproduce", name, "--models-from", str(local / "models.yaml"), *more])
         error = capsys.readouterr().err
         assert stopped.value.code == 2 and message in error, error
+
+
+def test_the_longest_names_fit_into_a_terminal() -> None:
+    out = io.StringIO()
+    rows = [Compared(6, "Cerebras-GPT", "111M", name, "reduced loss", "off", 100.5, 104.25) for name in SETS]
+    Console(width=80, file=out).print(comparison_table("Table 6", rows))
+    printed = out.getvalue()
+    assert "…" not in printed and len(printed.splitlines()) == len(rows) + 3
+    assert all(f"{name} " in printed for name in SETS)

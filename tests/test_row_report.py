@@ -56,6 +56,18 @@ def test_a_run_of_before_rows_is_continued(data: str, tmp_path: Path) -> None:
     assert again == first
 
 
+def test_numbers_of_rows_that_no_example_has(data: str) -> None:
+    done = run("align", HF_MODEL, "--data", data, "--token-curve", "8,5000")
+    assert done.returncode == 0 and "-: no example has as many rows there" in done.stdout
+    assert "no example has" not in run("align", HF_MODEL, "--data", data, "--token-curve", "8").stdout
+
+
+def test_captions_say_what_the_columns_are(data: str) -> None:
+    printed = " ".join(run("align", HF_MODEL, "--data", data, *OPTIONS).stdout.split())
+    assert "20 rows: drawn at random" in printed and "standard deviation of a single one" in printed
+    assert "strongest: the row furthest from the centre" in printed and "decisive: the row whose removal" in printed
+
+
 def test_tables(data: str) -> None:
     done = run("align", HF_MODEL, "--data", data, *OPTIONS)
     assert done.returncode == 0, done.stderr

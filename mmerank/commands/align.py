@@ -31,7 +31,7 @@ def align(
     from mmerank.alignment import open_align_run
     from mmerank.data import load_data
     from mmerank.inputs import check_usable
-    from mmerank.report import alignment_tables, standing
+    from mmerank.report import alignment_notes, alignment_tables
 
     check_writable(keeping.json_file)
     stated = convention(choices, beside)
@@ -54,7 +54,7 @@ def align(
     results: list[Alignment] = []
 
     def show() -> None:
-        show_results(results, folder, keeping.json_file, tables=alignment_tables, standing=standing)
+        show_results(results, folder, keeping.json_file, tables=alignment_tables, notes=alignment_notes)
 
     with shown_at_the_end(show, keeping.out):
         for model in models:

@@ -40,12 +40,12 @@ def diff(
     aggregate: options.Aggregate = "entropy",
 ) -> None:
     """Diff-eRank, reduced loss and accuracy of language models (the paper's Tables 1, 4 and 6 to 11)."""
-    from mmerank.accuracy import accuracies, check_tasks, fetch_questions
+    from mmerank.accuracy import ACCURACY, accuracies, check_tasks, fetch_questions
     from mmerank.data import load_data
     from mmerank.diff_erank import diff as measure
     from mmerank.diff_erank import open_diff_run
     from mmerank.inputs import check_usable
-    from mmerank.report import diff_standing, diff_tables
+    from mmerank.report import diff_notes, diff_tables
     from mmerank.runs import cache_folder
     from mmerank.text_adapter import check_text_model, load_text
 
@@ -73,7 +73,7 @@ def diff(
     results: list[Diff] = []
 
     def show() -> None:
-        show_results(results, folder, keeping.json_file, tables=diff_tables, standing=diff_standing)
+        show_results(results, folder, keeping.json_file, tables=diff_tables, notes=diff_notes)
 
     with shown_at_the_end(show, keeping.out), ExitStack() as stack:
         # Kept for this command alone, so that the models of it share their untrained twins all the same.
@@ -105,7 +105,12 @@ def diff(
             )
             if rank().leads:  # which alone shows anything
                 right = accuracies(
-                    adapter, tasks, limit=accuracy_limit, batch_tokens=computing.batch_tokens, progress=True
+                    adapter,
+                    tasks,
+                    limit=accuracy_limit,
+                    batch_tokens=computing.batch_tokens,
+                    progress=True,
+                    kept=folder.path / ACCURACY if folder else None,
                 )
                 results[-1] = replace(results[-1], accuracy=right)
             del adapter  # before the next one takes its place

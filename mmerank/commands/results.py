@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations, pairwise
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmerank.errors import Interrupted, UsageError
+from mmerank.interrupts import interrupts
 from mmerank.processes import rank
 
 if TYPE_CHECKING:
@@ -92,7 +94,8 @@ def continued_from(out: Path | None) -> Iterator[None]:
             "see, they share the examples"
         )
     try:
-        yield
+        with interrupts(signal.default_int_handler):
+            yield
     except KeyboardInterrupt:
         kept = f"; the same command continues from {out}" if out is not None else "; with --out it could be continued"
         raise Interrupted(f"interrupted{kept}") from None
@@ -123,7 +126,7 @@ def show_results(
     json_file: str | None,
     *,
     tables: Callable[[Any], Sequence[Table]],
-    standing: Callable[[Any], list[str]],
+    notes: Callable[[Any], list[str]],
 ) -> None:
     """Write summary and JSON, and print what is to be printed.
 
@@ -132,7 +135,7 @@ def show_results(
         folder: The run folder, if there is one.
         json_file: What --json says.
         tables: Makes the tables of all results.
-        standing: Makes the lines below them, of one result.
+        notes: Makes the lines below them.
     """
     from rich.console import Console
 
@@ -150,8 +153,7 @@ def show_results(
         return
     for table in tables(results):
         Console().print(table)
-    for result in results:
-        print("\n".join(standing(result)))
+    print("\n".join(notes(results)))
     for comparison in comparisons:
         Console().print(comparison_table(comparison))
     if comparisons:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,14 +11,12 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from mmerank import paper
-from mmerank.accuracy import accuracies, check_tasks, fetch_questions
+from mmerank.accuracy import ACCURACY, accuracies, check_tasks, fetch_questions
 from mmerank.comparison import Compared
 from mmerank.convention import TextConvention, UntrainedMode
 from mmerank.data import load_data
 from mmerank.diff_erank import Diff, diff, open_diff_run
-from mmerank.durable import whole
 from mmerank.inputs import DataSet
-from mmerank.processes import rank
 from mmerank.records import Record
 from mmerank.reproduction.studies import Job
 from mmerank.runs import RunFolder, cache_folder
@@ -141,20 +138,15 @@ class TextTable:
         return result
 
     def _accuracy(self, model: TextAdapter, task: str) -> float:
-        """On one task, measured once for a model's weights."""
-        path = self._out / "accuracy.json"
-        asked = [task, self._accuracy_limit, model.source.get("weights"), model.source.get("seed")]
-        known: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
-        for entry in known:
-            if entry["asked"] == asked:
-                return float(entry["value"])
-        found = accuracies(model, [task], limit=self._accuracy_limit, batch_tokens=self._batch_tokens, progress=True)
-        value = next(iter(found.values())).value
-        if rank().leads:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole(path) as unfinished:
-                unfinished.write_text(json.dumps([*known, {"asked": asked, "value": value}], indent=1) + "\n")
-        return value
+        found = accuracies(
+            model,
+            [task],
+            limit=self._accuracy_limit,
+            batch_tokens=self._batch_tokens,
+            progress=True,
+            kept=self._out / ACCURACY,
+        )
+        return next(iter(found.values())).value
 
 
 def spread(samples: list[Compared]) -> Compared:
