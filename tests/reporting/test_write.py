@@ -18,6 +18,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from mmerank import TextConvention, align, compare, diff, estimates, paper, perturb
+from mmerank.analysis.null import null_test
+from mmerank.analysis.perturbation import Null
 from mmerank.analysis.rerun import run_records
 from mmerank.diff_erank import open_diff_run
 from mmerank.errors import RunFolderError, UsageError
@@ -344,6 +346,17 @@ def test_what_a_reader_should_know(runs: dict[str, Path], tmp_path: Path) -> Non
     draws = json.loads((runs["perturb"] / "summary.json").read_text())["controls"][0]["image_text_alignment"]
     above = sum(x >= draws["value"] for x in draws["null"])
     assert len(inside) == 1 and f"{draws['value']:.4f}" in inside[0] and 0 <= above <= 3  # 3 draws never suffice
+
+
+@pytest.mark.parametrize(("draws", "above", "words"), [(39, 0, None), (39, 3, "p = 0.2"), (9, 0, "none below 0.2")])
+def test_inside_the_null(runs: dict[str, Path], draws: int, above: int, words: str | None) -> None:
+    """With the 39 draws that are the default a value beyond all of them is told from the null."""
+    null = [0.5 + 0.01 * i for i in range(draws - above)] + [2.0] * above
+    test = null_test(1.0, null)
+    (read,) = read_runs([runs["perturb"]])
+    read.__dict__["nulls"] = {"hf_model": (Null("mismatch", {}, {"image_text_alignment": test}),)}
+    lines = [line for line in cautions([read]) if "not told from that of pictures" in line]
+    assert len(lines) == (words is not None) and all(str(words) in line for line in lines)
 
 
 def test_data_that_are_gone_or_changed(runs: dict[str, Path], pairs: Path, tmp_path: Path) -> None:
