@@ -90,7 +90,7 @@ def _view(run: Finished, most_rows: int, called: dict[tuple[str, str], str]) -> 
     found, missing = find_examples(run)
     highest, lowest = extremes(run, table, found)
     ranked = RANKED_BY[run.job]
-    left_out = skipped(run)
+    left_out = _left_out(run, called)
     return {
         "name": run.name,
         "job": run.job,
@@ -109,6 +109,18 @@ def _view(run: Finished, most_rows: int, called: dict[tuple[str, str], str]) -> 
         "shown": lambda quantity, value: _said(quantity, value),
         "examples": _data(run, table, found, most_rows),
     }
+
+
+def _left_out(run: Finished, called: dict[tuple[str, str], str]) -> list[tuple[str, str, str]]:
+    """Models, id and reason; a model is named only where not all of them skipped the example for the same reason."""
+    models: dict[tuple[str, str], list[str]] = {}
+    for model, name, reason in skipped(run):
+        models.setdefault((name, reason), []).append(called.get((run.name, model), model))
+    count = len(run.results)
+    return [
+        ("all" if count == len(names) > 1 else ", ".join(names), name, reason)
+        for (name, reason), names in models.items()
+    ]
 
 
 def _data(run: Finished, table: pd.DataFrame, found: dict[str, Any], most_rows: int) -> dict[str, Any]:

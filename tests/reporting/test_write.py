@@ -28,6 +28,7 @@ from mmerank.reporting.examples import RANKED_BY, by_example
 from mmerank.reporting.figures import figures, mean_spectrum
 from mmerank.reporting.finished import read_runs
 from mmerank.reporting.formats import latex, markdown
+from mmerank.reporting.html import _left_out
 from mmerank.reporting.numbers import all_numbers
 from mmerank.reporting.printed import printed_alignment, printed_diff
 from mmerank.reporting.style import LOOKS, look
@@ -331,6 +332,18 @@ def test_mean_spectrum(runs: dict[str, Path]) -> None:
     assert len({len(record.spectrum) for record in of_pairs}) > 1 or len(of_pairs) == 4
     assert mean.sum() == pytest.approx(1, abs=1e-5) and (np.diff(mean) <= 1e-9).all()
     assert mean[0] == pytest.approx(np.mean([record.top_share for record in of_pairs]), rel=1e-5)
+
+
+def test_what_all_models_skipped_stands_there_once(runs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs["align"], tmp_path / "run")
+    file = tmp_path / "run" / "summary.json"
+    (result,) = json.loads(file.read_text())["results"]
+    (entry,) = result["skipped"]
+    other = {**result, "model": "other", "skipped": [entry, {"id": "alone", "reason": "too long"}]}
+    file.write_text(json.dumps({"results": [result, other]}))
+    (read,) = read_runs([tmp_path / "run"])
+    called = {("run", result["model"]): "short"}
+    assert _left_out(read, called) == [("all", entry["id"], entry["reason"]), ("other", "alone", "too long")]
 
 
 def test_what_a_reader_should_know(runs: dict[str, Path], tmp_path: Path) -> None:
