@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 
-from mmerank import align, diff, load, load_data, load_text, perturb
+from mmerank import align, diff, load, load_data, load_text
 from mmerank.demo import MODELS
 from mmerank.demo.scenes import scene
 from mmerank.reporting.printed import printed_alignment
@@ -77,41 +76,6 @@ def test_perturb_images(
         assert [t["transform"] for t in row["transforms"]] == ["rotate:90", "rotate:180", "rotate:270", "identity"]
         assert f"{expected['eRank5']:.2f}" in printed and "0.3588" in printed
     assert len(list((tmp_path / "runs").iterdir())) == 2
-
-
-def test_perturbation_figure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = perturb(
-        LLAVA.adapter, examples(), ["noise:40,10", "grey+blur:1,2", "blank", "rotate:90"], out=tmp_path / "run"
-    )
-    (tmp_path / "run.json").write_text(json.dumps(result.to_dict()))
-    drawn = {}
-    saved = Figure.savefig
-
-    def keep(figure: Figure, path: Path, **options: Any) -> None:
-        drawn[path.name] = figure
-        saved(figure, path, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    for source in ("run", "run.json"):
-        out = tmp_path / f"{source}-figure.png"
-        script("perturbation_figure.py", str(tmp_path / source), "--out", str(out), monkeypatch=monkeypatch)
-        assert out.stat().st_size > 10_000 and out.with_suffix(".pdf").stat().st_size > 5_000
-        eranks, blurred, ratios, _ = drawn[out.name].axes
-        assert [eranks.get_title(), blurred.get_title()] == ["noise", "grey+blur"]
-        containers: dict[str, Any] = {str(container.get_label()): container for container in eranks.containers}
-        assert len(containers) == 4 and len(ratios.containers) == 2  # eRank4 cannot move
-        line, _, (bars,) = containers["eRank5 (LLM, pair)"].lines
-        for i, name in enumerate(("noise:10", "noise:40")):
-            test = result.tests[name]["erank5"]
-            assert line.get_ydata()[i] == pytest.approx(test.difference)
-            assert bars.get_segments()[i][:, 1] == pytest.approx([test.low, test.high])
-    (tmp_path / "bad.json").write_text("{}")
-    for source, words in (("bad.json", "not what mmerank perturb --json writes"), ("gone.json", "not what mmerank")):
-        with pytest.raises(SystemExit):
-            script("perturbation_figure.py", str(tmp_path / source), "--out", "x.png", monkeypatch=monkeypatch)
-        assert words in capsys.readouterr().err
 
 
 def test_figure_of_the_page_on_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,52 +6,34 @@ import json
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-import pandas as pd
-
 from mmerank.analysis.bootstrap import ROUGH
-from mmerank.analysis.null import NullTest, null_test
 from mmerank.eranks import ERANKS
 from mmerank.reporting.finished import JOBS, Finished
 from mmerank.reporting.numbers import measured_by, skipped
+from mmerank.reporting.tables import model_names
 
 # Mean numbers of rows that differ by more are not alike.
 _ALIKE = 1.1
 _SIGNIFICANT = 0.05
+_NAMED = 3  # models in a sentence
 
 
-def cautions(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[str]:
+def cautions(runs: Sequence[Finished]) -> list[str]:
     """Sentences, the weightiest first.
 
     Args:
         runs: At least one.
-        numbers: From `mmerank.reporting.numbers.all_numbers`.
 
     Returns:
         Plain text.
     """
-    found = [line for run in runs for line in _of_run(run)]
+    called = model_names(runs)
+    found = [line for run in runs for line in _of_run(run, called)]
     for job in JOBS:
         some = [run for run in runs if run.job == job]
         if some:
-            found += _of_several(job, some, numbers)
+            found += _of_several(job, some, called)
     return list(dict.fromkeys(found))
-
-
-def nulls(run: Finished) -> list[tuple[str, str, NullTest]]:
-    """Control, quantity and test of a perturbation's eRank5 and Image-Text Alignment against other examples' texts.
-
-    Args:
-        run: Any; one without controls has none.
-
-    Returns:
-        One per control and quantity.
-    """
-    return [
-        (str(control["control"]), quantity, null_test(found["value"], found["null"]))
-        for control in run.controls
-        for quantity in ("erank5", "image_text_alignment")
-        if (found := control.get(quantity)) and found["null"]
-    ]
 
 
 def mean_tokens(run: Finished, model: str) -> dict[str, float]:
@@ -73,32 +55,54 @@ def mean_tokens(run: Finished, model: str) -> dict[str, float]:
     }
 
 
-def _of_run(run: Finished) -> Iterator[str]:
-    for control, quantity, test in nulls(run):
-        if quantity == "image_text_alignment" and test.p >= _SIGNIFICANT:
+def _of_run(run: Finished, called: dict[tuple[str, str], str]) -> Iterator[str]:
+    for control, quantity, test in run.null_tests:
+        if quantity == "image_text_alignment" and test.p > _SIGNIFICANT:
+            few = least if (least := 2 / (test.draws + 1)) > _SIGNIFICANT else None
             yield (
                 f"{run.name}: the Image-Text Alignment, {test.value:.4f}, is not told from that of pictures with "
                 f"other examples' texts ({control}: {test.null_mean:.4f} on average, p = {test.p:.2g} with "
-                f"{test.draws} draws)."
+                f"{test.draws} draws{'' if few is None else f', which allow none below {few:.2g}'})."
             )
-    for model in run.frames:
-        n = run.n(model)
+    for tests in run.tests.values() if run.job == "perturb" else ():
+        first = next(iter(tests.values()), None)
+        if first and first.exact and (least := min(1, 2 / 2**first.n)) >= _SIGNIFICANT:
+            yield f"{run.name}: no change can be told from chance: {first.n} examples allow no p below {least:.2g}."
+    for n, models in _alike(run, called, {model: run.n(model) for model in run.frames}):
         if n < ROUGH:
             tail = "has no intervals: they need 2" if n < 2 else "is few: intervals are rough"
-            yield f"{run.name}: n = {n} example{'s' if n > 1 else ''} of {model} {tail}."
-        result = run.results.get(model)
-        if result is None:
+            yield f"{run.name}: n = {n} example{'s' if n > 1 else ''} of {models} {tail}."
+    for finished, models in _alike(run, called, {model: int(model in run.results) for model in run.frames}):
+        if not finished:
             yield (
-                f"{run.name}: the run of {model} was not finished (no summary), so the numbers stand on what it had "
+                f"{run.name}: the run of {models} was not finished (no summary), so the numbers stand on what it had "
                 "measured, and what it skipped is not known. The command that began it continues it."
             )
-        elif result.get("text_cut"):
-            yield f"{run.name}: {result['text_cut']} texts of {model} were cut at the model's limit."
+    cut = {model: result.get("text_cut", 0) for model, result in run.results.items() if model in run.frames}
+    for count, models in _alike(run, called, cut):
+        if count:
+            yield f"{run.name}: {count} text{'s were' if count > 1 else ' was'} cut at the limit of {models}."
     if left := len({name for _, name, _ in skipped(run)}):
         yield f"{run.name}: {left} example{'s were' if left > 1 else ' was'} skipped; the reasons stand below."
 
 
-def _of_several(job: str, runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[str]:
+def _alike(run: Finished, called: dict[tuple[str, str], str], of: dict[str, int]) -> list[tuple[int, str]]:
+    """Each number once, with the models that it is of."""
+    found: dict[int, list[str]] = {}
+    for model, number in of.items():
+        found.setdefault(number, []).append(called[run.name, model])
+    return [
+        (
+            number,
+            ", ".join(names)
+            if len(names) <= _NAMED
+            else f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more",
+        )
+        for number, names in found.items()
+    ]
+
+
+def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str], str]) -> Iterator[str]:
     title = JOBS[job]
     if len({json.dumps(measured_by(run.convention), sort_keys=True) for run in runs}) > 1:
         yield f"{title}: the runs were made under different conventions, so their numbers differ for that too."
@@ -112,7 +116,7 @@ def _of_several(job: str, runs: Sequence[Finished], numbers: pd.DataFrame) -> It
                 "rise for that alone; read both eRanks and their ratio too."
             )
         return
-    tokens = {model: mean_tokens(run, model)["erank1"] for run, model in models}
+    tokens = {called[run.name, model]: mean_tokens(run, model)["erank1"] for run, model in models}
     if max(tokens.values()) > _ALIKE * min(tokens.values()) and not all(
         run.convention.get("match_tokens") for run in runs
     ):
@@ -121,7 +125,7 @@ def _of_several(job: str, runs: Sequence[Finished], numbers: pd.DataFrame) -> It
             f"{title}: eRank mostly follows the number of tokens, and the models have different numbers of image "
             f"tokens ({listed}). --match-tokens puts them on equally many."
         )
-    if not any(nulls(run) for run in runs):
+    if not any(run.null_tests for run in runs):
         yield (
             f"{title}: the Image-Text Alignment has no null of its own; unrelated image and text tokens scored "
             "0.67 to 0.93 in simulations. mmerank perturb --control mismatch measures what it would be here."

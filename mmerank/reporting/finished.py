@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import pandas as pd
 import pyarrow as pa
 
 from mmerank.analysis.diff_erank import TWIN
+from mmerank.analysis.null import NullTest
+from mmerank.analysis.paired import Comparison
+from mmerank.analysis.perturbation import Null, against_nulls, paired_tests
 from mmerank.analysis.rerun import estimates, run_records
 from mmerank.errors import RunFolderError
 from mmerank.records import Record, read_parts
@@ -29,7 +33,6 @@ class Finished:
         settings: As in its `run.json`.
         results: By model, as in its `summary.json`, of a perturbation the base's; empty where the run was not
             finished.
-        controls: Nulls of a perturbation.
         records: All of them.
         frames: Records by model, as from `mmerank.analysis.rerun.run_records`.
         estimates: As from `mmerank.analysis.rerun.estimates`.
@@ -40,10 +43,29 @@ class Finished:
     job: str
     settings: dict[str, Any]
     results: dict[str, dict[str, Any]]
-    controls: tuple[dict[str, Any], ...]
     records: tuple[Record, ...]
     frames: dict[str, pd.DataFrame]
     estimates: pd.DataFrame
+
+    @cached_property
+    def tests(self) -> dict[str, dict[str, Comparison]]:
+        """Of a perturbation: each transform minus the base, by model and transform."""
+        by = self.convention["aggregate"]
+        return {model: paired_tests(records, aggregate=by) for model, records in self.frames.items()}
+
+    @cached_property
+    def nulls(self) -> dict[str, tuple[Null, ...]]:
+        """Of a perturbation: what the numbers are of pictures with other texts, by model."""
+        by = self.convention["aggregate"]
+        return {model: against_nulls(records, aggregate=by) for model, records in self.frames.items()}
+
+    @property
+    def null_tests(self) -> list[tuple[str, str, NullTest]]:
+        """Control, quantity and test of eRank5 and Image-Text Alignment against pictures with other texts."""
+        if self.job != "perturb":
+            return []
+        nulls = [null for found in self.nulls.values() for null in found]
+        return [(null.control, quantity, test) for null in nulls for quantity, test in null.tests.items()]
 
     @property
     def data(self) -> str:
@@ -132,7 +154,6 @@ def _read(path: Path, name: str) -> Finished:
         job=settings["job"],
         settings=settings,
         results={result["model"]: result for result in results},
-        controls=tuple(summary.get("controls", ())),
         records=records,
         frames={model: frame for model, frame in frames.items() if not model.startswith(TWIN)},
         estimates=numbers,

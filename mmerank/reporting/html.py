@@ -15,17 +15,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from mmerank import __version__
-from mmerank.reporting.cautions import cautions, mean_tokens, nulls
+from mmerank.reporting.cautions import cautions, mean_tokens
 from mmerank.reporting.examples import CHANGE, RANKED_BY, by_example, extremes, find_examples, text_of
 from mmerank.reporting.finished import Finished
 from mmerank.reporting.numbers import skipped
 from mmerank.reporting.style import svg
-from mmerank.reporting.tables import HEADS, model_names, places, printed_tables, short_data
+from mmerank.reporting.tables import HEADS, model_names, null_table, places, printed_tables, short_data
 
 # Rows of the table of examples, over all runs; the rest is in examples.csv.
 MOST_ROWS = 8000
 _HEADS = {**HEADS, CHANGE: "mean |ΔH|", "loss_untrained": "loss untrained", "loss_trained": "loss trained"}
 _DIGITS = 5
+# A figure that is wider takes the whole width of the page.
+_HALF_INCHES = 7.5
+_LISTED = 6  # entries of a list
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,11 @@ def page(runs: Sequence[Finished], numbers: pd.DataFrame, drawings: Sequence[Dra
         # Only this script may run, whatever else a page could be made to hold.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         runs=views,
+        extremes=[view for view in views if any(group for _, group in view["groups"])],
         tables=printed_tables(runs, numbers),
-        drawings=[(d.caption, svg(d.figure, d.name)) for d in drawings],
-        cautions=cautions(runs, numbers),
+        against=null_table(runs),
+        drawings=[(d.caption, svg(d.figure, d.name), d.figure.get_figwidth() > _HALF_INCHES) for d in drawings],
+        cautions=cautions(runs),
         examples=[view["examples"] for view in views],
     )
 
@@ -85,7 +90,7 @@ def _view(run: Finished, most_rows: int, called: dict[tuple[str, str], str]) -> 
     found, missing = find_examples(run)
     highest, lowest = extremes(run, table, found)
     ranked = RANKED_BY[run.job]
-    left_out = skipped(run)
+    left_out = _left_out(run, called)
     return {
         "name": run.name,
         "job": run.job,
@@ -95,25 +100,27 @@ def _view(run: Finished, most_rows: int, called: dict[tuple[str, str], str]) -> 
         "convention": _flat(run.convention),
         "versions": _flat(run.settings.get("versions", {})),
         "models": [(model, run.n(model), _flat(run.source(model)), mean_tokens(run, model)) for model in run.frames],
+        "called": [(f"{called[run.name, model]}", run.n(model)) for model in run.frames],
         "skipped": left_out,
         "missing": missing,
         "ranked": _HEADS.get(ranked, ranked),
         "groups": [("Highest", highest), ("Lowest", lowest)],
         "heads": {name: _HEADS.get(name, name) for name in map(str, table.columns)},
         "shown": lambda quantity, value: _said(quantity, value),
-        "nulls": [
-            (
-                control,
-                _HEADS[quantity],
-                f"{test.value:.{places(quantity)}f}",
-                _spread(quantity, test),
-                f"{test.p:.2g}",
-                test.draws,
-            )
-            for control, quantity, test in nulls(run)
-        ],
         "examples": _data(run, table, found, most_rows),
     }
+
+
+def _left_out(run: Finished, called: dict[tuple[str, str], str]) -> list[tuple[str, str, str]]:
+    """Models, id and reason; a model is named only where not all of them skipped the example for the same reason."""
+    models: dict[tuple[str, str], list[str]] = {}
+    for model, name, reason in skipped(run):
+        models.setdefault((name, reason), []).append(called.get((run.name, model), model))
+    count = len(run.results)
+    return [
+        ("all" if count == len(names) > 1 else ", ".join(names), name, reason)
+        for (name, reason), names in models.items()
+    ]
 
 
 def _data(run: Finished, table: pd.DataFrame, found: dict[str, Any], most_rows: int) -> dict[str, Any]:
@@ -128,6 +135,7 @@ def _data(run: Finished, table: pd.DataFrame, found: dict[str, Any], most_rows: 
         "ids": ids,
         "texts": [text_of(found.get(name)) for name in ids] if found else [],
         "columns": [_HEADS.get(name, name) for name in columns],
+        "decimals": [_decimals(name) for name in columns],
         "rows": [
             [place[row[0]], *map(_plain, row[1:])]
             for row in rows[["id", *columns]].itertuples(index=False, name=None)
@@ -145,15 +153,11 @@ def _plain(value: Any) -> Any:
 
 
 def _said(quantity: str, value: float) -> str:
-    if not math.isfinite(value):
-        return "-"
-    return f"{value:.0f}" if quantity == "tokens" else f"{value:.{4 if quantity == CHANGE else places(quantity)}f}"
+    return f"{value:.{_decimals(quantity)}f}" if math.isfinite(value) else "-"
 
 
-def _spread(quantity: str, test: Any) -> str:
-    digits = places(quantity)
-    spread = f" ± {test.null_sd:.{digits}f}" if math.isfinite(test.null_sd) else ""
-    return f"{test.null_mean:.{digits}f}{spread}"
+def _decimals(quantity: str) -> int:
+    return {"tokens": 0, CHANGE: 4}.get(quantity, places(quantity))
 
 
 def _flat(settings: dict[str, Any], front: str = "") -> list[tuple[str, str]]:
@@ -163,7 +167,8 @@ def _flat(settings: dict[str, Any], front: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             found += _flat(value, f"{front}{name}.")
         elif isinstance(value, list):
-            found.append((f"{front}{name}", ", ".join(map(str, value)) or "none"))
+            more = f", … ({len(value)} in all)" if len(value) > _LISTED else ""
+            found.append((f"{front}{name}", ", ".join(map(str, value[:_LISTED])) + more or "none"))
         else:
             found.append((f"{front}{name}", "none" if value is None else str(value)))
     return found

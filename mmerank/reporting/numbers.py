@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mmerank.analysis.paired import Comparison, compare, controlled
+from mmerank.analysis.perturbation import differences_frame
 from mmerank.reporting.finished import Finished
 from mmerank.reporting.printed import printed_alignment, printed_diff
 
@@ -40,10 +41,12 @@ def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:
     Returns:
         `job`, `run`, `data`, and the columns of `mmerank.analysis.rerun.estimates`; `paper`, NaN where it prints
         nothing; `mark`: `best`, `tied` (not told from the best), `other`, or nothing where nothing is compared; `q`
-        of the difference from the best.
+        of the difference from the best; of a transform `change` from the base, `change_low`, `change_high`, and
+        `change_q` over all tests of its model in the run, NaN of what it cannot move.
     """
     table = pd.concat([_of_run(run) for run in runs], ignore_index=True)
     table["mark"], table["q"] = "", math.nan
+    table = table.merge(_changes(runs), how="left", on=["run", "model", "transform", "quantity"])
     found: list[tuple[int, Comparison]] = []
     for rows in _comparable(runs, table):
         first = int((rows["value"] * BETTER[rows["quantity"].iloc[0]]).to_numpy().argmax())
@@ -61,6 +64,25 @@ def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:
             q = comparison.differences[0].q
             table.loc[place, ["mark", "q"]] = ["other" if q < SIGNIFICANT else "tied", q]
     return table
+
+
+def _changes(runs: Sequence[Finished]) -> pd.DataFrame:
+    """What each transform of a perturbation changed, and how sure that is."""
+    columns = {"difference": "change", "low": "change_low", "high": "change_high", "q": "change_q"}
+    found = [
+        differences_frame(tests).assign(run=run.name, model=model)
+        for run in runs
+        if run.job == "perturb" and run.transforms
+        for model, tests in run.tests.items()
+    ]
+    keys = ["run", "model", "transform", "quantity"]
+    if not found:
+        return pd.DataFrame(
+            {name: pd.Series(dtype=object if name in keys else float) for name in (*keys, *columns.values())}
+        )
+    table = pd.concat(found, ignore_index=True).rename(columns=columns)
+    table.loc[table["fixed"], "change_q"] = math.nan
+    return table[[*keys, *columns.values()]]
 
 
 def _of_run(run: Finished) -> pd.DataFrame:

@@ -13,6 +13,7 @@ _DATA = {
     "detail_23k": re.compile(r"detail_23k:.*|llava:(.*/)?detail_23k\.json"),
     "cc_sbu_align": re.compile(r"cc_sbu_align:.*|minigpt:(.*/)?cc_sbu_align/?"),
 }
+_STATED_SIZE = re.compile(r"(?:(?<=[-_])|^)(\d+(?:\.\d+)?)([mb])(?=[-_]|$)[-_]?", re.IGNORECASE)
 _SIZES = {hub: (family, size) for family, sizes in paper.FAMILIES.items() for size, hub in sizes.items()}
 
 
@@ -41,6 +42,29 @@ def printed_alignment(model: str, source: Mapping[str, Any], data: str, transfor
 def published_size(model: str) -> tuple[str, str] | None:
     """Family and size of a language model of the paper's tables, as `("OPT", "1.3B")`; None for any other."""
     return _SIZES.get(model)
+
+
+def named_size(model: str) -> tuple[str, str] | None:
+    """Family and size of a language model, by the paper's tables or else as its name states them.
+
+    Args:
+        model: Its name, without a revision.
+
+    Returns:
+        As in `("OPT", "1.3B")`; None where the name states no number of parameters.
+
+    Example:
+        >>> named_size("EleutherAI/pythia-160m"), named_size("google/gemma-3-4b-it"), named_size("gpt2-medium")
+        (('pythia', '160M'), ('gemma-3-it', '4B'), None)
+    """
+    if found := published_size(model):
+        return found
+    name = model.rstrip("/").rsplit("/", 1)[-1]
+    size = _STATED_SIZE.search(name)
+    if size is None:
+        return None
+    family = f"{name[: size.start()]}-{name[size.end() :]}".strip("-_. ").replace("--", "-")
+    return family, f"{size.group(1)}{size.group(2).upper()}"
 
 
 def printed_diff(model: str, data: str) -> dict[str, float]:

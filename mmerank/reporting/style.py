@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.scale import LogScale
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from mmerank.analysis.samples import Floats
+from mmerank.eranks import ERANKS, LABELS
 
 # Okabe and Ito, which the colour-blind see; markers and lines tell them apart in grey.
 LOOKS: tuple[dict[str, Any], ...] = (
@@ -24,9 +32,13 @@ LOOKS: tuple[dict[str, Any], ...] = (
 )
 # What is drawn in it takes the colour of the text around it on the page.
 INK = "#1a1b1c"
+_WIDEST = 42  # characters of a name
+_LEGEND_LINE = 0.19  # inches
 _SETTINGS: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
+    "figure.labelsize": 9,
+    "figure.titlesize": 9,
     "lines.markersize": 5,
     "lines.linewidth": 1.4,
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
@@ -36,8 +48,13 @@ _SETTINGS: Any = {
 
 
 def look(i: int) -> dict[str, Any]:
-    """Colour, marker and line of the i-th of several things."""
-    return LOOKS[i % len(LOOKS)]
+    """Colour, marker and line of the i-th of several things; of more than six, in other combinations."""
+    turn, place = divmod(i, len(LOOKS))
+    found = dict(LOOKS[place])
+    if turn:
+        other = LOOKS[(place + turn) % len(LOOKS)]
+        found |= {"marker": other["marker"], "linestyle": other["linestyle"]}
+    return found | ({"markerfacecolor": "none"} if turn % 2 else {})
 
 
 @contextmanager
@@ -77,7 +94,8 @@ def panels(count: int, *, columns: int = 3, size: tuple[float, float] = (3.1, 2.
     down = -(-count // across)
     # A single panel leaves room for a legend at its side.
     figure = Figure(
-        figsize=(size[0] * across + (1.5 if across == 1 else 0.4), size[1] * down + 0.5), layout="constrained"
+        figsize=(size[0] * across + (1.5 if across == 1 else 0.4), size[1] * down + 0.2),
+        layout=ConstrainedLayoutEngine(h_pad=0.07),
     )
     grid = list(figure.subplots(down, across, squeeze=False).flat)
     for axes in grid[count:]:
@@ -86,7 +104,7 @@ def panels(count: int, *, columns: int = 3, size: tuple[float, float] = (3.1, 2.
 
 
 def legend(figure: Figure, axes: list[Axes]) -> None:
-    """One legend for all panels, below them.
+    """One legend for all panels, below them; the figure grows by its height.
 
     Args:
         figure: Whose.
@@ -97,7 +115,68 @@ def legend(figure: Figure, axes: list[Axes]) -> None:
     }
     longest = max(map(len, entries), default=1)
     across = max(1, min(len(entries), int(figure.get_figwidth() * 13 / (longest + 6))))
+    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * -(-len(entries) // across))
     figure.legend([*entries.values()], [*entries], loc="outside lower center", ncols=across, frameon=False)
+
+
+def distances(of: pd.DataFrame, value: str = "value") -> Floats:
+    """What error bars are made of; nothing where there is no interval.
+
+    Args:
+        of: With `low` and `high`.
+        value: The column that they belong to.
+
+    Returns:
+        From the value down to the lower limit, and up to the upper one, (2, n).
+    """
+    below, above = of[value] - of["low"], of["high"] - of[value]
+    return np.asarray(np.nan_to_num(np.clip(np.stack([below, above]).astype(float), 0, None)))
+
+
+def log_axes(axes: Axes, which: str, base: int = 10) -> None:
+    """Make axes logarithmic, with plain numbers at the ticks.
+
+    Args:
+        axes: Of one panel.
+        which: `x`, `y` or `both`.
+        base: Of the logarithm, for where ticks are.
+    """
+    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        if which in (name, "both"):
+            axes.set(**{f"{name}scale": LogScale(axis, base=base)})
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+
+
+def spaced_ticks(axes: Axes, values: Sequence[float], labels: Sequence[str]) -> None:
+    """Ticks at values of the x axis, fewer of them where their labels would touch.
+
+    Args:
+        axes: Of one panel, its scale set and its lines drawn.
+        values: Ascending.
+        labels: One for each.
+    """
+    places = axes.transScale.transform([(value, 1) for value in values])[:, 0]
+    width = axes.figure.get_figwidth() / max(1, axes.get_subplotspec().get_gridspec().ncols)  # type: ignore
+    apart = (0.1 + 0.085 * max(map(len, labels))) / width * 1.3 * (places[-1] - places[0])
+    kept = [len(values) - 1]
+    for i in reversed(range(len(values) - 1)):
+        if places[kept[-1]] - places[i] >= apart:
+            kept.append(i)
+    axes.set_xticks([values[i] for i in kept], [labels[i] for i in kept], minor=False)
+    axes.set_xticks([], minor=True)
+
+
+def stage(label: str) -> str:
+    """What an eRank is called in a legend, as `eRank3 llm/image`; of a ratio its name."""
+    where = " " + "/".join(ERANKS[label]) if label in ERANKS else ""
+    return LABELS[label] + where
+
+
+def shortened(name: str) -> str:
+    """A name on one line, the middle left out where it is long."""
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split())
+    return line if len(line) <= _WIDEST else f"{line[: _WIDEST // 2]}…{line[-_WIDEST // 2 + 1 :]}"
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

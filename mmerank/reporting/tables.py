@@ -1,4 +1,4 @@
-"""Numbers -> tables as they are printed: Markdown, LaTeX, and the cells of the HTML page."""
+"""Numbers -> the cells of tables, whatever they are printed in."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from mmerank.eranks import LABELS
+from mmerank.perturbation_report import difference_text
 from mmerank.reporting.finished import JOBS, Finished
-from mmerank.reporting.numbers import by_quantity
-from mmerank.uncertainty import interval_text
+from mmerank.reporting.numbers import SIGNIFICANT, by_quantity
+from mmerank.uncertainty import interval_text, q_text
 
 HEADS = {
     **LABELS,
@@ -24,22 +25,15 @@ HEADS = {
     "loss_trained": "loss",
     "reduced_loss": "reduced loss",
 }
+CHANGES = (
+    "with a sign: change from the base, its interval, and q over all tests of the run (paired permutation test); "
+    "*: told from 0 (q < 0.05, and an interval without 0); =: unchanged"
+)
 _FOUR = ("ratio", "alignment", "loss", "accuracy")
 LEGEND = (
     "bold: highest, of losses lowest; †: not told from it (paired permutation test, q ≥ 0.05); in brackets: "
     "95 % intervals"
 )
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "†": r"$^\dagger$",
-    "≥": r"$\geq$",
-    "\N{MINUS SIGN}": "$-$",
-    "Δ": r"$\Delta$",
-    "…": r"\ldots{}",
-    **{sign: rf"\{sign}" for sign in "&%$#_{}"},
-}
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,9 @@ class Cell:
         interval: `[low, high]`, or empty.
         paper: The paper's, or empty.
         mark: As in `mmerank.reporting.numbers.all_numbers`.
-        change: From the base, of a transform, or empty.
+        change: From the base, of a transform, with a star where it is told from 0; or empty.
+        change_interval: Of the change, or empty.
+        change_q: Of the change, or empty.
     """
 
     value: str
@@ -59,6 +55,8 @@ class Cell:
     paper: str = ""
     mark: str = ""
     change: str = ""
+    change_interval: str = ""
+    change_q: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,15 +81,40 @@ class Printed:
         return ("data", "model", "transform")[: len(self.rows[0][0])]
 
     @property
-    def has_paper(self) -> bool:
-        """Whether the paper prints any of the numbers."""
-        return any(cell.paper for _, _, cells in self.rows for cell in cells)
+    def telling(self) -> list[int]:
+        """Columns of names that tell rows apart, and the last one."""
+        last = len(self.names) - 1
+        return [i for i in range(last + 1) if i == last or len({names[i] for names, _, _ in self.rows}) > 1]
+
+    @property
+    def shared(self) -> list[str]:
+        """What all rows have in common, as `model demo-llava`."""
+        names = self.rows[0][0]
+        return [f"{self.names[i]} {names[i]}" for i in range(len(names)) if i not in self.telling]
 
     @property
     def legend(self) -> str:
         """What its marks and brackets mean."""
         marked = any(cell.mark for _, _, cells in self.rows for cell in cells)
-        return LEGEND if marked else LEGEND.rpartition("; ")[2]
+        changed = any(cell.change for _, _, cells in self.rows for cell in cells)
+        return (LEGEND if marked else LEGEND.rpartition("; ")[2]) + ("; " + CHANGES if changed else "")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A table of which each cell is text as it is printed.
+
+    Attributes:
+        title: Above it.
+        names: Heads of the columns of names.
+        heads: Of the columns of numbers.
+        rows: Names, and numbers.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    heads: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
 
 
 def printed_tables(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[Printed]:
@@ -117,11 +140,15 @@ def model_names(runs: Sequence[Finished]) -> dict[tuple[str, str], str]:
     Returns:
         By run and model: its last part where that tells it apart, and the run where the model occurs twice.
     """
-    named = _names(runs)
-    full = list(named.values())
-    short = {name: name.rstrip("/").rsplit("/", 1)[-1] for name in full}
-    last = [short[name] for name in dict.fromkeys(full)]
-    return {key: short[name] if last.count(short[name]) == 1 else name for key, name in named.items()}
+    short = {model: model.rstrip("/").rsplit("/", 1)[-1] for run in runs for model in run.frames}
+    last = list(short.values())
+    keys = [(run.job, run.data, model) for run in runs for model in run.frames]
+    return {
+        (run.name, model): (short[model] if last.count(short[model]) == 1 else model)
+        + ("" if keys.count((run.job, run.data, model)) == 1 else f" ({run.name})")
+        for run in runs
+        for model in run.frames
+    }
 
 
 def short_data(data: str) -> str:
@@ -139,16 +166,6 @@ def short_data(data: str) -> str:
     return form + colon + (path if form == "hub" else path.rsplit("/", 1)[-1]) + hash_sign + field
 
 
-def _names(runs: Sequence[Finished]) -> dict[tuple[str, str], str]:
-    """By run and model: the model, with the run where the same model was measured twice on the same data."""
-    keys = [(run.job, run.data, model) for run in runs for model in run.frames]
-    return {
-        (run.name, model): model if keys.count((run.job, run.data, model)) == 1 else f"{model} ({run.name})"
-        for run in runs
-        for model in run.frames
-    }
-
-
 def _printed(job: str, numbers: pd.DataFrame, named: dict[tuple[str, str], str]) -> Printed:
     here = numbers[numbers["point"].isin(["", "final"])]
     tasks = [name for name in here["quantity"].unique() if name.startswith("accuracy")]
@@ -156,27 +173,39 @@ def _printed(job: str, numbers: pd.DataFrame, named: dict[tuple[str, str], str])
     rows = []
     for key, found in here.groupby(["data", "run", "model", "transform"], sort=False):
         data, run, model, transform = map(str, key)
-        base = here[(here["run"] == run) & (here["model"] == model) & (here["transform"] == "none")]
-        row, before = by_quantity(found), by_quantity(base) if transform != "none" else {}
+        row = by_quantity(found)
         names = (short_data(data), named[run, model], *((_transform(transform),) if job == "perturb" else ()))
-        cells = tuple(_cell(head, row.get(head), before.get(head)) for head in heads)
+        cells = tuple(_cell(row.get(head)) for head in heads)
         rows.append((names, int(found["n"].iloc[0]), cells))
     return Printed(job, JOBS[job], tuple(HEADS.get(head, head) for head in heads), tuple(rows))
 
 
-def _cell(quantity: str, found: dict[str, Any] | None, base: dict[str, Any] | None) -> Cell:
+def _cell(found: dict[str, Any] | None) -> Cell:
     if found is None or not math.isfinite(found["value"]):
         return Cell("")
-    decimals = places(quantity)
-    finite = math.isfinite(found["low"]) and math.isfinite(found["high"])
-    change = "" if base is None else f"{round(found['value'] - base['value'], decimals) + 0.0:+.{decimals}f}"
+    decimals = places(str(found["quantity"]))
+    value = _minus(f"{found['value']:.{decimals}f}")
+    paper = _minus(f"{found['paper']:.{decimals}f}") if math.isfinite(found["paper"]) else ""
+    if not math.isfinite(found["change"]):
+        return Cell(value, _interval(found["low"], found["high"], decimals), paper, found["mark"])
+    tested = math.isfinite(found["change_q"])
+    low, high = found["change_low"], found["change_high"]
+    told = tested and found["change_q"] < SIGNIFICANT and (low > 0 or high < 0)
     return Cell(
-        f"{found['value']:.{decimals}f}",
-        interval_text((found["low"], found["high"]) if finite else None, decimals),
-        f"{found['paper']:.{decimals}f}" if math.isfinite(found["paper"]) else "",
-        found["mark"],
-        change.replace("-", "\N{MINUS SIGN}"),
+        value,
+        paper=paper,
+        change=_minus(difference_text(found["change"], decimals, told)),
+        change_interval=_interval(low, high, decimals) if tested else "",
+        change_q=q_text(found["change_q"]) if tested else "",
     )
+
+
+def _interval(low: float, high: float, decimals: int) -> str:
+    return _minus(interval_text((low, high) if math.isfinite(low) and math.isfinite(high) else None, decimals))
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "\N{MINUS SIGN}")
 
 
 def places(quantity: str) -> int:
@@ -184,88 +213,26 @@ def places(quantity: str) -> int:
     return 4 if any(word in quantity for word in _FOUR) and quantity != "erank_ratio" else 2
 
 
-def markdown(table: Printed) -> str:
-    """A table in GitHub's Markdown.
+def null_table(runs: Sequence[Finished]) -> Listed | None:
+    """Where eRank5 and the Image-Text Alignment stand among those of pictures with other examples' texts.
 
     Args:
-        table: From `printed_tables`.
+        runs: Any.
 
     Returns:
-        Text that ends in a line break.
-    """
-    lines = [[*table.names, "n", *table.heads], [*["---"] * len(table.names), *["---:"] * (1 + len(table.heads))]]
-    for names, n, cells in table.rows:
-        lines.append([*(_markdown(name) for name in names), str(n), *map(_markdown_cell, cells)])
-        if any(cell.paper for cell in cells):
-            lines.append([*[""] * (len(names) - 1), "*paper*", "", *(cell.paper for cell in cells)])
-    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"### {table.title}\n\n{rows}\n\n{table.legend}\n"
-
-
-def latex(table: Printed) -> str:
-    """A table in LaTeX, for the packages booktabs and array; intervals stand below the numbers.
-
-    Args:
-        table: From `printed_tables`.
-
-    Returns:
-        A `table*` environment.
+        The table; None where no run has controls.
     """
     rows = []
-    for names, n, cells in table.rows:
-        rows.append([*map(_latex, names), str(n), *map(_latex_cell, cells)])
-        below = {
-            "": [rf"{{\scriptsize {_latex(cell.interval)}}}" if cell.interval else "" for cell in cells],
-            "change": [_latex(cell.change) for cell in cells],
-            "paper": [cell.paper for cell in cells],
-        }
-        for name, line in below.items():
-            if any(line):
-                rows.append([*[""] * (len(names) - 1), rf"\quad {name}" if name else "", "", *line])
-    frame = pd.DataFrame(
-        rows, columns=[*table.names, "n", *(rf"\shortstack[r]{{{_stacked(h)}}}" for h in table.heads)]
-    )
-    body = frame.to_latex(
-        index=False, escape=False, column_format="l" * len(table.names) + "r" * (1 + len(table.heads))
-    )
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            r"\begin{table*}",
-            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-            body.rstrip(),
-            rf"\caption{{{_latex(table.title)}; {_latex(table.legend)}.}}",
-            r"\end{table*}",
-            "",
-        ]
-    )
-
-
-def _stacked(head: str) -> str:
-    return r" \\ ".join(map(_latex, head.split(" ")))
-
-
-def _latex_cell(cell: Cell) -> str:
-    bold = rf"\textbf{{{cell.value}}}" if cell.mark == "best" else cell.value
-    return bold + (r"$^\dagger$" if cell.mark == "tied" else "")
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
-
-
-def _markdown_cell(cell: Cell) -> str:
-    value = f"**{cell.value}**" if cell.mark == "best" else cell.value + ("†" if cell.mark == "tied" else "")
-    change = f"({cell.change})" if cell.change else ""
-    return " ".join(filter(None, (value, change, cell.interval)))
-
-
-def _markdown(text: str) -> str:
-    """One line, with nothing that a renderer would take for markup."""
-    line = " ".join(text.split())
-    for sign in "\\`*_|<>[]":
-        line = line.replace(sign, f"\\{sign}")
-    return line
+    for run in runs:
+        for control, quantity, test in run.null_tests:
+            d = places(quantity)
+            spread = f" ± {test.null_sd:.{d}f}" if math.isfinite(test.null_sd) else ""
+            z = _minus(f"{test.z:+.1f}") if math.isfinite(test.z) else "-"
+            numbers = (f"{test.value:.{d}f}", f"{test.null_mean:.{d}f}{spread}", z, f"{test.p:.2g}", str(test.draws))
+            rows.append(((run.name, control, HEADS[quantity]), numbers))
+    heads = ("here", "null mean ± sd", "z", "p", "draws")
+    title = "Against pictures with other examples' texts"
+    return Listed(title, ("run", "null", "number"), heads, tuple(rows)) if rows else None
 
 
 def _transform(name: str) -> str:

@@ -12,10 +12,11 @@ from mmerank.errors import UsageError
 from mmerank.reporting.examples import by_example
 from mmerank.reporting.figures import figures
 from mmerank.reporting.finished import read_runs
+from mmerank.reporting.formats import latex, latex_list, markdown, markdown_list
 from mmerank.reporting.html import Drawing, page
 from mmerank.reporting.numbers import all_numbers
 from mmerank.reporting.style import save
-from mmerank.reporting.tables import latex, markdown, printed_tables
+from mmerank.reporting.tables import null_table, printed_tables
 
 FORMATS = ("html", "latex", "csv", "markdown")
 
@@ -57,15 +58,15 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, *, formats
         written.append(path)
 
     wanted = formats or FORMATS
-    tables = printed_tables(read, numbers)
+    tables, against = printed_tables(read, numbers), null_table(read)
     if "csv" in wanted:
         write("numbers.csv", numbers.to_csv(index=False))
         examples = [by_example(run).assign(run=run.name, job=run.job) for run in read]
         write("examples.csv", pd.concat(examples, ignore_index=True).to_csv(index=False))
     if "markdown" in wanted:
-        write("tables.md", "\n".join(map(markdown, tables)))
+        write("tables.md", "\n".join([*map(markdown, tables), *([markdown_list(against)] if against else [])]))
     if "latex" in wanted:
-        write("tables.tex", "\n".join(map(latex, tables)))
+        write("tables.tex", "\n".join([*map(latex, tables), *([latex_list(against)] if against else [])]))
     if "html" in wanted:
         drawings = [Drawing(*drawn) for drawn in figures(read, numbers)]
         write("report.html", page(read, numbers, drawings))

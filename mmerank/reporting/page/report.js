@@ -49,7 +49,7 @@ function show(run, parent, several) {
   let limit = STEP;
   const inputs = heads.map((title, column) => {
     const cell = element("th", titles, undefined, rows.length && typeof rows[0][column] === "string" ? "name" : "");
-    const button = element("button", cell, title);
+    const button = element("button", cell, title, title.length > 10 ? "long" : "");
     button.type = "button";
     button.addEventListener("click", () => {
       up = sorted === column ? !up : true;
@@ -87,7 +87,8 @@ function show(run, parent, several) {
     for (const row of kept.slice(0, limit)) {
       const line = element("tr", body);
       row.forEach((value, column) => {
-        const shown = value === null ? "–" : String(value);
+        const decimals = run.decimals[column - 1];
+        const shown = value === null ? "–" : typeof value === "number" ? value.toFixed(decimals).replace("-", "−") : String(value);
         if (withText && column === heads.length - 1) {
           const text = element("div", element("td", line, undefined, "text"), shown, "clamped");
           text.title = shown;

@@ -18,17 +18,21 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from mmerank import TextConvention, align, compare, diff, estimates, paper, perturb
+from mmerank.analysis.null import null_test
+from mmerank.analysis.perturbation import Null
 from mmerank.analysis.rerun import run_records
 from mmerank.diff_erank import open_diff_run
 from mmerank.errors import RunFolderError, UsageError
 from mmerank.reporting.cautions import cautions
 from mmerank.reporting.examples import RANKED_BY, by_example
-from mmerank.reporting.figures import mean_spectrum
+from mmerank.reporting.figures import figures, mean_spectrum
 from mmerank.reporting.finished import read_runs
+from mmerank.reporting.formats import latex, markdown
+from mmerank.reporting.html import _left_out
 from mmerank.reporting.numbers import all_numbers
 from mmerank.reporting.printed import printed_alignment, printed_diff
-from mmerank.reporting.style import LOOKS
-from mmerank.reporting.tables import latex, markdown, printed_tables, short_data
+from mmerank.reporting.style import LOOKS, look
+from mmerank.reporting.tables import Cell, Printed, null_table, printed_tables, short_data
 from mmerank.reporting.write import report
 from tests.adapters.cases import LLAVA
 from tests.adapters.text_cases import LLAMA, OPT
@@ -132,7 +136,7 @@ def test_the_page_asks_for_nothing(page: Page) -> None:
     )
     assert policy.startswith("default-src 'none'")
     assert "url(" not in re.sub(
-        r"url\(#\w+\)", "", (Path(__file__).parents[1] / "mmerank/reporting/page/report.css").read_text()
+        r"url\(#\w+\)", "", (Path(__file__).parents[2] / "mmerank/reporting/page/report.css").read_text()
     )
 
 
@@ -222,24 +226,77 @@ def test_beside_the_paper() -> None:
     assert not printed_diff("facebook/opt-1.3b", "text:notes.txt") and not printed_diff("gpt2", "dolly-15k")
 
 
+def test_changes_are_those_of_the_summary(runs: dict[str, Path], written: Path) -> None:
+    """The table of a perturbation has what `mmerank perturb` printed: changes, intervals, q, and the nulls."""
+    summary = json.loads((runs["perturb"] / "summary.json").read_text())
+    (tests,) = [transform["tests"] for transform in summary["transforms"]]
+    table = pd.read_csv(written / "numbers.csv", keep_default_na=False, na_values={"change": [""], "change_q": [""]})
+    rows: Any = table[(table["run"] == "perturb") & (table["transform"] == "rotate:90")].set_index("quantity")
+    for found in tests["differences"]:
+        row = rows.loc[found["quantity"]]
+        assert row["change"] == pytest.approx(found["difference"], abs=1e-12)
+        assert float(row["change_low"]) == pytest.approx(found["low"], abs=1e-12)
+        if found["quantity"] in tests["fixed"]:
+            assert np.isnan(row["change_q"])
+        else:
+            assert row["change_q"] == pytest.approx(found["q"])
+    assert table.loc[table["transform"] == "none", "change"].isna().all()
+    (read,) = read_runs([runs["perturb"]])
+    (printed,) = printed_tables([read], all_numbers([read]))
+    (_, _, cells) = next(row for row in printed.rows if row[0][2] == "rotate:90")
+    by_head = dict(zip(printed.heads, cells, strict=True))
+    assert by_head["eRank4"].change == "=" and not by_head["eRank4"].change_q
+    assert by_head["eRank1"].change_q == f"{rows.loc['erank1', 'change_q']:.3f}"
+    assert printed.shared == ["data llava:evil.json", "model hf_model"] and "change from the base" in printed.legend
+    (control,) = summary["controls"]
+    against = null_table([read])
+    assert against is not None and null_table([*read_runs([runs["align"]])]) is None
+    for (_, name, number), (here, *_, draws) in against.rows:
+        decimals, quantity = (2, "erank5") if number == "eRank5" else (4, "image_text_alignment")
+        assert (name, here, draws) == ("mismatch", f"{control[quantity]['value']:.{decimals}f}", "3")
+
+
+def test_a_long_table_goes_on_in_another() -> None:
+    rows = tuple(
+        (("demo", "model", f"blur:{i}"), 5, (Cell("1.00", change="+0.10", change_q="0.5"),)) for i in range(40)
+    )
+    text = latex(Printed("perturb", "Before and after a change", ("eRank1",), rows))
+    tables = text.split(r"\begin{table*}")[1:]
+    assert len(tables) == 4 and all("demo & model & blur" in table for table in tables)
+    assert text.count("demo") == 4 and text.count("blur:") == 40 and text.count("Continued") == 3
+    assert all(len(table.splitlines()) < 62 for table in tables)
+
+
+def test_runs_that_agree_in_some_numbers(runs: dict[str, Path], tmp_path: Path) -> None:
+    """What was measured at another vision point has the same eRank4: both are drawn, each with all five."""
+    from mmerank import Convention, load_data
+
+    data = load_data(json.loads((runs["align"] / "run.json").read_text())["data"]["name"])
+    align(LLAVA.adapter, data, convention=Convention(vision_point="last"), out=tmp_path / "last")
+    read = read_runs([runs["align"], tmp_path / "last"])
+    drawn = {name: figure for name, _, figure in figures(read, all_numbers(read))}
+    assert {"flow-1", "flow-2"} < set(drawn)
+    assert [len(container.lines[0].get_xdata()) for container in drawn["eranks"].axes[0].containers] == [5, 5]  # type: ignore[attr-defined]
+
+
 def test_latex_is_balanced(written: Path) -> None:
     text = (written / "tables.tex").read_text()
     begun, ended = (re.findall(rf"\\{word}{{([\w*]+)}}", text) for word in ("begin", "end"))
-    assert sorted(begun) == sorted(ended) and begun.count("tabular") == 3
+    assert sorted(begun) == sorted(ended) and begun.count("tabular") == 4
     depth = 0
     for sign in re.sub(r"\\[{}]", "", text):
         depth += (sign == "{") - (sign == "}")
         assert depth >= 0
     assert depth == 0 and r"\toprule" in text and r"\bottomrule" in text
     for body in re.findall(r"\\midrule\n(.*?)\\bottomrule", text, re.DOTALL):
-        rows = [line for line in body.splitlines() if line]
+        rows = [line for line in body.splitlines() if line and line != r"\addlinespace"]
         assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
         assert all(row.endswith(r"\\") for row in rows)
 
 
 def test_markdown_is_a_table(written: Path) -> None:
     blocks = re.findall(r"(?:^\|.*\|\n)+", (written / "tables.md").read_text(), re.MULTILINE)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
@@ -253,7 +310,7 @@ def test_names_of_data() -> None:
 
 def test_figures(written: Path) -> None:
     figures = {path.name for path in (written / "figures").iterdir()}
-    stems = {"eranks", "flow-1", "layers", "spectra", "spectra-texts"}
+    stems = {"eranks", "flow-1", "layers-texts", "spectra", "spectra-texts"}
     assert figures == {f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png")}
     with Image.open(written / "figures" / "eranks.png") as picture:
         assert min(picture.size) > 400
@@ -261,9 +318,11 @@ def test_figures(written: Path) -> None:
 
 
 def test_colours_that_meet_differ_in_grey_or_in_line() -> None:
-    grey = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in (to_rgb(look["color"]) for look in LOOKS)]
+    grey = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in (to_rgb(one["color"]) for one in LOOKS)]
     assert max(grey) < 0.75  # seen on white
-    assert len({str(look["linestyle"]) for look in LOOKS}) == len({look["marker"] for look in LOOKS}) == len(LOOKS)
+    many = [look(i) for i in range(24)]
+    assert len({str(sorted(map(str, one.items()))) for one in many}) == 24
+    assert len({str(one["linestyle"]) for one in LOOKS}) == len({one["marker"] for one in LOOKS}) == len(LOOKS)
 
 
 def test_mean_spectrum(runs: dict[str, Path]) -> None:
@@ -275,11 +334,23 @@ def test_mean_spectrum(runs: dict[str, Path]) -> None:
     assert mean[0] == pytest.approx(np.mean([record.top_share for record in of_pairs]), rel=1e-5)
 
 
+def test_what_all_models_skipped_stands_there_once(runs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs["align"], tmp_path / "run")
+    file = tmp_path / "run" / "summary.json"
+    (result,) = json.loads(file.read_text())["results"]
+    (entry,) = result["skipped"]
+    other = {**result, "model": "other", "skipped": [entry, {"id": "alone", "reason": "too long"}]}
+    file.write_text(json.dumps({"results": [result, other]}))
+    (read,) = read_runs([tmp_path / "run"])
+    called = {("run", result["model"]): "short"}
+    assert _left_out(read, called) == [("all", entry["id"], entry["reason"]), ("other", "alone", "too long")]
+
+
 def test_what_a_reader_should_know(runs: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(runs["align"], tmp_path / "unfinished")
     (tmp_path / "unfinished" / "summary.json").unlink()
     read = read_runs([tmp_path / "unfinished", runs["perturb"]])
-    lines = cautions(read, all_numbers(read))
+    lines = cautions(read)
     assert any("n = 4 examples" in line and "rough" in line for line in lines)
     assert any("was not finished" in line for line in lines)
     assert any(line.startswith("perturb: 1 example was skipped") for line in lines)
@@ -288,6 +359,17 @@ def test_what_a_reader_should_know(runs: dict[str, Path], tmp_path: Path) -> Non
     draws = json.loads((runs["perturb"] / "summary.json").read_text())["controls"][0]["image_text_alignment"]
     above = sum(x >= draws["value"] for x in draws["null"])
     assert len(inside) == 1 and f"{draws['value']:.4f}" in inside[0] and 0 <= above <= 3  # 3 draws never suffice
+
+
+@pytest.mark.parametrize(("draws", "above", "words"), [(39, 0, None), (39, 3, "p = 0.2"), (9, 0, "none below 0.2")])
+def test_inside_the_null(runs: dict[str, Path], draws: int, above: int, words: str | None) -> None:
+    """With the 39 draws that are the default a value beyond all of them is told from the null."""
+    null = [0.5 + 0.01 * i for i in range(draws - above)] + [2.0] * above
+    test = null_test(1.0, null)
+    (read,) = read_runs([runs["perturb"]])
+    read.__dict__["nulls"] = {"hf_model": (Null("mismatch", {}, {"image_text_alignment": test}),)}
+    lines = [line for line in cautions([read]) if "not told from that of pictures" in line]
+    assert len(lines) == (words is not None) and all(str(words) in line for line in lines)
 
 
 def test_data_that_are_gone_or_changed(runs: dict[str, Path], pairs: Path, tmp_path: Path) -> None:
@@ -379,20 +461,29 @@ def _versions(transform: str) -> list[str]:
 
 
 def test_against_size_beside_the_paper() -> None:
-    from mmerank.reporting.figures import _sized, against_size
+    from mmerank.reporting.sizes import against_size, sized
 
     rows = [
         {"job": "diff", "run": "r", "data": "dolly-15k", "model": model, "transform": "none", "point": "final"}
-        | {"quantity": name, "value": value, "low": value - 1, "high": value + 2, "n": 9, "mark": "", "q": np.nan}
+        | {
+            "quantity": name,
+            "value": value,
+            "low": value - 1,
+            "high": value + 2,
+            "n": 9,
+            "mark": "",
+            "q": np.nan,
+            "change": np.nan,
+        }
         | {"paper": printed_diff(model, "dolly-15k")[name]}
         for model in ("facebook/opt-1.3b", "facebook/opt-125m")
         for name, value in (("diff_erank", 50.0), ("reduced_loss", 8.0))
     ]
     table = pd.DataFrame(rows)
-    assert _sized(table[table["model"] == "facebook/opt-125m"]) is None
-    sized = _sized(table)
-    assert sized is not None
-    left = against_size(sized).axes[0]
+    assert sized(table[table["model"] == "facebook/opt-125m"]) is None
+    both = sized(table)
+    assert both is not None
+    left = against_size(both).axes[0]
     (line,) = [line for line in left.lines if str(line.get_label()).endswith("(paper)")]
     assert list(np.asarray(line.get_xdata())) == [125e6, 1.3e9] and list(np.asarray(line.get_ydata())) == [
         54.35,
