@@ -231,7 +231,6 @@ def align(
     Raises:
         DataError: No example could be measured, or one was skipped and `strict` is set.
         ModelError: CLIP cannot be loaded.
-        NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and example.
         RunFolderError: `out` holds a run with other settings.
         TypeError: `examples` is not an iterable of examples.
         UsageError: `limit` is below 1, or there is a seed without a limit; no such CLIP or layer, or more rows to

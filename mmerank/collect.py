@@ -42,8 +42,8 @@ Finish = Callable[[], "Iterable[Measured | Skipped]"]
 PART_SECONDS = 30.0
 # Of processes that work together: enough that none waits long for the last share of another.
 SHARES_PER_PROCESS = 8
-# So many examples in a row that could not be read are no accident: the disk or the network is gone.
-UNREAD_IN_A_ROW = 8
+# So many examples in a row that could not be read, or that the model makes nothing of, are no accident.
+SUSPECT_IN_A_ROW = 8
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,8 @@ def collect(
         Records in no particular order, and skips.
 
     Raises:
-        DataError: An example was skipped, and `strict` is set; or the disk or network that the data lie on is gone.
+        DataError: An example was skipped, and `strict` is set; or so many in a row that the disk, the network or the
+            model must be at fault.
         RunFolderError: Another process writes to the folder, or it cannot be written.
     """
     shown = progress and rank().leads
@@ -241,7 +242,7 @@ class _Work:
         self.order: dict[str, int] = {}
         self.records: list[Record] = []  # where no folder has them
         self._skipped: list[Skipped] = []
-        self._unread = 0  # in a row
+        self._suspect = 0  # in a row
 
     def do(self, entries: Iterable[Example | Skipped]) -> None:
         """Measure what of `entries` is not done."""
@@ -258,7 +259,7 @@ class _Work:
                 if isinstance(result, Skipped):
                     self._skip(result)
                     continue
-                self._unread = 0
+                self._suspect = 0
                 if self._folder is None:
                     self.records.extend(result.records)
                 else:
@@ -268,11 +269,10 @@ class _Work:
     def _skip(self, entry: Skipped) -> None:
         if self._strict:
             raise DataError(f"example {entry.id!r}: {entry.reason} (strict: no example may be skipped)")
-        self._unread = self._unread + 1 if entry.may_pass else self._unread
-        if self._unread == UNREAD_IN_A_ROW:
-            raise DataError(
-                f"{self._unread} examples in a row could not be read, the last, {entry.id!r}: {entry.reason}"
-            )
+        self._suspect += entry.suspect is not None
+        if self._suspect == SUSPECT_IN_A_ROW:
+            what = "could not be measured" if entry.suspect == "model" else "could not be read"
+            raise DataError(f"{self._suspect} examples in a row {what}, the last, {entry.id!r}: {entry.reason}")
         self._skipped.append(entry)
         self._meter.advance(0)
 

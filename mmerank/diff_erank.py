@@ -198,7 +198,6 @@ def diff(
     Raises:
         UsageError: `seeds` is empty or repeats one, a layer is unknown, or `untrained` is of something else.
         DataError: No text could be measured, or one was skipped and `strict` is set.
-        NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and text.
         RunFolderError: `out` holds a run with other settings.
         TypeError: `examples` is not an iterable of examples.
     """

@@ -91,8 +91,7 @@ def examine(
         What was found.
 
     Raises:
-        DataError: No example can be measured.
-        NonFiniteTokens: Hidden states hold NaN or infinity.
+        DataError: No example can be measured, or hidden states hold NaN or infinity.
     """
     convention = convention or Convention()
     probe = Probe(adapter, convention, batch_tokens=0, max_pixels=max_pixels)
@@ -102,6 +101,8 @@ def examine(
         if isinstance(result, Measured) and isinstance(example, Example):
             break
         skipped = skipped or result
+        if isinstance(result, Skipped) and result.suspect == "model":
+            raise DataError(f"{adapter.name}: example {example.id!r}: {result.reason}")
     else:
         why = f"; first: {skipped.id!r}: {skipped.reason}" if isinstance(skipped, Skipped) else ""
         raise DataError(f"no example could be measured{why}")

@@ -10,8 +10,12 @@ class MmerankError(Exception):
     """Base of every error that mmerank raises on purpose."""
 
 
-class DegenerateTokens(MmerankError, ValueError):
-    """A set of tokens whose covariance (Def. 3.1) does not exist. Inside a run: a skipped example."""
+class NoSpectrum(MmerankError, ValueError):
+    """A set of tokens that cannot be measured. Inside a run: a skipped example."""
+
+
+class DegenerateTokens(NoSpectrum):
+    """A set of tokens whose covariance (Def. 3.1) does not exist."""
 
 
 class TooFewTokens(DegenerateTokens):
@@ -22,8 +26,8 @@ class TokenAtCentre(DegenerateTokens):
     """A token equals the centre, so it has no direction to scale to unit length."""
 
 
-class NonFiniteTokens(MmerankError, ValueError):
-    """Hidden states hold NaN or infinity. Inside a run: the run stops, since the model is broken."""
+class NonFiniteTokens(NoSpectrum):
+    """Hidden states hold NaN or infinity. Inside a run: several examples in a row stop it, the model is broken."""
 
 
 class CaptureError(MmerankError, RuntimeError):

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -52,12 +52,13 @@ class Skipped:
     Attributes:
         id: Of the example.
         reason: Why.
-        may_pass: Whether the cause may pass, as that of a network share that did not answer.
+        suspect: What may be at fault in place of the example: `source`, the disk or network that did not give it, or
+            `model`, whose hidden states are not finite. Several in a row stop a run.
     """
 
     id: str
     reason: str
-    may_pass: bool = False
+    suspect: Literal["source", "model"] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mmerank.convention import Centre, Convention, Precision, TextConvention
 from mmerank.entropy import participation_ratio, spectral_entropy, top_share
-from mmerank.errors import DegenerateTokens, NonFiniteTokens, TooFewTokens
+from mmerank.errors import NonFiniteTokens, NoSpectrum, TooFewTokens
+from mmerank.inputs import Skipped
 from mmerank.records import Record
 from mmerank.row_study import RowStudy
 from mmerank.spectrum import PendingGram, shares
@@ -23,6 +24,11 @@ def measurement_fingerprint(source: Mapping[str, Any], convention: Convention | 
     """What a record knows its model and convention by: 16 hexadecimal digits."""
     stored = {"model": dict(source), "convention": convention.to_dict()}
     return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def no_spectrum(example: str, error: NoSpectrum, where: str = "") -> Skipped:
+    """An example that is left out because of its hidden states; `where` stands before the reason."""
+    return Skipped(example, f"{where}{error}", suspect="model" if isinstance(error, NonFiniteTokens) else None)
 
 
 class Measurement:
@@ -77,14 +83,11 @@ class Measurement:
         except TooFewTokens as error:
             self._pending = error
 
-    def outcome(self) -> Record | DegenerateTokens:
+    def outcome(self) -> Record | NoSpectrum:
         """The record, or why there is no spectrum; to be called once.
 
         Returns:
             One of them; the error names the hook point.
-
-        Raises:
-            NonFiniteTokens: NaN or infinity; names model, hook point and example.
         """
         point, kind, example = (self._known[name] for name in ("point", "input", "example"))
         studied: dict[str, Any] = {}
@@ -99,11 +102,8 @@ class Measurement:
                 tokens = TokenSet(h, pending=self._pending, **self._choices)
                 eigenvalues = tokens.spectrum
                 studied = study.fields(tokens, h, example=example, point=point, input_kind=kind)
-        except DegenerateTokens as error:
+        except NoSpectrum as error:
             return type(error)(f"hook point {point!r}, {kind} input: {error}")
-        except NonFiniteTokens as error:
-            where = f"{self._known['model']}: hook point {point!r}, {kind} input, example {example!r}"
-            raise NonFiniteTokens(f"{where}: {error}") from None
         return Record(
             **self._known,
             entropy=float(spectral_entropy(eigenvalues)),

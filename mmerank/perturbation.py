@@ -206,7 +206,6 @@ def perturb(
 
     Raises:
         DataError: No example could be measured, or one was skipped and `strict` is set.
-        NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and example.
         RunFolderError: `out` holds a run with other settings.
         TypeError: `examples` or `transforms` is not what is said above.
         UsageError: A transform or control is unknown, or there is none; `limit` or `control_draws` is below 1; an

@@ -18,12 +18,12 @@ from mmerank.batches import Budget, default_budget
 from mmerank.collect import Measured, in_batches
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
-from mmerank.errors import DataError, DegenerateTokens, SourceError, UsageError
+from mmerank.errors import DataError, NoSpectrum, SourceError, UsageError
 from mmerank.hooks import capture
 from mmerank.images import MAX_PIXELS, open_picture
 from mmerank.inputs import Example, Skipped
 from mmerank.layers import layer_points
-from mmerank.measurement import Measurement, measurement_fingerprint
+from mmerank.measurement import Measurement, measurement_fingerprint, no_spectrum
 from mmerank.records import Record
 from mmerank.row_study import RowStudy
 from mmerank.sequences import Kind, Role, TokenSequence, image_places, padded
@@ -78,7 +78,7 @@ class _Found:
     item: Prepared
     pixels: dict[Version, Tensor]
     unreadable: dict[Version, DataError]  # in the place of which `pixels` has the example's own
-    outcomes: dict[_Key, Future[Record | DegenerateTokens]] = field(default_factory=dict)
+    outcomes: dict[_Key, Future[Record | NoSpectrum]] = field(default_factory=dict)
     rows: dict[_Key, tuple[Tensor, TokenSequence]] = field(
         default_factory=dict
     )  # what is stacked when the batch is through
@@ -166,9 +166,6 @@ class Probe:
 
         Yields:
             One result for each of `examples`.
-
-        Raises:
-            NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and example.
         """
         with self._workers:
             yield from in_batches(
@@ -225,7 +222,7 @@ class Probe:
             opened = replace(item.example, image=open_picture(item.example.image, max_pixels=self.max_pixels))
             own = self._pixels(opened, ORIGINAL)
         except DataError as error:
-            return Skipped(item.id, str(error), may_pass=isinstance(error, SourceError))
+            return _unreadable(item, error)
         found = _Found(item, dict.fromkeys(self._pair_passes, own), {})
         for image in self._pair_passes:
             try:
@@ -366,9 +363,7 @@ class Probe:
         kept = [i for i, role in enumerate(sequence.roles) if role in counted]
         return _at(h, kept), sequence.at(kept)
 
-    def _outcome(
-        self, h: Tensor, rows: TokenSequence, key: _Key, item: Prepared
-    ) -> Future[Record | DegenerateTokens]:
+    def _outcome(self, h: Tensor, rows: TokenSequence, key: _Key, item: Prepared) -> Future[Record | NoSpectrum]:
         point, kind, _, text, _ = key
         measurement = Measurement(
             h,
@@ -398,13 +393,12 @@ class Probe:
         for variant in self.variants:
             where = "" if variant == BASE else f"{variant.name}: "
             if error := found.unreadable.get(variant.image):
-                may_pass = isinstance(error, SourceError)
-                return Skipped(found.item.example.id, f"{where}{error}", may_pass=may_pass)
+                return _unreadable(found.item, error, where)
             measured = [*ERANKS.values(), *((point, "pair") for point in self._layers)]
             for point, kind in measured if variant.read == "all" else [ERANKS["erank5"]]:
                 outcome = found.outcomes[_key(point, kind, variant)].result()
-                if isinstance(outcome, DegenerateTokens):
-                    return Skipped(found.item.example.id, f"{where}{outcome}")
+                if isinstance(outcome, NoSpectrum):
+                    return no_spectrum(found.item.id, outcome, where)
                 records.append(replace(outcome, transform=variant.name))
         return Measured(found.item.example.id, tuple(records), found.tokens)
 
@@ -424,7 +418,7 @@ class Probe:
         alone = seen["llm"][0].double()
         difference = float((alone - prefix.double()).norm() / alone.norm())
         if not math.isfinite(difference):
-            return True  # what is measured of such states stops the run
+            return False  # this example is skipped, and another one tells
         self._prefix_verified = difference <= PREFIX_TOLERANCE[prefix.dtype]
         if not self._prefix_verified:
             self.share_prefix = False
@@ -434,6 +428,10 @@ class Probe:
                 stacklevel=2,
             )
         return self._prefix_verified
+
+
+def _unreadable(item: Prepared, error: DataError, where: str = "") -> Skipped:
+    return Skipped(item.id, f"{where}{error}", suspect="source" if isinstance(error, SourceError) else None)
 
 
 def _at(h: Tensor, rows: list[int]) -> Tensor:

@@ -15,10 +15,10 @@ from torch import Tensor
 from mmerank.batches import Budget, default_budget
 from mmerank.collect import Measured, in_batches
 from mmerank.convention import TextConvention
-from mmerank.errors import DegenerateTokens
+from mmerank.errors import NoSpectrum
 from mmerank.hooks import Point, capture
 from mmerank.inputs import Example, Skipped
-from mmerank.measurement import Measurement, measurement_fingerprint
+from mmerank.measurement import Measurement, measurement_fingerprint, no_spectrum
 from mmerank.records import Record
 from mmerank.sequences import Role, TokenSequence, padded, tokens_of
 from mmerank.text_adapter import TextAdapter
@@ -29,7 +29,7 @@ FINAL = "final"
 # Positions whose logits are held at once: the vocabulary is what makes them large.
 LOGIT_POSITIONS = 256
 
-_Outcomes = dict[str, Future[Record | DegenerateTokens]]
+_Outcomes = dict[str, Future[Record | NoSpectrum]]
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,6 @@ class TextProbe:
 
         Yields:
             One result for each of `examples`; in `records` one per hook point, the loss with each.
-
-        Raises:
-            NonFiniteTokens: Hidden states hold NaN or infinity; names hook point and text.
         """
         self.adapter.model.eval()  # once: in a model of many modules it takes as long as a short text
         with self._workers:
@@ -145,7 +142,7 @@ class TextProbe:
                     records.append(outcome if loss is None else replace(outcome, loss=loss, predicted=n - 1))
                 else:
                     bad = bad or outcome
-            yield Skipped(item.id, str(bad)) if bad else Measured(item.id, tuple(records), n)
+            yield no_spectrum(item.id, bad) if bad else Measured(item.id, tuple(records), n)
 
     def _reduce(
         self, name: str, batch: Sequence[_Prepared], outcomes: Sequence[_Outcomes]

@@ -420,7 +420,7 @@ def test_a_picture_that_is_never_given_is_skipped_and_tried_in_the_next_run(
 
 def test_a_share_that_is_gone_stops_the_run(tmp_path: Path, pauses: list[float]) -> None:
     """Skipping the rest would give a result of whatever came first, and take hours."""
-    shares = [Share(0), Share(0), *(Share(10**6) for _ in range(2 * collect.UNREAD_IN_A_ROW))]
+    shares = [Share(0), Share(0), *(Share(10**6) for _ in range(2 * collect.SUSPECT_IN_A_ROW))]
     entries = [Example(f"{i}", Encoded(f"{i}.png", share), "What?", "A picture.") for i, share in enumerate(shares)]
     with pytest.raises(DataError, match="8 examples in a row could not be read, the last, '9': 9.png"):
         align(ADAPTER, entries, out=tmp_path / "run")
@@ -432,7 +432,7 @@ def test_a_share_that_is_gone_stops_the_run(tmp_path: Path, pauses: list[float])
 
 
 def test_single_pictures_that_fail_stop_nothing(pauses: list[float]) -> None:
-    shares = [Share(10**6 if i % 2 else 0) for i in range(4 * collect.UNREAD_IN_A_ROW)]
+    shares = [Share(10**6 if i % 2 else 0) for i in range(4 * collect.SUSPECT_IN_A_ROW)]
     entries = [Example(f"{i}", Encoded(f"{i}.png", share), "What?", "A picture.") for i, share in enumerate(shares)]
     assert align(ADAPTER, entries).n == len(entries) // 2
 

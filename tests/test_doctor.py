@@ -56,6 +56,20 @@ def test_the_first_usable_example_is_run() -> None:
         examine(LLAVA.adapter, entries[:2])
 
 
+def test_a_broken_model_is_not_tried_on_every_example() -> None:
+    weight = LLAVA.adapter.model.get_parameter("model.language_model.norm.weight")
+    sound, passes = weight.detach().clone(), iter(examples())
+    with torch.no_grad():
+        weight.fill_(torch.nan)
+    try:
+        with pytest.raises(DataError, match="example '0': hook point 'llm', image input: hidden states hold NaN"):
+            examine(LLAVA.adapter, passes)
+        assert next(passes).id == "1"
+    finally:
+        with torch.no_grad():
+            weight.copy_(sound)
+
+
 def test_warnings() -> None:
     half = load(GOLDEN / "llava_tiny" / "hf_model", dtype="float16", device="cpu")
     (example, *_) = examples()

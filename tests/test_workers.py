@@ -18,7 +18,6 @@ import torch
 from mmerank import Convention, Example, collect
 from mmerank.batches import windows
 from mmerank.collect import Measured
-from mmerank.errors import NonFiniteTokens
 from mmerank.images import Encoded
 from mmerank.inputs import Skipped
 from mmerank.probe import Probe
@@ -91,7 +90,7 @@ def test_what_cannot_be_opened_is_told_once(workers: int, monkeypatch: pytest.Mo
     limited(monkeypatch, LLAVA.adapter, "decode", 120, OUT_OF_MEMORY[0])
     with pytest.warns(UserWarning, match="out of memory"):
         found = by_id(Probe(LLAVA.adapter, batch_tokens=100_000, workers=workers).measure(entries))
-    assert found["far"] == Skipped("far", "far.png: cannot be read (Input/output error)", may_pass=True)
+    assert found["far"] == Skipped("far", "far.png: cannot be read (Input/output error)", suspect="source")
     assert sum(not isinstance(entry, Skipped) for entry in found.values()) == 6
 
 
@@ -111,15 +110,24 @@ def test_memory_that_runs_out_behind_the_model(monkeypatch: pytest.MonkeyPatch) 
     assert found.keys() == whole.keys() and not any(isinstance(entry, Skipped) for entry in found.values())
 
 
-def test_an_error_comes_out_and_the_threads_end() -> None:
-    before = threading.active_count()
+def test_states_that_are_not_finite() -> None:
     norm: Any = LLAVA.adapter.model.get_submodule("model.language_model.norm")
     sound, norm.weight = norm.weight, torch.nn.Parameter(torch.full_like(norm.weight, torch.nan))
     try:
-        with pytest.raises(NonFiniteTokens, match="hook point 'llm'"):
-            list(Probe(LLAVA.adapter, workers=2).measure(examples()))
+        found = by_id(Probe(LLAVA.adapter, workers=2).measure(examples()))
     finally:
         norm.weight = sound
+    assert {entry.suspect for entry in found.values()} == {"model"}
+
+
+def test_an_error_comes_out_and_the_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: PendingGram) -> Any:
+        raise ArithmeticError("no convergence")
+
+    before = threading.active_count()
+    monkeypatch.setattr(PendingGram, "arrived", fail)
+    with pytest.raises(ArithmeticError, match="no convergence"):
+        list(Probe(LLAVA.adapter, workers=2).measure(examples()))
     assert threading.active_count() == before
 
 

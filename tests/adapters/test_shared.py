@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from mmerank import Convention, Example, align, capture, load
+from mmerank import Convention, Example, align, capture, collect, load
 from mmerank.collect import Measured
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.eranks import ERANKS
-from mmerank.errors import NonFiniteTokens, UsageError
+from mmerank.errors import DataError, UsageError
 from mmerank.probe import KINDS, Probe
 from mmerank.sequences import Role, padded
 from tests.adapters.cases import CASES, Case, examples
@@ -199,27 +203,66 @@ def test_spread_over_devices(case: Case) -> None:
     assert eranks(align(spread, examples())) == pytest.approx(eranks(align(case.adapter, examples())), rel=1e-6)
 
 
-@every_case
-@pytest.mark.parametrize("point", ["vision", "connector", "llm"])
-def test_broken_states_stop_the_run_by_name(case: Case, point: str) -> None:
+@contextmanager
+def broken(case: Case, point: str, samples: Callable[[int], bool]) -> Iterator[None]:
+    """Inside, the states at a hook point are NaN for those pictures of a run, counted from 0, that `samples` says."""
     where = case.adapter.points[point]
     assert isinstance(where.module, str)
     module = case.adapter.model.get_submodule(where.module)
+    passes = count()
+
+    def holed(h: torch.Tensor) -> torch.Tensor:
+        bad = samples(next(passes))
+        return torch.full_like(h, torch.nan) if bad else h
 
     def before(module: Any, args: Any) -> Any:
-        return torch.full_like(args[0], torch.nan), *args[1:]
+        return holed(args[0]), *args[1:]
 
     def after(module: Any, args: Any, output: Any) -> Any:
-        return torch.full_like(output, torch.nan)
+        return holed(output)
 
     handle = (
         module.register_forward_pre_hook(before) if where.side == "input" else module.register_forward_hook(after)
     )
     try:
-        with pytest.raises(NonFiniteTokens, match=f"hook point '{point}', .* example '0': hidden states hold NaN"):
-            align(case.adapter, examples()[:1])
+        yield
     finally:
         handle.remove()
+
+
+@every_case
+@pytest.mark.parametrize("point", ["vision", "connector", "llm"])
+def test_states_that_are_not_finite(case: Case, point: str) -> None:
+    with broken(case, point, lambda i: True), pytest.raises(DataError) as caught:
+        align(case.adapter, examples()[:1])
+    assert f"1 skipped; first: '0': hook point '{point}', " in str(caught.value)
+    assert "input: hidden states hold NaN or infinity in " in str(caught.value)
+
+
+@every_case
+def test_one_broken_example_does_not_cost_the_others(case: Case) -> None:
+    """The first one, on which prefixes would be verified: they are on the second, and not before."""
+    whole = align(case.adapter, examples())
+    with broken(case, "connector", lambda i: i == 0), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = align(case.adapter, examples())
+    (skipped,) = result.skipped
+    assert skipped.suspect == "model" and result.n == 2
+    expected = {(r.example, r.point, r.input): r.entropy for r in whole.records if r.example != skipped.id}
+    assert {(r.example, r.point, r.input): r.entropy for r in result.records} == expected
+
+
+@every_case
+def test_a_broken_model_does_not_run_for_hours(case: Case) -> None:
+    entries = [replace(example, id=f"{i} {example.id}") for i in range(9) for example in examples()]
+    most = collect.SUSPECT_IN_A_ROW
+    with broken(case, "vision", lambda i: i % most < most - 1):
+        assert align(case.adapter, entries).n == len(entries) // most
+    with (
+        broken(case, "vision", lambda i: i >= 3),
+        pytest.raises(DataError, match=f"^{most} examples in a row could not be measured, the last, "),
+    ):
+        align(case.adapter, entries)
 
 
 @every_case
