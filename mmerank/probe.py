@@ -268,7 +268,10 @@ class Probe:
     def _encode(self, batch: Sequence[_Found], image: Version) -> Tensor:
         """The connector's output for a version of the pictures, (b, m, d)."""
         model = self.adapter.model
-        pixels = torch.stack([found.pixels[image].to(self._device, non_blocking=True) for found in batch])
+        each = [found.pixels[image] for found in batch]
+        if self._device.type == "cuda":
+            each = [pixels.to(self._device, non_blocking=True) for pixels in each]
+        pixels = torch.stack(each)
         vision = {"vision": self.adapter.vision_points[self.convention.vision_point]}
         connector = {"connector": self.adapter.points["connector"]}
         with (

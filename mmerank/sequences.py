@@ -118,17 +118,18 @@ def spliced_embeddings(embed: nn.Module, ids: Tensor, images: Tensor | None) -> 
         ModelError: There are more or fewer places than rows.
     """
     device = next(embed.parameters()).device
-    ids = ids.to(device)
     places = ids == IMAGE_ID
-    embeddings: Tensor = embed(ids.masked_fill(places, 0))
-    if images is None:
-        return embeddings
-    if (places.sum(dim=1) != images.shape[1]).any():  # masked_scatter would take rows of the next picture
+    counts = set(places.sum(dim=1).tolist())  # before the ids go to a GPU, which would have to be waited for
+    if images is not None and counts != {images.shape[1]}:  # masked_scatter would take rows of the next picture
         raise ModelError(
             f"the connector gives {images.shape[1]} rows per picture, but the sequences have places for "
-            f"{sorted(set(places.sum(dim=1).tolist()))}"
+            f"{sorted(counts)}"
         )
-    return embeddings.masked_scatter(places.unsqueeze(-1), images.to(embeddings))
+    embeddings: Tensor = embed(ids.masked_fill(places, 0).to(device, non_blocking=True))
+    if images is None:
+        return embeddings
+    places = places.unsqueeze(-1).to(device, non_blocking=True)
+    return embeddings.masked_scatter(places, images.to(embeddings))
 
 
 def padded(sequences: Sequence[TokenSequence]) -> tuple[Tensor, Tensor]:

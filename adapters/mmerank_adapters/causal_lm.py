@@ -194,7 +194,9 @@ class LanguageModel:
         """
         device = self._device()
         cache = {"use_cache": False} if self.predicts_next else {}
-        body = self._body(input_ids=ids.to(device), attention_mask=mask.to(device, torch.long), **cache)
+        inputs = {"input_ids": ids, "attention_mask": mask.long()}
+        inputs = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
+        body = self._body(**inputs, **cache)
         h: Tensor = body.last_hidden_state
         return h
 

@@ -238,7 +238,7 @@ class Llava:
         """
         embeddings = spliced_embeddings(self._core.get_input_embeddings(), ids, images)
         self._core.language_model(
-            inputs_embeds=embeddings, attention_mask=mask.to(embeddings.device), use_cache=False
+            inputs_embeds=embeddings, attention_mask=mask.to(embeddings.device, non_blocking=True), use_cache=False
         )
 
 

@@ -253,7 +253,7 @@ class MiniGPTv2:
         """
         llama = self.model.llama_model
         embeddings = spliced_embeddings(llama.get_input_embeddings(), ids, images)
-        llama(inputs_embeds=embeddings, attention_mask=mask.to(embeddings.device), use_cache=False)
+        llama(inputs_embeds=embeddings, attention_mask=mask.to(embeddings.device, non_blocking=True), use_cache=False)
 
 
 def _file(file: Path, key: str, value: str) -> Path:
