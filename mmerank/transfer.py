@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -15,16 +17,27 @@ class Arriving:
 
     def __init__(self, *tensors: Tensor):
         device = tensors[0].device
+        self._there: torch.cuda.Event | None = None
         if device.type != "cuda":
-            self._tensors, self._there = [tensor.cpu() for tensor in tensors], None
+            self._tensors = [tensor.cpu() for tensor in tensors]
             return
-        # Pinned memory, which torch allocates for such a copy, is what lets the GPU write while the CPU goes on.
-        self._tensors = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
-        self._there = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        self._there.record(torch.cuda.current_stream(device))
+        # On a stream of its own, since what follows on the model's would wait for the copy.
+        stream = _copying(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            # Into pinned memory, which torch allocates for such a copy, and without which the CPU would wait.
+            self._tensors = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+            self._there = stream.record_event(torch.cuda.Event(blocking=True))  # type: ignore[no-untyped-call]
+        for tensor in tensors:
+            tensor.record_stream(stream)  # so that its memory is not used anew before it is copied
 
     def wait(self) -> list[Tensor]:
         """The tensors, when they are there; in any thread."""
         if self._there is not None:
             self._there.synchronize()
         return self._tensors
+
+
+@cache
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
