@@ -45,6 +45,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--longest", type=float, default=30, help="seconds of the recipe in `kernel` above which it is left out"
     )
+    parser.add_argument("--once-above", type=float, default=10, help="seconds; what takes longer is timed once")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", help="of the weights")
     parser.add_argument("--json", type=Path)
@@ -57,7 +58,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Run the cases, print as they come, write."""
     options = parsed(arguments)
-    stage = Stage(torch.device(options.device), options.rounds)
+    stage = Stage(torch.device(options.device), options.rounds, options.once_above)
     given = (stage, options.size, options.examples, options.dtype)
     works: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "kernel": partial(kernel, stage, options.size, options.longest),
