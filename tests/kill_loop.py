@@ -2,6 +2,7 @@
 
     python -m tests.kill_loop --kills 300
     python -m tests.kill_loop --kills 300 --processes 3
+    python -m tests.kill_loop --kills 300 --workers 2
 
 Each attempt is a fork of this process, so that it begins at once, and is killed with SIGKILL. Parts are written after
 every batch, so that many kills hit the writing.
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from mmerank import Example, align, collect
+from mmerank import Example, align, collect, probe
 from mmerank.alignment import Alignment
 from tests.adapters.cases import LLAVA, examples
 
@@ -128,7 +129,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--examples", type=int, default=60)
     parser.add_argument("--longest", type=float, default=0.5, help="Seconds until a kill, at most.")
+    parser.add_argument("--workers", type=int, default=0, help="Threads beside the model, as with a GPU.")
     given = parser.parse_args()
+    vars(probe)["default_workers"] = lambda device: given.workers
     with tempfile.TemporaryDirectory() as scratch:
         runs, kills = disturbed_runs(
             given.kills,
