@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import get_args
@@ -142,7 +141,13 @@ def _smaller_gram(u: Tensor, precision: Precision) -> Tensor:
     # Without the guards an enclosing autocast region would turn the float32 product into bfloat16, and a GPU on which
     # TF32 is allowed would keep 10 bits of it.
     with torch.autocast(u.device.type, enabled=False), _no_tf32(u):
-        gram: Tensor = u @ u.mT if n <= d else u.mT @ u
+        rows = u if n <= d else u.mT
+        # The block above the diagonal is the one below it: a quarter of the work.
+        half = len(rows) // 2
+        gram = rows.new_empty(len(rows), len(rows))
+        torch.mm(rows[half:], rows.mT, out=gram[half:])
+        torch.mm(rows[:half], rows[:half].mT, out=gram[:half, :half])
+        gram[:half, half:] = gram[half:, :half].mT
     return gram
 
 
@@ -194,9 +199,10 @@ def directions(h: Tensor, centre: Centre, sample: str = "") -> tuple[Tensor, Ten
     if centre != "none":
         h = h - h[:1]
     if largest := _peak(h):
-        h = h / largest  # by which the lengths are divided, so that they are what is compared with their limit
+        h = h / largest  # or squares overflow or vanish
     unit, lengths, _ = _plain_directions(h, centre)
-    at_centre = ~(lengths > _rounding(len(h), centre) * h.abs().mean(dim=0).norm()).flatten()
+    longest = torch.linalg.vector_norm(h - _middle(h, centre), dim=1).amax()
+    at_centre = ~(lengths * longest > _rounding(len(h), centre) * h.abs().mean(dim=0).norm()).flatten()
     _check_apart(at_centre, centre, sample)
     return unit, lengths
 
@@ -212,16 +218,14 @@ def _plain_directions(h: Tensor, centre: Centre) -> tuple[Tensor, Tensor, Tensor
     h = _with_float64(h).to(torch.float64, copy=True)
     if centre != "none":
         h -= h[0].clone()  # a common offset, however large, costs no digits then
-    low, high = h.aminmax()
-    peak = torch.maximum(-low, high)  # NaN where there is one
-    if centre != "none":
-        h -= h.mean(dim=0) if centre == "mean" else _median(h)
+        h -= _middle(h, centre)
     lengths = torch.linalg.vector_norm(h, dim=1, keepdim=True)
-    # No less than what rounding leaves of a token at the centre, and known already.
-    limit = _rounding(len(h), centre) * math.sqrt(h.shape[1]) * peak
-    is_plain = (peak > _SQUARABLE[0]) & (peak < _SQUARABLE[1]) & (lengths.min() > limit)
+    shortest, longest = lengths.aminmax()  # NaN where there is one anywhere
+    # What rounding may leave of a token at the centre, of which no token is farther from any other than this.
+    limit = _rounding(len(h), centre) * 2 * longest
+    is_plain = (longest > _SQUARABLE[0]) & (longest < _SQUARABLE[1]) & (shortest > limit)
     h /= lengths
-    return h, lengths / peak, is_plain
+    return h, lengths / longest, is_plain
 
 
 def _check_shape(h: Tensor, sample: str) -> None:
@@ -268,6 +272,11 @@ def _check_apart(at_centre: Tensor, centre: Centre, sample: str) -> None:
         which = f"all {n} tokens are" if len(bad) == n else f"token {bad[0]} ({len(bad)} of {n}) is"
         name = "zero" if centre == "none" else f"equal to the {centre} of the tokens"
         raise TokenAtCentre(f"{which} {name}{sample}, which leaves no direction to scale to unit length")
+
+
+def _middle(h: Tensor, centre: Centre) -> Tensor:
+    """What is subtracted from each token, (d,)."""
+    return h.mean(dim=0) if centre == "mean" else _median(h) if centre == "median" else h.new_zeros(h.shape[1])
 
 
 def _median(h: Tensor) -> Tensor:
