@@ -148,7 +148,7 @@ class Diff:
         return numbers
 
     def __str__(self) -> str:
-        from mmerank.report import diff_text
+        from mmerank.diff_report import diff_text
 
         return diff_text([self])
 

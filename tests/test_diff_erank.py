@@ -20,8 +20,8 @@ from torch import Tensor
 from mmerank import Diff, Example, TextConvention, diff, load_data, load_text
 from mmerank.accuracy import Accuracy
 from mmerank.commands.results import compared
+from mmerank.diff_report import diff_text
 from mmerank.errors import DataError, RunFolderError, UsageError
-from mmerank.report import diff_text
 from mmerank.text_probe import text_seed
 from tests import reference
 from tests.adapters.text_cases import BERT, LLAMA, OPT, TEXT_CASES, TEXTS, TextCase

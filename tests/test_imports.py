@@ -67,7 +67,10 @@ ORDER = [
     "breakable",
     "row_report",
     "perturbation_report",
+    "report_parts",
     "report",
+    "diff_report",
+    "doctor_report",
     "reporting",
     "tour",
     "reproduction",
@@ -78,7 +81,7 @@ ORDER = [
 # Reached late, inside a function.
 LATE = {
     ("alignment", "report"),
-    ("diff_erank", "report"),
+    ("diff_erank", "diff_report"),
     ("perturbation", "report"),
     ("analysis", "uncertainty"),
 }
@@ -103,6 +106,9 @@ TORCH_FREE = (
     "processes",
     "records",
     "report",
+    "report_parts",
+    "diff_report",
+    "doctor_report",
     "reporting",
     "row_report",
     "rows",

@@ -44,8 +44,8 @@ def diff(
     from mmerank.data import load_data
     from mmerank.diff_erank import diff as measure
     from mmerank.diff_erank import open_diff_run
+    from mmerank.diff_report import diff_notes, diff_tables
     from mmerank.inputs import check_usable
-    from mmerank.report import diff_notes, diff_tables
     from mmerank.runs import cache_folder
     from mmerank.text_adapter import check_text_model, load_text
 

@@ -26,8 +26,8 @@ def doctor(
     from mmerank.adapter import load
     from mmerank.data import load_data
     from mmerank.doctor import examine
+    from mmerank.doctor_report import examination_view
     from mmerank.inputs import check_usable
-    from mmerank.report import examination_view
 
     check_writable(json_file)
     stated = convention(choices)

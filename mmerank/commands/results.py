@@ -172,7 +172,7 @@ def compared(results: Sequence[Alignment | Diff]) -> list[Comparison]:
     if len(results) < 2:
         return []
     from mmerank.analysis.paired import compare, controlled
-    from mmerank.report import MANY
+    from mmerank.report_parts import MANY
 
     pairs = [
         (a, b)
