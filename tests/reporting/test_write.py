@@ -382,6 +382,39 @@ def test_what_a_reader_should_know(runs: dict[str, Path], tmp_path: Path) -> Non
     assert len(inside) == 1 and f"{draws['value']:.4f}" in inside[0] and 0 <= above <= 3  # 3 draws never suffice
 
 
+def test_models_on_different_examples(tmp_path: Path) -> None:
+    for place, words in (("a", "one two three"), ("b", "four five six seven")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "t.txt").write_text("".join(f"{words} {i}\n" for i in range(4)))
+    data = load_data(f"text:{tmp_path}/a/t.txt")
+    diff(OPT.adapter, data, out=tmp_path / "all")
+    diff(LLAMA.adapter, data, limit=2, out=tmp_path / "two")
+    diff(OPT.adapter, data, seeds=(1,), out=tmp_path / "again")
+    both = [
+        line for line in cautions(read_runs([tmp_path / "all", tmp_path / "two"])) if "different examples" in line
+    ]
+    opt, llama = (Path(case.adapter.name).name for case in (OPT, LLAMA))
+    assert len(both) == 1 and f"({opt}: 4; {llama}: 2)" in both[0]
+    assert not any(
+        "different examples" in line for line in cautions(read_runs([tmp_path / "all", tmp_path / "again"]))
+    )
+
+    (tmp_path / "a" / "t.txt").write_text((tmp_path / "b" / "t.txt").read_text())
+    diff(LLAMA.adapter, load_data(f"text:{tmp_path}/a/t.txt"), out=tmp_path / "changed")
+    lines = cautions(read_runs([tmp_path / "all", tmp_path / "changed"]))
+    assert any("had other content in all than in changed" in line for line in lines)
+    assert not any("different examples" in line for line in lines)
+
+
+def test_alignment_below_its_null(runs: dict[str, Path]) -> None:
+    (read,) = read_runs([runs["perturb"]])
+    for shift, count in ((0.5, 1), (-0.5, 0)):
+        test = null_test(0.6, [0.6 + shift + 0.001 * i for i in range(39)])
+        read.__dict__["nulls"] = {"hf_model": (Null("mismatch", {}, {"image_text_alignment": test}),)}
+        lines = [line for line in cautions([read]) if "is lower than that of pictures with other" in line]
+        assert len(lines) == count and all("0.6000" in line and "p = 0.05" in line for line in lines)
+
+
 @pytest.mark.parametrize(("draws", "above", "words"), [(39, 0, None), (39, 3, "p = 0.2"), (9, 0, "none below 0.2")])
 def test_inside_the_null(runs: dict[str, Path], draws: int, above: int, words: str | None) -> None:
     """With the 39 draws that are the default a value beyond all of them is told from the null."""
