@@ -14,6 +14,7 @@ from mmerank import Convention, Example, align, load_data, perturb
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.inputs import Skipped
 from tests.adapters.cases import LLAVA, examples
+from tests.adapters.text_cases import OPT
 
 ADAPTER = LLAVA.adapter
 
@@ -183,6 +184,14 @@ def test_limit_and_seed_are_checked(arguments: dict[str, int]) -> None:
 def test_examples_are_checked(wrong: Any) -> None:
     with pytest.raises(TypeError, match="expected mmerank.Example objects, got .*; mmerank.load_data"):
         align(ADAPTER, wrong)
+
+
+@pytest.mark.parametrize("wrong", ["demo", None, OPT.adapter])
+def test_what_is_no_multimodal_model_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=rf"mmerank.load\(MODEL\) returns, got {type(wrong).__name__};"):
+        align(wrong, examples())
+    with pytest.raises(TypeError, match=rf"mmerank.load\(MODEL\) returns, got {type(wrong).__name__};"):
+        perturb(wrong, examples(), ["rotate:90"])
 
 
 @pytest.mark.parametrize("with_folder", [False, True])
