@@ -130,8 +130,13 @@ def _of_unlike_examples(title: str, runs: Sequence[Finished], called: dict[tuple
 
 def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str], str]) -> Iterator[str]:
     title = JOBS[job]
-    if len({json.dumps(measured_by(run.convention), sort_keys=True) for run in runs}) > 1:
-        yield f"{title}: the runs were made under different conventions, so their numbers differ for that too."
+    conventions = [measured_by(run.convention) for run in runs]
+    choices = dict.fromkeys(name for convention in conventions for name in convention)
+    if unlike := [name for name in choices if len({str(convention.get(name)) for convention in conventions}) > 1]:
+        yield (
+            f"{title}: the runs were made under different conventions ({', '.join(unlike)}), so their numbers differ "
+            "for that too."
+        )
     if len({json.dumps(run.settings.get("versions"), sort_keys=True) for run in runs}) > 1:
         yield f"{title}: the runs were made with different versions of mmerank or of its libraries."
     for first, second in combinations(runs, 2):

@@ -406,6 +406,13 @@ def test_models_on_different_examples(tmp_path: Path) -> None:
     assert not any("different examples" in line for line in lines)
 
 
+def test_conventions_that_differ_are_named(tmp_path: Path) -> None:
+    for name, convention in (("a", TextConvention()), ("b", TextConvention(skip_first=1, centre="median"))):
+        diff(OPT.adapter, texts(3), convention=convention, out=tmp_path / name)
+    lines = [line for line in cautions(read_runs([tmp_path / "a", tmp_path / "b"])) if "conventions" in line]
+    assert len(lines) == 1 and re.findall(r"\w+", lines[0].split("(")[1].split(")")[0]) == ["skip_first", "centre"]
+
+
 def test_alignment_below_its_null(runs: dict[str, Path]) -> None:
     (read,) = read_runs([runs["perturb"]])
     for shift, count in ((0.5, 1), (-0.5, 0)):
