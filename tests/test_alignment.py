@@ -205,6 +205,7 @@ def test_what_is_no_example_is_refused(with_folder: bool, tmp_path: Path) -> Non
 
 def test_a_choice_of_examples_is_said() -> None:
     assert "n = 2 of 2 examples (the first 2)" in str(align(ADAPTER, examples(), limit=2))
+    assert f"n = {len(examples())} of {len(examples())} examples\n" in str(align(ADAPTER, examples(), limit=1000))
     drawn = align(ADAPTER, examples(), limit=2, seed=1)
     assert "(drawn with seed 1)" in str(drawn) and (drawn.to_dict()["limit"], drawn.to_dict()["seed"]) == (2, 1)
 
