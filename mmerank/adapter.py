@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from mmerank.sequences import Kind, TokenSequence
 GROUP = "mmerank.adapters"
 
 
+@runtime_checkable
 class Adapter(Protocol):
     """What mmerank must know of a multimodal model: where the hook points are and how to feed an example.
 
@@ -135,6 +136,22 @@ def check_model(model: str | Path) -> None:
         ModelError: No such checkpoint, or none that any adapter understands.
     """
     _found(MODELS.get(str(model), model))
+
+
+def check_adapter(adapter: object) -> None:
+    """Refuse what is not a loaded multimodal model.
+
+    Args:
+        adapter: What was given for one.
+
+    Raises:
+        TypeError: It lacks what an `Adapter` has.
+    """
+    if not isinstance(adapter, Adapter):
+        raise TypeError(
+            f"expected a model that mmerank.load(MODEL) returns, got {type(adapter).__name__}; mmerank.diff measures "
+            "language models, which mmerank.load_text(MODEL) loads"
+        )
 
 
 def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:

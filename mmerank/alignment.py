@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from mmerank.adapter import Adapter
+from mmerank.adapter import Adapter, check_adapter
 from mmerank.analysis.alignment import alignment
 from mmerank.analysis.bootstrap import Bootstrap, Interval, intervals
 from mmerank.analysis.companions import clip_score, companions
@@ -232,11 +232,12 @@ def align(
         DataError: No example could be measured, or one was skipped and `strict` is set.
         ModelError: CLIP cannot be loaded.
         RunFolderError: `out` holds a run with other settings.
-        TypeError: `examples` is not an iterable of examples.
+        TypeError: `adapter` is not a loaded multimodal model, or `examples` no iterable of examples.
         UsageError: `limit` is below 1, or there is a seed without a limit; no such CLIP or layer, or more rows to
             match than a picture has.
     """
     convention = convention or Convention()
+    check_adapter(adapter)
     check_examples(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
     probe = Probe(

@@ -22,7 +22,7 @@ from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen
 from mmerank.layers import layer_points
 from mmerank.records import Record, to_frame
 from mmerank.runs import RunFolder, open_run, versions
-from mmerank.text_adapter import TextAdapter, tokenizer_fingerprint
+from mmerank.text_adapter import TextAdapter, check_text_adapter, tokenizer_fingerprint
 from mmerank.text_probe import FINAL, TextProbe
 from mmerank.twins import Measure, built_when_needed, full_twin_name, twin_cache, twin_name, twin_source
 
@@ -199,9 +199,10 @@ def diff(
         UsageError: `seeds` is empty or repeats one, a layer is unknown, or `untrained` is of something else.
         DataError: No text could be measured, or one was skipped and `strict` is set.
         RunFolderError: `out` holds a run with other settings.
-        TypeError: `examples` is not an iterable of examples.
+        TypeError: `adapter` is not a loaded language model, or `examples` no iterable of examples.
     """
     convention = convention or TextConvention()
+    check_text_adapter(adapter)
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"expected one or more different seeds of untrained models, got {list(seeds)}")
     try:

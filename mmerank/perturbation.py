@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from mmerank.adapter import Adapter
+from mmerank.adapter import Adapter, check_adapter
 from mmerank.alignment import Alignment, alignment_of
 from mmerank.analysis.bootstrap import Bootstrap
 from mmerank.analysis.paired import Comparison
@@ -207,11 +207,12 @@ def perturb(
     Raises:
         DataError: No example could be measured, or one was skipped and `strict` is set.
         RunFolderError: `out` holds a run with other settings.
-        TypeError: `examples` or `transforms` is not what is said above.
+        TypeError: `adapter`, `examples` or `transforms` is not what is said above.
         UsageError: A transform or control is unknown, or there is none; `limit` or `control_draws` is below 1; an
             example needs another, and there is none.
     """
     convention = convention or Convention()
+    check_adapter(adapter)
     check_examples(examples)
     asked, kinds = asked_for(transforms, controls, control_draws)
     if not isinstance(examples, DataSet):

@@ -50,8 +50,8 @@ def joined(number: str, interval: str, columns: int) -> str:
 
 
 def choice_text(result: Alignment | Diff) -> str:
-    """Whether the examples are all there are."""
-    if result.limit is None:
+    """Which of the examples of the data were taken; nothing where that is all of them."""
+    if result.limit is None or result.n + len(result.skipped) < result.limit:
         return ""
     return f" (the first {result.limit})" if result.seed is None else f" (drawn with seed {result.seed})"
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ GROUP = "mmerank.text_adapters"
 FALLBACK = "causal-lm"  # takes whatever transformers knows
 
 
+@runtime_checkable
 class TextAdapter(Protocol):
     """What mmerank must know of a language model: where its hidden states are and how to feed a text.
 
@@ -97,6 +98,22 @@ def check_text_model(model: str | Path, revision: str | None = None) -> None:
         ModelError: No such checkpoint or revision, or none that any adapter understands.
     """
     _found(model, revision)
+
+
+def check_text_adapter(adapter: object) -> None:
+    """Refuse what is not a loaded language model.
+
+    Args:
+        adapter: What was given for one.
+
+    Raises:
+        TypeError: It lacks what a `TextAdapter` has.
+    """
+    if not isinstance(adapter, TextAdapter):
+        raise TypeError(
+            f"expected a model that mmerank.load_text(MODEL) returns, got {type(adapter).__name__}; mmerank.align "
+            "measures multimodal models, which mmerank.load(MODEL) loads"
+        )
 
 
 def _found(model: str | Path, revision: str | None) -> tuple[Any, dict[str, Any]]:

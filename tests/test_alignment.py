@@ -14,6 +14,7 @@ from mmerank import Convention, Example, align, load_data, perturb
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.inputs import Skipped
 from tests.adapters.cases import LLAVA, examples
+from tests.adapters.text_cases import OPT
 
 ADAPTER = LLAVA.adapter
 
@@ -185,6 +186,14 @@ def test_examples_are_checked(wrong: Any) -> None:
         align(ADAPTER, wrong)
 
 
+@pytest.mark.parametrize("wrong", ["demo", None, OPT.adapter])
+def test_what_is_no_multimodal_model_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=rf"mmerank.load\(MODEL\) returns, got {type(wrong).__name__};"):
+        align(wrong, examples())
+    with pytest.raises(TypeError, match=rf"mmerank.load\(MODEL\) returns, got {type(wrong).__name__};"):
+        perturb(wrong, examples(), ["rotate:90"])
+
+
 @pytest.mark.parametrize("with_folder", [False, True])
 def test_what_is_no_example_is_refused(with_folder: bool, tmp_path: Path) -> None:
     wrong: Any = [1, 2]
@@ -196,6 +205,7 @@ def test_what_is_no_example_is_refused(with_folder: bool, tmp_path: Path) -> Non
 
 def test_a_choice_of_examples_is_said() -> None:
     assert "n = 2 of 2 examples (the first 2)" in str(align(ADAPTER, examples(), limit=2))
+    assert f"n = {len(examples())} of {len(examples())} examples\n" in str(align(ADAPTER, examples(), limit=1000))
     drawn = align(ADAPTER, examples(), limit=2, seed=1)
     assert "(drawn with seed 1)" in str(drawn) and (drawn.to_dict()["limit"], drawn.to_dict()["seed"]) == (2, 1)
 

@@ -24,6 +24,7 @@ from mmerank.diff_report import diff_text
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.text_probe import text_seed
 from tests import reference
+from tests.adapters.cases import LLAVA
 from tests.adapters.text_cases import BERT, LLAMA, OPT, TEXT_CASES, TEXTS, TextCase
 from tests.test_cli import failure, run
 
@@ -225,6 +226,12 @@ def test_one_token_is_too_few() -> None:
     assert len(BERT.adapter.token_ids("the")) == 3 and len(GPT2.adapter.token_ids("e")) == 1
     found = diff(GPT2.adapter, [Example("one", None, "", "e"), *texts()])
     assert [(s.id, s.reason) for s in found.skipped] == [("one", "1 tokens; at least 2 are needed")]
+
+
+@pytest.mark.parametrize("wrong", ["facebook/opt-125m", None, LLAVA.adapter])
+def test_what_is_no_language_model_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=rf"mmerank.load_text\(MODEL\) returns, got {type(wrong).__name__};"):
+        diff(wrong, texts())
 
 
 def test_what_is_no_example() -> None:

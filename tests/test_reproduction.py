@@ -360,7 +360,7 @@ def test_what_is_refused(local: Path, capsys: pytest.CaptureFixture[str]) -> Non
         ("figure3", {"OPT": "x"}, [], "expected size or name -> MODEL for OPT"),
         ("table9", {"125M": str(OPT.folder)}, ["--sweep-conventions"], "is for table2, not for table9"),
         ("table2", {"MiniGPT-v2": ""}, [], "MiniGPT-v2 must be fetched by hand"),
-        ("table2", {"LLaVA-1.5": "x"}, ["--data-from", f"{local}/nowhere.yaml"], "cannot be read as YAML"),
+        ("table2", {"LLaVA-1.5": "x"}, ["--data-from", f"{local}/nowhere.yaml"], "cannot be read (No such file"),
     ):
         (local / "models.yaml").write_text(yaml.safe_dump(models))
         with pytest.raises(SystemExit) as stopped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from statistics import fmean
 
 from mmerank.analysis.bootstrap import ROUGH
@@ -57,12 +58,19 @@ def mean_tokens(run: Finished, model: str) -> dict[str, float]:
 
 def _of_run(run: Finished, called: dict[tuple[str, str], str]) -> Iterator[str]:
     for control, quantity, test in run.null_tests:
-        if quantity == "image_text_alignment" and test.p > _SIGNIFICANT:
+        if quantity != "image_text_alignment":
+            continue
+        if test.p > _SIGNIFICANT:
             few = least if (least := 2 / (test.draws + 1)) > _SIGNIFICANT else None
             yield (
                 f"{run.name}: the Image-Text Alignment, {test.value:.4f}, is not told from that of pictures with "
                 f"other examples' texts ({control}: {test.null_mean:.4f} on average, p = {test.p:.2g} with "
                 f"{test.draws} draws{'' if few is None else f', which allow none below {few:.2g}'})."
+            )
+        elif test.value < test.null_mean:
+            yield (
+                f"{run.name}: the Image-Text Alignment, {test.value:.4f}, is lower than that of pictures with other "
+                f"examples' texts ({control}: {test.null_mean:.4f} on average, p = {test.p:.2g})."
             )
     for tests in run.tests.values() if run.job == "perturb" else ():
         first = next(iter(tests.values()), None)
@@ -91,23 +99,53 @@ def _alike(run: Finished, called: dict[tuple[str, str], str], of: dict[str, int]
     found: dict[int, list[str]] = {}
     for model, number in of.items():
         found.setdefault(number, []).append(called[run.name, model])
-    return [
-        (
-            number,
-            ", ".join(names)
-            if len(names) <= _NAMED
-            else f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more",
-        )
-        for number, names in found.items()
-    ]
+    return [(number, _listed(names)) for number, names in found.items()]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _same_data(first: Finished, second: Finished) -> bool:
+    return bool(first.settings["data"].get("fingerprint") == second.settings["data"].get("fingerprint"))
+
+
+def _of_unlike_examples(title: str, runs: Sequence[Finished], called: dict[tuple[str, str], str]) -> Iterator[str]:
+    """Models of one data set that do not stand on the same examples of it."""
+    counts: dict[str, dict[frozenset[str], list[str]]] = {}
+    for run in runs:
+        content = str(run.settings["data"].get("fingerprint"))
+        for model in run.frames:
+            examples = frozenset(record.example for record in run.of(model))
+            counts.setdefault(content, {}).setdefault(examples, []).append(called[run.name, model])
+    for found in counts.values():
+        if len(found) > 1:
+            listed = "; ".join(f"{_listed(models)}: {len(examples)}" for examples, models in found.items())
+            yield (
+                f"{title}: the models stand on different examples of one data set ({listed}), so their numbers "
+                "differ for that too; only the marks † are of the examples they share."
+            )
 
 
 def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str], str]) -> Iterator[str]:
     title = JOBS[job]
-    if len({json.dumps(measured_by(run.convention), sort_keys=True) for run in runs}) > 1:
-        yield f"{title}: the runs were made under different conventions, so their numbers differ for that too."
+    conventions = [measured_by(run.convention) for run in runs]
+    choices = dict.fromkeys(name for convention in conventions for name in convention)
+    if unlike := [name for name in choices if len({str(convention.get(name)) for convention in conventions}) > 1]:
+        yield (
+            f"{title}: the runs were made under different conventions ({', '.join(unlike)}), so their numbers differ "
+            "for that too."
+        )
     if len({json.dumps(run.settings.get("versions"), sort_keys=True) for run in runs}) > 1:
         yield f"{title}: the runs were made with different versions of mmerank or of its libraries."
+    for first, second in combinations(runs, 2):
+        if first.data == second.data and not _same_data(first, second):
+            yield (
+                f"{title}: {first.data} had other content in {first.name} than in {second.name}, so that nothing "
+                "compares them."
+            )
+    yield from _of_unlike_examples(title, runs, called)
     models = [(run, model) for run in runs for model in run.frames]
     if job == "diff":
         if len(models) > 1:

@@ -61,6 +61,7 @@ def dose_response(differences: pd.DataFrame, found: Mapping[str, dict[float, str
     for i, (kind, doses) in enumerate(found.items()):
         upper, left = 2 * (i // across), i % across
         here = differences[differences["transform"].isin(doses.values())]
+        grid[upper + 1, left].sharex(grid[upper, left])
         for axes, (names, label) in zip(grid[upper : upper + 2, left], _PANELS, strict=True):
             _draw(axes, here, doses, names)
             if left == 0:

@@ -20,7 +20,7 @@ from mmerank.reporting.flow import flow
 from mmerank.reporting.layers import has_layers, layer_curves
 from mmerank.reporting.sizes import against_size, sized
 from mmerank.reporting.style import bare, distances, legend, log_axes, look, panels, shortened, stage, styled
-from mmerank.reporting.tables import model_names, short_data
+from mmerank.reporting.tables import data_names, model_names
 from mmerank.reporting.training import training, trajectories
 
 # Smaller eigenvalues are rounding.
@@ -37,19 +37,19 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
     Yields:
         File name without ending, caption, figure.
     """
-    called = _called(runs)
+    called, data = _called(runs), _called_data(runs)
     trained = trajectories(runs)
     passed = {key for of in trained for key in of.between} | _repeated(numbers)
     shown = [(run, model) for run in runs for model in run.frames if (run.name, model) not in passed]
     pairs = [(run, model) for run, model in shown if run.job != "diff"]
     texts = [(run, model) for run, model in shown if run.job == "diff"]
     with styled():
-        yield from _of_pairs(pairs, numbers, called, _called(runs, within=True))
+        yield from _of_pairs(pairs, numbers, called, _called(runs, within=True), data)
         if (of_sizes := sized(numbers)) is not None:
             caption = (
                 "Diff-eRank and reduced loss against the size that names state, with 95 % intervals; grey: the paper."
             )
-            yield "size", caption, against_size(of_sizes)
+            yield "size", caption, against_size(of_sizes, data)
         for i, of in enumerate(trained):
             caption = f"Training of {shortened(of.name)}: each checkpoint's numbers, with 95 % intervals."
             yield f"training-{i + 1}", caption, training(of, numbers)
@@ -71,19 +71,20 @@ def _of_pairs(
     numbers: pd.DataFrame,
     called: dict[tuple[str, str], str],
     within: dict[tuple[str, str], str],
+    data: dict[str, str],
 ) -> Iterator[tuple[str, str, Figure]]:
     if not pairs:
         return
     base = numbers[numbers["transform"] == "none"].set_index(["run", "model"])
     base = base.loc[[(run.name, model) for run, model in pairs]].reset_index()
-    yield "eranks", "Data-set eRank at each stage, with 95 % intervals over examples.", eranks(base, within)
+    yield "eranks", "Data-set eRank at each stage, with 95 % intervals over examples.", eranks(base, within, data)
     for i, (run, model) in enumerate(pairs):
-        title = f"{within[run.name, model]} on {shortened(short_data(run.data))}"
+        title = f"{within[run.name, model]} on {data[run.data]}"
         rows = base[(base["run"] == run.name) & (base["model"] == model)]
         yield f"flow-{i + 1}", f"Flow of eRank through {title}.", flow(rows, title)
     swept = [(run, model, found) for run, model in pairs if (found := sweeps(run.transforms))]
     for i, (run, model, found) in enumerate(swept):
-        title = f"{within[run.name, model]} on {shortened(short_data(run.data))}"
+        title = f"{within[run.name, model]} on {data[run.data]}"
         caption = f"What each strength of a transform changes, with 95 % intervals: {title}, n = {run.n(model)}."
         yield f"doses-{i + 1}", caption, dose_response(differences_frame(run.tests[model]), found, title)
     if curved := [(run, model) for run, model in pairs if run.convention.get("token_curve")]:
@@ -91,19 +92,20 @@ def _of_pairs(
         yield "token-curve", caption, token_curves(curved, called)
 
 
-def eranks(base: pd.DataFrame, called: dict[tuple[str, str], str]) -> Figure:
+def eranks(base: pd.DataFrame, called: dict[tuple[str, str], str], data: dict[str, str]) -> Figure:
     """eRank1 to eRank5 of each model, a panel per data set.
 
     Args:
         base: Numbers of untouched examples.
         called: Name by run and model.
+        data: Name by DATA argument.
 
     Returns:
         The figure.
     """
     figure, grid = panels(base["data"].nunique(), columns=2, size=(4.6, 2.7))
     order = list(dict.fromkeys(called[key] for key in zip(base["run"], base["model"], strict=True)))
-    for axes, (data, rows) in zip(grid, base.groupby("data", sort=False), strict=True):
+    for axes, (of_data, rows) in zip(grid, base.groupby("data", sort=False), strict=True):
         here = list(dict.fromkeys(zip(rows["run"], rows["model"], strict=True)))
         for i, key in enumerate(here):
             of = rows[(rows["run"] == key[0]) & (rows["model"] == key[1])].set_index("quantity").loc[list(ERANKS)]
@@ -115,7 +117,7 @@ def eranks(base: pd.DataFrame, called: dict[tuple[str, str], str]) -> Figure:
         )
         axes.set_ylim(bottom=0)
         axes.set_ylabel("eRank")
-        axes.set_title(shortened(short_data(str(data))))
+        axes.set_title(data[str(of_data)])
         bare(axes)
     legend(figure, grid)
     return figure
@@ -219,6 +221,10 @@ def _called(runs: Sequence[Finished], *, within: bool = False) -> dict[tuple[str
         (run, model): shortened(name) + (f" ({shortened(run)})" if alike.count((name, data)) > 1 else "")
         for (run, model), (name, data) in told.items()
     }
+
+
+def _called_data(runs: Sequence[Finished]) -> dict[str, str]:
+    return {data: shortened(name) for data, name in data_names(run.data for run in runs).items()}
 
 
 def _repeated(numbers: pd.DataFrame) -> set[tuple[str, str]]:

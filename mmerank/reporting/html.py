@@ -20,7 +20,7 @@ from mmerank.reporting.examples import CHANGE, RANKED_BY, by_example, extremes, 
 from mmerank.reporting.finished import Finished
 from mmerank.reporting.numbers import skipped
 from mmerank.reporting.style import svg
-from mmerank.reporting.tables import HEADS, model_names, null_table, places, printed_tables, short_data
+from mmerank.reporting.tables import HEADS, data_names, model_names, null_table, places, printed_tables
 
 # Rows of the table of examples, over all runs; the rest is in examples.csv.
 MOST_ROWS = 8000
@@ -66,8 +66,8 @@ def page(runs: Sequence[Finished], numbers: pd.DataFrame, drawings: Sequence[Dra
     )
     script = files("mmerank.reporting").joinpath("page/report.js").read_text()
     share = MOST_ROWS // len(runs)
-    called = model_names(runs)
-    views = [_view(run, share, called) for run in runs]
+    called, data = model_names(runs), data_names(run.data for run in runs)
+    views = [_view(run, share, called, data[run.data]) for run in runs]
     return environment.get_template("report.html").render(
         version=__version__,
         style=files("mmerank.reporting").joinpath("page/report.css").read_text(),
@@ -84,7 +84,7 @@ def page(runs: Sequence[Finished], numbers: pd.DataFrame, drawings: Sequence[Dra
     )
 
 
-def _view(run: Finished, most_rows: int, called: dict[tuple[str, str], str]) -> dict[str, Any]:
+def _view(run: Finished, most_rows: int, called: dict[tuple[str, str], str], data: str) -> dict[str, Any]:
     table = by_example(run)
     table["model"] = [called[run.name, model] for model in table["model"]]
     found, missing = find_examples(run)
@@ -95,7 +95,7 @@ def _view(run: Finished, most_rows: int, called: dict[tuple[str, str], str]) -> 
         "name": run.name,
         "job": run.job,
         "data": run.data,
-        "short_data": short_data(run.data),
+        "short_data": data,
         "settings": _flat({k: v for k, v in run.settings.items() if k not in ("models", "versions", "convention")}),
         "convention": _flat(run.convention),
         "versions": _flat(run.settings.get("versions", {})),

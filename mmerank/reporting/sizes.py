@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 
 from mmerank.reporting.printed import named_size
 from mmerank.reporting.style import bare, distances, legend, log_axes, look, panels, shortened
-from mmerank.reporting.tables import short_data
 
 _LABELS = {"diff_erank": "Diff-eRank", "reduced_loss": "reduced loss (nats)"}
 _UNITS = {"M": 1e6, "B": 1e9}
@@ -32,11 +31,12 @@ def sized(numbers: pd.DataFrame) -> pd.DataFrame | None:
     return here.assign(parameters=[float(size[:-1]) * _UNITS[size[-1]] for size in here["size"]])
 
 
-def against_size(of: pd.DataFrame) -> Figure:
+def against_size(of: pd.DataFrame, called: dict[str, str]) -> Figure:
     """Diff-eRank and reduced loss against the number of parameters, as in the paper's Figure 1.
 
     Args:
         of: From `sized`.
+        called: Name by DATA argument.
 
     Returns:
         The figure.
@@ -48,7 +48,7 @@ def against_size(of: pd.DataFrame) -> Figure:
         for i, ((family, data, _), rows) in enumerate(here.groupby(["family", "data", "run"], sort=False)):
             line, name = (
                 rows.sort_values("parameters"),
-                f"{shortened(str(family))}, {shortened(short_data(str(data)))}",
+                f"{shortened(str(family))}, {called[str(data)]}",
             )
             x = line["parameters"]
             axes.errorbar(x, line["value"], yerr=distances(line), capsize=2.5, label=name, **look(i))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,8 +127,8 @@ def printed_tables(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[Prin
     Returns:
         The tables, in the order of `JOBS`.
     """
-    named = model_names(runs)
-    return [_printed(job, rows, named) for job in JOBS if len(rows := numbers[numbers["job"] == job])]
+    named, data = model_names(runs), data_names(run.data for run in runs)
+    return [_printed(job, rows, named, data) for job in JOBS if len(rows := numbers[numbers["job"] == job])]
 
 
 def model_names(runs: Sequence[Finished]) -> dict[tuple[str, str], str]:
@@ -151,11 +151,30 @@ def model_names(runs: Sequence[Finished]) -> dict[tuple[str, str], str]:
     }
 
 
-def short_data(data: str) -> str:
+def data_names(data: Iterable[str]) -> dict[str, str]:
+    """What data sets are called beside each other.
+
+    Args:
+        data: DATA arguments, as in `run.json`.
+
+    Returns:
+        By argument: as from `short_data`, with as many folders as tell it from the others, or else the argument.
+    """
+    given = list(dict.fromkeys(data))
+    names = {}
+    for one in given:
+        forms = ((short_data(one, parts), parts) for parts in range(1, one.count("/") + 2))
+        others = [other for other in given if other != one]
+        names[one] = next((form for form, k in forms if form not in {short_data(other, k) for other in others}), one)
+    return names
+
+
+def short_data(data: str, parts: int = 1) -> str:
     """A DATA argument without the folders that it lies in, and without options.
 
     Args:
         data: As in `run.json`.
+        parts: How much of its path is left, from the end.
 
     Returns:
         As in `llava:detail_23k.json`.
@@ -163,10 +182,10 @@ def short_data(data: str) -> str:
     form, colon, rest = data.partition(":")
     rest = rest.partition("?")[0].rstrip("/") if form != "hub" else rest
     path, hash_sign, field = rest.partition("#")
-    return form + colon + (path if form == "hub" else path.rsplit("/", 1)[-1]) + hash_sign + field
+    return form + colon + (path if form == "hub" else "/".join(path.split("/")[-parts:])) + hash_sign + field
 
 
-def _printed(job: str, numbers: pd.DataFrame, named: dict[tuple[str, str], str]) -> Printed:
+def _printed(job: str, numbers: pd.DataFrame, named: dict[tuple[str, str], str], called: dict[str, str]) -> Printed:
     here = numbers[numbers["point"].isin(["", "final"])]
     tasks = [name for name in here["quantity"].unique() if name.startswith("accuracy")]
     heads = [name for name in [*HEADS, *tasks] if name in set(here["quantity"])]
@@ -174,9 +193,12 @@ def _printed(job: str, numbers: pd.DataFrame, named: dict[tuple[str, str], str])
     for key, found in here.groupby(["data", "run", "model", "transform"], sort=False):
         data, run, model, transform = map(str, key)
         row = by_quantity(found)
-        names = (short_data(data), named[run, model], *((_transform(transform),) if job == "perturb" else ()))
+        names = (called[data], named[run, model], *((_transform(transform),) if job == "perturb" else ()))
         cells = tuple(_cell(row.get(head)) for head in heads)
         rows.append((names, int(found["n"].iloc[0]), cells))
+    # What may be compared stands together.
+    order = list(dict.fromkeys(names[0] for names, _, _ in rows))
+    rows.sort(key=lambda row: order.index(row[0][0]))
     return Printed(job, JOBS[job], tuple(HEADS.get(head, head) for head in heads), tuple(rows))
 
 

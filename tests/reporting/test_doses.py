@@ -35,6 +35,7 @@ def test_points_are_those_of_the_tests() -> None:
         "Image Reduction Ratio",
         "Image-Text Alignment",
     ]
+    assert eranks.get_xlim() == ratios.get_xlim()
     line, _, (bars,) = lines["eRank5 llm/pair"].lines
     for i, name in enumerate(("noise:10", "noise:40")):
         test = result.tests[name]["erank5"]

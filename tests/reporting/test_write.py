@@ -17,7 +17,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from mmerank import TextConvention, align, compare, diff, estimates, paper, perturb
+from mmerank import TextConvention, align, compare, diff, estimates, load_data, paper, perturb
 from mmerank.analysis.null import null_test
 from mmerank.analysis.perturbation import Null
 from mmerank.analysis.rerun import run_records
@@ -32,7 +32,7 @@ from mmerank.reporting.html import _left_out
 from mmerank.reporting.numbers import all_numbers
 from mmerank.reporting.printed import printed_alignment, printed_diff
 from mmerank.reporting.style import LOOKS, look
-from mmerank.reporting.tables import Cell, Printed, null_table, printed_tables, short_data
+from mmerank.reporting.tables import Cell, Printed, data_names, null_table, printed_tables, short_data
 from mmerank.reporting.write import report
 from tests.adapters.cases import LLAVA
 from tests.adapters.text_cases import LLAMA, OPT
@@ -63,8 +63,6 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> dict[str, Path]:
-    from mmerank import load_data
-
     folder = tmp_path_factory.mktemp("runs")
     data = load_data(f"llava:{pairs}/evil.json?images={pairs}")
     align(LLAVA.adapter, data, out=folder / "align")
@@ -308,6 +306,29 @@ def test_names_of_data() -> None:
     assert short_data("hub:owner/name:test#text") == "hub:owner/name:test#text" and short_data("demo") == "demo"
 
 
+def test_names_tell_data_sets_apart() -> None:
+    folders = ["text:/x/a/t.txt", "text:/x/b/t.txt", "text:t.txt", "text:/x/a/other.txt"]
+    names = ["text:a/t.txt", "text:b/t.txt", "text:t.txt", "text:other.txt"]
+    assert list(data_names(folders).values()) == names
+    options = ["llava:a/d.json", "llava:a/d.json?images=x", "llava:a/d.json?images=y", "llava:b/d.json"]
+    assert list(data_names(options)) == options and len(set(data_names(options).values())) == 4
+    assert data_names(["demo", "demo", "hub:o/n#text"]) == {"demo": "demo", "hub:o/n#text": "hub:o/n#text"}
+
+
+def test_data_sets_of_one_file_name_are_told_apart(tmp_path: Path) -> None:
+    for place, words in (("a", "one two three four"), ("b", "five six seven eight nine")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "t.txt").write_text(f"{words}\n{words} more\n")
+        diff(OPT.adapter, load_data(f"text:{tmp_path}/{place}/t.txt"), out=tmp_path / f"run-{place}")
+    diff(LLAMA.adapter, load_data(f"text:{tmp_path}/a/t.txt"), out=tmp_path / "run-c")
+    report([tmp_path / "run-a", tmp_path / "run-b", tmp_path / "run-c"], tmp_path / "out")
+    lines = (tmp_path / "out" / "tables.md").read_text().splitlines()
+    rows = [line.split(" | ")[0] for line in lines if line.startswith("| text:")]
+    assert rows == ["| text:a/t.txt", "| text:a/t.txt", "| text:b/t.txt"]
+    shown = Page((tmp_path / "out" / "report.html").read_text()).text
+    assert shown.count("text:a/t.txt") >= 2 and shown.count("text:b/t.txt") >= 2
+
+
 def test_figures(written: Path) -> None:
     figures = {path.name for path in (written / "figures").iterdir()}
     stems = {"eranks", "flow-1", "layers-texts", "spectra", "spectra-texts"}
@@ -359,6 +380,46 @@ def test_what_a_reader_should_know(runs: dict[str, Path], tmp_path: Path) -> Non
     draws = json.loads((runs["perturb"] / "summary.json").read_text())["controls"][0]["image_text_alignment"]
     above = sum(x >= draws["value"] for x in draws["null"])
     assert len(inside) == 1 and f"{draws['value']:.4f}" in inside[0] and 0 <= above <= 3  # 3 draws never suffice
+
+
+def test_models_on_different_examples(tmp_path: Path) -> None:
+    for place, words in (("a", "one two three"), ("b", "four five six seven")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "t.txt").write_text("".join(f"{words} {i}\n" for i in range(4)))
+    data = load_data(f"text:{tmp_path}/a/t.txt")
+    diff(OPT.adapter, data, out=tmp_path / "all")
+    diff(LLAMA.adapter, data, limit=2, out=tmp_path / "two")
+    diff(OPT.adapter, data, seeds=(1,), out=tmp_path / "again")
+    both = [
+        line for line in cautions(read_runs([tmp_path / "all", tmp_path / "two"])) if "different examples" in line
+    ]
+    opt, llama = (Path(case.adapter.name).name for case in (OPT, LLAMA))
+    assert len(both) == 1 and f"({opt}: 4; {llama}: 2)" in both[0]
+    assert not any(
+        "different examples" in line for line in cautions(read_runs([tmp_path / "all", tmp_path / "again"]))
+    )
+
+    (tmp_path / "a" / "t.txt").write_text((tmp_path / "b" / "t.txt").read_text())
+    diff(LLAMA.adapter, load_data(f"text:{tmp_path}/a/t.txt"), out=tmp_path / "changed")
+    lines = cautions(read_runs([tmp_path / "all", tmp_path / "changed"]))
+    assert any("had other content in all than in changed" in line for line in lines)
+    assert not any("different examples" in line for line in lines)
+
+
+def test_conventions_that_differ_are_named(tmp_path: Path) -> None:
+    for name, convention in (("a", TextConvention()), ("b", TextConvention(skip_first=1, centre="median"))):
+        diff(OPT.adapter, texts(3), convention=convention, out=tmp_path / name)
+    lines = [line for line in cautions(read_runs([tmp_path / "a", tmp_path / "b"])) if "conventions" in line]
+    assert len(lines) == 1 and re.findall(r"\w+", lines[0].split("(")[1].split(")")[0]) == ["skip_first", "centre"]
+
+
+def test_alignment_below_its_null(runs: dict[str, Path]) -> None:
+    (read,) = read_runs([runs["perturb"]])
+    for shift, count in ((0.5, 1), (-0.5, 0)):
+        test = null_test(0.6, [0.6 + shift + 0.001 * i for i in range(39)])
+        read.__dict__["nulls"] = {"hf_model": (Null("mismatch", {}, {"image_text_alignment": test}),)}
+        lines = [line for line in cautions([read]) if "is lower than that of pictures with other" in line]
+        assert len(lines) == count and all("0.6000" in line and "p = 0.05" in line for line in lines)
 
 
 @pytest.mark.parametrize(("draws", "above", "words"), [(39, 0, None), (39, 3, "p = 0.2"), (9, 0, "none below 0.2")])
@@ -483,7 +544,7 @@ def test_against_size_beside_the_paper() -> None:
     assert sized(table[table["model"] == "facebook/opt-125m"]) is None
     both = sized(table)
     assert both is not None
-    left = against_size(both).axes[0]
+    left = against_size(both, {"dolly-15k": "dolly"}).axes[0]
     (line,) = [line for line in left.lines if str(line.get_label()).endswith("(paper)")]
     assert list(np.asarray(line.get_xdata())) == [125e6, 1.3e9] and list(np.asarray(line.get_ydata())) == [
         54.35,
@@ -496,4 +557,4 @@ def test_against_size_beside_the_paper() -> None:
 def printed_tables_of(table: pd.DataFrame) -> Any:
     from mmerank.reporting.tables import _printed
 
-    return _printed("diff", table, {("r", model): model for model in table["model"]})
+    return _printed("diff", table, {("r", model): model for model in table["model"]}, {"dolly-15k": "dolly-15k"})
