@@ -117,17 +117,19 @@ def spliced_embeddings(embed: nn.Module, ids: Tensor, images: Tensor | None) -> 
     Raises:
         ModelError: There are more or fewer places than rows.
     """
-    device = next(embed.parameters()).device
-    ids = ids.to(device)
+    # Counted where the ids are, on the CPU, so that nothing waits for a GPU.
     places = ids == IMAGE_ID
-    embeddings: Tensor = embed(ids.masked_fill(places, 0))
-    if images is None:
-        return embeddings
-    if (places.sum(dim=1) != images.shape[1]).any():  # masked_scatter would take rows of the next picture
+    if images is not None and (places.sum(dim=1) != images.shape[1]).any():  # or rows of the next picture are taken
         raise ModelError(
             f"the connector gives {images.shape[1]} rows per picture, but the sequences have places for "
             f"{sorted(set(places.sum(dim=1).tolist()))}"
         )
+    device = next(embed.parameters()).device
+    # Elsewhere than on CUDA devices a copy that nobody waits for may come too late for what it copies.
+    ids, places = (x.to(device, non_blocking=device.type == "cuda") for x in (ids.masked_fill(places, 0), places))
+    embeddings: Tensor = embed(ids)
+    if images is None:
+        return embeddings
     return embeddings.masked_scatter(places.unsqueeze(-1), images.to(embeddings))
 
 
