@@ -43,11 +43,17 @@ class Budget:
         )
 
 
+# What CUDA and its libraries say where the memory that is lacking is not that of torch's allocator.
+_OF_LIBRARIES = ("CUDA error: out of memory", "HIP error: out of memory", "_STATUS_ALLOC_FAILED")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on whatever device."""
     from accelerate.utils.memory import should_reduce_batch_size
 
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or should_reduce_batch_size(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or should_reduce_batch_size(error):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _OF_LIBRARIES)
 
 
 def free_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,15 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from mmerank.durable import whole
 from mmerank.errors import ModelError, RunFolderError, UsageError
 from mmerank.images import MAX_PIXELS, open_picture
 from mmerank.inputs import Example, Skipped, unique
 from mmerank.progress import Meter
 
 FILE = "clip.parquet"
+# What an interruption that nothing can catch may cost; the whole file is written anew.
+WRITE_EVERY_S = 60.0
 # Hessel et al., Sec. 3: what stands before a caption.
 PROMPT = "A photo depicts "
 _WHOLE = ("hf-hub:", "local-dir:")
@@ -132,18 +136,25 @@ def clip_embeddings(
         The embeddings, in the order of ids.
 
     Raises:
-        RunFolderError: The folder has embeddings by another model.
+        DataError: A picture is not there any more.
+        RunFolderError: The folder has embeddings by another model, or cannot be written.
     """
     wanted = set(ids)
     found = _read(folder / FILE, clip.name) if folder is not None else {}
     if missing := wanted - found.keys():
-        with Meter(f"clip {clip.name}", len(missing), shown=progress) as meter:
-            for example in unique(examples):
-                if example.id in missing and isinstance(example, Example):
-                    found[example.id] = clip.embed(example, max_pixels=max_pixels)
-                    meter.advance(0)
-        if folder is not None:
-            _write(folder / FILE, clip.name, found)
+        written = time.monotonic()
+        try:
+            with Meter(f"clip {clip.name}", len(missing), shown=progress) as meter:
+                for example in unique(examples):
+                    if example.id in missing and isinstance(example, Example):
+                        found[example.id] = clip.embed(example, max_pixels=max_pixels)
+                        meter.advance(0)
+                        if folder is not None and time.monotonic() - written > WRITE_EVERY_S:
+                            _write(folder / FILE, clip.name, found)
+                            written = time.monotonic()
+        finally:  # also what an interruption, or a picture that is gone, leaves
+            if folder is not None and found:
+                _write(folder / FILE, clip.name, found)
     order = sorted(wanted)
     return ClipEmbeddings(
         model=clip.name,
@@ -181,6 +192,8 @@ def _write(path: Path, name: str, found: dict[str, tuple[Any, Any, bool]]) -> No
     )
     images, texts, cut = zip(*found.values(), strict=True)
     table = pa.table({"example": list(found), "image": images, "text": texts, "text_cut": cut}, schema=schema)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    pq.write_table(table, unfinished, compression="zstd")
-    unfinished.replace(path)
+    try:
+        with whole(path) as unfinished:
+            pq.write_table(table, unfinished, compression="zstd")
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be written ({error.strerror or error})") from error

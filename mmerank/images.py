@@ -6,7 +6,6 @@ import errno
 import io
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +28,8 @@ _MAY_PASS = {
     if hasattr(errno, name)
 }
 _pillow_limit = threading.Lock()
+# A picture in memory may stand in several examples, and Pillow reads it, and its EXIF, when it is first asked.
+_in_memory = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,10 @@ def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_
 def _picture(source: Path | Encoded | Image.Image, max_pixels: int) -> Image.Image:
     name = "the picture" if isinstance(source, Image.Image) else source.name
     try:
-        picture = source if isinstance(source, Image.Image) else _open(source)
-        width, height = picture.size
-        if width * height > max_pixels:
-            raise DataError(f"{name}: {width} x {height} px is over the limit of {max_pixels / 1e6:g} megapixels")
-        picture.load()
-        return _rgb(ImageOps.exif_transpose(picture), name)
+        if not isinstance(source, Image.Image):
+            return _upright(_open(source), name, max_pixels)
+        with _in_memory:
+            return _upright(source, name, max_pixels)
     except DataError:
         raise
     except FileNotFoundError:
@@ -88,6 +87,14 @@ def _picture(source: Path | Encoded | Image.Image, max_pixels: int) -> Image.Ima
         if _may_pass(error):
             raise SourceError(f"{name}: cannot be read ({reason})") from error
         raise DataError(f"{name}: cannot be decoded ({reason})") from error
+
+
+def _upright(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise DataError(f"{name}: {width} x {height} px is over the limit of {max_pixels / 1e6:g} megapixels")
+    picture.load()
+    return _rgb(ImageOps.exif_transpose(picture), name)
 
 
 def _may_pass(error: Exception) -> bool:
@@ -138,8 +145,7 @@ def _open(source: Path | Encoded) -> Image.Image:
     if content == b"" or (isinstance(source, Path) and source.is_file() and source.stat().st_size == 0):
         raise DataError(f"{source.name}: empty file (0 bytes)")
     # Pillow has a limit of its own, in a global; it is checked while the header is read.
-    with _pillow_limit, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with _pillow_limit:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             return Image.open(source if isinstance(source, Path) else io.BytesIO(content or b""), formats=_formats())

@@ -27,6 +27,7 @@ from mmerank.measurement import Measurement, measurement_fingerprint, no_spectru
 from mmerank.records import Record
 from mmerank.row_study import RowStudy
 from mmerank.sequences import Kind, Role, TokenSequence, image_places, padded
+from mmerank.transfer import sent
 from mmerank.variants import BASE, ORIGINAL, Variant, Version
 from mmerank.workers import Workers, default_workers
 
@@ -270,7 +271,7 @@ class Probe:
         model = self.adapter.model
         each = [found.pixels[image] for found in batch]
         if self._device.type == "cuda":
-            each = [pixels.to(self._device, non_blocking=True) for pixels in each]
+            each = [sent(pixels, self._device) for pixels in each]
         pixels = torch.stack(each)
         vision = {"vision": self.adapter.vision_points[self.convention.vision_point]}
         connector = {"connector": self.adapter.points["connector"]}
@@ -441,7 +442,7 @@ def _at(h: Tensor, rows: list[int]) -> Tensor:
     """Some rows of (n, d), in rising order; neighbours are taken without a copy, and without waiting for a GPU."""
     if rows and rows[-1] - rows[0] == len(rows) - 1:
         return h[rows[0] : rows[-1] + 1]
-    return h[torch.tensor(rows, dtype=torch.long).to(h.device, non_blocking=True)]
+    return h[sent(torch.tensor(rows, dtype=torch.long), h.device)]
 
 
 def _key(point: str, kind: str, variant: Variant) -> _Key:

@@ -61,7 +61,8 @@ class RowStudy:
         if asked.rows:
             found |= self._without_one(tokens)
         if asked.companions:
-            found["mean_state"] = h[self._of(Role.IMAGE, Role.TEXT)].double().mean(dim=0).float().cpu().numpy()
+            # On the CPU, since not every device has float64.
+            found["mean_state"] = h[self._of(Role.IMAGE, Role.TEXT)].cpu().double().mean(dim=0).float().numpy()
         return found
 
     def _of(self, *roles: Role) -> list[int]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmerank.errors import ModelError
+from mmerank.transfer import sent
 
 Kind = Literal["image", "text", "pair"]
 
@@ -117,7 +118,6 @@ def spliced_embeddings(embed: nn.Module, ids: Tensor, images: Tensor | None) -> 
     Raises:
         ModelError: There are more or fewer places than rows.
     """
-    device = next(embed.parameters()).device
     places = ids == IMAGE_ID
     counts = set(places.sum(dim=1).tolist())  # before the ids go to a GPU, which would have to be waited for
     if images is not None and counts != {images.shape[1]}:  # masked_scatter would take rows of the next picture
@@ -125,11 +125,11 @@ def spliced_embeddings(embed: nn.Module, ids: Tensor, images: Tensor | None) -> 
             f"the connector gives {images.shape[1]} rows per picture, but the sequences have places for "
             f"{sorted(counts)}"
         )
-    embeddings: Tensor = embed(ids.masked_fill(places, 0).to(device, non_blocking=True))
+    device = next(embed.parameters()).device
+    embeddings: Tensor = embed(sent(ids.masked_fill(places, 0), device))
     if images is None:
         return embeddings
-    places = places.unsqueeze(-1).to(device, non_blocking=True)
-    return embeddings.masked_scatter(places, images.to(embeddings))
+    return embeddings.masked_scatter(sent(places, device).unsqueeze(-1), images.to(embeddings))
 
 
 def padded(sequences: Sequence[TokenSequence]) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from mmerank.measurement import Measurement, measurement_fingerprint, no_spectru
 from mmerank.records import Record
 from mmerank.sequences import Role, TokenSequence, padded, tokens_of
 from mmerank.text_adapter import TextAdapter
-from mmerank.transfer import Arriving
+from mmerank.transfer import Arriving, sent
 from mmerank.workers import Workers, default_workers
 
 FINAL = "final"
@@ -175,7 +175,7 @@ class TextProbe:
             0-dim float64, on the device of `h`.
         """
         total = torch.zeros((), dtype=torch.float64, device=h.device)
-        targets = ids[1:].to(h.device, non_blocking=True)
+        targets = sent(ids[1:], h.device)
         for start in range(0, len(targets), LOGIT_POSITIONS):
             chunk = slice(start, min(start + LOGIT_POSITIONS, len(targets)))
             logits = self.adapter.logits(h[None, chunk])[0].float()

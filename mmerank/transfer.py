@@ -1,4 +1,4 @@
-"""Tensors from a device to the CPU, without the wait."""
+"""Tensors between the CPU and a device, without the wait."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ from functools import cache
 
 import torch
 from torch import Tensor
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; where that is CUDA's, nothing waits for the copy.
+
+    Args:
+        tensor: On the CPU.
+        device: Where it shall be. On any but CUDA's a copy that is not waited for may read memory that is used anew.
+
+    Returns:
+        The tensor there.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 class Arriving:

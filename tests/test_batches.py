@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmerank.batches import batches, default_budget, windows
+from mmerank.batches import batches, default_budget, is_out_of_memory, windows
 
 lengths = st.lists(st.integers(1, 50), max_size=40)
 
@@ -31,3 +32,18 @@ def test_windows(items: list[int], size: int) -> None:
 
 def test_a_cpu_takes_one_item_a_batch() -> None:
     assert default_budget(torch.device("cpu")) == 0 < default_budget(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+        "MPS backend out of memory (MPS allocated: 9.00 GB, other allocations: 1.00 GB)",
+    ],
+)
+def test_what_libraries_say_where_memory_runs_out(said: str) -> None:
+    assert is_out_of_memory(RuntimeError(said)) and not is_out_of_memory(ValueError(said))
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mmerank import align
+import mmerank.clip
+from mmerank import Example, align
 from mmerank.clip import Clip
-from mmerank.errors import ModelError, RunFolderError, UsageError
+from mmerank.errors import DataError, ModelError, RunFolderError, UsageError
 from tests.adapters.cases import LLAVA, examples
 from tests.test_cli import failure
 
@@ -99,6 +100,31 @@ def test_run_folder_keeps_the_embeddings(names: list[str], tmp_path: Path, monke
     (run / "clip.parquet").write_bytes(b"PAR1")
     with pytest.raises(RunFolderError, match=r"clip.parquet: damaged .* delete it"):
         align(LLAVA.adapter, examples(), clip=names[0], out=run)
+
+
+@pytest.mark.parametrize("every", [0.0, 60.0])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, DataError])
+def test_what_is_embedded_is_kept(
+    names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float, stop: type[BaseException]
+) -> None:
+    whole = align(LLAVA.adapter, examples(), clip=names[0])
+    monkeypatch.setattr(mmerank.clip, "WRITE_EVERY_S", every)
+    original, embedded = Clip.embed, list[str]()
+
+    def embed(self: Clip, example: Example, **given: Any) -> Any:
+        if len(embedded) == 2:
+            assert (tmp_path / "run" / "clip.parquet").exists() == (every == 0)
+            raise stop
+        embedded.append(example.id)
+        return original(self, example, **given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Clip, "embed", embed)
+        with pytest.raises(stop):
+            align(LLAVA.adapter, examples(), clip=names[0], out=tmp_path / "run")
+    assert pq.read_table(tmp_path / "run" / "clip.parquet")["example"].to_pylist() == embedded == ["0", "1"]
+    again = align(LLAVA.adapter, examples(), clip=names[0], out=tmp_path / "run")
+    assert again.companions == whole.companions
 
 
 def test_only_what_was_measured_is_scored(names: list[str], tmp_path: Path) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,36 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to show
     assert open_picture(saved(tmp_path, "turned.jpg", Image.fromarray(RED), exif=exif)).size == (4, 6)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_a_picture_of_several_examples_is_opened_by_several_threads(tmp_path: Path, kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, f"noise.{kind}", Image.fromarray(noise), exif=exif)
+    expected = np.asarray(open_picture(path))
+    assert expected.shape == (400, 300, 3)
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(20):
+            shared = Image.open(path)  # only now will Pillow read it
+            for found in threads.map(open_picture, [shared] * 4):
+                assert np.array_equal(np.asarray(found), expected)
+
+
+def test_warnings_of_other_threads_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `warnings.catch_warnings` puts back at its end is what it found, whatever others have set since."""
+    path = saved(tmp_path, "red.png", Image.fromarray(RED))
+    original = Image.open
+
+    def opened(*arguments: Any, **named: Any) -> Image.Image:
+        warnings.simplefilter("error", ImportWarning)  # as another thread might
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(Image, "open", opened)
+    with warnings.catch_warnings():
+        open_picture(path)
+        assert ("error", None, ImportWarning, None, 0) in warnings.filters
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "1", "YCbCr", "RGB"])

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from mmerank.errors import ModelError
 from mmerank.sequences import (
     IMAGE_ID,
     Role,
@@ -80,3 +82,13 @@ def test_connector_rows_take_the_image_places_in_order() -> None:
     assert torch.equal(embeddings[0, 1:3], images[0]) and torch.equal(embeddings[1, 2:], images[1])
     assert torch.equal(embeddings[0, [0, 3]], embed(torch.tensor([1, 4])))
     assert (ids == IMAGE_ID).sum() == 4
+
+
+def test_a_device_is_not_asked_for_values_that_the_cpu_has() -> None:
+    """Which would make the CPU wait for all that a GPU has to do; the meta device has none to give."""
+    embed = nn.Embedding(9, 4, device="meta")
+    ids = torch.tensor([[1, IMAGE_ID, IMAGE_ID, 5]])
+    embeddings = spliced_embeddings(embed, ids, torch.ones(1, 2, 4, device="meta"))
+    assert embeddings.shape == (1, 4, 4) and embeddings.is_meta
+    with pytest.raises(ModelError, match="3 rows per picture"):
+        spliced_embeddings(embed, ids, torch.ones(1, 3, 4, device="meta"))

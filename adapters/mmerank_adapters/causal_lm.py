@@ -15,6 +15,7 @@ from mmerank.checkpoints import commit_of, configuration_fingerprint, placement,
 from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
 from mmerank.text_adapter import load_tokenizer, tokenizer_fingerprint
+from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.architecture import blocks_of, configuration_of, is_causal, max_tokens, without_pooler
 
@@ -194,9 +195,7 @@ class LanguageModel:
         """
         device = self._device()
         cache = {"use_cache": False} if self.predicts_next else {}
-        inputs = {"input_ids": ids, "attention_mask": mask.long()}
-        inputs = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
-        body = self._body(**inputs, **cache)
+        body = self._body(input_ids=sent(ids, device), attention_mask=sent(mask.long(), device), **cache)
         h: Tensor = body.last_hidden_state
         return h
 

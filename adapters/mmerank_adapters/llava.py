@@ -29,6 +29,7 @@ from mmerank.sequences import (
     tokenized,
     tokens_of,
 )
+from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
 
 # What stands before the user's turn, before the answer, and after it, in the template each family was trained with.
@@ -238,7 +239,7 @@ class Llava:
         """
         embeddings = spliced_embeddings(self._core.get_input_embeddings(), ids, images)
         self._core.language_model(
-            inputs_embeds=embeddings, attention_mask=mask.to(embeddings.device, non_blocking=True), use_cache=False
+            inputs_embeds=embeddings, attention_mask=sent(mask, embeddings.device), use_cache=False
         )
 
 

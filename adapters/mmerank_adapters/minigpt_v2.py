@@ -33,6 +33,7 @@ from mmerank.sequences import (
     tokenized,
     tokens_of,
 )
+from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.eva_vit import PATCH
 from mmerank_adapters.minigpt_v2_model import MERGED, MiniGPTv2Model, load_model
@@ -253,7 +254,7 @@ class MiniGPTv2:
         """
         llama = self.model.llama_model
         embeddings = spliced_embeddings(llama.get_input_embeddings(), ids, images)
-        llama(inputs_embeds=embeddings, attention_mask=mask.to(embeddings.device, non_blocking=True), use_cache=False)
+        llama(inputs_embeds=embeddings, attention_mask=sent(mask, embeddings.device), use_cache=False)
 
 
 def _file(file: Path, key: str, value: str) -> Path:

@@ -14,7 +14,7 @@ import pandas as pd
 from mmerank.analysis.samples import sample
 from mmerank.data import load_data
 from mmerank.eranks import ERANKS
-from mmerank.errors import MmerankError
+from mmerank.errors import MmerankError, printable
 from mmerank.images import open_picture
 from mmerank.inputs import DataSet, Example
 from mmerank.reporting.finished import Finished
@@ -25,7 +25,7 @@ CHANGE = "mean_entropy_change"
 RANKED_BY = {"align": "image_text_alignment", "perturb": CHANGE, "diff": "diff_erank"}
 _OF_TEXTS = ("erank_untrained", "erank_trained", "diff_erank", "loss_untrained", "loss_trained", "reduced_loss")
 EXTREMES = 4
-LONGEST_TEXT = 300  # characters
+LONGEST_TEXT = 300  # characters, of ids too
 _THUMBNAIL_PX = 240
 
 
@@ -34,7 +34,7 @@ class Shown:
     """One example among the most or the least.
 
     Attributes:
-        id: Of the example.
+        id: Of the example, as a page shows it.
         value: What it is ranked by, mean over models and transforms.
         text: What the model read, cut; empty where it was not found.
         picture: As a data URL; empty where there is none, or it was not found.
@@ -90,7 +90,13 @@ def extremes(run: Finished, table: pd.DataFrame, found: Mapping[str, Example]) -
 
     def shown(names: Sequence[str]) -> list[Shown]:
         return [
-            Shown(name, float(ranked[name]), text_of(found.get(name)), _picture(found.get(name)), _rows(table, name))
+            Shown(
+                id_shown(name),
+                float(ranked[name]),
+                text_of(found.get(name)),
+                _picture(found.get(name)),
+                _rows(table, name),
+            )
             for name in names
         ]
 
@@ -126,8 +132,17 @@ def text_of(example: Example | None) -> str:
     """What the model read, cut to a length that a table bears; empty for nothing."""
     if example is None:
         return ""
-    text = example.text
+    return cut(example.text)
+
+
+def cut(text: str) -> str:
+    """Text of a length that a page bears."""
     return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…"
+
+
+def id_shown(name: str) -> str:
+    """An id as a page shows it: on one line, control characters made visible, cut."""
+    return cut(printable(name[: LONGEST_TEXT + 1]))
 
 
 def _alone(run: Finished, model: str, transform: str, frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,9 +1,11 @@
-"""Tables -> Markdown and LaTeX."""
+"""Tables -> CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import wrap
+
+import pandas as pd
 
 from mmerank.reporting.style import shortened
 from mmerank.reporting.tables import Cell, Listed, Printed
@@ -11,6 +13,8 @@ from mmerank.reporting.tables import Cell, Listed, Printed
 # What fits on a page; a longer table goes on in another one.
 _MOST_LINES = 46
 _HEAD_WIDTH = 11  # characters, unless a word is longer
+# What begins a formula in a spreadsheet.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -25,6 +29,19 @@ _LATEX = {
     "…": r"\ldots{}",
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
 }
+
+
+def csv(table: pd.DataFrame) -> str:
+    """A table as CSV, with nothing that a spreadsheet would run.
+
+    Args:
+        table: Numbers and text.
+
+    Returns:
+        Lines; text that a spreadsheet would take for a formula has an apostrophe in front.
+    """
+    text = table.select_dtypes(exclude="number").columns
+    return table.assign(**{name: table[name].map(_inert) for name in text}).to_csv(index=False)
 
 
 def markdown(table: Printed) -> str:
@@ -137,8 +154,20 @@ def _tables(heads: Sequence[str], named: int, blocks: Sequence[Sequence[Sequence
     return "\n".join(written)
 
 
+def _inert(value: object) -> object:
+    """Text that no spreadsheet computes; a number written as text stays."""
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
 def _latex_names(names: Sequence[str]) -> list[str]:
-    return [_latex(shortened(name)) for name in names]
+    # Where a line begins with a bracket, the line break before it takes what follows for a length.
+    return [_latex(shortened(name)).replace("[", "{[}") for name in names]
 
 
 def _small(text: str) -> str:

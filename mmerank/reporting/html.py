@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from mmerank import __version__
 from mmerank.reporting.cautions import cautions, mean_tokens
-from mmerank.reporting.examples import CHANGE, RANKED_BY, by_example, extremes, find_examples, text_of
+from mmerank.reporting.examples import CHANGE, RANKED_BY, by_example, cut, extremes, find_examples, id_shown, text_of
 from mmerank.reporting.finished import Finished
 from mmerank.reporting.numbers import skipped
 from mmerank.reporting.style import svg
@@ -118,7 +118,7 @@ def _left_out(run: Finished, called: dict[tuple[str, str], str]) -> list[tuple[s
         models.setdefault((name, reason), []).append(called.get((run.name, model), model))
     count = len(run.results)
     return [
-        ("all" if count == len(names) > 1 else ", ".join(names), name, reason)
+        ("all" if count == len(names) > 1 else ", ".join(names), id_shown(name), cut(reason))
         for (name, reason), names in models.items()
     ]
 
@@ -132,7 +132,7 @@ def _data(run: Finished, table: pd.DataFrame, found: dict[str, Any], most_rows: 
     return {
         "run": run.name,
         "total": len(table),
-        "ids": ids,
+        "ids": [*map(id_shown, ids)],
         "texts": [text_of(found.get(name)) for name in ids] if found else [],
         "columns": [_HEADS.get(name, name) for name in columns],
         "decimals": [_decimals(name) for name in columns],

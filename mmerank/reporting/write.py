@@ -12,7 +12,7 @@ from mmerank.errors import UsageError
 from mmerank.reporting.examples import by_example
 from mmerank.reporting.figures import figures
 from mmerank.reporting.finished import read_runs
-from mmerank.reporting.formats import latex, latex_list, markdown, markdown_list
+from mmerank.reporting.formats import csv, latex, latex_list, markdown, markdown_list
 from mmerank.reporting.html import Drawing, page
 from mmerank.reporting.numbers import all_numbers
 from mmerank.reporting.style import save
@@ -60,9 +60,9 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, *, formats
     wanted = formats or FORMATS
     tables, against = printed_tables(read, numbers), null_table(read)
     if "csv" in wanted:
-        write("numbers.csv", numbers.to_csv(index=False))
+        write("numbers.csv", csv(numbers))
         examples = [by_example(run).assign(run=run.name, job=run.job) for run in read]
-        write("examples.csv", pd.concat(examples, ignore_index=True).to_csv(index=False))
+        write("examples.csv", csv(pd.concat(examples, ignore_index=True)))
     if "markdown" in wanted:
         write("tables.md", "\n".join([*map(markdown, tables), *([markdown_list(against)] if against else [])]))
     if "latex" in wanted:

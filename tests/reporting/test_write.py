@@ -27,7 +27,7 @@ from mmerank.reporting.cautions import cautions
 from mmerank.reporting.examples import RANKED_BY, by_example
 from mmerank.reporting.figures import figures, mean_spectrum
 from mmerank.reporting.finished import read_runs
-from mmerank.reporting.formats import latex, markdown
+from mmerank.reporting.formats import csv, latex, markdown
 from mmerank.reporting.html import _left_out
 from mmerank.reporting.numbers import all_numbers
 from mmerank.reporting.printed import printed_alignment, printed_diff
@@ -290,6 +290,45 @@ def test_latex_is_balanced(written: Path) -> None:
         rows = [line for line in body.splitlines() if line and line != r"\addlinespace"]
         assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
         assert all(row.endswith(r"\\") for row in rows)
+
+
+def test_a_bracket_at_the_beginning_of_a_line_of_latex() -> None:
+    row = (("[3cm].json", "a_[b]"), 5, (Cell("1.00"),))
+    text = latex(Printed("align", "Image-text alignment", ("eRank1",), (row,)))
+    assert "\n{[}3cm].json & a\\_{[}b] & 5 & 1.00" in text
+
+
+def test_nothing_of_a_csv_is_computed() -> None:
+    table = pd.DataFrame(
+        {
+            "id": ['=HYPERLINK("http://x")', "+1+cmd", "@SUM(A1)", "-2+3", "\t=1", "-5", "+.5e3", "a=b", "'=1"],
+            "erank1": [-1.0] * 9,
+        }
+    )
+    lines = csv(table).splitlines()
+    assert lines[0] == "id,erank1" and lines[1] == '"\'=HYPERLINK(""http://x"")",-1.0'
+    assert [line.split(",")[0] for line in lines[2:]] == [
+        "'+1+cmd", "'@SUM(A1)", "'-2+3", "'\t=1", "-5", "+.5e3", "a=b", "'=1"
+    ]  # fmt: skip
+
+
+def test_very_long_ids_and_control_characters(runs: dict[str, Path], tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from mmerank.records import read_parts, write_part
+
+    shutil.copytree(runs["align"], tmp_path / "run", ignore=shutil.ignore_patterns("*.parquet"))
+    named = {"two": "x" * 1_000_000, "three": "\x1b]0;title\x07\x00\u202etxt", "four": "four", EVIL: EVIL}
+    records = [replace(r, example=named[r.example]) for r in read_parts(runs["align"] / "records")]
+    write_part(tmp_path / "run" / "records" / "000000.parquet", records)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary["results"][0]["skipped"] = [{"id": "y" * 1_000_000, "reason": "z" * 1_000_000}]
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
+    (path,) = report([tmp_path / "run"], formats=["html"])
+    text = path.read_text()
+    assert len(text) < 400_000 and not re.search("[\x00-\x08\x0e-\x1f\u202e]", text)
+    (found,) = json.loads(Page(text).scripts[0])
+    assert sorted(map(len, found["ids"]))[-1] == 300 and "\\x1b]0;title\\x07\\x00\\u202etxt" in found["ids"]
 
 
 def test_markdown_is_a_table(written: Path) -> None:
