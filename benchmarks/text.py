@@ -45,9 +45,10 @@ def text(stage: Stage, size: str, examples: int, dtype: str, layers: str = "") -
         adapter.untrained = lambda seed: twin  # what mmerank.diff finds is built already
         texts = shapes.texts(examples, size)
         sequences = [tokens_of(adapter.token_ids(example.text), Role.TEXT) for example in texts]
-        together = [padded(batch) for batch in batches(sequences, len, default_budget(stage.device))]
         alone = [torch.tensor([sequence.ids]).to(stage.device) for sequence in sequences]
         measured = range(len(adapter.layers)) if layers == "all" else [-1]
+        budget = default_budget(stage.device, len(measured))
+        together = [padded(batch) for batch in batches(sequences, len, budget)]
         works = {
             "recipe": lambda: text_passes([adapter, twin], alone, measured),
             "bare": lambda: bare([adapter, twin], together),

@@ -19,7 +19,7 @@ from mmerank.analysis.layers import layer_eranks
 from mmerank.analysis.tokens import matched_alignment, row_eranks, token_curve
 from mmerank.clip import Clip, ClipEmbeddings, clip_embeddings
 from mmerank.collect import collect
-from mmerank.convention import Convention
+from mmerank.convention import Convention, all_choices
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.images import MAX_PIXELS
@@ -169,7 +169,7 @@ class Alignment:
             "limit": self.limit,
             "seed": self.seed,
             "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
-            "convention": self.convention.to_dict(),
+            "convention": all_choices(self.convention, self.source),
             **{label: getattr(self, label) for label in ERANKS},
             "image_reduction_ratio": self.image_reduction_ratio,
             "image_text_alignment": self.image_text_alignment,

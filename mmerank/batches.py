@@ -18,9 +18,18 @@ WINDOW = 512
 ACCELERATOR_BUDGET = 8192
 
 
-def default_budget(device: torch.device) -> int:
-    """Tokens per batch where none are asked for: on a CPU batching does not pay, so one item a batch."""
-    return 0 if device.type == "cpu" else ACCELERATOR_BUDGET
+def default_budget(device: torch.device, layers: int = 1) -> int:
+    """Tokens per batch where none are asked for.
+
+    Args:
+        device: Where the model is. On a CPU batching does not pay, so one item a batch.
+        layers: How many are measured. The states of each are held until they are, which may be two batches later,
+            so of many layers there are fewer tokens in a batch.
+
+    Returns:
+        Most tokens in a batch.
+    """
+    return 0 if device.type == "cpu" else ACCELERATOR_BUDGET // (1 + layers // 8)
 
 
 @dataclass

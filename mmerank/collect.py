@@ -118,47 +118,59 @@ class _Window(Generic[Prepared, Loaded]):
         self._skipped: list[Skipped] = []
 
     def results(self) -> Iterator[Measured | Skipped]:
-        before: tuple[list[Prepared], Finish] | None = None
+        before: _Begun[Prepared] | None = None
         while self._waiting or before:
-            now = self._started() if self._waiting else None
+            now = self._started(alone=before is None) if self._waiting else None
             if self._workers.count:
                 before, now = now, before
             if now is not None:
-                batch, finish = now
-                yield from self._fitting(batch, partial(_listed, finish)) or ()
+                found = self._fitting(now.batch, partial(_listed, now.finish), before is None)
+                told = now.skipped | {result.id: result for result in found or ()}
+                order = now.order
+                del now  # what it holds is not to lie beside the next batch
+                # In this order: in a row are those that the source did not give one after the other.
+                yield from (told[name] for name in order if name in told)
             yield from self._skipped
             self._skipped = []
 
-    def _started(self) -> tuple[list[Prepared], Finish] | None:
-        """The next batch, without what cannot be loaded, and what gives its results."""
+    def _started(self, *, alone: bool) -> _Begun[Prepared] | None:
+        """The next batch, without what cannot be loaded; `alone` where no other batch is in memory."""
         batch = self._waiting.popleft()
         self._ask_for(batch)
         if self._workers.count and self._waiting:
             self._ask_for(self._waiting[0])
-        entries = self._fitting(batch, lambda: [self._loading.pop(item.id).result() for item in batch])
+        entries = self._fitting(batch, lambda: [self._loading.pop(item.id).result() for item in batch], alone)
         if entries is None:
             return None
-        self._skipped += [entry for entry in entries if isinstance(entry, Skipped)]
+        order = [item.id for item in batch]
+        skipped: dict[str, Measured | Skipped] = {entry.id: entry for entry in entries if isinstance(entry, Skipped)}
         batch = [item for item, entry in zip(batch, entries, strict=True) if not isinstance(entry, Skipped)]
         loaded = [entry for entry in entries if not isinstance(entry, Skipped)]
-        finish = self._fitting(batch, partial(self._start, loaded)) if batch else None
-        return None if finish is None else (batch, finish)
+        finish = self._fitting(batch, partial(self._start, loaded), alone) if batch else list
+        if finish is None:
+            self._skipped += [entry for entry in entries if isinstance(entry, Skipped)]
+            return None
+        return _Begun(batch, finish, order, skipped)
 
     def _ask_for(self, batch: list[Prepared]) -> None:
         for item in batch:
             if item.id not in self._loading:
                 self._loading[item.id] = self._workers.submit(partial(self._load, item))
 
-    def _fitting(self, batch: list[Prepared], work: Callable[[], Result]) -> Result | None:
+    def _fitting(self, batch: list[Prepared], work: Callable[[], Result], alone: bool = True) -> Result | None:
         """What `work` gives; None for lack of memory, and then the batch waits again in smaller ones."""
         try:
             return work()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        # Behind the block: inside, the error's traceback still holds the tensors.
+        # Behind the block: inside, the error's traceback still holds the tensors. Some are held by what the failed
+        # attempt had asked for already.
+        self._workers.drain()
         free_memory()
-        if len(batch) == 1:
+        if len(batch) == 1 and not alone:
+            self._waiting.appendleft(batch)  # it may fit when nothing else is in memory
+        elif len(batch) == 1:
             reason = f"out of memory with its {self._length(batch[0])} tokens alone in a batch"
             self._skipped.append(Skipped(batch[0].id, reason))
         else:
@@ -166,6 +178,23 @@ class _Window(Generic[Prepared, Loaded]):
             left = [*batch, *chain.from_iterable(self._waiting)]
             self._waiting = deque(batches(left, self._length, self._budget.tokens))
         return None
+
+
+@dataclass(frozen=True)
+class _Begun(Generic[Prepared]):
+    """A batch that the model has been given.
+
+    Attributes:
+        batch: What the model was given.
+        finish: Gives the results.
+        order: Ids of all that belonged to the batch.
+        skipped: Those of them that could not be loaded, by id.
+    """
+
+    batch: list[Prepared]
+    finish: Finish
+    order: list[str]
+    skipped: dict[str, Measured | Skipped]
 
 
 def _listed(finish: Finish) -> list[Measured | Skipped]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -128,6 +129,23 @@ class TextConvention:
     def to_dict(self) -> dict[str, Any]:
         """The names and values of all choices, as stored in results."""
         return asdict(self)
+
+
+def all_choices(convention: Convention | TextConvention, source: Mapping[str, Any]) -> dict[str, Any]:
+    """All choices behind a result: how it was measured and, where the weights were quantised, `load_in`.
+
+    Args:
+        convention: How.
+        source: Of the model.
+
+    Returns:
+        JSON values.
+
+    Example:
+        >>> all_choices(TextConvention(), {"load_in": "8bit"})["load_in"]
+        '8bit'
+    """
+    return convention.to_dict() | {name: source[name] for name in ("load_in",) if name in source}
 
 
 def _check_choices(convention: Convention | TextConvention) -> None:

@@ -16,7 +16,7 @@ from mmerank.accuracy import Accuracy
 from mmerank.analysis.bootstrap import Bootstrap, Interval, intervals_by_point
 from mmerank.analysis.diff_erank import PointDiff, diff_erank, mean_loss
 from mmerank.collect import collect
-from mmerank.convention import TextConvention
+from mmerank.convention import TextConvention, all_choices
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen
 from mmerank.layers import layer_points
@@ -122,7 +122,7 @@ class Diff:
                 "limit": self.limit,
                 "seed": self.seed,
                 "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
-                "convention": self.convention.to_dict(),
+                "convention": all_choices(self.convention, self.source),
                 "seeds": list(self.seeds),
                 **final,
                 "loss_untrained": self.loss_untrained,

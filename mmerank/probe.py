@@ -93,17 +93,18 @@ class Probe:
     Vision encoder and connector run once per version of the picture, the text pass once per version of the text,
     and the pair pass once per pair of them that a variant asks for. The image input is read from the prefix of a
     pair pass where it is one and the model is causal, which is verified on the first example. Hidden states become
-    spectra inside the hooks and are not kept, but for what a variant stacks, until its batch is through.
+    spectra and are not kept, but for what a variant stacks, until its batch is through; with workers those of two
+    batches may be held.
 
     Attributes:
         adapter: The model.
         convention: The choices in force.
         batch_tokens: Most LLM positions in a batch, padding included; an example that is longer runs alone.
-            Default: one example a batch on a CPU, where batching does not pay, 8192 elsewhere.
+            Default: one example a batch on a CPU, where batching does not pay, 8192 elsewhere, fewer with layers.
         share_prefix: Whether the image input may be read from the pair pass.
         max_pixels: Pictures with more are skipped.
         workers: Threads that open pictures and compute eigenvalues beside the model. Default: none on a CPU, where
-            the model itself takes all cores, and elsewhere one for each core but one. The numbers are the same.
+            the model itself takes all cores, and elsewhere one for each core but one. Numbers are equal to rounding.
         variants: What is measured of each example; the base is the first of them.
         layers: Further layers at which the pair is measured, in the same pass: all rows, image rows and text rows.
             See `mmerank.layers.layer_points`.
@@ -142,7 +143,7 @@ class Probe:
             raise UsageError(f"{self.adapter.name}: {error}") from None
         del self._layers["llm"]  # measured anyway
         if self.batch_tokens is None:
-            self.batch_tokens = default_budget(self._device)
+            self.batch_tokens = default_budget(self._device, 1 + len(self._layers))
         self._workers = Workers(default_workers(self._device) if self.workers is None else self.workers)
         self._budget = Budget(self.batch_tokens)
         self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)

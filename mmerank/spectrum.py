@@ -109,7 +109,7 @@ class PendingGram:
 
     def __init__(self, h: Tensor, *, centre: Centre = "mean", precision: Precision = "float64"):
         _check_shape(h, sample="")
-        self._asked = h.detach(), centre, precision
+        self._asked = h.detach(), centre
         unit, lengths, is_plain = _plain_directions(h.detach(), centre)
         self._arriving = Arriving(_smaller_gram(unit, precision), lengths, is_plain)
 
@@ -125,12 +125,13 @@ class PendingGram:
             NonFiniteTokens: The hidden states hold NaN or infinity.
         """
         gram, lengths, is_plain = self._arriving.wait()
-        h, centre, precision = self._asked
+        h, centre = self._asked
         del self._asked, self._arriving
         if is_plain:
             return gram.double(), lengths
         unit, lengths = directions(h, centre)
-        return _smaller_gram(unit, precision).double().cpu(), lengths.cpu()
+        # In float64 in any case: what keeps TF32 out of a product in float32 is a switch for all threads.
+        return _smaller_gram(unit, "float64").cpu(), lengths.cpu()
 
 
 def _smaller_gram(u: Tensor, precision: Precision) -> Tensor:

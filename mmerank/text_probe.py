@@ -54,7 +54,7 @@ class TextProbe:
             that follow from this seed and the text's id, so that neither order nor batching matters; texts run
             one by one then. None: dropout is off.
         workers: Threads that compute eigenvalues beside the model. Default: none on a CPU, where the model itself
-            takes all cores, and elsewhere one for each core but one. The numbers are the same.
+            takes all cores, and elsewhere one for each core but one. The numbers are equal to rounding.
     """
 
     adapter: TextAdapter
@@ -72,7 +72,7 @@ class TextProbe:
         if self.dropout_seed is not None:
             self.batch_tokens = 0
         elif self.batch_tokens is None:
-            self.batch_tokens = default_budget(device)
+            self.batch_tokens = default_budget(device, len(self.points))
         self._workers = Workers(default_workers(device) if self.workers is None else self.workers)
         self._budget = Budget(self.batch_tokens)
         self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)

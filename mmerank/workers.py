@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 import torch
 
@@ -46,6 +46,7 @@ class Workers:
     def __init__(self, count: int):
         self.count = count
         self._pool: ThreadPoolExecutor | None = None
+        self._asked: set[Future[Any]] = set()
 
     def __enter__(self) -> Workers:
         if self.count:
@@ -55,21 +56,32 @@ class Workers:
             )
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            # Whoever interrupts wants what is measured to be written, and not to wait for a share that hangs.
+            interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+            self._pool.shutdown(wait=not interrupted, cancel_futures=True)
             self._pool = None
+            # Threads that others start later take over the number that was set last, whoever set it.
+            torch.set_num_threads(torch.get_num_threads())
 
     def submit(self, work: Callable[[], Result]) -> Future[Result]:
         """What `work` will give, or gave where there are no threads; an error comes out of `result()`."""
         if self._pool is not None:
-            return self._pool.submit(work)
+            future = self._pool.submit(work)
+            self._asked.add(future)
+            future.add_done_callback(self._asked.discard)
+            return future
         done: Future[Result] = Future()
         try:
             done.set_result(work())
         except Exception as error:
             done.set_exception(error)
         return done
+
+    def drain(self) -> None:
+        """Wait until everything that was asked for is done, so that nothing is held for it any more."""
+        wait(list(self._asked))
 
     def ahead(self, work: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:
         """Results in the order of the items, up to `depth` of them made before they are asked for.

@@ -31,7 +31,8 @@ def test_windows(items: list[int], size: int) -> None:
 
 
 def test_a_cpu_takes_one_item_a_batch() -> None:
-    assert default_budget(torch.device("cpu")) == 0 < default_budget(torch.device("cuda"))
+    assert default_budget(torch.device("cpu")) == default_budget(torch.device("cpu"), 33) == 0
+    assert 0 < 2 * default_budget(torch.device("cuda"), 33) < default_budget(torch.device("cuda"))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import resource
 import signal
@@ -429,6 +430,19 @@ def test_a_share_that_is_gone_stops_the_run(tmp_path: Path, pauses: list[float])
     result: list[Any] = []
     assert pictures_seen(lambda: result.append(align(ADAPTER, entries, out=tmp_path / "run"))) == len(entries) - 2
     assert result[0].n == len(entries)
+
+
+@pytest.mark.parametrize("batch_tokens", [0, 100_000])
+def test_pictures_that_fail_here_and_there_in_a_batch_stop_nothing(batch_tokens: int, pauses: list[float]) -> None:
+    picture, content = examples()[2].image, io.BytesIO()
+    assert isinstance(picture, Image.Image)
+    picture.save(content, "PNG")
+    entries = [
+        Example(f"{i}", Encoded(f"{i}.png", Share(9) if i % 3 == 0 else content.getvalue), "What?", "A picture.")
+        for i in range(30)
+    ]
+    result = align(ADAPTER, entries, batch_tokens=batch_tokens)
+    assert [entry.id for entry in result.skipped] == [f"{i}" for i in range(0, 30, 3)]
 
 
 def test_single_pictures_that_fail_stop_nothing(pauses: list[float]) -> None:

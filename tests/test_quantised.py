@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from mmerank import load, load_text
+from mmerank import Example, align, diff, load, load_text
 from mmerank.checkpoints import placement
 from mmerank.errors import UsageError
 from mmerank.untrained import place_like
+from tests.adapters.cases import examples
 from tests.adapters.text_cases import OPT
 from tests.conftest import GOLDEN
 from tests.test_cli import HF_MODEL, failure
@@ -65,14 +67,19 @@ def test_the_twin_of_a_quantised_model_is_not_quantised() -> None:
     assert {parameter.dtype for parameter in placed.parameters()} == {torch.float16}
 
 
+def test_results_state_it_among_the_choices() -> None:
+    pairs, texts = align(load(HF_MODEL), examples()[:2]), diff(OPT.adapter, [Example("1", None, "", "some text")])
+    for result in (pairs, texts):
+        assert "load_in" not in result.to_dict()["convention"]
+        quantised = replace(result, source={**result.source, "load_in": "4bit"})
+        assert quantised.to_dict()["convention"] == {**result.convention.to_dict(), "load_in": "4bit"}
+
+
 @pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available() or find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 @pytest.mark.parametrize("load_in", ["8bit", "4bit"])
 def test_a_quantised_model_is_measured_and_marked(load_in: str) -> None:
-    from mmerank import align
-    from tests.adapters.cases import examples
-
     adapter = load(HF_MODEL, load_in=load_in, dtype="float16")
     assert adapter.source["load_in"] == load_in
     whole, quantised = align(load(HF_MODEL), examples()), align(adapter, examples())

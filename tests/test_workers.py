@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ import pytest
 import torch
 
 from mmerank import Convention, Example, collect
-from mmerank.batches import windows
-from mmerank.collect import Measured
+from mmerank.batches import Budget, windows
+from mmerank.collect import Measured, in_batches
 from mmerank.images import Encoded
 from mmerank.inputs import Skipped
 from mmerank.probe import Probe
@@ -110,6 +111,41 @@ def test_memory_that_runs_out_behind_the_model(monkeypatch: pytest.MonkeyPatch) 
     assert found.keys() == whole.keys() and not any(isinstance(entry, Skipped) for entry in found.values())
 
 
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_example_that_fits_only_alone_is_measured(workers: int) -> None:
+    """On a device that holds what a batch needs until its results are made, and has room for one example."""
+    room = Lock()
+
+    def length(example: Example) -> int:
+        return len(example.text)
+
+    def start(batch: list[Example]) -> Any:
+        (example,) = batch
+        if not room.acquire(blocking=False):
+            raise OUT_OF_MEMORY[0]
+
+        def measured() -> Measured:
+            time.sleep(0.002)
+            room.release()
+            return Measured(example.id, (), 1)
+
+        outcome = threads.submit(measured)
+        return lambda: [outcome.result()]
+
+    texts = [Example(f"{i}", None, "", "word") for i in range(12)]
+    with Workers(workers) as threads:
+        found = in_batches(
+            texts,
+            prepare=lambda example: example,
+            length=length,
+            load=lambda example: example,
+            start=start,
+            budget=Budget(0),
+            workers=threads,
+        )
+        assert sorted(int(entry.id) for entry in found if isinstance(entry, Measured)) == list(range(12))
+
+
 def test_states_that_are_not_finite() -> None:
     norm: Any = LLAVA.adapter.model.get_submodule("model.language_model.norm")
     sound, norm.weight = norm.weight, torch.nn.Parameter(torch.full_like(norm.weight, torch.nan))
@@ -144,6 +180,11 @@ def test_each_thread_computes_on_one_core() -> None:
     with Workers(2) as workers:
         assert [workers.submit(torch.get_num_threads).result() for _ in range(4)] == [1] * 4
     assert torch.get_num_threads() == mine
+    others: list[int] = []
+    later = threading.Thread(target=lambda: others.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert others == [mine]
 
 
 def test_ahead_of_who_asks_but_not_further() -> None:
