@@ -355,14 +355,19 @@ def chosen(examples: Iterable[Example | Skipped], limit: int | None, seed: int |
 def _read_json(path: Path) -> tuple[Any, str]:
     try:
         content = path.read_bytes()
+        return json.loads(content), hashlib.sha256(content).hexdigest()[:16]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        return json.loads(content), hashlib.sha256(content).hexdigest()[:16]
     except ValueError as error:  # not JSON, not UTF-8, or a number of too many digits
         raise DataError(f"{path}: not valid JSON ({error})") from None
     except RecursionError:
         raise DataError(f"{path}: not a manifest (JSON nested too deeply)") from None
+    except MemoryError:
+        size = f"{path.stat().st_size / 1e9:.1f} GB"
+        raise DataError(
+            f"{path}: {size} of JSON are too much for the memory there is; cut it into several files, or use text:, "
+            "which reads lines of JSON one by one"
+        ) from None
 
 
 def _got(content: Any) -> str:

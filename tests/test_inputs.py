@@ -140,6 +140,16 @@ def test_broken_manifest(tmp_path: Path, content: bytes, message: str) -> None:
         load_data(f"llava:{tmp_path}/data.json")
 
 
+def test_a_manifest_that_is_larger_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loads(content: bytes) -> Any:
+        raise MemoryError
+
+    (tmp_path / "data.json").write_bytes(b"[]")
+    monkeypatch.setattr("mmerank.inputs.json.loads", loads)
+    with pytest.raises(DataError, match=r"data.json: 0.0 GB of JSON are too much for the memory there is; cut it"):
+        load_data(f"llava:{tmp_path}/data.json")
+
+
 def test_missing_manifest(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         load_data(f"llava:{tmp_path}/none.json")

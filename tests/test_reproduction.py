@@ -139,6 +139,19 @@ def test_a_run_is_continued_and_the_trained_model_is_measured_once(
 
 
 @pytest.mark.slow
+def test_accuracies_of_table_1_and_figure_3(local: Path) -> None:
+    pytest.importorskip("lm_eval")
+    tasks = [str(local / "one.yaml"), str(local / "two.yaml")]
+    right = [found.value for found in accuracies(OPT.adapter, tasks).values()]
+    for name, models, expected in (
+        ("table1", {"125M": str(OPT.folder)}, right),
+        ("figure3", {"OPT": {"125M": str(OPT.folder)}}, [sum(right) / 2]),
+    ):
+        rows = text_study(local, name, models, "--accuracy", ",".join(tasks))
+        assert [row["ours"] for row in rows if row["label"].startswith("accuracy")] == pytest.approx(expected), rows
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "family", "case", "size", "printed"),
     [("table7", "OpenELM", OPENELM_CASE, "450M", 0.6516), ("table8", "Cerebras-GPT", CEREBRAS, "256M", 0.5620)],
@@ -355,6 +368,7 @@ def test_what_is_refused(local: Path, capsys: pytest.CaptureFixture[str]) -> Non
         ("table1", {"125M": "x"}, one, "table1 has the data sets openbookqa, piqa; --data gives 1"),
         ("table1", {"125M": "x"}, ["--accuracy", "piqa"], "an accuracy for each of openbookqa, piqa"),
         ("table9", {"125M": "x"}, ["--models", "9B"], "table9 has no model '9B'"),
+        ("figure2", {"125M": "x"}, [], "figure2 has no numbers of its own: mmerank reproduce table2"),
         ("table5", {"125M": "x"}, [], "nothing to reproduce by the name 'table5'; known: table1"),
         ("figure3", {"125M": "x"}, [], "figure3 has no family '125M' of --models-from; known: OPT"),
         ("figure3", {"OPT": "x"}, [], "expected size or name -> MODEL for OPT"),

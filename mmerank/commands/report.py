@@ -18,8 +18,12 @@ def report(
     debug: options.Debug = False,
 ) -> None:
     """Tables, figures and one HTML page from finished runs, without the models."""
+    from rich.console import Console
+
     from mmerank.reporting.write import report as write
 
     asked = {"html": html, "latex": latex, "csv": csv, "markdown": markdown}
-    for path in write(runs, out, formats=[name for name, wanted in asked.items() if wanted]):
+    with Console(stderr=True).status("reading runs, drawing and writing"):  # shown in a terminal only
+        written = write(runs, out, formats=[name for name, wanted in asked.items() if wanted])
+    for path in written:
         typer.echo(path)

@@ -159,6 +159,11 @@ def planned(
     Raises:
         UsageError: The study, a model, a data set or an accuracy is unknown.
     """
+    if name == "figure2":
+        raise UsageError(
+            "figure2 has no numbers of its own: mmerank reproduce table2 --out DIR, then mmerank report on the run "
+            "folders in DIR draws it with ours"
+        )
     if name not in STUDIES:
         raise UsageError(f"nothing to reproduce by the name {name!r}; known: {', '.join(STUDIES)}")
     parts = STUDIES[name]
