@@ -9,9 +9,9 @@ from functools import partial
 from rich.table import Table
 from rich.text import Text
 
+from mmerank.analysis.diff_erank import read_alike
 from mmerank.diff_erank import Diff
 from mmerank.report_parts import MANY, airy_table, by_model, choice_text, joined, short, skip_lines
-from mmerank.text_probe import FINAL
 from mmerank.uncertainty import interval_line, interval_text, plain
 
 
@@ -148,16 +148,7 @@ def diff_notes(results: Sequence[Diff]) -> list[str]:
         Lines.
     """
     lines = [line for result in results for line in diff_standing(result)]
-    counts = [
-        {
-            record.example: record.n
-            for record in result.records
-            if (record.model, record.point) == (result.model, FINAL)
-        }
-        for result in results
-    ]
-    common = set.intersection(*map(set, counts))
-    if any(found[example] != counts[0][example] for found in counts for example in common):
+    if not read_alike([[r for r in result.records if r.model == result.model] for result in results]):
         lines.append(
             "caution: the models read the same texts as different numbers of tokens, so neither losses per token nor "
             "eRanks of one are comparable with another's; hold each against its own untrained model"

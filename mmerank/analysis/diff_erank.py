@@ -15,6 +15,22 @@ from mmerank.records import Record
 TWIN = "untrained seed "
 
 
+def read_alike(models: Sequence[Iterable[Record]]) -> bool:
+    """Whether models read the texts that all of them have as equally many tokens, as those of one tokenizer do.
+
+    Where they do not, neither losses per token nor eRanks of one are comparable with another's.
+
+    Args:
+        models: Records of each trained model.
+
+    Returns:
+        True for one model, and where no text is shared.
+    """
+    counts = [{record.example: record.n for record in records if record.point == "final"} for records in models]
+    shared = set.intersection(*map(set, counts)) if counts else set()
+    return all(count[text] == counts[0][text] for count in counts for text in shared)
+
+
 @dataclass(frozen=True)
 class PointDiff:
     """Effective ranks at one hook point over the same texts.

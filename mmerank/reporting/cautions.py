@@ -8,6 +8,7 @@ from itertools import combinations
 from statistics import fmean
 
 from mmerank.analysis.bootstrap import ROUGH
+from mmerank.analysis.diff_erank import read_alike
 from mmerank.eranks import ERANKS
 from mmerank.reporting.finished import JOBS, Finished
 from mmerank.reporting.numbers import measured_by, skipped
@@ -148,6 +149,16 @@ def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str]
     yield from _of_unlike_examples(title, runs, called)
     models = [(run, model) for run in runs for model in run.frames]
     if job == "diff":
+        of_data: dict[str, list[tuple[Finished, str]]] = {}
+        for run, model in models:
+            of_data.setdefault(str(run.settings["data"].get("fingerprint")), []).append((run, model))
+        for some in of_data.values():
+            if not read_alike([run.of(model) for run, model in some]):
+                listed = _listed([called[run.name, model] for run, model in some])
+                yield (
+                    f"{title}: {listed} read the same texts as different numbers of tokens, so neither losses per "
+                    "token nor eRanks of one are comparable with another's; hold each against its own untrained model."
+                )
         if len(models) > 1:
             yield (
                 "Diff-eRank: wider untrained models have higher eRanks, so a Diff-eRank that rises with size may "

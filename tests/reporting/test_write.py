@@ -17,7 +17,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from mmerank import TextConvention, align, compare, diff, estimates, load_data, paper, perturb
+from mmerank import Example, TextConvention, align, compare, diff, estimates, load_data, paper, perturb
 from mmerank.analysis.null import null_test
 from mmerank.analysis.perturbation import Null
 from mmerank.analysis.rerun import run_records
@@ -443,6 +443,17 @@ def test_models_on_different_examples(tmp_path: Path) -> None:
     lines = cautions(read_runs([tmp_path / "all", tmp_path / "changed"]))
     assert any("had other content in all than in changed" in line for line in lines)
     assert not any("different examples" in line for line in lines)
+
+
+def test_models_with_other_tokens(tmp_path: Path) -> None:
+    entries = [Example(f"{i}", None, "", f"unbelievable tokenisation, number {i}") for i in range(3)]
+    opt = diff(OPT.adapter, entries, out=tmp_path / "opt")
+    llama = diff(LLAMA.adapter, entries, out=tmp_path / "llama")
+    assert {r.n for r in opt.records} != {r.n for r in llama.records}
+    diff(OPT.adapter, entries, seeds=(1,), out=tmp_path / "again")
+    for other, told in (("llama", True), ("again", False)):
+        lines = cautions(read_runs([tmp_path / "opt", tmp_path / other]))
+        assert any("read the same texts as different numbers of tokens" in line for line in lines) is told
 
 
 def test_conventions_that_differ_are_named(tmp_path: Path) -> None:
