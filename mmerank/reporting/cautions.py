@@ -157,7 +157,8 @@ def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str]
                 listed = _listed([called[run.name, model] for run, model in some])
                 yield (
                     f"{title}: {listed} read the same texts as different numbers of tokens, so neither losses per "
-                    "token nor eRanks of one are comparable with another's; hold each against its own untrained model."
+                    "token nor eRanks of one are comparable with another's; hold each against its own untrained "
+                    "model."
                 )
         if len(models) > 1:
             yield (
