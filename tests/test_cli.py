@@ -170,7 +170,7 @@ def test_non_finite_states(data: str, tmp_path: Path) -> None:
     state[name] = torch.full_like(state[name], torch.nan)
     save_file(state, model / "model.safetensors", metadata={"format": "pt"})
     status, line = failure("align", str(model), "--data", data)
-    assert status == 1 and "hook point 'connector'" in line and "example '" in line
+    assert status == 1 and "skipped; first: '" in line and "': hook point 'connector'" in line
 
 
 @pytest.mark.parametrize(
