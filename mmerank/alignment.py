@@ -215,7 +215,7 @@ def align(
         limit: Use this many of the examples: the first ones, or with `seed` a random sample.
         seed: Of the sample; as in the published code, `random.Random(seed).sample`.
         batch_tokens: Most LLM positions in a batch, padding included. Default: one example a batch on a CPU,
-            8192 elsewhere.
+            8192 elsewhere, fewer with many layers.
         share_prefix: Whether the image input may be read from the prefix of the pair pass.
         max_pixels: Pictures with more pixels are skipped.
         strict: Raise at the first example that cannot be measured, in place of skipping it.

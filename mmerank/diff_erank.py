@@ -183,7 +183,7 @@ def diff(
         limit: Use this many of the texts: the first ones, or with `seed` a random sample.
         seed: Of the sample.
         batch_tokens: Most positions in a batch, padding included. Default: one text a batch on a CPU, 8192
-            tokens elsewhere.
+            tokens elsewhere, fewer with many layers.
         strict: Raise at the first text that cannot be measured, in place of skipping it.
         out: A run folder; when it exists, only what it lacks is measured.
         cache: Folder in which the twins' records are kept between runs, by configuration, seed, mode, data and

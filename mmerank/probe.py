@@ -100,7 +100,8 @@ class Probe:
         adapter: The model.
         convention: The choices in force.
         batch_tokens: Most LLM positions in a batch, padding included; an example that is longer runs alone.
-            Default: one example a batch on a CPU, where batching does not pay, 8192 elsewhere, fewer with layers.
+            Default: one example a batch on a CPU, where batching does not pay, 8192 elsewhere, fewer with many
+            layers.
         share_prefix: Whether the image input may be read from the pair pass.
         max_pixels: Pictures with more are skipped.
         workers: Threads that open pictures and compute eigenvalues beside the model. Default: none on a CPU, where

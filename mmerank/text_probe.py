@@ -49,7 +49,7 @@ class TextProbe:
         convention: The choices in force.
         points: Hook points by name; `final` is one of them.
         batch_tokens: Most positions in a batch, padding included. Default: one text a batch on a CPU, 8192
-            tokens elsewhere.
+            tokens elsewhere, fewer with many layers.
         dropout_seed: Leave dropout on, as the published code does in the untrained model, with random numbers
             that follow from this seed and the text's id, so that neither order nor batching matters; texts run
             one by one then. None: dropout is off.
