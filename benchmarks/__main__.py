@@ -28,6 +28,7 @@ from benchmarks.clock import Stage, machine
 from benchmarks.kernel import kernel
 from benchmarks.multimodal import flops, pairs, perturb
 from benchmarks.overlap import overlap
+from benchmarks.tables import MEASURES
 from benchmarks.text import text
 
 CASES = ("kernel", "text", "layers", "llava", "minigpt", "perturb", "overlap", "flops")
@@ -91,8 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def shown(line: dict[str, Any]) -> str:
     """A line of a case as text: its name, the ratios with their spread, and what lies behind them."""
-    tables = ("ratios", "seconds", "peak_mb", "tflops")
-    parts = [", ".join(f"{name} {value}" for name, value in line.items() if name not in tables)]
+    parts = [", ".join(f"{name} {value}" for name, value in line.items() if name not in MEASURES)]
     for name, found in line["ratios"].items():
         spread = f" ({found['low']:.4g} to {found['high']:.4g})" if found["rounds"] > 1 else ""
         parts.append(f"    {name}: {found['median']:.4g}{spread}")

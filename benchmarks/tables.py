@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Columns of seconds that a case's table has beside its ratios.
+# What was measured in a row of a case; all else in it says of what.
 MEASURES = ("ratios", "seconds", "peak_mb", "tflops")
 
 

@@ -145,7 +145,8 @@ def all_choices(convention: Convention | TextConvention, source: Mapping[str, An
         >>> all_choices(TextConvention(), {"load_in": "8bit"})["load_in"]
         '8bit'
     """
-    return convention.to_dict() | {name: source[name] for name in ("load_in",) if name in source}
+    quantised = {"load_in": source["load_in"]} if "load_in" in source else {}
+    return {**convention.to_dict(), **quantised}
 
 
 def _check_choices(convention: Convention | TextConvention) -> None:

@@ -86,6 +86,21 @@ class _Found:
     tokens: int = 0
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Some positions of a sequence, in rising order, and what they are."""
+
+    places: list[int]
+    tokens: TokenSequence
+
+    def of(self, h: Tensor) -> Tensor:
+        """Their states among the sequence's, (n, d): neighbours without a copy, and nothing waits for a GPU."""
+        places = self.places
+        if places and places[-1] - places[0] == len(places) - 1:
+            return h[places[0] : places[-1] + 1]
+        return h[sent(torch.tensor(places, dtype=torch.long), h.device)]
+
+
 @dataclass
 class Probe:
     """Measures examples, and variants of them, with one model under one convention.
@@ -314,19 +329,22 @@ class Probe:
         for i, is_shared in enumerate(also_image):
             if is_shared:
                 kinds[i].append("image")
+        # Once for all layers, and before the pass, not in its hooks.
+        counted = [
+            {input_kind: self._counted(sequences[input_kind]) for input_kind in inputs}
+            for sequences, inputs in zip(read, kinds, strict=True)
+        ]
         prefixes: list[Tensor] = []
 
         def reduce(h: Tensor) -> None:
-            for found, sequences, inputs, states in zip(batch, read, kinds, h, strict=True):
-                for input_kind in inputs:
+            for found, sequences, inputs, states in zip(batch, read, counted, h, strict=True):
+                for input_kind, rows in inputs.items():
                     key = _key("llm", input_kind, of)
-                    rows = self._rows(states, sequences[input_kind])
-                    found.outcomes[key] = self._outcome(*rows, key, found.item)
+                    found.outcomes[key] = self._outcome(rows.of(states), rows.tokens, key, found.item)
                     if key in self._kept:
-                        # One BOS is enough, and the image's rows bring it.
-                        found.rows[key] = (
-                            rows if input_kind == "image" else self._rows(states, sequences["text"], bos=False)
-                        )
+                        if input_kind == "text":  # one BOS is enough, and the image's rows bring it
+                            rows = self._counted(sequences["text"], bos=False)
+                        found.rows[key] = rows.of(states), rows.tokens
             if any(also_image) and not self._prefix_verified:
                 first = list(also_image).index(True)
                 prefixes.append(h[first, : len(read[first]["image"])].clone())
@@ -334,7 +352,7 @@ class Probe:
         with ExitStack() as hooks:
             hooks.enter_context(capture(self.adapter.model, {"llm": self.adapter.points["llm"]}, reduce=reduce))
             for name, point in self._layers.items() if kind == "pair" else ():
-                at_layer = self._each_pair(name, of, batch, read)
+                at_layer = self._each_pair(name, of, batch, [rows["pair"] for rows in counted])
                 hooks.enter_context(capture(self.adapter.model, {name: point}, reduce=at_layer))
             self.adapter.decode(*padded([sequences[kind] for sequences in read]), images)
         for found, sequences in zip(batch, read, strict=True):
@@ -351,23 +369,23 @@ class Probe:
         return reduce
 
     def _each_pair(
-        self, point: str, of: Variant, batch: Sequence[_Found], read: Sequence[dict[Kind, TokenSequence]]
+        self, point: str, of: Variant, batch: Sequence[_Found], counted: Sequence[_Rows]
     ) -> Callable[[Tensor], None]:
         key = _key(point, "pair", of)
 
         def reduce(h: Tensor) -> None:
-            for found, sequences, states in zip(batch, read, h, strict=True):
-                found.outcomes[key] = self._outcome(*self._rows(states, sequences["pair"]), key, found.item)
+            for found, rows, states in zip(batch, counted, h, strict=True):
+                found.outcomes[key] = self._outcome(rows.of(states), rows.tokens, key, found.item)
 
         return reduce
 
-    def _rows(self, h: Tensor, sequence: TokenSequence, *, bos: bool = True) -> tuple[Tensor, TokenSequence]:
-        """The rows that enter the covariance, without BOS if so asked: their states, and what they are."""
+    def _counted(self, sequence: TokenSequence, *, bos: bool = True) -> _Rows:
+        """The rows that enter the covariance, without BOS if so asked."""
         counted = set(Role) if self.convention.tokens == "all" else {Role.IMAGE, Role.TEXT}
         if not bos:
             counted.discard(Role.BOS)
         kept = [i for i, role in enumerate(sequence.roles) if role in counted]
-        return _at(h, kept), sequence.at(kept)
+        return _Rows(kept, sequence.at(kept))
 
     def _outcome(self, h: Tensor, rows: TokenSequence, key: _Key, item: Prepared) -> Future[Record | NoSpectrum]:
         point, kind, _, text, _ = key
@@ -438,13 +456,6 @@ class Probe:
 
 def _unreadable(item: Prepared, error: DataError, where: str = "") -> Skipped:
     return Skipped(item.id, f"{where}{error}", suspect="source" if isinstance(error, SourceError) else None)
-
-
-def _at(h: Tensor, rows: list[int]) -> Tensor:
-    """Some rows of (n, d), in rising order; neighbours are taken without a copy, and without waiting for a GPU."""
-    if rows and rows[-1] - rows[0] == len(rows) - 1:
-        return h[rows[0] : rows[-1] + 1]
-    return h[sent(torch.tensor(rows, dtype=torch.long), h.device)]
 
 
 def _key(point: str, kind: str, variant: Variant) -> _Key:
