@@ -167,6 +167,7 @@ def diff(
     out: str | Path | RunFolder | None = None,
     cache: str | Path | None = None,
     untrained: Diff | None = None,
+    loss: bool = True,
     progress: bool = False,
 ) -> Diff:
     """Diff-eRank and reduced loss of a language model.
@@ -190,6 +191,8 @@ def diff(
             convention: of several checkpoints of a configuration only the first builds them. Default: none.
         untrained: An earlier result of the same configuration, texts, convention, layers and seeds; its twins'
             records are taken, and no twin is built.
+        loss: Whether losses are computed beside the eRanks. Without them the LM head is not run, and all losses of
+            the result are NaN.
         progress: Show progress bars on stderr.
 
     Returns:
@@ -213,15 +216,17 @@ def diff(
     examples = examples if isinstance(examples, DataSet) else list(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
     entries = list(chosen(examples, limit, seed))
-    settings = {"convention": convention.to_dict(), "layers": layers}
+    settings = _settings(convention, layers, loss)
     if untrained is not None:
-        _check_same(untrained, adapter, name, convention, layers, seeds)
+        _check_same(untrained, adapter, name, convention, layers, seeds, loss)
     own_folder = out is not None and not isinstance(out, RunFolder)
     if out is not None and not isinstance(out, RunFolder):
-        out = open_diff_run(out, examples, convention, layers=layers, limit=limit, seed=seed)
+        out = open_diff_run(out, examples, convention, layers=layers, limit=limit, seed=seed, loss=loss)
 
     def probe(model: TextAdapter, called: str, dropout: int | None = None) -> TextProbe:
-        return TextProbe(model, called, convention, points=points, batch_tokens=batch_tokens, dropout_seed=dropout)
+        return TextProbe(
+            model, called, convention, points=points, batch_tokens=batch_tokens, dropout_seed=dropout, loss=loss
+        )
 
     def collected(
         measure: Measure,
@@ -265,10 +270,16 @@ def open_diff_run(
     layers: str,
     limit: int | None,
     seed: int | None,
+    loss: bool = True,
 ) -> RunFolder:
     """The run folder for these settings, new or continued. Arguments and errors as in `diff`."""
-    settings = {"convention": convention.to_dict(), "layers": layers}
-    return open_run(out, "diff", examples, settings, limit=limit, seed=seed)
+    return open_run(out, "diff", examples, _settings(convention, layers, loss), limit=limit, seed=seed)
+
+
+def _settings(convention: TextConvention, layers: str, loss: bool) -> dict[str, Any]:
+    """What records of the same texts must share to stand in one folder."""
+    stated = {"convention": convention.to_dict(), "layers": layers}
+    return stated if loss else {**stated, "loss": False}
 
 
 _Collected = tuple[list[Record], list[Skipped]]
@@ -307,7 +318,13 @@ def _result(
 
 
 def _check_same(
-    untrained: Diff, adapter: TextAdapter, name: str, convention: TextConvention, layers: str, seeds: Sequence[int]
+    untrained: Diff,
+    adapter: TextAdapter,
+    name: str,
+    convention: TextConvention,
+    layers: str,
+    seeds: Sequence[int],
+    loss: bool,
 ) -> None:
     """UsageError where the twins of an earlier result are not those that would be measured now."""
     points = tuple(layer_points(adapter.layers, layers, last=FINAL))
@@ -316,6 +333,7 @@ def _check_same(
         ("convention", untrained.convention, convention),
         ("choice of layers", tuple(point.point for point in untrained.points), points),
         ("choice of seeds", untrained.seeds, tuple(seeds)),
+        ("choice of losses", not math.isnan(untrained.loss_trained), loss and adapter.predicts_next),
         ("configuration", untrained.source.get("configuration"), adapter.source.get("configuration")),
     ):
         if there != here:

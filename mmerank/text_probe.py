@@ -53,6 +53,8 @@ class TextProbe:
         dropout_seed: Leave dropout on, as the published code does in the untrained model, with random numbers
             that follow from this seed and the text's id, so that neither order nor batching matters; texts run
             one by one then. None: dropout is off.
+        loss: Whether the loss is computed beside the eRank, where the model predicts the next token. It needs the LM
+            head, which may take as long as a third of a small model.
         workers: Threads that compute eigenvalues beside the model. Default: none on a CPU, where the model itself
             takes all cores, and elsewhere one for each core but one. The numbers are equal to rounding.
     """
@@ -63,6 +65,7 @@ class TextProbe:
     points: Mapping[str, Point] | None = None
     batch_tokens: int | None = None
     dropout_seed: int | None = None
+    loss: bool = True
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -84,7 +87,7 @@ class TextProbe:
             examples: Texts; pictures are not looked at.
 
         Yields:
-            One result for each of `examples`; in `records` one per hook point, the loss with each.
+            One result for each of `examples`; in `records` one per hook point, with each the loss if it is asked for.
         """
         self.adapter.model.eval()  # once: in a model of many modules it takes as long as a short text
         with self._workers:
@@ -123,7 +126,7 @@ class TextProbe:
             stack.enter_context(self._mode(batch))
             states = self.adapter.forward(ids, mask)
         losses = None
-        if self.adapter.predicts_next:
+        if self.loss and self.adapter.predicts_next:
             lengths = [len(item.sequence) for item in batch]
             of_each = [self._loss(h[:n], row[:n]) for h, row, n in zip(states, ids, lengths, strict=True)]
             losses = Arriving(torch.stack(of_each))

@@ -175,6 +175,27 @@ def test_encoders_have_no_loss() -> None:
     assert "loss" not in str(found)
 
 
+@every_family
+def test_without_losses_the_eranks_are_the_same_and_the_head_is_not_run(case: TextCase) -> None:
+    whole, alone = diff(case.adapter, texts()), diff(case.adapter, texts(), loss=False)
+    assert [(r.model, r.example, r.entropy) for r in alone.records] == [
+        (r.model, r.example, r.entropy) for r in whole.records
+    ]
+    assert all(math.isnan(r.loss) and r.predicted == 0 for r in alone.records)
+    printed = alone.to_dict()
+    assert printed["diff_erank"] == whole.diff_erank
+    assert [printed[name] for name in ("loss_untrained", "loss_trained", "reduced_loss")] == [None] * 3
+    with pytest.raises(UsageError, match="another choice of losses"):
+        diff(case.adapter, texts(), untrained=alone)
+
+
+def test_a_run_with_losses_does_not_continue_one_without(tmp_path: Path) -> None:
+    diff(OPT.adapter, texts(), loss=False, out=tmp_path / "run", cache=tmp_path / "cache")
+    with pytest.raises(RunFolderError, match="loss: false there"):
+        diff(OPT.adapter, texts(), out=tmp_path / "run", cache=tmp_path / "cache")
+    assert diff(OPT.adapter, texts(), cache=tmp_path / "cache").loss_untrained > 0  # not the cached twin without
+
+
 def test_leading_tokens_can_be_left_out() -> None:
     found = diff(OPT.adapter, texts(1), convention=TextConvention(skip_first=2))
     h, loss = forward(OPT, trained_model(OPT), texts(1)[0].text)

@@ -31,6 +31,7 @@ def diff(
     keeping: Keeping,
     computing: Computing,
     no_cache: options.NoCache = False,
+    no_loss: options.NoLoss = False,
     untrained_mode: options.UntrainedMode = "eval",
     untrained_seeds: options.UntrainedSeeds = 1,
     max_tokens: options.MaxTokens = 2048,
@@ -64,7 +65,9 @@ def diff(
     check_usable(texts, pictures=False)
     folder = None
     if keeping.out is not None:
-        folder = open_diff_run(keeping.out, texts, convention, layers=layers, limit=limit, seed=seed)
+        folder = open_diff_run(
+            keeping.out, texts, convention, layers=layers, limit=limit, seed=seed, loss=not no_loss
+        )
     quiet()
     sweep = [(model, revision) for model in models for revision in listed(revisions) or (None,)]
     for model, revision in sweep:  # a typo in the last one must not cost the time of the first
@@ -100,6 +103,7 @@ def diff(
                     strict=keeping.strict,
                     out=folder,
                     cache=kept,
+                    loss=not no_loss,
                     progress=True,
                 )
             )
