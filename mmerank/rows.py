@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import random
 import zlib
@@ -20,6 +21,7 @@ Row = dict[str, Any] | DataError
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 # How many rows are looked at to tell which fields a file of JSON lines has.
 _FIRST_ROWS = 1000
+_BLOCK = 1 << 16  # bytes
 
 
 class Table(Protocol):
@@ -77,6 +79,8 @@ def open_table(path: Path, patterns: Sequence[str] = ()) -> Table:
 
 
 def _open_file(path: Path) -> Table:
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: not a regular file; rows are read more than once, so save them to a file first")
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes[-1:] == [".parquet"]:
         return _Parquet(path)
@@ -85,11 +89,50 @@ def _open_file(path: Path) -> Table:
     raise DataError(f"{path}: expected a file that ends in .jsonl, .jsonl.gz or .parquet")
 
 
-def lines(path: Path) -> Iterator[bytes]:
+class Digest:
+    """Hash of a file's content, taken while the file is read, so that it is of what was read.
+
+    A pipe gives its content once, and a file may change between two readings.
+    """
+
+    def __init__(self) -> None:
+        self._state = hashlib.sha256()
+
+    def of(self, file: IO[bytes]) -> IO[bytes]:
+        """A file whose content counts as it is read."""
+        return cast(IO[bytes], _Counted(file, self._state.update))
+
+    def add(self, content: Any) -> None:
+        """Count content that is in memory."""
+        self._state.update(content)
+
+    @property
+    def text(self) -> str:
+        """16 hexadecimal digits."""
+        return self._state.hexdigest()[:16]
+
+
+class _Counted(io.RawIOBase):
+    def __init__(self, file: IO[bytes], count: Callable[[bytes], None]):
+        self._file = file
+        self._count = count
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._file.read(len(buffer))
+        self._count(block)
+        buffer[: len(block)] = block
+        return len(block)
+
+
+def lines(path: Path, digest: Digest | None = None) -> Iterator[bytes]:
     """The lines of a file, without their ends (LF or CR LF), unpacked if its name ends in .gz.
 
     Args:
-        path: The file.
+        path: The file; it is opened once, so it may be a pipe.
+        digest: Takes in the file's content as it lies on the disk. It is complete when all lines are read.
 
     Yields:
         One line after the other; the end of the last one may be missing.
@@ -98,8 +141,10 @@ def lines(path: Path) -> Iterator[bytes]:
         DataError: The file is missing, or cannot be read or unpacked.
     """
     try:
-        # Both of them give bytes.
-        with cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
+        with path.open("rb") as raw:
+            counted = io.BufferedReader(cast(io.RawIOBase, (digest or Digest()).of(raw)), _BLOCK)
+            # Both of them give bytes.
+            file = cast(IO[bytes], gzip.open(counted) if path.suffix == ".gz" else counted)
             for i, line in enumerate(file):
                 start = 3 if i == 0 and line.startswith(b"\xef\xbb\xbf") else 0
                 yield line[start:].removesuffix(b"\n").removesuffix(b"\r")
@@ -107,24 +152,13 @@ def lines(path: Path) -> Iterator[bytes]:
         raise DataError(f"{path}: cannot be read ({_reason(error)})") from None
 
 
-def file_hash(path: Path) -> str:
-    """Hash of a file's content; DataError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({_reason(error)})") from None
-    return digest.hexdigest()[:16]
-
-
 class _JsonLines:
     def __init__(self, path: Path):
+        digest = Digest()
         self.name = str(path)
-        self.fingerprint = file_hash(path)
         self._path = path
-        self._length = sum(1 for _ in lines(path))
+        self._length = sum(1 for _ in lines(path, digest))
+        self.fingerprint = digest.text
         if not self._length:
             raise DataError(f"{path}: empty file")
 
@@ -132,9 +166,12 @@ class _JsonLines:
         return self._length
 
     def rows(self, numbers: Collection[int] | None = None) -> Iterator[tuple[int, Row]]:
-        for number, line in enumerate(lines(self._path)):
+        digest = Digest()
+        for number, line in enumerate(lines(self._path, digest)):
             if numbers is None or number in numbers:
                 yield number, _object(line)
+        if digest.text != self.fingerprint:
+            raise DataError(f"{self.name}: changed while it was read; start again when nothing writes to it")
 
     def place(self, number: int) -> str:
         return f"line {number + 1}"
@@ -160,16 +197,22 @@ def _object(line: bytes) -> Row:
 
 class _Parquet:
     def __init__(self, path: Path):
-        from pyarrow import ArrowException
+        from pyarrow import ArrowException, memory_map
         from pyarrow.parquet import ParquetFile
 
         self.name = str(path)
-        self.fingerprint = file_hash(path)
         self._errors = (ArrowException, OSError, ValueError)
+        digest = Digest()
         try:
-            self._file = ParquetFile(path, memory_map=True)
+            # One opening for hash and rows: another file may take the path between two.
+            content = memory_map(str(path))
+            digest.add(content.read_buffer())
+            content.seek(0)
+            self._file = ParquetFile(content)
         except self._errors as error:
-            raise DataError(f"{path}: not a Parquet file ({_reason(error)})") from None
+            reason = "No such file" if isinstance(error, FileNotFoundError) else _reason(error)
+            raise DataError(f"{path}: not a Parquet file ({reason})") from None
+        self.fingerprint = digest.text
         if not len(self):
             raise DataError(f"{path}: no rows")
 

@@ -12,10 +12,10 @@ from mmerank.hub import hub_table
 from mmerank.inputs import DataSet, Example, Skipped, kind, options_of
 from mmerank.rows import (
     JSON_LINES,
+    Digest,
     Table,
     column_text,
     examples_of,
-    file_hash,
     lines,
     open_table,
     sample,
@@ -183,7 +183,7 @@ def text(data: str, rest: str) -> DataSet:
     Of other files every line is a text, in UTF-8. Ids are the rows' numbers, from 1, or their own field `id` where
     that is text. A row without usable text is a `Skipped`: an empty line, a line that is no JSON object, a field
     that is missing, empty, or no text. So is a text that occurred before, unless `?duplicates=keep` stands
-    before the `#`.
+    before the `#`. A file of lines is read once, so it may be a pipe, as `text:<(COMMAND)` of a shell.
 
     Args:
         data: The whole DATA argument.
@@ -215,10 +215,11 @@ def text(data: str, rest: str) -> DataSet:
     elif field:
         raise UsageError(f"{data!r}: #{field} is for .jsonl and .parquet, {path.name} is read line by line")
     else:
-        entries = tuple(_line(path, i, line) for i, line in enumerate(lines(path), start=1))
+        digest = Digest()
+        entries = tuple(_line(path, i, line) for i, line in enumerate(lines(path, digest), start=1))
         if not entries:
             raise DataError(f"{path}: empty file")
-        fingerprint = file_hash(path)
+        fingerprint = digest.text
     if "duplicates" not in options:
         entries = tuple(without_repeated_texts(entries))
     return DataSet(data, fingerprint, entries)
