@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +28,7 @@ from mmerank.inputs import Skipped
 from mmerank.measurement import Measurement
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT
+from tests.conftest import LONGEST_S
 from tests.kill_loop import disturbed_runs, pairs, same
 from tests.test_cli import HF_MODEL, run
 from tests.test_diff_erank import texts
@@ -177,45 +178,35 @@ def test_a_disk_that_fills_up_later(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert same(results[0], whole)
 
 
-@pytest.mark.slow
-def test_a_folder_that_may_not_be_written() -> None:
-    """In a process of an ordinary user, since root may write everywhere."""
-    # Not in pytest's own folder, which is closed to other users.
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "run"
-        align(ADAPTER, examples(), out=folder)
-        Path(scratch).chmod(0o755)
-        folder.chmod(0o555)
-        for path in folder.iterdir():
-            path.chmod(0o555 if path.is_dir() else 0o444)
-        child = os.fork()
-        if child == 0:
-            status = 2
-            try:
-                if os.geteuid() == 0:
-                    os.setuid(65534)
-                align(ADAPTER, examples(), out=folder)
-            except RunFolderError as error:
-                status = 0 if f"{folder}: cannot be locked (Permission denied)" in str(error) else 3
-            finally:
-                os._exit(status)
-        _, ended = os.waitpid(child, 0)
-        for path in (folder, folder / "records"):
-            path.chmod(0o755)
-        assert os.waitstatus_to_exitcode(ended) == 0
+def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an ordinary user meets it: root may write everywhere, and another user may not read this clone."""
+    folder = tmp_path / "run"
+    whole = align(ADAPTER, examples(), out=folder)
+    opened = os.open
+
+    def refused(path: Any, flags: int, *rest: Any, **named: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and folder in Path(os.fsdecode(path)).parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, flags, *rest, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refused)
+        with pytest.raises(RunFolderError, match=re.escape(f"{folder}: cannot be locked (Permission denied)")):
+            align(ADAPTER, examples(), out=folder)
+    assert same(align(ADAPTER, examples(), out=folder), whole)
 
 
 # Interrupted
 
 
-INTERRUPTED_WHILE_WRITING = """
+INTERRUPTED_WHILE_WRITING = f"""
 import sys, time
 from mmerank import collect, runs
 from mmerank.__main__ import main
 write = runs.write_part
 def slow(path, records):
     print("writing", flush=True)
-    time.sleep(60)
+    time.sleep({LONGEST_S})
     write(path, records)
 runs.write_part = slow
 main(sys.argv[1:])
@@ -235,7 +226,7 @@ def test_the_second_interruption_ends_at_once(tmp_path: Path, data: str) -> None
     child.send_signal(signal.SIGINT)
     assert child.stdout.readline() == "writing\n"  # the way out writes once more
     child.send_signal(signal.SIGINT)
-    _, stderr = child.communicate(timeout=30)
+    _, stderr = child.communicate(timeout=LONGEST_S)
     assert child.returncode == 130 and "the same command continues" in stderr
 
 
