@@ -24,6 +24,7 @@ from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.images import MAX_PIXELS
 from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen
+from mmerank.placeholders import without_placeholders
 from mmerank.probe import Probe
 from mmerank.records import Record, to_frame
 from mmerank.runs import RunFolder, open_run, versions
@@ -270,7 +271,7 @@ def align(
     if scorer is not None:
         embeddings = clip_embeddings(
             scorer,
-            chosen(examples, limit, seed),
+            without_placeholders(probe.placeholders, chosen(examples, limit, seed)),
             {record.example for record in result.records},
             folder=folder.path if folder is not None else None,
             max_pixels=max_pixels,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -17,11 +18,11 @@ from mmerank.analysis.bootstrap import Bootstrap, Interval, intervals_by_point
 from mmerank.analysis.diff_erank import PointDiff, diff_erank, mean_loss
 from mmerank.collect import collect
 from mmerank.convention import TextConvention, all_choices
-from mmerank.errors import DataError, UsageError
+from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen
 from mmerank.layers import layer_points
 from mmerank.records import Record, to_frame
-from mmerank.runs import RunFolder, open_run, versions
+from mmerank.runs import RunFolder, open_run, versions, without_cache
 from mmerank.text_adapter import TextAdapter, check_text_adapter, tokenizer_fingerprint
 from mmerank.text_probe import FINAL, TextProbe
 from mmerank.twins import Measure, built_when_needed, full_twin_name, twin_cache, twin_name, twin_source
@@ -188,7 +189,8 @@ def diff(
         strict: Raise at the first text that cannot be measured, in place of skipping it.
         out: A run folder; when it exists, only what it lacks is measured.
         cache: Folder in which the twins' records are kept between runs, by configuration, seed, mode, data and
-            convention: of several checkpoints of a configuration only the first builds them. Default: none.
+            convention: of several checkpoints of a configuration only the first builds them. Default: none. One
+            that cannot be used costs a warning and time.
         untrained: An earlier result of the same configuration, texts, convention, layers and seeds; its twins'
             records are taken, and no twin is built.
         loss: Whether losses are computed beside the eRanks. Without them the LM head is not run, and all losses of
@@ -239,6 +241,14 @@ def diff(
             folder.add_model(called, source)
         return collect(measure, texts, model=called, job="diff", folder=folder, strict=strict, progress=progress)
 
+    def with_cache(measure: Measure, texts: Sequence[Example], called: str, source: dict[str, Any]) -> _Collected:
+        if cache is not None:
+            try:
+                return collected(measure, texts, called, source, twin_cache(Path(cache), called, texts, settings))
+            except RunFolderError as error:
+                warnings.warn(without_cache(Path(cache), error), stacklevel=3)
+        return collected(measure, texts, called, source, out)
+
     trained = probe(adapter, adapter.name)
     runs = [collected(trained.measure, entries, adapter.name, dict(adapter.source), out)]
     if untrained is not None:
@@ -249,11 +259,10 @@ def diff(
         for twin_seed in seeds:
             source = twin_source(adapter, twin_seed, tokenizer)
             called = full_twin_name(twin_seed, source)
-            folder = out if cache is None else twin_cache(Path(cache), called, texts, settings)
             dropout = twin_seed if convention.untrained_mode == "train" else None
             measure = built_when_needed(adapter, twin_seed, partial(probe, called=called, dropout=dropout))
-            runs.append(collected(measure, texts, called, source, folder))
-            if out is not None and folder is not out:
+            runs.append(with_cache(measure, texts, called, source))
+            if out is not None and cache is not None:
                 out.add_model(called, source)
                 out.adopt(called, runs[-1][0])
     result = replace(_result(adapter, name, convention, tuple(seeds), runs), limit=limit, seed=seed)

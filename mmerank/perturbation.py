@@ -31,6 +31,7 @@ from mmerank.eranks import ERANKS
 from mmerank.errors import DataError, UsageError
 from mmerank.images import MAX_PIXELS
 from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen, unique
+from mmerank.placeholders import placeholders, without_placeholders
 from mmerank.probe import Probe
 from mmerank.records import Record, to_frame
 from mmerank.runs import RunFolder, open_run
@@ -219,7 +220,9 @@ def perturb(
         examples = list(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
     sample_seed = seed if limit is not None else None
-    entries = list(unique(chosen(examples, limit, sample_seed)))
+    # Here too: what is drawn from other examples, or changed, is their text without it.
+    signs = placeholders(adapter.model, adapter.tokenizer)
+    entries = list(without_placeholders(signs, unique(chosen(examples, limit, sample_seed))))
     usable = [entry for entry in entries if isinstance(entry, Example)]
     drawn_by = seed or 0
     variants = [variant(transform, usable, seed=drawn_by, max_pixels=max_pixels) for transform in asked]

@@ -24,9 +24,10 @@ from mmerank.images import MAX_PIXELS, open_picture
 from mmerank.inputs import Example, Skipped
 from mmerank.layers import layer_points
 from mmerank.measurement import Measurement, measurement_fingerprint, no_spectrum
+from mmerank.placeholders import placeholders, without_placeholder
 from mmerank.records import Record
 from mmerank.row_study import RowStudy
-from mmerank.sequences import Kind, Role, TokenSequence, image_places, padded
+from mmerank.sequences import Kind, Role, SpecialTokens, TokenSequence, image_places, padded
 from mmerank.transfer import sent
 from mmerank.variants import BASE, ORIGINAL, Variant, Version
 from mmerank.workers import Workers, default_workers
@@ -124,6 +125,7 @@ class Probe:
         variants: What is measured of each example; the base is the first of them.
         layers: Further layers at which the pair is measured, in the same pass: all rows, image rows and text rows.
             See `mmerank.layers.layer_points`.
+        placeholders: What stands for a picture in a text, see `mmerank.placeholders`.
 
     Raises:
         UsageError: The adapter has no vision point of that name, fewer rows for a picture than are to be matched, or
@@ -138,6 +140,7 @@ class Probe:
     workers: int | None = None
     variants: Sequence[Variant] = (BASE,)
     layers: str = ""
+    placeholders: tuple[str, ...] = field(default=(), init=False)
     _prefix_verified: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -152,6 +155,8 @@ class Probe:
                 f"{self.adapter.name}: {self.convention.match_tokens} rows cannot be drawn to match, a picture has "
                 f"only {self.adapter.image_tokens} behind the connector"
             )
+        self._special_tokens = SpecialTokens(self.adapter.tokenizer)
+        self.placeholders = placeholders(self.adapter.model, self.adapter.tokenizer)
         self._device = next(self.adapter.model.parameters()).device
         try:
             self._layers = layer_points(self.adapter.layers, self.layers, last="llm")
@@ -207,8 +212,13 @@ class Probe:
         """
         if example.image is None:
             return Skipped(example.id, "no image")
+        plain = without_placeholder(self.placeholders, example)
+        if isinstance(plain, Skipped):
+            return plain
+        example = plain
         if not example.text.strip():
             return Skipped(example.id, "the text is empty")
+        self._special_tokens.look_at(example.id, example.text)
         readings = {text: self.reading(text.of(example)) for text in self._texts}
         if None in readings.values():
             limit = self.adapter.max_tokens

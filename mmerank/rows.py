@@ -15,6 +15,7 @@ from typing import IO, Any, Protocol, cast
 
 from mmerank.errors import DataError
 from mmerank.inputs import Example, Skipped, kind
+from mmerank.layouts import check_layout
 
 # A row, or why there is none.
 Row = dict[str, Any] | DataError
@@ -54,8 +55,8 @@ def open_table(path: Path, patterns: Sequence[str] = ()) -> Table:
     """The rows of a file, or of the files of a folder.
 
     Args:
-        path: A file that ends in .jsonl, .ndjson or .json (one JSON object per line), each also with .gz, or in
-            .parquet; or a folder.
+        path: A file that ends in .jsonl, .ndjson or .json (one JSON object per line, or a list of them), each also
+            with .gz, or in .parquet; or a folder.
         patterns: For a folder, the files in it, in this order; of one pattern, by name. A file `NAME.gz` is also
             found as `NAME`.
 
@@ -65,16 +66,18 @@ def open_table(path: Path, patterns: Sequence[str] = ()) -> Table:
     Raises:
         DataError: A file is missing, cannot be read, is empty, or is of another kind.
     """
+    check_layout(path, folder=bool(patterns))
     if not path.is_dir():
         return _open_file(path)
     found: list[Path] = []
     for pattern in patterns:
         files = sorted(path.glob(pattern)) or sorted(path.glob(pattern.removesuffix(".gz")))
         if not files:
-            raise DataError(f"{path}: no {pattern} in this folder; expected the files {', '.join(patterns)}")
+            raise DataError(
+                f"{path}: no {pattern} in this folder; expected the files {', '.join(patterns)}, or the name of one "
+                "file with the rows"
+            )
         found += files
-    if not found:
-        raise DataError(f"{path}: is a folder, expected a file")
     return _open_file(found[0]) if len(found) == 1 else _Joined(path, found)
 
 
@@ -85,7 +88,7 @@ def _open_file(path: Path) -> Table:
     if suffixes[-1:] == [".parquet"]:
         return _Parquet(path)
     if (suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:]) in [[known] for known in JSON_LINES]:
-        return _JsonLines(path)
+        return _json_table(path)
     raise DataError(f"{path}: expected a file that ends in .jsonl, .jsonl.gz or .parquet")
 
 
@@ -144,12 +147,54 @@ def lines(path: Path, digest: Digest | None = None) -> Iterator[bytes]:
         with path.open("rb") as raw:
             counted = io.BufferedReader(cast(io.RawIOBase, (digest or Digest()).of(raw)), _BLOCK)
             # Both of them give bytes.
-            file = cast(IO[bytes], gzip.open(counted) if path.suffix == ".gz" else counted)
+            file = cast(IO[bytes], gzip.open(counted) if path.suffix.lower() == ".gz" else counted)
             for i, line in enumerate(file):
                 start = 3 if i == 0 and line.startswith(b"\xef\xbb\xbf") else 0
                 yield line[start:].removesuffix(b"\n").removesuffix(b"\r")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({_reason(error)})") from None
+
+
+def _json_table(path: Path) -> Table:
+    """The rows of a file of JSON: one per line, or in a list, which is held in memory."""
+    first = next((line.strip() for line in lines(path) if line.strip()), b"")
+    if first not in (b"{", b"[") and not first.startswith(b"[{"):
+        return _JsonLines(path)
+    digest = Digest()
+    try:
+        content = json.loads(b"\n".join(lines(path, digest)))
+    except ValueError:
+        return _JsonLines(path)  # which says of each line why it is none
+    except (RecursionError, MemoryError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else "too large for the memory there is"
+        raise DataError(f"{path}: a JSON list, {reason}; write one object per line") from None
+    if isinstance(content, list):
+        return _JsonList(path, content, digest.text)
+    keys = ", ".join(f"{key!r:.40}" for key in list(content)[:5])
+    raise DataError(f"{path}: one JSON object, with the keys {keys}; write its rows one per line, as .jsonl")
+
+
+class _JsonList:
+    def __init__(self, path: Path, content: list[Any], fingerprint: str):
+        self.name = str(path)
+        self.fingerprint = fingerprint
+        self._rows: list[Row] = [
+            row if isinstance(row, dict) else DataError(f"{kind(row)}, expected a JSON object") for row in content
+        ]
+        if not self._rows:
+            raise DataError(f"{path}: no rows")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def rows(self, numbers: Collection[int] | None = None) -> Iterator[tuple[int, Row]]:
+        return ((i, row) for i, row in enumerate(self._rows) if numbers is None or i in numbers)
+
+    def place(self, number: int) -> str:
+        return f"entry {number + 1}"
+
+    def fields(self) -> list[str]:
+        return list(dict.fromkeys(name for row in self._rows[:_FIRST_ROWS] if isinstance(row, dict) for name in row))
 
 
 class _JsonLines:

@@ -324,12 +324,36 @@ def folder_name(argument: str) -> str:
     return f"{last}-{hashlib.sha256(argument.encode()).hexdigest()[:6]}"
 
 
-def cache_folder() -> Path:
-    """Where things are kept between runs: MMERANK_CACHE, else mmerank in the user's cache folder."""
-    stated = os.environ.get("MMERANK_CACHE")
-    if stated:
-        return Path(stated)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmerank"
+def cache_folder() -> Path | None:
+    """Where things are kept between runs: MMERANK_CACHE, else mmerank in the user's cache folder.
+
+    Returns:
+        The folder, which may not be there yet; None, with a warning, where nobody knows the user's home.
+    """
+    try:
+        if stated := os.environ.get("MMERANK_CACHE"):
+            return Path(stated).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmerank"
+    except RuntimeError as error:
+        warnings.warn(without_cache(None, error), stacklevel=2)
+        return None
+
+
+def without_cache(folder: Path | None, error: Exception) -> str:
+    """What to say where the cache cannot be used: nothing is lost but time.
+
+    Args:
+        folder: It, if there is one.
+        error: Why.
+
+    Returns:
+        One line.
+    """
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    return (
+        f"no cache ({f'{folder}: ' if folder else ''}{_reason(cause)}): untrained models are measured for this run "
+        "alone; MMERANK_CACHE names another folder, and --no-cache goes without"
+    )
 
 
 def versions() -> dict[str, str]:
@@ -348,7 +372,7 @@ def _foreign(folder: Path) -> bool:
     return any(not (p.name.startswith(".lock") or p.name.endswith(UNFINISHED)) for p in folder.iterdir())
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     # The system's own words: pyarrow puts more around them.
     reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return (reason.strip() or type(error).__name__).split("\n")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -16,6 +17,36 @@ from mmerank.transfer import sent
 Kind = Literal["image", "text", "pair"]
 
 IMAGE_ID = -200  # stands where a row of the connector's output goes; LLaVA's own code uses this number
+
+
+class SpecialTokens:
+    """Says once where a text spells out a special token, which a tokenizer reads as such, as in the published code.
+
+    Args:
+        tokenizer: As transformers loads it.
+    """
+
+    def __init__(self, tokenizer: Any):
+        added = tokenizer.added_tokens_decoder.values()
+        # Some tokenizers pad with a mark that every other text has.
+        self._tokens = sorted(t.content for t in added if t.special and len(t.content) > 2)
+        self._said = False
+
+    def look_at(self, name: str, text: str) -> None:
+        """Warn of a text that holds one, if there was none before.
+
+        Args:
+            name: The example's id.
+            text: Its text.
+        """
+        if self._said or not (found := [token for token in self._tokens if token in text]):
+            return
+        self._said = True
+        warnings.warn(
+            f"the text of example {name!r} spells out {', '.join(found)}; there, and in any other text, "
+            "it is read as the special token",
+            stacklevel=2,
+        )
 
 
 class Role(IntEnum):

@@ -20,7 +20,7 @@ from mmerank.hooks import Point, capture
 from mmerank.inputs import Example, Skipped
 from mmerank.measurement import Measurement, measurement_fingerprint, no_spectrum
 from mmerank.records import Record
-from mmerank.sequences import Role, TokenSequence, padded, tokens_of
+from mmerank.sequences import Role, SpecialTokens, TokenSequence, padded, tokens_of
 from mmerank.text_adapter import TextAdapter
 from mmerank.transfer import Arriving, sent
 from mmerank.workers import Workers, default_workers
@@ -77,6 +77,7 @@ class TextProbe:
         elif self.batch_tokens is None:
             self.batch_tokens = default_budget(device, len(self.points))
         self._workers = Workers(default_workers(device) if self.workers is None else self.workers)
+        self._special_tokens = SpecialTokens(self.adapter.tokenizer)
         self._budget = Budget(self.batch_tokens)
         self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)
 
@@ -104,6 +105,7 @@ class TextProbe:
     def _prepare(self, example: Example) -> _Prepared | Skipped:
         if not example.text.strip():
             return Skipped(example.id, "the text is empty")
+        self._special_tokens.look_at(example.id, example.text)
         ids = self.adapter.token_ids(example.text)
         limit = min(self.convention.max_tokens, self.adapter.max_tokens)
         kept = ids[:limit]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -22,11 +23,12 @@ from mmerank.accuracy import Accuracy
 from mmerank.commands.results import compared
 from mmerank.diff_report import diff_text
 from mmerank.errors import DataError, RunFolderError, UsageError
+from mmerank.runs import RunFolder, cache_folder
 from mmerank.text_probe import text_seed
 from tests import reference
 from tests.adapters.cases import LLAVA
 from tests.adapters.text_cases import BERT, LLAMA, OPT, TEXT_CASES, TEXTS, TextCase
-from tests.test_cli import failure, run
+from tests.test_cli import failure, process, run
 
 FAMILIES = [case for case in TEXT_CASES if case.name in ("opt-125m", "opt-350m", "cerebras-gpt", "llama")]
 GPT2 = FAMILIES[2]
@@ -344,6 +346,44 @@ def test_twins_are_kept_between_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert counter.count == 2 * count, changed
 
 
+@pytest.mark.parametrize("fault", ["no folder", "full disk", "another run"])
+def test_a_cache_that_cannot_be_used_costs_a_warning(
+    tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = numbers(diff(OPT.adapter, texts()))
+    cache = tmp_path / "cache"
+    reason = {
+        "no folder": "Not a directory",
+        "full disk": "No space left on device",
+        "another run": "not valid JSON",
+    }[fault]
+    if fault == "no folder":
+        cache.write_text("a file")
+    elif fault == "another run":
+        diff(OPT.adapter, texts(), cache=cache)
+        for stated in cache.glob("*/run.json"):
+            stated.write_text("{")
+    else:
+        original = RunFolder.write
+
+        def write(folder: RunFolder, records: list[Any]) -> None:
+            if records and folder.path.is_relative_to(cache):
+                with folder._explained("written"):
+                    raise OSError(errno.ENOSPC, "No space left on device")
+            original(folder, records)
+
+        monkeypatch.setattr(RunFolder, "write", write)
+    with pytest.warns(
+        UserWarning, match=f"^no cache \\({cache}.*{reason}.*untrained models are measured for this run"
+    ):
+        found = diff(
+            OPT.adapter, texts(), cache=cache / "below" if fault == "no folder" else cache, out=tmp_path / "run"
+        )
+    assert numbers(found) == expected
+    counter = Counter(monkeypatch)
+    assert numbers(diff(OPT.adapter, texts(), out=tmp_path / "run")) == expected and counter.count == 0
+
+
 def other_weights(case: TextCase, folder: Path, factor: float) -> Path:
     """Another checkpoint of the same configuration."""
     shutil.copytree(case.folder, folder)
@@ -452,6 +492,31 @@ def test_run_folder_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert numbers(diff(OPT.adapter, texts(), out=tmp_path / "run")) == numbers(whole) and counter.count == 0
     with pytest.raises(RunFolderError, match="layers: "):
         diff(OPT.adapter, texts(), out=tmp_path / "run", layers="all")
+
+
+def test_command_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(example.text for example in texts()) + "\n")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MMERANK_CACHE", str(tmp_path / "file" / "cache"))
+    # In a process of its own: here pytest keeps the warnings.
+    command = ("diff", str(OPT.folder), "--data", f"text:{tmp_path}/texts.txt")
+    done = process(*command, "--json", str(tmp_path / "out.json"))
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(said) == 1 and f"no cache ({tmp_path}/file/cache: Not a directory)" in said[0]
+    (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert result["diff_erank"] == diff(OPT.adapter, load_data(f"text:{tmp_path}/texts.txt")).diff_erank
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("MMERANK_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    with pytest.warns(UserWarning, match=r"^no cache \(Could not determine home directory.\): untrained models"):
+        assert cache_folder() is None
+    with pytest.warns(UserWarning, match="no cache"):
+        assert run(*command).returncode == 0
 
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

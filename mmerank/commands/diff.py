@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,9 @@ def diff(
 
     with shown_at_the_end(show, keeping.out), ExitStack() as stack:
         # Kept for this command alone, so that the models of it share their untrained twins all the same.
-        kept = stack.enter_context(TemporaryDirectory(prefix="mmerank-")) if no_cache else cache_folder()
+        kept = None if no_cache else cache_folder()
+        if kept is None:
+            kept = Path(stack.enter_context(TemporaryDirectory(prefix="mmerank-")))
         for model, revision in sweep:
             adapter = load_text(
                 model,
