@@ -38,6 +38,7 @@ ORDER = [
     "sequences",
     "demo",
     "data",
+    "soundness",
     "checkpoints",
     "untrained",
     "adapter",
