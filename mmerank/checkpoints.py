@@ -19,6 +19,7 @@ from torch import nn
 
 from mmerank.errors import ModelError, UsageError
 from mmerank.processes import rank
+from mmerank.soundness import check_no_adapter_alone
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # What no adapter's `load` takes from a YAML file, because the caller says it.
@@ -279,6 +280,7 @@ def configuration(model: str | Path, revision: str | None = None) -> dict[str, A
 
     if Path(model).is_dir() and revision:
         raise ModelError(f"{model}: revision {revision!r} of a folder; only a model on the hub has revisions")
+    check_no_adapter_alone(model)
     if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
         raise ModelError(f"{model}: no config.json in this folder, so it is not a checkpoint of transformers")
     try:

@@ -41,6 +41,7 @@ ORDER = [
     "sequences",
     "demo",
     "data",
+    "soundness",
     "checkpoints",
     "untrained",
     "adapter",

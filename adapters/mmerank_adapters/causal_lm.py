@@ -14,10 +14,18 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from mmerank.checkpoints import commit_of, configuration_fingerprint, placement, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
+from mmerank.soundness import check_files, check_loaded, check_tied, unread
 from mmerank.text_adapter import load_tokenizer, tokenizer_fingerprint
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
-from mmerank_adapters.architecture import blocks_of, configuration_of, is_causal, max_tokens, without_pooler
+from mmerank_adapters.architecture import (
+    blocks_of,
+    configuration_of,
+    head_names,
+    is_causal,
+    max_tokens,
+    without_pooler,
+)
 
 
 class LanguageModel:
@@ -82,30 +90,31 @@ class LanguageModel:
             The adapter, its model in eval mode.
 
         Raises:
-            ModelError: A part of the checkpoint is missing or cannot be read, weights are missing, or the model is
-                of a kind that this adapter does not understand.
+            ModelError: A part of the checkpoint is missing or cannot be read, weights are missing or not used, or the
+                model is of a kind that this adapter does not understand.
         """
         config = configuration_of(checkpoint, revision)
         causal = is_causal(config, checkpoint)
         place = placement(device, load_in)
+        check_files(checkpoint, revision)
         try:
             model, report = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
                 checkpoint,
                 revision=revision or "main",
                 dtype=dtype or "auto",
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
                 trust_remote_code=False,
                 **place,
             )
         except Exception as error:  # each of the libraries below has errors of its own
             raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
-        if not causal:
+        if causal:
+            check_tied(model, checkpoint)
+        else:
             model = without_pooler(model)
-        if missing := sorted(key for key in report["missing_keys"] if causal or not key.startswith("pooler.")):
-            raise ModelError(
-                f"{checkpoint}: {len(missing)} weights are not in the checkpoint (first: {missing[0]}); "
-                "they would be random"
-            )
+        unused = () if causal else head_names(config)
+        ignored = check_loaded(model, report, checkpoint, revision, unused=unused, pooler=not causal)
         if not place:
             model.to(device)
         model.eval()
@@ -115,7 +124,8 @@ class LanguageModel:
             "commit": commit_of(checkpoint, revision),
             **_identity(model),
             "tokenizer": tokenizer or checkpoint,
-            "ignored": sorted(report["unexpected_keys"]),
+            "ignored": ignored,
+            **({"unread": beside} if (beside := unread(checkpoint, revision)) else {}),
             **({"load_in": load_in} if load_in else {}),
         }
         words = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(checkpoint, revision)

@@ -29,6 +29,7 @@ from mmerank.sequences import (
     tokenized,
     tokens_of,
 )
+from mmerank.soundness import check_files, check_loaded, unread
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
 
@@ -105,28 +106,26 @@ class Llava:
             The adapter, its model in eval mode.
 
         Raises:
-            ModelError: A part of the checkpoint is missing or cannot be read, or weights are missing.
+            ModelError: A part of the checkpoint is missing or cannot be read, or weights are missing or not used.
         """
         _check_configuration(checkpoint)
         place = placement(device, load_in)
+        check_files(checkpoint)
         try:
             model, report = AutoModelForImageTextToText.from_pretrained(
-                checkpoint, dtype=dtype or "auto", output_loading_info=True, trust_remote_code=False, **place
+                checkpoint,
+                dtype=dtype or "auto",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                trust_remote_code=False,
+                **place,
             )
             tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
             # The torchvision backend differs from the original preprocessing by up to one 8-bit step.
             image_processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil", trust_remote_code=False)
         except Exception as error:  # each of the libraries below has errors of its own
             raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
-        if missing := sorted(report["missing_keys"]):
-            raise ModelError(
-                f"{checkpoint}: {len(missing)} weights are not in the checkpoint (first: {missing[0]}); "
-                "they would be random"
-            )
-        # Checkpoints of older versions of transformers hold rotary frequencies and position ids, which are computed.
-        left = [key for key in report["unexpected_keys"] if not key.endswith(("rotary_emb.inv_freq", "position_ids"))]
-        if left:
-            raise ModelError(f"{checkpoint}: {len(left)} weights are not understood (first: {sorted(left)[0]})")
+        ignored = check_loaded(model, report, checkpoint)
         if not place:
             model.to(device)
         model.eval()
@@ -136,7 +135,8 @@ class Llava:
             "commit": commit_of(checkpoint),
             "dtype": str(model.dtype).removeprefix("torch."),
             "weights": weights_fingerprint(model),
-            "ignored": sorted(report["unexpected_keys"]),
+            "ignored": ignored,
+            **({"unread": beside} if (beside := unread(checkpoint)) else {}),
             **({"load_in": load_in} if load_in else {}),
         }
         return cls(model, tokenizer, image_processor, name=name, source=source)

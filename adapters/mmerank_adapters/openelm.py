@@ -16,6 +16,7 @@ from torch import Tensor
 from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
+from mmerank.soundness import check_files, check_finite
 from mmerank.text_adapter import load_tokenizer, tokenizer_fingerprint
 from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.openelm_config import OpenELMConfig
@@ -93,10 +94,13 @@ class OpenELM:
         content = configuration(checkpoint, revision)
         config = OpenELMConfig.from_json(content, checkpoint)
         words = _tokenizer(checkpoint, revision, tokenizer, config.vocab_size)
-        tensors = _tensors(_folder(checkpoint, revision), checkpoint)
+        folder = _folder(checkpoint, revision)
+        check_files(checkpoint, revision)
+        tensors = _tensors(folder, checkpoint)
         with torch.device("meta"):
             model = OpenELMModel(config)
         _check_tensors(tensors, model, checkpoint)
+        check_finite(tensors, checkpoint)
         number = getattr(torch, dtype) if dtype else tensors["transformer.token_embeddings.weight"].dtype
         place = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         # Copied, since the file may go or change after loading.

@@ -1,0 +1,450 @@
+"""Whether a checkpoint is all used, and all there: one rule for every adapter that loads one of transformers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmerank.errors import ModelError
+
+# In the order in which transformers looks for them in a folder.
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+ADAPTER = "adapter_config.json"
+# Weights of the same model for other loaders, which lie beside those that are read: `consolidated` as Mistral
+# publishes it, `model.fp16.safetensors` and its like, and what other frameworks read.
+_COPY = re.compile(r"consolidated.*\.safetensors|(pytorch_)?model\.[\w-]+\.(safetensors|bin)|pytorch_model.*\.bin")
+_SHARD = re.compile(r"(pytorch_)?model-\d+-of-\d+\.(safetensors|bin)")
+# Parts of a model that trainers save in files of their own, and nothing of transformers reads.
+_PARTS = ("adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin", "mm_projector.bin")
+# Saved as tensors once, and computed from the configuration since.
+_COMPUTED = re.compile(
+    r"(^|\.)(inv_freq|position_ids|token_type_ids|num_batches_tracked"
+    r"|rotary_emb\.(cos|sin)_cached|(attn|attention|self_attn|self_attention)\.(bias|masked_bias|causal_mask))$"
+)
+_POOLER = re.compile(r"(^|\.)pooler(\.dense)?\.(weight|bias)$")
+_OF_ADAPTERS = re.compile(r"lora_|\.base_layer\.|modules_to_save|ia3_|hada_w|lokr_|oft_|vera_|prompt_embeddings")
+_OF_QUANTISING = re.compile(
+    r"_?(scale|scales|scale_inv|scale_shift|zero_point|zeros|absmax|amax)(_\w+)?$|[._]SCB$|q(weight|zeros)$|g_idx$"
+    r"|quant_(map|state)|weight_(packed|shape|format)$"
+)
+_OF_OTHER_TASKS = re.compile(
+    r"(^|\.)(score|classifier|classification_head|qa_outputs|v_head|value_head|reward_head)\."
+)
+_STATED_AS_QUANTISED = ("quantization_config", "compression_config")
+_NARROW = ("I8", "U8", "F8", "F4", "int8", "uint8", "float8", "float4")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How a tensor is stored.
+
+    Attributes:
+        file: In which file.
+        dtype: As the file calls it.
+        shape: Its shape.
+    """
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def folder_of(checkpoint: str | Path, revision: str | None = None) -> Path | None:
+    """The directory that a checkpoint's files are in.
+
+    Args:
+        checkpoint: Directory or hub id.
+        revision: Branch, tag or commit on the hub; None for the newest.
+
+    Returns:
+        The directory itself; of a hub id the one in the cache, which holds what was asked for so far, or None.
+    """
+    found = file_of(checkpoint, "config.json", revision)
+    return Path(checkpoint) if Path(checkpoint).is_dir() else found.parent if found else None
+
+
+def file_of(checkpoint: str | Path, name: str, revision: str | None = None) -> Path | None:
+    """One file of a checkpoint.
+
+    Args:
+        checkpoint: Directory or hub id.
+        name: Of the file.
+        revision: Branch, tag or commit on the hub; None for the newest.
+
+    Returns:
+        Where it is, fetched from the hub if need be; None where there is none.
+    """
+    if Path(checkpoint).is_dir():
+        path = Path(checkpoint) / name
+        return path if path.is_file() else None
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(
+            str(checkpoint),
+            name,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+    except (OSError, ValueError):
+        return None
+    return Path(found) if found else None
+
+
+def check_files(checkpoint: str | Path, revision: str | None = None) -> None:
+    """Refuse a checkpoint of which not all files would be used, or not as they are meant.
+
+    Args:
+        checkpoint: Directory or hub id; of the latter what is in the cache is looked at.
+        revision: On the hub.
+
+    Raises:
+        ModelError: An adapter (LoRA) lies beside the weights; there are two sets of weights to choose from, or files
+            that nothing reads; a tensor stands in two files with different values; or weights are stored as integers
+            or in 8 bits and nothing says how they were quantised.
+    """
+    if file_of(checkpoint, ADAPTER, revision):
+        raise ModelError(
+            f"{checkpoint}: an adapter ({ADAPTER}) lies beside the weights, which would be applied where peft is "
+            "installed and left out elsewhere; merge it (peft: merge_and_unload(), then save_pretrained into a new "
+            f"folder), or move {ADAPTER} away to measure the model without it"
+        )
+    folder = folder_of(checkpoint, revision)
+    if folder is None:
+        return
+    config = _json(folder / "config.json")
+    read = _files_read(folder, config)
+    if Path(checkpoint).is_dir():
+        _check_beside(folder, read)
+    _check_stored(checkpoint, _stored(read), config)
+
+
+def check_no_adapter_alone(checkpoint: str | Path) -> None:
+    """Refuse a directory that holds an adapter (LoRA) without the model that it belongs to.
+
+    Args:
+        checkpoint: A directory.
+
+    Raises:
+        ModelError: It is one.
+    """
+    stated = Path(checkpoint) / ADAPTER
+    if stated.is_file() and not (Path(checkpoint) / "config.json").is_file():
+        base = _json(stated).get("base_model_name_or_path")
+        raise ModelError(
+            f"{checkpoint}: an adapter ({ADAPTER}) of {base or 'a model it does not name'}, not a whole model; merge "
+            "it into that (peft: PeftModel.from_pretrained(base, folder).merge_and_unload(), then save_pretrained "
+            "into a new folder)"
+        )
+
+
+def check_loaded(
+    model: nn.Module,
+    report: Mapping[str, Any],
+    checkpoint: str | Path,
+    revision: str | None = None,
+    *,
+    unused: Collection[str] = (),
+    pooler: bool = False,
+) -> list[str]:
+    """Refuse a model that is not wholly made of its checkpoint's weights, or a checkpoint that is not wholly used.
+
+    Args:
+        model: As loaded.
+        report: What transformers says of it (`output_loading_info`), with shapes that differ among it
+            (`ignore_mismatched_sizes`: they are an error here, which names them).
+        checkpoint: Directory or hub id.
+        revision: On the hub.
+        unused: Weights that may be left, by their full names: a head that is not measured.
+        pooler: Whether the model's sentence vector is left out on purpose.
+
+    Returns:
+        Names of the tensors that were not used and need not be: they are computed (rotary frequencies, position ids,
+        attention masks), are `unused`, or the model's class says that it does without them (multi-token prediction).
+
+    Raises:
+        ModelError: Weights are missing, left over, of another shape, or not finite.
+    """
+    if not Path(checkpoint).is_dir():  # only now is everything in the cache
+        check_files(checkpoint, revision)
+    missing = sorted(key for key in report["missing_keys"] if not (pooler and _POOLER.search(key)))
+    left = set(report["unexpected_keys"])
+    own = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
+    folder = folder_of(checkpoint, revision)
+    stored = _stored(_files_read(folder, _json(folder / "config.json"))) if folder else {}
+    known = set(model.state_dict())
+    # transformers leaves out of its report what the class does without; it is looked at all the same.
+    dropped = {
+        key
+        for key in stored.keys() - left
+        if (any(p.search(key) for p in own) or _COMPUTED.search(key)) and not _is_in(key, known)
+    }
+    allowed = {_renamed(key) for key in unused}
+    unknown = sorted(
+        key
+        for key in left | dropped
+        if not (_is_computed(key, stored.get(key)) or _renamed(key) in allowed or (pooler and _POOLER.search(key)))
+        and (key in left or _OF_ADAPTERS.search(key) or _OF_QUANTISING.search(key))
+    )
+    if missing:
+        beside = f"; {len(unknown)} of it are not understood (first: {unknown[0]})" if unknown else ""
+        raise ModelError(
+            f"{checkpoint}: {len(missing)} weights are not in the checkpoint (first: {missing[0]}); they would be "
+            f"random{beside}"
+        )
+    if unknown:
+        raise ModelError(
+            f"{checkpoint}: {len(unknown)} weights are not understood (first: {unknown[0]}){_advice(unknown)}"
+        )
+    if wrong := sorted(report["mismatched_keys"]):
+        key, found, expected = wrong[0]
+        raise ModelError(
+            f"{checkpoint}: {len(wrong)} weights have another shape than config.json says (first: {key} is "
+            f"{tuple(found)}, expected {tuple(expected)})"
+        )
+    check_finite(dict(model.named_parameters()), checkpoint)
+    return sorted(left | dropped)
+
+
+def check_finite(tensors: Mapping[str, Tensor], checkpoint: str | Path) -> None:
+    """Refuse weights that are not finite.
+
+    Args:
+        tensors: By name.
+        checkpoint: Where they came from, for the message.
+
+    Raises:
+        ModelError: One holds NaN or infinity.
+    """
+    if bad := [name for name, tensor in tensors.items() if not _finite(tensor)]:
+        dtype = str(tensors[bad[0]].dtype).removeprefix("torch.")
+        raise ModelError(
+            f"{checkpoint}: {len(bad)} weights hold NaN or infinity in {dtype} (first: {bad[0]}); the checkpoint is "
+            "damaged, its training failed, or its values are too large for the dtype (--dtype)"
+        )
+
+
+def check_tied(model: Any, checkpoint: str | Path) -> None:
+    """Refuse an LM head of its own in a model whose configuration makes it the embedding.
+
+    Args:
+        model: As transformers loaded it.
+        checkpoint: Where it came from, for the message.
+
+    Raises:
+        ModelError: The checkpoint holds another head than the embedding that its config.json says is the head.
+    """
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = getattr(model.config.get_text_config(decoder=True), "tie_word_embeddings", False)
+    if (
+        tied
+        and head is not None
+        and head.weight is not embedding.weight
+        and head.weight.shape == embedding.weight.shape
+    ):
+        raise ModelError(
+            f"{checkpoint}: config.json says that the LM head is the embedding (tie_word_embeddings), but the "
+            "checkpoint holds a head of its own with other values; say false there, or take the head out of the file"
+        )
+
+
+def embedding_rows(model: nn.Module) -> int | None:
+    """How many token ids a model has embeddings for.
+
+    Args:
+        model: Any with transformers' `get_input_embeddings`.
+
+    Returns:
+        Rows of its token embedding; None where it does not say.
+    """
+    asked = getattr(model, "get_input_embeddings", None)
+    rows = getattr(asked() if asked else None, "num_embeddings", None)
+    return int(rows) if rows is not None else None
+
+
+def unread(checkpoint: str | Path, revision: str | None = None) -> list[str]:
+    """Files with weights that lie beside those that were read.
+
+    Args:
+        checkpoint: Directory or hub id.
+        revision: On the hub.
+
+    Returns:
+        Their names.
+    """
+    folder = folder_of(checkpoint, revision)
+    if folder is None:
+        return []
+    read = {path.name for path in _files_read(folder, _json(folder / "config.json"))}
+    return sorted(path.name for path in _weight_files(folder) if path.name not in read)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix == ".safetensors" or path.name in _PARTS or _COPY.fullmatch(path.name)
+    ]
+
+
+def _files_read(folder: Path, config: Mapping[str, Any]) -> list[Path]:
+    """The files that transformers reads weights from."""
+    stated = config.get("transformers_weights")
+    first = next((name for name in ([stated] if stated else WEIGHTS) if (folder / str(name)).is_file()), None)
+    if first is None:
+        return []
+    if not str(first).endswith(".index.json"):
+        return [folder / str(first)]
+    names = _json(folder / str(first)).get("weight_map")
+    listed = sorted(set(map(str, names.values()))) if isinstance(names, dict) else []
+    return [folder / name for name in listed]
+
+
+def _check_beside(folder: Path, read: Collection[Path]) -> None:
+    names = {path.name for path in read}
+    beside = [path.name for path in _weight_files(folder) if path.name not in names]
+    if not names:
+        return  # transformers says so
+    suffix = Path(min(names)).suffix
+    if parts := [name for name in beside if name in _PARTS]:
+        raise ModelError(
+            f"{folder}: {parts[0]} holds a part of a model that nothing here reads; merge it into the weights, or "
+            "move it away if that was done"
+        )
+    same = [name for name in beside if name.endswith(suffix)]
+    if shards := [name for name in same if _SHARD.fullmatch(name) or name in WEIGHTS]:
+        raise ModelError(
+            f"{folder}: two sets of weights, {min(names)} and {shards[0]} ({len(shards)} files not read); it cannot "
+            "be known which is meant, so move one away"
+        )
+    if unknown := [name for name in same if not _COPY.fullmatch(name)]:
+        raise ModelError(f"{folder}: {unknown[0]} holds weights that nothing reads; move it away if it is not needed")
+
+
+def _check_stored(checkpoint: str | Path, stored: Mapping[str, Stored], config: Mapping[str, Any]) -> None:
+    inner = [config, *(value for value in config.values() if isinstance(value, dict))]
+    if any(part.get(key) for part in inner for key in _STATED_AS_QUANTISED):
+        return
+    narrow = [
+        key
+        for key, tensor in stored.items()
+        if len(tensor.shape) >= 2
+        and not _is_computed(key, tensor)
+        and (tensor.dtype.startswith(_NARROW) or (_is_whole(tensor.dtype) and key.endswith("weight")))
+    ]
+    if narrow:
+        raise ModelError(
+            f"{checkpoint}: {len(narrow)} weights are stored as {stored[narrow[0]].dtype} (first: {narrow[0]}), but "
+            "config.json has no quantization_config, so what they stand for is not known; dequantise the model, or "
+            "say how it was quantised"
+        )
+
+
+def _is_whole(dtype: str) -> bool:
+    return dtype.startswith(("I", "U", "int", "uint", "BOOL", "bool"))
+
+
+def _stored(files: Collection[Path]) -> dict[str, Stored]:
+    """How each tensor of some files is stored, without reading it; of a file that cannot be read, nothing."""
+    found: dict[str, Stored] = {}
+    for file in files:
+        try:
+            entries = list(_entries(file))
+        except Exception:  # what is wrong with it, transformers says
+            continue
+        for key, tensor in entries:
+            if (other := found.get(key)) and not torch.equal(_value(other.file, key), _value(file, key)):
+                raise ModelError(f"{file}: {key} stands in {other.file.name} too, with other values")
+            found[key] = tensor
+    return found
+
+
+def _entries(file: Path) -> Iterator[tuple[str, Stored]]:
+    from safetensors import safe_open
+
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as content:
+            for key in content.keys():
+                part = content.get_slice(key)
+                yield key, Stored(file, part.get_dtype(), tuple(part.get_shape()))
+        return
+    for key, h in torch.load(file, map_location="meta", weights_only=True).items():
+        if isinstance(h, Tensor):
+            yield key, Stored(file, str(h.dtype).removeprefix("torch."), tuple(h.shape))
+
+
+def _value(file: Path, key: str) -> Tensor:
+    from safetensors import safe_open
+
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as content:
+            tensor: Tensor = content.get_tensor(key)
+            return tensor
+    value: Tensor = torch.load(file, map_location="cpu", weights_only=True)[key]
+    return value
+
+
+def _is_computed(key: str, stored: Stored | None) -> bool:
+    """Whether a tensor is one of those that are computed; a mask that is called `bias` by its shape too."""
+    if not _COMPUTED.search(key):
+        return False
+    return stored is None or not key.endswith(".bias") or len(stored.shape) in (0, 4)
+
+
+def _is_in(key: str, names: Collection[str]) -> bool:
+    """Whether a name of a file is one of the model's, which may have a prefix less or more."""
+    parts = key.split(".")
+    return any(".".join(parts[i:]) in names for i in range(len(parts))) or any(n.endswith(f".{key}") for n in names)
+
+
+def _renamed(key: str) -> str:
+    """The name that a norm's weights have had since TensorFlow's."""
+    return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", key))
+
+
+def _advice(unknown: Collection[str]) -> str:
+    if any(map(_OF_ADAPTERS.search, unknown)):
+        return (
+            ": an adapter (LoRA) beside the weights it belongs to, and without it this would be the base model; "
+            "merge it (peft: merge_and_unload(), then save_pretrained into a new folder)"
+        )
+    if any(map(_OF_QUANTISING.search, unknown)):
+        return (
+            ": scales of quantised weights that nothing would apply; dequantise the model, or say how it was "
+            "quantised (quantization_config in config.json)"
+        )
+    if all(map(_OF_OTHER_TASKS.search, unknown)):
+        return (
+            ": the head of a model for another task, which is not measured; save its body alone "
+            "(`model.base_model.save_pretrained`), or measure the model it was made from"
+        )
+    return "; without them it would be another model"
+
+
+def _finite(tensor: Tensor) -> bool:
+    if tensor.is_meta or not tensor.is_floating_point() or tensor.element_size() < 2 or not tensor.numel():
+        return True
+    return all(bool(extreme.isfinite()) for extreme in torch.aminmax(tensor.detach()))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file, or nothing where there is none: who needs it says so."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,307 @@
+"""What a checkpoint holds is used, or refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmerank import load, load_text
+from mmerank.errors import ModelError
+from mmerank.text_adapter import TextAdapter
+from tests.adapters.text_cases import BERT, LLAMA, OPT, bert_tokenizer, llama_tokenizer, noisy
+from tests.conftest import GOLDEN
+
+LLAVA = GOLDEN / "llava_tiny" / "hf_model"
+QUERY = "model.layers.0.self_attn.q_proj"
+Weights = dict[str, Tensor]
+
+
+def copied(source: Path, folder: Path) -> Path:
+    shutil.copytree(source, folder, copy_function=shutil.copyfile)
+    return folder
+
+
+def changed(folder: Path, change: Callable[[Weights], Any], name: str = "model.safetensors") -> Path:
+    """The checkpoint with other weights in its file."""
+    weights = load_file(folder / name)
+    other = change(weights)
+    weights = other if isinstance(other, dict) else weights
+    save_file(weights, folder / name, metadata={"format": "pt"})
+    return folder
+
+
+def stated(folder: Path, name: str = "config.json", **values: Any) -> Path:
+    """The checkpoint with other values in a JSON file; `None` takes a key out."""
+    content = json.loads((folder / name).read_text()) | values
+    (folder / name).write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return folder
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    return copied(LLAMA.folder, tmp_path / "llama")
+
+
+@pytest.fixture
+def llava(tmp_path: Path) -> Path:
+    return copied(LLAVA, tmp_path / "llava")
+
+
+def text(folder: Path) -> TextAdapter:
+    return load_text(folder, device="cpu")
+
+
+def same_weights(adapter: TextAdapter, other: TextAdapter) -> bool:
+    ours, theirs = adapter.model.state_dict(), other.model.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(h, theirs[name]) for name, h in ours.items())
+
+
+def add(**tensors: Tensor) -> Callable[[Weights], Weights]:
+    return lambda weights: weights | {key.replace("__", "."): h for key, h in tensors.items()}
+
+
+def narrowed(dtype: torch.dtype, scale: str | None) -> Callable[[Weights], Weights]:
+    """Weights of the blocks in 8 bits, each with its scale beside it."""
+
+    def change(weights: Weights) -> Weights:
+        found = dict(weights)
+        for key, h in weights.items():
+            if "layers" in key and h.ndim == 2:
+                found[key] = (h * 100).to(dtype)
+                if scale:
+                    found[f"{key}{scale}"] = torch.full((1,), 0.01)
+        return found
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (add(**{f"{QUERY}.lora_A.default.weight": torch.ones(4, 32)}), "1 weights are not understood .*merge it"),
+        (add(**{f"{QUERY}.lora_B.weight": torch.ones(32, 4)}), "1 weights are not understood .*merge it"),
+        (add(**{f"base_model.model.{QUERY}.lora_magnitude_vector": torch.ones(32)}), "merge it"),
+        (add(**{f"{QUERY}.bias": torch.ones(32)}), r"q_proj\.bias\); without them it would be another model"),
+        (add(**{"model.layers.3.mlp.up_proj.weight": torch.ones(48, 32)}), r"layers\.3.* another model"),
+        (add(**{f"{QUERY}.weight_scale": torch.ones(1)}), "scales of quantised weights"),
+        (add(**{"score.weight": torch.ones(2, 32)}), "the head of a model for another task"),
+        (add(**{"v_head.summary.weight": torch.ones(1, 32)}), "the head of a model for another task"),
+        (add(**{"model.attention.bias": torch.ones(32)}), "another model"),  # no mask, by its shape
+        (narrowed(torch.float8_e4m3fn, "_scale_inv"), "21 weights are stored as F8_E4M3 .*no quantization_config"),
+        (narrowed(torch.float8_e5m2, None), "21 weights are stored as F8_E5M2"),
+        (narrowed(torch.int8, "_scale"), "21 weights are stored as I8"),
+        (narrowed(torch.int32, None), "21 weights are stored as I32"),
+        (narrowed(torch.uint8, None), "21 weights are stored as U8"),
+    ],
+    ids=lambda value: value[:24] if isinstance(value, str) else "",
+)
+def test_weights_that_nothing_uses(
+    llama: Path, change: Callable[[Weights], Weights], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        text(changed(llama, change))
+    # The same from a file of torch.save.
+    torch.save(load_file(llama / "model.safetensors"), llama / "pytorch_model.bin")
+    (llama / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=message.replace("F8_E", ".*8_e").replace("I8", "int8")[:24]):
+        text(llama)
+
+
+def test_what_is_computed_may_be_in_the_file(llama: Path) -> None:
+    before = text(llama)
+    computed = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "model.embeddings.position_ids": torch.arange(9)[None],
+        "model.layers.0.self_attn.masked_bias": torch.tensor(-1e9),
+        "model.layers.0.self_attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8),
+    }
+    after = text(changed(llama, add(**computed)))
+    assert same_weights(after, before) and after.source["ignored"] == sorted(computed)
+
+
+def test_a_lora_that_the_class_would_drop_is_seen(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What transformers leaves out of its report is stated, and is no place to hide in."""
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "_keys_to_ignore_on_load_unexpected", [r"^mtp.*"])
+    assert text(changed(llama, add(**{"mtp.norm.weight": torch.ones(3)}))).source["ignored"] == ["mtp.norm.weight"]
+    with pytest.raises(ModelError, match=r"mtp\.lora_A\.weight"):
+        text(changed(llama, add(**{"mtp.lora_A.weight": torch.ones(3)})))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "base_model.model.", "_orig_mod."])
+def test_names_with_another_prefix(llama: Path, prefix: str) -> None:
+    with pytest.raises(ModelError, match=r"weights are not in the checkpoint .*random; \d+ of it are not understood"):
+        text(changed(llama, lambda weights: {f"{prefix}{key}": h for key, h in weights.items()}))
+
+
+def test_another_shape(llama: Path) -> None:
+    with pytest.raises(
+        ModelError, match=r"1 weights have another shape .*q_proj\.weight is \(16, 32\), expected \(32, 32\)"
+    ):
+        text(changed(llama, add(**{f"{QUERY}.weight": torch.ones(16, 32)})))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite(llama: Path, llava: Path, tmp_path: Path, value: float) -> None:
+    def spoil(weights: Weights) -> None:
+        weights[next(key for key in weights if key.endswith("layers.1.mlp.up_proj.weight"))][3, 4] = value
+
+    with pytest.raises(ModelError, match=r"1 weights hold NaN or infinity in float32 .*layers\.1\.mlp\.up_proj"):
+        text(changed(llama, spoil))
+    with pytest.raises(ModelError, match=r"1 weights hold NaN or infinity in float32 .*layers\.1\.mlp\.up_proj"):
+        load(changed(llava, spoil), device="cpu")
+    openelm = copied(GOLDEN / "openelm_tiny", tmp_path / "openelm")
+    file = next(path.name for path in openelm.glob("*.safetensors"))
+    with pytest.raises(ModelError, match="weights hold NaN or infinity"):
+        text(changed(openelm, lambda w: next(h for h in w.values() if h.ndim == 2).fill_(value), file))
+
+
+def test_values_too_large_for_the_dtype(llama: Path) -> None:
+    changed(llama, lambda weights: weights[f"{QUERY}.weight"].mul_(1e9))
+    assert text(llama).model is not None
+    with pytest.raises(ModelError, match="infinity in float16.*--dtype"):
+        load_text(llama, device="cpu", dtype="float16")
+
+
+def test_an_adapter_beside_weights_and_one_alone(llama: Path, llava: Path) -> None:
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "some/base", "r": 4, "target_modules": ["q_proj"]}
+    for folder, loader in ((llama, load_text), (llava, load)):
+        (folder / "adapter_config.json").write_text(json.dumps(adapter))
+        with pytest.raises(ModelError, match=r"adapter_config\.json\) lies beside the weights.*merge"):
+            loader(folder, device="cpu")
+        (folder / "config.json").unlink()
+        with pytest.raises(ModelError, match="an adapter .* of some/base, not a whole model"):
+            loader(folder, device="cpu")
+
+
+def test_two_sets_of_weights(llama: Path) -> None:
+    """transformers takes the single file and says nothing of the shards."""
+    weights = load_file(llama / "model.safetensors")
+    save_file(weights, llama / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
+    index: dict[str, Any] = {"metadata": {}, "weight_map": dict.fromkeys(weights, "model-00001-of-00001.safetensors")}
+    (llama / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="two sets of weights, model.safetensors and model-00001"):
+        text(llama)
+    (llama / "model.safetensors").unlink()
+    assert text(llama).source["ignored"] == []
+
+
+def test_a_shard_that_the_index_does_not_list(llama: Path) -> None:
+    weights = load_file(llama / "model.safetensors")
+    (llama / "model.safetensors").unlink()
+    for i, part in enumerate((weights, {"more.weight": torch.ones(3)}), 1):
+        save_file(part, llama / f"model-0000{i}-of-00002.safetensors", metadata={"format": "pt"})
+    index: dict[str, Any] = {"metadata": {}, "weight_map": dict.fromkeys(weights, "model-00001-of-00002.safetensors")}
+    (llama / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="two sets of weights.*model-00002-of-00002"):
+        text(llama)
+    index["weight_map"]["more.weight"] = "model-00002-of-00002.safetensors"
+    (llama / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"1 weights are not understood \(first: more\.weight"):
+        text(llama)
+    # The same name twice: the last file would win.
+    other = {QUERY + ".weight": weights[QUERY + ".weight"] + 1}
+    save_file(other, llama / "model-00002-of-00002.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"q_proj\.weight stands in model-00001-of-00002\.safetensors too"):
+        text(llama)
+
+
+@pytest.mark.parametrize("name", ["extra.safetensors", "adapter_model.safetensors", "non_lora_trainables.bin"])
+def test_weights_in_files_that_nothing_reads(llama: Path, name: str) -> None:
+    save_file({"a": torch.ones(2)}, llama / name)
+    with pytest.raises(ModelError, match=name):
+        text(llama)
+
+
+@pytest.mark.parametrize(
+    "name", ["consolidated.safetensors", "pytorch_model.bin", "model.fp16.safetensors", "training_args.bin"]
+)
+def test_known_neighbours_are_stated(llama: Path, name: str) -> None:
+    shutil.copy(llama / "model.safetensors", llama / name)
+    assert text(llama).source.get("unread", []) == ([name] if "training" not in name else [])
+
+
+def test_a_head_beside_a_tied_embedding(tmp_path: Path) -> None:
+    folder = copied(OPT.folder, tmp_path / "opt")
+    weights = load_file(folder / "model.safetensors")
+    embedding = weights["model.decoder.embed_tokens.weight"]
+    expected = text(folder)
+    changed(folder, add(**{"lm_head.weight": embedding.clone()}))
+    assert same_weights(text(folder), expected)  # as every file of torch.save has it
+    changed(folder, add(**{"lm_head.weight": embedding + 1}))
+    with pytest.raises(ModelError, match="a head of its own with other values"):
+        text(folder)
+
+
+def test_a_head_that_is_missing(llama: Path) -> None:
+    with pytest.raises(ModelError, match=r"1 weights are not in the checkpoint \(first: lm_head\.weight\)"):
+        text(changed(llama, lambda weights: {k: h for k, h in weights.items() if k != "lm_head.weight"}))
+
+
+def test_heads_of_encoders(tmp_path: Path) -> None:
+    """What predicts tokens is left out and stated; what was trained for another task is another model."""
+    for name, folder in (("BertForPreTraining", tmp_path / "a"), ("BertForSequenceClassification", tmp_path / "b")):
+        noisy(getattr(transformers, name)(transformers.BertConfig(**BERT.config))).save_pretrained(folder)
+        bert_tokenizer(folder)
+    assert "cls.seq_relationship.weight" in text(tmp_path / "a").source["ignored"]
+    with pytest.raises(ModelError, match=r"2 weights .*classifier\.bias.* another task"):
+        text(tmp_path / "b")
+
+
+def test_llava_and_minigpt_have_the_same_rule(llava: Path, tmp_path: Path) -> None:
+    shutil.copy(llava / "model.safetensors", llava / "model-00001-of-00001.safetensors")
+    with pytest.raises(ModelError, match="two sets of weights"):
+        load(llava, device="cpu")
+    tiny = copied(GOLDEN / "minigpt_v2_tiny", tmp_path / "minigpt")
+    changed(tiny / "llama_base", add(**{f"{QUERY}.lora_A.weight": torch.ones(4, 64)}))
+    with pytest.raises(ModelError, match="1 weights are not understood .*merge it"):
+        load(tiny / "minigpt_v2.yaml", device="cpu")
+    (tiny / "llama_base" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"adapter_config\.json\) lies beside"):
+        load(tiny / "minigpt_v2.yaml", device="cpu")
+
+
+def test_a_model_declared_quantised_is_left_to_transformers(llama: Path) -> None:
+    """Whatever comes of it here, it is not said to be undeclared."""
+    stated(changed(llama, narrowed(torch.int8, "_scale")), quantization_config={"quant_method": "of-nobody"})
+    with pytest.raises(ModelError) as raised:
+        text(llama)
+    assert "no quantization_config" not in str(raised.value)
+
+
+def test_a_mixture_of_families(tmp_path: Path) -> None:
+    """Sound checkpoints of many families are not refused."""
+    common = {"vocab_size": 640, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more = {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}
+    for name, extra in {
+        "Llama": more,
+        "Mistral": more,
+        "Qwen2": more | {"tie_word_embeddings": True},
+        "Qwen3": more,
+        "Gemma": more,
+        "Gemma2": more,
+        "Phi3": more,
+        "Olmo2": more,
+        "GPTNeoX": {"intermediate_size": 48},
+        "GPT2": {},
+        "OPT": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+        "Bloom": {},
+        "Falcon": {},
+        "StableLm": more,
+        "Qwen2Moe": more | {"moe_intermediate_size": 16, "num_experts": 4, "shared_expert_intermediate_size": 16},
+        "Mixtral": more | {"num_local_experts": 4},
+    }.items():
+        config = getattr(transformers, f"{name}Config")(**common, **extra)
+        kind = f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM"
+        folder = tmp_path / name
+        noisy(getattr(transformers, kind)(config)).save_pretrained(folder)
+        llama_tokenizer(folder)
+        assert text(folder).source["ignored"] == [], name
