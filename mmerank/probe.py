@@ -26,7 +26,8 @@ from mmerank.layers import layer_points
 from mmerank.measurement import Measurement, measurement_fingerprint, no_spectrum
 from mmerank.records import Record
 from mmerank.row_study import RowStudy
-from mmerank.sequences import Kind, Role, TokenSequence, image_places, padded
+from mmerank.sequences import Kind, Role, TokenSequence, image_places, outside, padded
+from mmerank.soundness import embedding_rows
 from mmerank.transfer import sent
 from mmerank.variants import BASE, ORIGINAL, Variant, Version
 from mmerank.workers import Workers, default_workers
@@ -153,6 +154,7 @@ class Probe:
                 f"only {self.adapter.image_tokens} behind the connector"
             )
         self._device = next(self.adapter.model.parameters()).device
+        self._rows = embedding_rows(self.adapter.model)
         try:
             self._layers = layer_points(self.adapter.layers, self.layers, last="llm")
         except ValueError as error:
@@ -213,6 +215,10 @@ class Probe:
         if None in readings.values():
             limit = self.adapter.max_tokens
             return Skipped(example.id, f"longer than the model's limit of {limit} tokens without any text")
+        for reading in filter(None, readings.values()):
+            for sequence in reading.sequences.values():
+                if reason := outside(sequence, self._rows, self.adapter.tokenizer):
+                    return Skipped(example.id, reason)
         return Prepared(example, {text: reading for text, reading in readings.items() if reading is not None})
 
     def reading(self, example: Example) -> Reading | None:

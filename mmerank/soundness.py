@@ -7,12 +7,12 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from mmerank.errors import ModelError
+
+if TYPE_CHECKING:  # a MODEL argument is looked at before torch is there
+    from torch import Tensor, nn
 
 # In the order in which transformers looks for them in a folder.
 WEIGHTS = (
@@ -126,7 +126,7 @@ def check_files(checkpoint: str | Path, revision: str | None = None) -> None:
     folder = folder_of(checkpoint, revision)
     if folder is None:
         return
-    config = _json(folder / "config.json")
+    config = json_object(folder / "config.json")
     read = _files_read(folder, config)
     if Path(checkpoint).is_dir():
         _check_beside(folder, read)
@@ -144,7 +144,7 @@ def check_no_adapter_alone(checkpoint: str | Path) -> None:
     """
     stated = Path(checkpoint) / ADAPTER
     if stated.is_file() and not (Path(checkpoint) / "config.json").is_file():
-        base = _json(stated).get("base_model_name_or_path")
+        base = json_object(stated).get("base_model_name_or_path")
         raise ModelError(
             f"{checkpoint}: an adapter ({ADAPTER}) of {base or 'a model it does not name'}, not a whole model; merge "
             "it into that (peft: PeftModel.from_pretrained(base, folder).merge_and_unload(), then save_pretrained "
@@ -185,7 +185,7 @@ def check_loaded(
     left = set(report["unexpected_keys"])
     own = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
     folder = folder_of(checkpoint, revision)
-    stored = _stored(_files_read(folder, _json(folder / "config.json"))) if folder else {}
+    stored = _stored(_files_read(folder, json_object(folder / "config.json"))) if folder else {}
     known = set(model.state_dict())
     # transformers leaves out of its report what the class does without; it is looked at all the same.
     dropped = {
@@ -262,6 +262,32 @@ def check_tied(model: Any, checkpoint: str | Path) -> None:
         )
 
 
+def check_pixels(processor: Any, side: int, checkpoint: str | Path) -> None:
+    """Refuse an image processor that makes pictures of another size than the vision encoder takes.
+
+    Args:
+        processor: As transformers loads it.
+        side: What the vision encoder takes, pixels.
+        checkpoint: Where they came from, for the message.
+
+    Raises:
+        ModelError: It does, or it cannot process a picture at all.
+    """
+    from PIL import Image
+
+    try:
+        pixels = processor(Image.new("RGB", (side, side), "white"), return_tensors="pt")["pixel_values"]
+    except Exception as error:  # whatever its settings come to
+        reason = str(error).strip() or type(error).__name__
+        raise ModelError(f"{checkpoint}: its image processor fails on a white square ({reason})") from error
+    if tuple(pixels.shape[-3:]) != (3, side, side):
+        raise ModelError(
+            f"{checkpoint}: its image processor gives pictures of {tuple(pixels.shape[-3:])}, and the vision encoder "
+            f"takes (3, {side}, {side}); compare crop_size in processor_config.json (preprocessor_config.json) with "
+            "image_size in config.json"
+        )
+
+
 def embedding_rows(model: nn.Module) -> int | None:
     """How many token ids a model has embeddings for.
 
@@ -289,7 +315,7 @@ def unread(checkpoint: str | Path, revision: str | None = None) -> list[str]:
     folder = folder_of(checkpoint, revision)
     if folder is None:
         return []
-    read = {path.name for path in _files_read(folder, _json(folder / "config.json"))}
+    read = {path.name for path in _files_read(folder, json_object(folder / "config.json"))}
     return sorted(path.name for path in _weight_files(folder) if path.name not in read)
 
 
@@ -309,7 +335,7 @@ def _files_read(folder: Path, config: Mapping[str, Any]) -> list[Path]:
         return []
     if not str(first).endswith(".index.json"):
         return [folder / str(first)]
-    names = _json(folder / str(first)).get("weight_map")
+    names = json_object(folder / str(first)).get("weight_map")
     listed = sorted(set(map(str, names.values()))) if isinstance(names, dict) else []
     return [folder / name for name in listed]
 
@@ -360,6 +386,8 @@ def _is_whole(dtype: str) -> bool:
 
 def _stored(files: Collection[Path]) -> dict[str, Stored]:
     """How each tensor of some files is stored, without reading it; of a file that cannot be read, nothing."""
+    import torch
+
     found: dict[str, Stored] = {}
     for file in files:
         try:
@@ -374,6 +402,7 @@ def _stored(files: Collection[Path]) -> dict[str, Stored]:
 
 
 def _entries(file: Path) -> Iterator[tuple[str, Stored]]:
+    import torch
     from safetensors import safe_open
 
     if file.suffix == ".safetensors":
@@ -383,11 +412,12 @@ def _entries(file: Path) -> Iterator[tuple[str, Stored]]:
                 yield key, Stored(file, part.get_dtype(), tuple(part.get_shape()))
         return
     for key, h in torch.load(file, map_location="meta", weights_only=True).items():
-        if isinstance(h, Tensor):
+        if isinstance(h, torch.Tensor):
             yield key, Stored(file, str(h.dtype).removeprefix("torch."), tuple(h.shape))
 
 
 def _value(file: Path, key: str) -> Tensor:
+    import torch
     from safetensors import safe_open
 
     if file.suffix == ".safetensors":
@@ -436,15 +466,17 @@ def _advice(unknown: Collection[str]) -> str:
 
 
 def _finite(tensor: Tensor) -> bool:
+    import torch
+
     if tensor.is_meta or not tensor.is_floating_point() or tensor.element_size() < 2 or not tensor.numel():
         return True
     return all(bool(extreme.isfinite()) for extreme in torch.aminmax(tensor.detach()))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file, or nothing where there is none: who needs it says so."""
+def json_object(path: Path | None) -> dict[str, Any]:
+    """The JSON object in a file, or an empty one where there is none: who needs it says so."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
-from mmerank.checkpoints import commit_of, configuration_fingerprint, placement, weights_fingerprint
+from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint, placement, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
-from mmerank.soundness import check_files, check_loaded, check_tied, unread
-from mmerank.text_adapter import load_tokenizer, tokenizer_fingerprint
+from mmerank.soundness import check_files, check_loaded, check_tied, embedding_rows, unread
+from mmerank.text_adapter import tokenizer_fingerprint
+from mmerank.tokenizer import load_tokenizer, size_cautions, special_cautions, stated
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.architecture import (
@@ -118,6 +119,11 @@ class LanguageModel:
         if not place:
             model.to(device)
         model.eval()
+        words = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(checkpoint, revision)
+        rows = embedding_rows(model)
+        if tokenizer and (size := words.tokenizer.vocab_size) > (rows or 0):
+            raise ModelError(f"{tokenizer}: a tokenizer of {size} tokens, but {checkpoint} has {rows} embeddings")
+        cautions = special_cautions(words.tokenizer, configuration(checkpoint, revision), tokenizer or checkpoint)
         source = {
             "adapter": "causal-lm",
             "checkpoint": checkpoint,
@@ -126,14 +132,10 @@ class LanguageModel:
             "tokenizer": tokenizer or checkpoint,
             "ignored": ignored,
             **({"unread": beside} if (beside := unread(checkpoint, revision)) else {}),
+            **stated(name, words, *cautions, *size_cautions(words.tokenizer, rows)),
             **({"load_in": load_in} if load_in else {}),
         }
-        words = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(checkpoint, revision)
-        if tokenizer and words.vocab_size > (rows := model.get_input_embeddings().num_embeddings):
-            raise ModelError(
-                f"{tokenizer}: a tokenizer of {words.vocab_size} tokens, but {checkpoint} has {rows} embeddings"
-            )
-        adapter = cls(model, words, predicts_next=causal, name=name, source=source)
+        adapter = cls(model, words.tokenizer, predicts_next=causal, name=name, source=source)
         adapter._check(checkpoint)
         return adapter
 
