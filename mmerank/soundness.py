@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,9 @@ _COMPUTED = re.compile(
     r"(^|\.)(inv_freq|position_ids|token_type_ids|num_batches_tracked"
     r"|rotary_emb\.(cos|sin)_cached|(attn|attention|self_attn|self_attention)\.(bias|masked_bias|causal_mask))$"
 )
+# Of encoders: the sentence vector, and DeBERTa's heads, which no class of transformers has.
 _POOLER = re.compile(r"(^|\.)pooler(\.dense)?\.(weight|bias)$")
+_HEADS = re.compile(r"^(lm_predictions\.lm_head|mask_predictions)\.(\w+\.)?(weight|bias)$")
 _OF_ADAPTERS = re.compile(r"lora_|\.base_layer\.|modules_to_save|ia3_|hada_w|lokr_|oft_|vera_|prompt_embeddings")
 _OF_QUANTISING = re.compile(
     r"_?(scale|scales|scale_inv|scale_shift|zero_point|zeros|absmax|amax)(_\w+)?$|[._]SCB$|q(weight|zeros)$|g_idx$"
@@ -159,7 +162,7 @@ def check_loaded(
     revision: str | None = None,
     *,
     unused: Collection[str] = (),
-    pooler: bool = False,
+    encoder: bool = False,
 ) -> list[str]:
     """Refuse a model that is not wholly made of its checkpoint's weights, or a checkpoint that is not wholly used.
 
@@ -170,7 +173,7 @@ def check_loaded(
         checkpoint: Directory or hub id.
         revision: On the hub.
         unused: Weights that may be left, by their full names: a head that is not measured.
-        pooler: Whether the model's sentence vector is left out on purpose.
+        encoder: Whether it is an encoder, whose sentence vector and heads are left out on purpose.
 
     Returns:
         Names of the tensors that were not used and need not be: they are computed (rotary frequencies, position ids,
@@ -181,7 +184,7 @@ def check_loaded(
     """
     if not Path(checkpoint).is_dir():  # only now is everything in the cache
         check_files(checkpoint, revision)
-    missing = sorted(key for key in report["missing_keys"] if not (pooler and _POOLER.search(key)))
+    missing = sorted(key for key in report["missing_keys"] if not (encoder and _POOLER.search(key)))
     left = set(report["unexpected_keys"])
     own = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
     folder = folder_of(checkpoint, revision)
@@ -197,7 +200,7 @@ def check_loaded(
     unknown = sorted(
         key
         for key in left | dropped
-        if not (_is_computed(key, stored.get(key)) or _renamed(key) in allowed or (pooler and _POOLER.search(key)))
+        if not (_is_computed(key, stored.get(key)) or _renamed(key) in allowed or (encoder and _beside_encoder(key)))
         and (key in left or _OF_ADAPTERS.search(key) or _OF_QUANTISING.search(key))
     )
     if missing:
@@ -357,7 +360,7 @@ def _check_beside(folder: Path, read: Collection[Path]) -> None:
             f"{folder}: two sets of weights, {min(names)} and {shards[0]} ({len(shards)} files not read); it cannot "
             "be known which is meant, so move one away"
         )
-    if unknown := [name for name in same if not _COPY.fullmatch(name)]:
+    if unknown := [name for name in beside if not _COPY.fullmatch(name)]:
         raise ModelError(f"{folder}: {unknown[0]} holds weights that nothing reads; move it away if it is not needed")
 
 
@@ -411,7 +414,8 @@ def _entries(file: Path) -> Iterator[tuple[str, Stored]]:
                 part = content.get_slice(key)
                 yield key, Stored(file, part.get_dtype(), tuple(part.get_shape()))
         return
-    for key, h in torch.load(file, map_location="meta", weights_only=True).items():
+    mapped = zipfile.is_zipfile(file)  # so that nothing but the names is read
+    for key, h in torch.load(file, map_location="cpu", weights_only=True, mmap=mapped).items():
         if isinstance(h, torch.Tensor):
             yield key, Stored(file, str(h.dtype).removeprefix("torch."), tuple(h.shape))
 
@@ -433,6 +437,10 @@ def _is_computed(key: str, stored: Stored | None) -> bool:
     if not _COMPUTED.search(key):
         return False
     return stored is None or not key.endswith(".bias") or len(stored.shape) in (0, 4)
+
+
+def _beside_encoder(key: str) -> bool:
+    return bool(_POOLER.search(key) or _HEADS.search(key))
 
 
 def _is_in(key: str, names: Collection[str]) -> bool:

@@ -24,6 +24,9 @@ SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
     "and polite answers to the user's questions."
 )
+GENERATION = PUBLISHED.replace(
+    "{{ content['text'] + ' '}}", "{% generation %}{{ content['text'] + ' '}}{% endgeneration %}"
+)
 VICUNA = (
     "{{ bos_token + '" + SYSTEM.replace("'", "\\'") + "' }}{% for m in messages %}{% if m['role'] == 'user' %}"
     "{{ ' USER: ' + m['content'] }}{% else %}{{ ' ASSISTANT: ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
@@ -50,7 +53,7 @@ def with_template(folder: Path, template: str, place: str) -> Path:
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("template", [PUBLISHED, VICUNA], ids=["published", "vicuna"])
+@pytest.mark.parametrize("template", [PUBLISHED, GENERATION, VICUNA], ids=["published", "generation", "vicuna"])
 def test_the_templates_that_are_known(template: str, place: str, tmp_path: Path) -> None:
     adapter = load(with_template(tmp_path / "model", template, place), device="cpu")
     assert "chat_template" not in adapter.source

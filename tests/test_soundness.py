@@ -217,6 +217,13 @@ def test_a_shard_that_the_index_does_not_list(llama: Path) -> None:
         text(llama)
 
 
+def test_weights_beside_a_file_of_torch_save(llama: Path) -> None:
+    torch.save(load_file(llama / "model.safetensors"), llama / "pytorch_model.bin")
+    (llama / "model.safetensors").rename(llama / "model-00001-of-00001.safetensors")
+    with pytest.raises(ModelError, match="holds weights that nothing reads"):
+        text(llama)
+
+
 @pytest.mark.parametrize("name", ["extra.safetensors", "adapter_model.safetensors", "non_lora_trainables.bin"])
 def test_weights_in_files_that_nothing_reads(llama: Path, name: str) -> None:
     save_file({"a": torch.ones(2)}, llama / name)
@@ -257,6 +264,29 @@ def test_heads_of_encoders(tmp_path: Path) -> None:
     assert "cls.seq_relationship.weight" in text(tmp_path / "a").source["ignored"]
     with pytest.raises(ModelError, match=r"2 weights .*classifier\.bias.* another task"):
         text(tmp_path / "b")
+    deberta = {"lm_predictions.lm_head.dense.weight": torch.ones(2, 2), "mask_predictions.dense.bias": torch.ones(2)}
+    assert deberta.keys() < set(text(changed(tmp_path / "a", add(**deberta))).source["ignored"])
+
+
+def test_masks_of_old_layouts(tmp_path: Path) -> None:
+    """GPT-2 as it was published, without the body's prefix, and GPT-NeoX."""
+    gpt2 = noisy(
+        transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=640))
+    )
+    neox = noisy(transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**{**BERT.config, "vocab_size": 640})))
+    for model, attention in ((gpt2, "h.{}.attn"), (neox, "gpt_neox.layers.{}.attention")):
+        folder = tmp_path / attention[:2]
+        model.save_pretrained(folder)
+        llama_tokenizer(folder)
+        masks = {}
+        for i in range(2):
+            masks[f"{attention.format(i)}.bias"] = torch.ones(1, 1, 16, 16, dtype=torch.bool)
+            masks[f"{attention.format(i)}.masked_bias"] = torch.tensor(-1e9)
+        changed(folder, lambda w: {key.removeprefix("transformer."): h for key, h in w.items()})
+        changed(folder, add(**masks))
+        adapter = text(folder)
+        assert adapter.source["ignored"] == sorted(masks)
+        assert all(torch.equal(h, model.state_dict()[name]) for name, h in adapter.model.state_dict().items())
 
 
 def test_llava_and_minigpt_have_the_same_rule(llava: Path, tmp_path: Path) -> None:

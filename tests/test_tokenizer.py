@@ -298,7 +298,7 @@ def test_a_bos_by_settings_or_by_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", ["bos", "eos"])
 def test_a_token_that_is_to_be_added_and_has_no_name(side: str, tmp_path: Path) -> None:
-    settings = {f"{side}_token": None, f"add_{side}_token": True}
+    settings: dict[str, Any] = {f"{side}_token": None, f"add_{side}_token": True}
     with pytest.raises(ModelError, match=f"says add_{side}_token: true, and names no {side}_token"):
         load_tokenizer(files(tmp_path, byte_level(), "PreTrainedTokenizerFast", **settings))
 

@@ -115,7 +115,7 @@ class LanguageModel:
         else:
             model = without_pooler(model)
         unused = () if causal else head_names(config)
-        ignored = check_loaded(model, report, checkpoint, revision, unused=unused, pooler=not causal)
+        ignored = check_loaded(model, report, checkpoint, revision, unused=unused, encoder=not causal)
         if not place:
             model.to(device)
         model.eval()

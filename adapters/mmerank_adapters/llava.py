@@ -253,7 +253,7 @@ class Llava:
         turn = f"{PICTURE}\n{QUESTION}{answer} {ANSWER}"
         role = max(before.rfind(opening) for opening in ("USER: ", "###Human: "))
         token = self.tokenizer.convert_ids_to_tokens(self.model.config.image_token_id)
-        expected = before + turn, before[role:] + turn
+        expected = [opening + turn + end for opening in (before, before[role:]) for end in ("", "###")]
         self._other_template = other_template(checkpoint, self.tokenizer, expected, picture=token)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
