@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mmerank.soundness import file_of, json_object
+from mmerank.stored import file_of, json_object
 
 QUESTION, ANSWER, PICTURE = "What is this?", "A red ball.", "<image>"
 

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmerank.errors import ModelError
+from mmerank.stored import (
+    COPY,
+    PARTS,
+    SHARD,
+    WEIGHTS,
+    Stored,
+    file_of,
+    files_read,
+    folder_of,
+    json_object,
+    stored_in,
+    weight_files,
+)
 
 if TYPE_CHECKING:  # a MODEL argument is looked at before torch is there
     from torch import Tensor, nn
 
-# In the order in which transformers looks for them in a folder.
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 ADAPTER = "adapter_config.json"
-# Weights of the same model for other loaders, which lie beside those that are read: `consolidated` as Mistral
-# publishes it, `model.fp16.safetensors` and its like, and what other frameworks read.
-_COPY = re.compile(r"consolidated.*\.safetensors|(pytorch_)?model\.[\w-]+\.(safetensors|bin)|pytorch_model.*\.bin")
-_SHARD = re.compile(r"(pytorch_)?model-\d+-of-\d+\.(safetensors|bin)")
-# Parts of a model that trainers save in files of their own, and nothing of transformers reads.
-_PARTS = ("adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin", "mm_projector.bin")
 # Saved as tensors once, and computed from the configuration since.
 _COMPUTED = re.compile(
     r"(^|\.)(inv_freq|position_ids|token_type_ids|num_batches_tracked"
@@ -47,65 +44,6 @@ _OF_OTHER_TASKS = re.compile(
 )
 _STATED_AS_QUANTISED = ("quantization_config", "compression_config")
 _NARROW = ("I8", "U8", "F8", "F4", "int8", "uint8", "float8", "float4")
-
-
-@dataclass(frozen=True)
-class Stored:
-    """How a tensor is stored.
-
-    Attributes:
-        file: In which file.
-        dtype: As the file calls it.
-        shape: Its shape.
-    """
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def folder_of(checkpoint: str | Path, revision: str | None = None) -> Path | None:
-    """The directory that a checkpoint's files are in.
-
-    Args:
-        checkpoint: Directory or hub id.
-        revision: Branch, tag or commit on the hub; None for the newest.
-
-    Returns:
-        The directory itself; of a hub id the one in the cache, which holds what was asked for so far, or None.
-    """
-    found = file_of(checkpoint, "config.json", revision)
-    return Path(checkpoint) if Path(checkpoint).is_dir() else found.parent if found else None
-
-
-def file_of(checkpoint: str | Path, name: str, revision: str | None = None) -> Path | None:
-    """One file of a checkpoint.
-
-    Args:
-        checkpoint: Directory or hub id.
-        name: Of the file.
-        revision: Branch, tag or commit on the hub; None for the newest.
-
-    Returns:
-        Where it is, fetched from the hub if need be; None where there is none.
-    """
-    if Path(checkpoint).is_dir():
-        path = Path(checkpoint) / name
-        return path if path.is_file() else None
-    from transformers.utils import cached_file
-
-    try:
-        found = cached_file(
-            str(checkpoint),
-            name,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            _raise_exceptions_for_gated_repo=False,
-        )
-    except (OSError, ValueError):
-        return None
-    return Path(found) if found else None
 
 
 def check_files(checkpoint: str | Path, revision: str | None = None) -> None:
@@ -130,10 +68,10 @@ def check_files(checkpoint: str | Path, revision: str | None = None) -> None:
     if folder is None:
         return
     config = json_object(folder / "config.json")
-    read = _files_read(folder, config)
+    read = files_read(folder, config)
     if Path(checkpoint).is_dir():
         _check_beside(folder, read)
-    _check_stored(checkpoint, _stored(read), config)
+    _check_stored(checkpoint, stored_in(read), config)
 
 
 def check_no_adapter_alone(checkpoint: str | Path) -> None:
@@ -188,7 +126,7 @@ def check_loaded(
     left = set(report["unexpected_keys"])
     own = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
     folder = folder_of(checkpoint, revision)
-    stored = _stored(_files_read(folder, json_object(folder / "config.json"))) if folder else {}
+    stored = stored_in(files_read(folder, json_object(folder / "config.json"))) if folder else {}
     known = set(model.state_dict())
     # transformers leaves out of its report what the class does without; it is looked at all the same.
     dropped = {
@@ -305,62 +243,24 @@ def embedding_rows(model: nn.Module) -> int | None:
     return int(rows) if rows is not None else None
 
 
-def unread(checkpoint: str | Path, revision: str | None = None) -> list[str]:
-    """Files with weights that lie beside those that were read.
-
-    Args:
-        checkpoint: Directory or hub id.
-        revision: On the hub.
-
-    Returns:
-        Their names.
-    """
-    folder = folder_of(checkpoint, revision)
-    if folder is None:
-        return []
-    read = {path.name for path in _files_read(folder, json_object(folder / "config.json"))}
-    return sorted(path.name for path in _weight_files(folder) if path.name not in read)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix == ".safetensors" or path.name in _PARTS or _COPY.fullmatch(path.name)
-    ]
-
-
-def _files_read(folder: Path, config: Mapping[str, Any]) -> list[Path]:
-    """The files that transformers reads weights from."""
-    stated = config.get("transformers_weights")
-    first = next((name for name in ([stated] if stated else WEIGHTS) if (folder / str(name)).is_file()), None)
-    if first is None:
-        return []
-    if not str(first).endswith(".index.json"):
-        return [folder / str(first)]
-    names = json_object(folder / str(first)).get("weight_map")
-    listed = sorted(set(map(str, names.values()))) if isinstance(names, dict) else []
-    return [folder / name for name in listed]
-
-
 def _check_beside(folder: Path, read: Collection[Path]) -> None:
     names = {path.name for path in read}
-    beside = [path.name for path in _weight_files(folder) if path.name not in names]
+    beside = [path.name for path in weight_files(folder) if path.name not in names]
     if not names:
         return  # transformers says so
     suffix = Path(min(names)).suffix
-    if parts := [name for name in beside if name in _PARTS]:
+    if parts := [name for name in beside if name in PARTS]:
         raise ModelError(
             f"{folder}: {parts[0]} holds a part of a model that nothing here reads; merge it into the weights, or "
             "move it away if that was done"
         )
     same = [name for name in beside if name.endswith(suffix)]
-    if shards := [name for name in same if _SHARD.fullmatch(name) or name in WEIGHTS]:
+    if shards := [name for name in same if SHARD.fullmatch(name) or name in WEIGHTS]:
         raise ModelError(
             f"{folder}: two sets of weights, {min(names)} and {shards[0]} ({len(shards)} files not read); it cannot "
             "be known which is meant, so move one away"
         )
-    if unknown := [name for name in beside if not _COPY.fullmatch(name)]:
+    if unknown := [name for name in beside if not COPY.fullmatch(name)]:
         raise ModelError(f"{folder}: {unknown[0]} holds weights that nothing reads; move it away if it is not needed")
 
 
@@ -385,51 +285,6 @@ def _check_stored(checkpoint: str | Path, stored: Mapping[str, Stored], config: 
 
 def _is_whole(dtype: str) -> bool:
     return dtype.startswith(("I", "U", "int", "uint", "BOOL", "bool"))
-
-
-def _stored(files: Collection[Path]) -> dict[str, Stored]:
-    """How each tensor of some files is stored, without reading it; of a file that cannot be read, nothing."""
-    import torch
-
-    found: dict[str, Stored] = {}
-    for file in files:
-        try:
-            entries = list(_entries(file))
-        except Exception:  # what is wrong with it, transformers says
-            continue
-        for key, tensor in entries:
-            if (other := found.get(key)) and not torch.equal(_value(other.file, key), _value(file, key)):
-                raise ModelError(f"{file}: {key} stands in {other.file.name} too, with other values")
-            found[key] = tensor
-    return found
-
-
-def _entries(file: Path) -> Iterator[tuple[str, Stored]]:
-    import torch
-    from safetensors import safe_open
-
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as content:
-            for key in content.keys():
-                part = content.get_slice(key)
-                yield key, Stored(file, part.get_dtype(), tuple(part.get_shape()))
-        return
-    mapped = zipfile.is_zipfile(file)  # so that nothing but the names is read
-    for key, h in torch.load(file, map_location="cpu", weights_only=True, mmap=mapped).items():
-        if isinstance(h, torch.Tensor):
-            yield key, Stored(file, str(h.dtype).removeprefix("torch."), tuple(h.shape))
-
-
-def _value(file: Path, key: str) -> Tensor:
-    import torch
-    from safetensors import safe_open
-
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as content:
-            tensor: Tensor = content.get_tensor(key)
-            return tensor
-    value: Tensor = torch.load(file, map_location="cpu", weights_only=True)[key]
-    return value
 
 
 def _is_computed(key: str, stored: Stored | None) -> bool:
@@ -479,12 +334,3 @@ def _finite(tensor: Tensor) -> bool:
     if tensor.is_meta or not tensor.is_floating_point() or tensor.element_size() < 2 or not tensor.numel():
         return True
     return all(bool(extreme.isfinite()) for extreme in torch.aminmax(tensor.detach()))
-
-
-def json_object(path: Path | None) -> dict[str, Any]:
-    """The JSON object in a file, or an empty one where there is none: who needs it says so."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -23,7 +23,8 @@ from tokenizers import (
 from transformers import AutoTokenizer
 
 from mmerank.errors import ModelError
-from mmerank.tokenizer import check_bos, load_tokenizer, size_cautions, special_cautions
+from mmerank.special_tokens import check_bos, size_cautions, special_cautions
+from mmerank.tokenizer import load_tokenizer
 from tests.adapters.text_cases import LLAMA, OPT, TEXT_CASES, TEXTS, llama_tokenizer
 
 CL100K = (

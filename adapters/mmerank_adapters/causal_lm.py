@@ -14,9 +14,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint, placement, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
-from mmerank.soundness import check_files, check_loaded, check_tied, embedding_rows, unread
+from mmerank.soundness import check_files, check_loaded, check_tied, embedding_rows
+from mmerank.special_tokens import size_cautions, special_cautions
+from mmerank.stored import unread
 from mmerank.text_adapter import tokenizer_fingerprint
-from mmerank.tokenizer import load_tokenizer, size_cautions, special_cautions, stated
+from mmerank.tokenizer import load_tokenizer, stated
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.architecture import (

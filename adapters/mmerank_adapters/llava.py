@@ -30,8 +30,10 @@ from mmerank.sequences import (
     spliced_embeddings,
     tokenized,
 )
-from mmerank.soundness import check_files, check_loaded, check_pixels, embedding_rows, unread
-from mmerank.tokenizer import check_bos, load_tokenizer, size_cautions, special_cautions, stated
+from mmerank.soundness import check_files, check_loaded, check_pixels, embedding_rows
+from mmerank.special_tokens import check_bos, size_cautions, special_cautions
+from mmerank.stored import unread
+from mmerank.tokenizer import load_tokenizer, stated
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.architecture import configuration_of

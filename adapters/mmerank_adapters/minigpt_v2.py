@@ -33,7 +33,8 @@ from mmerank.sequences import (
     tokenized,
 )
 from mmerank.soundness import embedding_rows
-from mmerank.tokenizer import Loaded, check_bos, load_tokenizer, size_cautions, special_cautions, stated
+from mmerank.special_tokens import check_bos, size_cautions, special_cautions
+from mmerank.tokenizer import Loaded, load_tokenizer, stated
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.eva_vit import PATCH

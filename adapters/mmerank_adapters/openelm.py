@@ -17,8 +17,9 @@ from mmerank.checkpoints import commit_of, configuration, configuration_fingerpr
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
 from mmerank.soundness import check_files, check_finite
+from mmerank.special_tokens import size_cautions, special_cautions
 from mmerank.text_adapter import tokenizer_fingerprint
-from mmerank.tokenizer import Loaded, load_tokenizer, size_cautions, special_cautions, stated
+from mmerank.tokenizer import Loaded, load_tokenizer, stated
 from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.openelm_config import OpenELMConfig
 from mmerank_adapters.openelm_model import OpenELMModel
