@@ -155,6 +155,7 @@ def _stretches(adapter: Adapter, sequence: TokenSequence, convention: Convention
 
 
 def _warnings(adapter: Adapter, probe: Probe, records: dict[tuple[str, str], Record]) -> Iterable[str]:
+    yield from adapter.source.get("cautions", ())
     dtypes = {parameter.dtype for parameter in adapter.model.parameters()}
     if torch.float16 in dtypes:
         yield "float16 overflows at 65504: massive activations may become infinite; bfloat16 does not"

@@ -27,7 +27,8 @@ from mmerank.measurement import Measurement, measurement_fingerprint, no_spectru
 from mmerank.placeholders import placeholders, without_placeholder
 from mmerank.records import Record
 from mmerank.row_study import RowStudy
-from mmerank.sequences import Kind, Role, SpecialTokens, TokenSequence, image_places, padded
+from mmerank.sequences import Kind, Role, SpecialTokens, TokenSequence, image_places, outside, padded
+from mmerank.soundness import embedding_rows
 from mmerank.transfer import sent
 from mmerank.variants import BASE, ORIGINAL, Variant, Version
 from mmerank.workers import Workers, default_workers
@@ -158,6 +159,7 @@ class Probe:
         self._special_tokens = SpecialTokens(self.adapter.tokenizer)
         self.placeholders = placeholders(self.adapter.model, self.adapter.tokenizer)
         self._device = next(self.adapter.model.parameters()).device
+        self._rows = embedding_rows(self.adapter.model)
         try:
             self._layers = layer_points(self.adapter.layers, self.layers, last="llm")
         except ValueError as error:
@@ -223,6 +225,10 @@ class Probe:
         if None in readings.values():
             limit = self.adapter.max_tokens
             return Skipped(example.id, f"longer than the model's limit of {limit} tokens without any text")
+        for reading in filter(None, readings.values()):
+            for sequence in reading.sequences.values():
+                if reason := outside(sequence, self._rows, self.adapter.tokenizer):
+                    return Skipped(example.id, reason)
         return Prepared(example, {text: reading for text, reading in readings.items() if reading is not None})
 
     def reading(self, example: Example) -> Reading | None:

@@ -96,6 +96,44 @@ def begin(tokenizer: Any) -> TokenSequence:
     return tokens_of([] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id], Role.BOS)
 
 
+def end(tokenizer: Any) -> TokenSequence:
+    """The tokenizer's EOS, with which a template ends.
+
+    Args:
+        tokenizer: The model's.
+
+    Returns:
+        One token.
+
+    Raises:
+        ModelError: It names none.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "the tokenizer names no eos_token, with which the template ends; name it in tokenizer_config.json, or "
+            "measure bare sequences"
+        )
+    return tokens_of([tokenizer.eos_token_id], Role.TEMPLATE)
+
+
+def outside(sequence: TokenSequence, rows: int | None, tokenizer: Any) -> str | None:
+    """Why a sequence must not reach the model: a lookup outside its embedding, which on a GPU ends the process.
+
+    Args:
+        sequence: What the model would read.
+        rows: Of its embedding; None where that is not known.
+        tokenizer: Its tokenizer, for the message.
+
+    Returns:
+        The reason; None where every id has a row, or stands for a picture's.
+    """
+    for i, role in zip(sequence.ids, sequence.roles, strict=True):
+        if not (i == IMAGE_ID and role is Role.IMAGE) and (i < 0 or (rows is not None and i >= rows)):
+            token = "" if i < 0 else f" ({tokenizer.convert_ids_to_tokens(i)!r})"
+            return f"token {i}{token} has no row in the model's embedding of {rows}"
+    return None
+
+
 def image_places(count: int) -> TokenSequence:
     """`count` places for the rows of the connector's output."""
     return tokens_of([IMAGE_ID] * count, Role.IMAGE)

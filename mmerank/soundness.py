@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from mmerank.errors import ModelError
-
-# In the order in which transformers looks for them in a folder.
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
+from mmerank.stored import (
+    COPY,
+    PARTS,
+    SHARD,
+    WEIGHTS,
+    Stored,
+    file_of,
+    files_read,
+    folder_of,
+    json_object,
+    stored_in,
+    weight_files,
 )
+
+if TYPE_CHECKING:  # a MODEL argument is looked at before torch is there
+    from torch import Tensor, nn
+
 ADAPTER = "adapter_config.json"
-# Weights of the same model for other loaders, which lie beside those that are read: `consolidated` as Mistral
-# publishes it, `model.fp16.safetensors` and its like, and what other frameworks read.
-_COPY = re.compile(r"consolidated.*\.safetensors|(pytorch_)?model\.[\w-]+\.(safetensors|bin)|pytorch_model.*\.bin")
-_SHARD = re.compile(r"(pytorch_)?model-\d+-of-\d+\.(safetensors|bin)")
-# Parts of a model that trainers save in files of their own, and nothing of transformers reads.
-_PARTS = ("adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin", "mm_projector.bin")
 # Saved as tensors once, and computed from the configuration since.
 _COMPUTED = re.compile(
     r"(^|\.)(inv_freq|position_ids|token_type_ids|num_batches_tracked"
     r"|rotary_emb\.(cos|sin)_cached|(attn|attention|self_attn|self_attention)\.(bias|masked_bias|causal_mask))$"
 )
+# Of encoders: the sentence vector, and DeBERTa's heads, which no class of transformers has.
 _POOLER = re.compile(r"(^|\.)pooler(\.dense)?\.(weight|bias)$")
+_HEADS = re.compile(r"^(lm_predictions\.lm_head|mask_predictions)\.(\w+\.)?(weight|bias)$")
 _OF_ADAPTERS = re.compile(r"lora_|\.base_layer\.|modules_to_save|ia3_|hada_w|lokr_|oft_|vera_|prompt_embeddings")
 _OF_QUANTISING = re.compile(
     r"_?(scale|scales|scale_inv|scale_shift|zero_point|zeros|absmax|amax)(_\w+)?$|[._]SCB$|q(weight|zeros)$|g_idx$"
@@ -44,65 +44,6 @@ _OF_OTHER_TASKS = re.compile(
 )
 _STATED_AS_QUANTISED = ("quantization_config", "compression_config")
 _NARROW = ("I8", "U8", "F8", "F4", "int8", "uint8", "float8", "float4")
-
-
-@dataclass(frozen=True)
-class Stored:
-    """How a tensor is stored.
-
-    Attributes:
-        file: In which file.
-        dtype: As the file calls it.
-        shape: Its shape.
-    """
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def folder_of(checkpoint: str | Path, revision: str | None = None) -> Path | None:
-    """The directory that a checkpoint's files are in.
-
-    Args:
-        checkpoint: Directory or hub id.
-        revision: Branch, tag or commit on the hub; None for the newest.
-
-    Returns:
-        The directory itself; of a hub id the one in the cache, which holds what was asked for so far, or None.
-    """
-    found = file_of(checkpoint, "config.json", revision)
-    return Path(checkpoint) if Path(checkpoint).is_dir() else found.parent if found else None
-
-
-def file_of(checkpoint: str | Path, name: str, revision: str | None = None) -> Path | None:
-    """One file of a checkpoint.
-
-    Args:
-        checkpoint: Directory or hub id.
-        name: Of the file.
-        revision: Branch, tag or commit on the hub; None for the newest.
-
-    Returns:
-        Where it is, fetched from the hub if need be; None where there is none.
-    """
-    if Path(checkpoint).is_dir():
-        path = Path(checkpoint) / name
-        return path if path.is_file() else None
-    from transformers.utils import cached_file
-
-    try:
-        found = cached_file(
-            str(checkpoint),
-            name,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            _raise_exceptions_for_gated_repo=False,
-        )
-    except (OSError, ValueError):
-        return None
-    return Path(found) if found else None
 
 
 def check_files(checkpoint: str | Path, revision: str | None = None) -> None:
@@ -126,11 +67,11 @@ def check_files(checkpoint: str | Path, revision: str | None = None) -> None:
     folder = folder_of(checkpoint, revision)
     if folder is None:
         return
-    config = _json(folder / "config.json")
-    read = _files_read(folder, config)
+    config = json_object(folder / "config.json")
+    read = files_read(folder, config)
     if Path(checkpoint).is_dir():
         _check_beside(folder, read)
-    _check_stored(checkpoint, _stored(read), config)
+    _check_stored(checkpoint, stored_in(read), config)
 
 
 def check_no_adapter_alone(checkpoint: str | Path) -> None:
@@ -144,7 +85,7 @@ def check_no_adapter_alone(checkpoint: str | Path) -> None:
     """
     stated = Path(checkpoint) / ADAPTER
     if stated.is_file() and not (Path(checkpoint) / "config.json").is_file():
-        base = _json(stated).get("base_model_name_or_path")
+        base = json_object(stated).get("base_model_name_or_path")
         raise ModelError(
             f"{checkpoint}: an adapter ({ADAPTER}) of {base or 'a model it does not name'}, not a whole model; merge "
             "it into that (peft: PeftModel.from_pretrained(base, folder).merge_and_unload(), then save_pretrained "
@@ -159,7 +100,7 @@ def check_loaded(
     revision: str | None = None,
     *,
     unused: Collection[str] = (),
-    pooler: bool = False,
+    encoder: bool = False,
 ) -> list[str]:
     """Refuse a model that is not wholly made of its checkpoint's weights, or a checkpoint that is not wholly used.
 
@@ -170,7 +111,7 @@ def check_loaded(
         checkpoint: Directory or hub id.
         revision: On the hub.
         unused: Weights that may be left, by their full names: a head that is not measured.
-        pooler: Whether the model's sentence vector is left out on purpose.
+        encoder: Whether it is an encoder, whose sentence vector and heads are left out on purpose.
 
     Returns:
         Names of the tensors that were not used and need not be: they are computed (rotary frequencies, position ids,
@@ -181,11 +122,11 @@ def check_loaded(
     """
     if not Path(checkpoint).is_dir():  # only now is everything in the cache
         check_files(checkpoint, revision)
-    missing = sorted(key for key in report["missing_keys"] if not (pooler and _POOLER.search(key)))
+    missing = sorted(key for key in report["missing_keys"] if not (encoder and _POOLER.search(key)))
     left = set(report["unexpected_keys"])
     own = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
     folder = folder_of(checkpoint, revision)
-    stored = _stored(_files_read(folder, _json(folder / "config.json"))) if folder else {}
+    stored = stored_in(files_read(folder, json_object(folder / "config.json"))) if folder else {}
     known = set(model.state_dict())
     # transformers leaves out of its report what the class does without; it is looked at all the same.
     dropped = {
@@ -197,7 +138,7 @@ def check_loaded(
     unknown = sorted(
         key
         for key in left | dropped
-        if not (_is_computed(key, stored.get(key)) or _renamed(key) in allowed or (pooler and _POOLER.search(key)))
+        if not (_is_computed(key, stored.get(key)) or _renamed(key) in allowed or (encoder and _beside_encoder(key)))
         and (key in left or _OF_ADAPTERS.search(key) or _OF_QUANTISING.search(key))
     )
     if missing:
@@ -262,6 +203,32 @@ def check_tied(model: Any, checkpoint: str | Path) -> None:
         )
 
 
+def check_pixels(processor: Any, side: int, checkpoint: str | Path) -> None:
+    """Refuse an image processor that makes pictures of another size than the vision encoder takes.
+
+    Args:
+        processor: As transformers loads it.
+        side: What the vision encoder takes, pixels.
+        checkpoint: Where they came from, for the message.
+
+    Raises:
+        ModelError: It does, or it cannot process a picture at all.
+    """
+    from PIL import Image
+
+    try:
+        pixels = processor(Image.new("RGB", (side, side), "white"), return_tensors="pt")["pixel_values"]
+    except Exception as error:  # whatever its settings come to
+        reason = str(error).strip() or type(error).__name__
+        raise ModelError(f"{checkpoint}: its image processor fails on a white square ({reason})") from error
+    if tuple(pixels.shape[-3:]) != (3, side, side):
+        raise ModelError(
+            f"{checkpoint}: its image processor gives pictures of {tuple(pixels.shape[-3:])}, and the vision encoder "
+            f"takes (3, {side}, {side}); compare crop_size in processor_config.json (preprocessor_config.json) with "
+            "image_size in config.json"
+        )
+
+
 def embedding_rows(model: nn.Module) -> int | None:
     """How many token ids a model has embeddings for.
 
@@ -276,62 +243,24 @@ def embedding_rows(model: nn.Module) -> int | None:
     return int(rows) if rows is not None else None
 
 
-def unread(checkpoint: str | Path, revision: str | None = None) -> list[str]:
-    """Files with weights that lie beside those that were read.
-
-    Args:
-        checkpoint: Directory or hub id.
-        revision: On the hub.
-
-    Returns:
-        Their names.
-    """
-    folder = folder_of(checkpoint, revision)
-    if folder is None:
-        return []
-    read = {path.name for path in _files_read(folder, _json(folder / "config.json"))}
-    return sorted(path.name for path in _weight_files(folder) if path.name not in read)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix == ".safetensors" or path.name in _PARTS or _COPY.fullmatch(path.name)
-    ]
-
-
-def _files_read(folder: Path, config: Mapping[str, Any]) -> list[Path]:
-    """The files that transformers reads weights from."""
-    stated = config.get("transformers_weights")
-    first = next((name for name in ([stated] if stated else WEIGHTS) if (folder / str(name)).is_file()), None)
-    if first is None:
-        return []
-    if not str(first).endswith(".index.json"):
-        return [folder / str(first)]
-    names = _json(folder / str(first)).get("weight_map")
-    listed = sorted(set(map(str, names.values()))) if isinstance(names, dict) else []
-    return [folder / name for name in listed]
-
-
 def _check_beside(folder: Path, read: Collection[Path]) -> None:
     names = {path.name for path in read}
-    beside = [path.name for path in _weight_files(folder) if path.name not in names]
+    beside = [path.name for path in weight_files(folder) if path.name not in names]
     if not names:
         return  # transformers says so
     suffix = Path(min(names)).suffix
-    if parts := [name for name in beside if name in _PARTS]:
+    if parts := [name for name in beside if name in PARTS]:
         raise ModelError(
             f"{folder}: {parts[0]} holds a part of a model that nothing here reads; merge it into the weights, or "
             "move it away if that was done"
         )
     same = [name for name in beside if name.endswith(suffix)]
-    if shards := [name for name in same if _SHARD.fullmatch(name) or name in WEIGHTS]:
+    if shards := [name for name in same if SHARD.fullmatch(name) or name in WEIGHTS]:
         raise ModelError(
             f"{folder}: two sets of weights, {min(names)} and {shards[0]} ({len(shards)} files not read); it cannot "
             "be known which is meant, so move one away"
         )
-    if unknown := [name for name in same if not _COPY.fullmatch(name)]:
+    if unknown := [name for name in beside if not COPY.fullmatch(name)]:
         raise ModelError(f"{folder}: {unknown[0]} holds weights that nothing reads; move it away if it is not needed")
 
 
@@ -358,51 +287,15 @@ def _is_whole(dtype: str) -> bool:
     return dtype.startswith(("I", "U", "int", "uint", "BOOL", "bool"))
 
 
-def _stored(files: Collection[Path]) -> dict[str, Stored]:
-    """How each tensor of some files is stored, without reading it; of a file that cannot be read, nothing."""
-    found: dict[str, Stored] = {}
-    for file in files:
-        try:
-            entries = list(_entries(file))
-        except Exception:  # what is wrong with it, transformers says
-            continue
-        for key, tensor in entries:
-            if (other := found.get(key)) and not torch.equal(_value(other.file, key), _value(file, key)):
-                raise ModelError(f"{file}: {key} stands in {other.file.name} too, with other values")
-            found[key] = tensor
-    return found
-
-
-def _entries(file: Path) -> Iterator[tuple[str, Stored]]:
-    from safetensors import safe_open
-
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as content:
-            for key in content.keys():
-                part = content.get_slice(key)
-                yield key, Stored(file, part.get_dtype(), tuple(part.get_shape()))
-        return
-    for key, h in torch.load(file, map_location="meta", weights_only=True).items():
-        if isinstance(h, Tensor):
-            yield key, Stored(file, str(h.dtype).removeprefix("torch."), tuple(h.shape))
-
-
-def _value(file: Path, key: str) -> Tensor:
-    from safetensors import safe_open
-
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as content:
-            tensor: Tensor = content.get_tensor(key)
-            return tensor
-    value: Tensor = torch.load(file, map_location="cpu", weights_only=True)[key]
-    return value
-
-
 def _is_computed(key: str, stored: Stored | None) -> bool:
     """Whether a tensor is one of those that are computed; a mask that is called `bias` by its shape too."""
     if not _COMPUTED.search(key):
         return False
     return stored is None or not key.endswith(".bias") or len(stored.shape) in (0, 4)
+
+
+def _beside_encoder(key: str) -> bool:
+    return bool(_POOLER.search(key) or _HEADS.search(key))
 
 
 def _is_in(key: str, names: Collection[str]) -> bool:
@@ -436,15 +329,8 @@ def _advice(unknown: Collection[str]) -> str:
 
 
 def _finite(tensor: Tensor) -> bool:
+    import torch
+
     if tensor.is_meta or not tensor.is_floating_point() or tensor.element_size() < 2 or not tensor.numel():
         return True
     return all(bool(extreme.isfinite()) for extreme in torch.aminmax(tensor.detach()))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file, or nothing where there is none: who needs it says so."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

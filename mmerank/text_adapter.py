@@ -198,32 +198,6 @@ def wrap_text(model: Any, tokenizer: Any, *, name: str = "model") -> TextAdapter
     return wrap(model, tokenizer, name=name)  # type: ignore[no-any-return]
 
 
-def load_tokenizer(source: str, revision: str | None = None) -> Any:
-    """The tokenizer of a checkpoint.
-
-    Args:
-        source: Hub id or directory.
-        revision: On the hub; None for the newest.
-
-    Returns:
-        As transformers loads it.
-
-    Raises:
-        ModelError: There is none, or it cannot be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
-    except Exception as error:  # tokenizers raises bare Exceptions
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(f"{source}: its tokenizer cannot be loaded ({reason})") from error
-    # Without any file of one, several classes of transformers give a tokenizer of nothing but special tokens.
-    if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
-        raise ModelError(f"{source}: no tokenizer there (its vocabulary would be empty)")
-    return tokenizer
-
-
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A hash of what a tokenizer does to a text, wherever it was loaded from.
 

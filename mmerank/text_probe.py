@@ -20,7 +20,8 @@ from mmerank.hooks import Point, capture
 from mmerank.inputs import Example, Skipped
 from mmerank.measurement import Measurement, measurement_fingerprint, no_spectrum
 from mmerank.records import Record
-from mmerank.sequences import Role, SpecialTokens, TokenSequence, padded, tokens_of
+from mmerank.sequences import Role, SpecialTokens, TokenSequence, outside, padded, tokens_of
+from mmerank.soundness import embedding_rows
 from mmerank.text_adapter import TextAdapter
 from mmerank.transfer import Arriving, sent
 from mmerank.workers import Workers, default_workers
@@ -78,6 +79,7 @@ class TextProbe:
             self.batch_tokens = default_budget(device, len(self.points))
         self._workers = Workers(default_workers(device) if self.workers is None else self.workers)
         self._special_tokens = SpecialTokens(self.adapter.tokenizer)
+        self._rows = embedding_rows(self.adapter.model)
         self._budget = Budget(self.batch_tokens)
         self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)
 
@@ -113,7 +115,10 @@ class TextProbe:
         if counted < 2:
             behind = f" behind the first {self.convention.skip_first}" if self.convention.skip_first else ""
             return Skipped(example.id, f"{max(counted, 0)} tokens{behind}; at least 2 are needed")
-        return _Prepared(example.id, tokens_of(kept, Role.TEXT), len(ids) - len(kept))
+        sequence = tokens_of(kept, Role.TEXT)
+        if reason := outside(sequence, self._rows, self.adapter.tokenizer):
+            return Skipped(example.id, reason)
+        return _Prepared(example.id, sequence, len(ids) - len(kept))
 
     @torch.inference_mode()
     def _start(self, batch: list[_Prepared]) -> Callable[[], Iterable[Measured | Skipped]]:

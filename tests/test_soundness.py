@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmerank import load, load_text
-from mmerank.errors import ModelError
+from mmerank import Example, align, diff, load, load_text
+from mmerank.doctor import examine
+from mmerank.errors import DataError, ModelError
 from mmerank.text_adapter import TextAdapter
+from tests.adapters.cases import examples
 from tests.adapters.text_cases import BERT, LLAMA, OPT, bert_tokenizer, llama_tokenizer, noisy
 from tests.conftest import GOLDEN
 
@@ -178,7 +181,7 @@ def test_an_adapter_beside_weights_and_one_alone(llama: Path, llava: Path) -> No
         with pytest.raises(ModelError, match=r"adapter_config\.json\) lies beside the weights.*merge"):
             loader(folder, device="cpu")
         (folder / "config.json").unlink()
-        with pytest.raises(ModelError, match="an adapter .* of some/base, not a whole model"):
+        with pytest.raises(ModelError, match="adapter.*merge"):
             loader(folder, device="cpu")
 
 
@@ -211,6 +214,13 @@ def test_a_shard_that_the_index_does_not_list(llama: Path) -> None:
     other = {QUERY + ".weight": weights[QUERY + ".weight"] + 1}
     save_file(other, llama / "model-00002-of-00002.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"q_proj\.weight stands in model-00001-of-00002\.safetensors too"):
+        text(llama)
+
+
+def test_weights_beside_a_file_of_torch_save(llama: Path) -> None:
+    torch.save(load_file(llama / "model.safetensors"), llama / "pytorch_model.bin")
+    (llama / "model.safetensors").rename(llama / "model-00001-of-00001.safetensors")
+    with pytest.raises(ModelError, match="holds weights that nothing reads"):
         text(llama)
 
 
@@ -254,6 +264,29 @@ def test_heads_of_encoders(tmp_path: Path) -> None:
     assert "cls.seq_relationship.weight" in text(tmp_path / "a").source["ignored"]
     with pytest.raises(ModelError, match=r"2 weights .*classifier\.bias.* another task"):
         text(tmp_path / "b")
+    deberta = {"lm_predictions.lm_head.dense.weight": torch.ones(2, 2), "mask_predictions.dense.bias": torch.ones(2)}
+    assert deberta.keys() < set(text(changed(tmp_path / "a", add(**deberta))).source["ignored"])
+
+
+def test_masks_of_old_layouts(tmp_path: Path) -> None:
+    """GPT-2 as it was published, without the body's prefix, and GPT-NeoX."""
+    gpt2 = noisy(
+        transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=640))
+    )
+    neox = noisy(transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**{**BERT.config, "vocab_size": 640})))
+    for model, attention in ((gpt2, "h.{}.attn"), (neox, "gpt_neox.layers.{}.attention")):
+        folder = tmp_path / attention[:2]
+        model.save_pretrained(folder)
+        llama_tokenizer(folder)
+        masks = {}
+        for i in range(2):
+            masks[f"{attention.format(i)}.bias"] = torch.ones(1, 1, 16, 16, dtype=torch.bool)
+            masks[f"{attention.format(i)}.masked_bias"] = torch.tensor(-1e9)
+        changed(folder, lambda w: {key.removeprefix("transformer."): h for key, h in w.items()})
+        changed(folder, add(**masks))
+        adapter = text(folder)
+        assert adapter.source["ignored"] == sorted(masks)
+        assert all(torch.equal(h, model.state_dict()[name]) for name, h in adapter.model.state_dict().items())
 
 
 def test_llava_and_minigpt_have_the_same_rule(llava: Path, tmp_path: Path) -> None:
@@ -305,3 +338,117 @@ def test_a_mixture_of_families(tmp_path: Path) -> None:
         noisy(getattr(transformers, kind)(config)).save_pretrained(folder)
         llama_tokenizer(folder)
         assert text(folder).source["ignored"] == [], name
+
+
+def test_llava_needs_its_bos(llava: Path) -> None:
+    stated(llava, "tokenizer_config.json", bos_token=None)
+    with pytest.raises(ModelError, match='names no bos_token.* say "bos_token": "<s>" in tokenizer_config.json'):
+        load(llava, device="cpu")
+
+
+def test_minigpt_needs_its_bos(tmp_path: Path) -> None:
+    tiny = copied(GOLDEN / "minigpt_v2_tiny", tmp_path / "minigpt")
+    content = json.loads((tiny / "llama_base" / "tokenizer_config.json").read_text())
+    (tiny / "llama_base" / "tokenizer_config.json").write_text(json.dumps(content | {"bos_token": None}))
+    (tiny / "llama_base" / "special_tokens_map.json").unlink(missing_ok=True)
+    with pytest.raises(ModelError, match=r"names no (bos_token)"):
+        load(tiny / "minigpt_v2.yaml", device="cpu")
+
+
+def test_a_contradiction_is_warned_of_stated_and_said_by_doctor(llava: Path, llama: Path) -> None:
+    content = json.loads((llava / "config.json").read_text())
+    content["text_config"]["bos_token_id"] = 5
+    (llava / "config.json").write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="BOS is 5, and the tokenizer's <s> is 1"):
+        adapter = load(llava, device="cpu")
+    (said,) = adapter.source["cautions"]
+    assert said in examine(adapter, examples()).warnings
+    stated(llama, bos_token_id=5)
+    with pytest.warns(UserWarning, match="BOS is 5, and the tokenizer's <s> is 1"):
+        assert len(text(llama).source["cautions"]) == 1
+
+
+@pytest.mark.parametrize("layer", [-6, 5, [-2, 9], "last"])
+def test_layers_of_clip_that_are_not_there(llava: Path, layer: Any) -> None:
+    with pytest.raises(ModelError, match="vision_feature_layer"):
+        load(stated(llava, vision_feature_layer=layer), device="cpu")
+
+
+@pytest.mark.parametrize("layer", [-1, 1, 4, [-2, -1]])
+def test_layers_of_clip_that_are_there(llava: Path, layer: Any) -> None:
+    weights = {"model.multi_modal_projector.linear_1.weight": torch.ones(64, 96)} if isinstance(layer, list) else {}
+    known = load_file(llava / "model.safetensors")
+    changed(llava, add(**{next(k for k in known if k.endswith(key[6:])): h for key, h in weights.items()}))
+    assert load(stated(llava, vision_feature_layer=layer), device="cpu").image_tokens == 36
+
+
+@pytest.mark.parametrize(
+    "change", [{"crop_size": {"height": 70, "width": 70}}, {"do_center_crop": False, "size": {"shortest_edge": 112}}]
+)
+def test_a_processor_of_another_size(llava: Path, change: dict[str, Any]) -> None:
+    content = json.loads((llava / "processor_config.json").read_text())
+    content["image_processor"] |= change
+    (llava / "processor_config.json").write_text(json.dumps(content))
+    with pytest.raises(
+        ModelError, match=r"image processor gives pictures of .*takes \(3, 84, 84\); compare crop_size"
+    ):
+        load(llava, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"dtype": "float33"}, "cannot be loaded .*float33"),
+        ({"num_attention_heads": 3}, "cannot be loaded|another shape"),
+        ({"hidden_size": 64, "head_dim": 16}, "another shape than config.json says"),
+        ({"num_hidden_layers": 2}, r"9 weights are not understood \(first: model\.layers\.2"),
+        ({"num_hidden_layers": 4}, r"9 weights are not in the checkpoint \(first: model\.layers\.3"),
+        ({"vocab_size": 600}, "another shape than config.json says"),
+        ({"attention_bias": True}, r"weights are not in the checkpoint .*bias"),
+        ({"hidden_act": "of-nobody"}, "cannot be loaded .*of-nobody"),
+    ],
+)
+def test_a_configuration_of_another_model(llama: Path, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        text(stated(llama, **config))
+
+
+def test_no_processor_and_a_projector_of_another_shape(llava: Path) -> None:
+    key = next(
+        key for key in load_file(llava / "model.safetensors") if "multi_modal_projector.linear_1.weight" in key
+    )
+    changed(llava, add(**{key: torch.ones(64, 32)}))
+    with pytest.raises(ModelError, match=r"linear_1\.weight is \(64, 32\), expected \(64, 48\)"):
+        load(llava, device="cpu")
+    (llava / "processor_config.json").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded .*processor"):
+        load(llava, device="cpu")
+
+
+def test_tokens_without_an_embedding_cost_their_example_alone(llama: Path, llava: Path) -> None:
+    """Among texts and pairs, and where all have one."""
+    for folder in (llama, llava):
+        content = json.loads((folder / "tokenizer.json").read_text())
+        token = {"id": 800, "content": "<new>", "special": False, "normalized": False}
+        token |= {"single_word": False, "lstrip": False, "rstrip": False}
+        content["added_tokens"].append(token)
+        used = {entry["id"] for entry in content["added_tokens"]} | set(content["model"]["vocab"].values())
+        for i in range(800):  # ids are counted from the vocabulary on
+            if i not in used:
+                content["added_tokens"].insert(-1, token | {"id": i, "content": f"<filler{i}>"})
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match=r"tokens more than the embedding has rows \(640\)"):
+        words = text(llama)
+    texts = [Example(str(i), None, "", one) for i, one in enumerate(("A cat sits.", "A <new> cat.", "A dog runs."))]
+    result = diff(words, texts, seeds=(0,))
+    assert [skipped.id for skipped in result.skipped] == ["1"]
+    assert "token 800 ('<new>') has no row in the model's embedding of 640" in result.skipped[0].reason
+    with pytest.raises(DataError, match="no row in the model's embedding"):
+        diff(words, texts[1:2], seeds=(0,))
+    with pytest.warns(UserWarning, match=r"rows \(704\)"):
+        sees = load(llava, device="cpu")
+    first, *others = examples()
+    pairs = [replace(first, response="A <new> cat."), *others]
+    found = align(sees, pairs)
+    assert found.n == 2 and "token 800 ('<new>')" in found.skipped[0].reason
+    assert found.erank5 == align(sees, others).erank5

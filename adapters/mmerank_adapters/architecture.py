@@ -29,7 +29,7 @@ def configuration_of(checkpoint: str, revision: str | None = None) -> Any:
         A configuration class of transformers.
 
     Raises:
-        ModelError: transformers does not know the model, or it is an encoder-decoder.
+        ModelError: transformers does not know the model, a value cannot be meant, or it is an encoder-decoder.
     """
     try:
         config = AutoConfig.from_pretrained(checkpoint, revision=revision or "main", trust_remote_code=False)
@@ -38,6 +38,9 @@ def configuration_of(checkpoint: str, revision: str | None = None) -> Any:
         raise ModelError(
             f"{checkpoint}: not a model of transformers, whose own code is never run ({reason})"
         ) from error
+    except Exception as error:  # transformers checks some values, and stumbles over others
+        reason = str(error).strip().split("\n")[-1].strip()
+        raise ModelError(f"{checkpoint}: its config.json cannot be loaded ({reason})") from error
     if config.is_encoder_decoder:
         raise ModelError(
             f"{checkpoint}: model_type {config.model_type!r} is an encoder-decoder; expected one of the two"

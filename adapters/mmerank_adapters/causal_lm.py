@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
-from mmerank.checkpoints import commit_of, configuration_fingerprint, placement, weights_fingerprint
+from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint, placement, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
-from mmerank.soundness import check_files, check_loaded, check_tied, unread
-from mmerank.text_adapter import load_tokenizer, tokenizer_fingerprint
+from mmerank.soundness import check_files, check_loaded, check_tied, embedding_rows
+from mmerank.special_tokens import size_cautions, special_cautions
+from mmerank.stored import unread
+from mmerank.text_adapter import tokenizer_fingerprint
+from mmerank.tokenizer import load_tokenizer, stated
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.architecture import (
@@ -114,10 +117,15 @@ class LanguageModel:
         else:
             model = without_pooler(model)
         unused = () if causal else head_names(config)
-        ignored = check_loaded(model, report, checkpoint, revision, unused=unused, pooler=not causal)
+        ignored = check_loaded(model, report, checkpoint, revision, unused=unused, encoder=not causal)
         if not place:
             model.to(device)
         model.eval()
+        words = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(checkpoint, revision)
+        rows = embedding_rows(model)
+        if tokenizer and (size := words.tokenizer.vocab_size) > (rows or 0):
+            raise ModelError(f"{tokenizer}: a tokenizer of {size} tokens, but {checkpoint} has {rows} embeddings")
+        cautions = special_cautions(words.tokenizer, configuration(checkpoint, revision), tokenizer or checkpoint)
         source = {
             "adapter": "causal-lm",
             "checkpoint": checkpoint,
@@ -126,14 +134,10 @@ class LanguageModel:
             "tokenizer": tokenizer or checkpoint,
             "ignored": ignored,
             **({"unread": beside} if (beside := unread(checkpoint, revision)) else {}),
+            **stated(name, words, *cautions, *size_cautions(words.tokenizer, rows)),
             **({"load_in": load_in} if load_in else {}),
         }
-        words = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(checkpoint, revision)
-        if tokenizer and words.vocab_size > (rows := model.get_input_embeddings().num_embeddings):
-            raise ModelError(
-                f"{tokenizer}: a tokenizer of {words.vocab_size} tokens, but {checkpoint} has {rows} embeddings"
-            )
-        adapter = cls(model, words, predicts_next=causal, name=name, source=source)
+        adapter = cls(model, words.tokenizer, predicts_next=causal, name=name, source=source)
         adapter._check(checkpoint)
         return adapter
 

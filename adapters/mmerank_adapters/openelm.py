@@ -17,7 +17,9 @@ from mmerank.checkpoints import commit_of, configuration, configuration_fingerpr
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
 from mmerank.soundness import check_files, check_finite
-from mmerank.text_adapter import load_tokenizer, tokenizer_fingerprint
+from mmerank.special_tokens import size_cautions, special_cautions
+from mmerank.text_adapter import tokenizer_fingerprint
+from mmerank.tokenizer import Loaded, load_tokenizer, stated
 from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.openelm_config import OpenELMConfig
 from mmerank_adapters.openelm_model import OpenELMModel
@@ -106,6 +108,7 @@ class OpenELM:
         # Copied, since the file may go or change after loading.
         copies = {key: h.to(place, number, copy=True) for key, h in tensors.items()}
         model.load_state_dict(copies, assign=True)
+        cautions = special_cautions(words.tokenizer, content, tokenizer or checkpoint)
         source: dict[str, Any] = {
             "adapter": "openelm",
             "checkpoint": checkpoint,
@@ -115,8 +118,11 @@ class OpenELM:
             "configuration": configuration_fingerprint(content),
             "tokenizer": tokenizer or checkpoint,
             "ignored": [],
+            **stated(name, words, *cautions, *size_cautions(words.tokenizer, config.vocab_size)),
         }
-        return cls(model.eval(), config, words, bos=content.get("bos_token_id", 1), name=name, source=source)
+        return cls(
+            model.eval(), config, words.tokenizer, bos=content.get("bos_token_id", 1), name=name, source=source
+        )
 
     def token_ids(self, text: str) -> list[int]:
         """One `<s>` and the ids of a text, without `</s>`.
@@ -178,9 +184,9 @@ class OpenELM:
         return OpenELM(model.eval(), self._config, self.tokenizer, bos=self._bos, name=name, source=source)
 
 
-def _tokenizer(checkpoint: str, revision: str | None, given: str | None, vocab_size: int) -> Any:
+def _tokenizer(checkpoint: str, revision: str | None, given: str | None, vocab_size: int) -> Loaded:
     try:
-        tokenizer = load_tokenizer(given) if given else load_tokenizer(checkpoint, revision)
+        words = load_tokenizer(given) if given else load_tokenizer(checkpoint, revision)
     except ModelError as error:
         if given:
             raise
@@ -188,12 +194,12 @@ def _tokenizer(checkpoint: str, revision: str | None, given: str | None, vocab_s
             f"{checkpoint}: OpenELM comes without a tokenizer; give that of Llama-2, a directory or a hub id, as "
             "`tokenizer` (an option, or a key of the YAML file)"
         ) from error
-    if tokenizer.vocab_size > vocab_size:
+    if (size := words.tokenizer.vocab_size) > vocab_size:
         raise ModelError(
-            f"{given or checkpoint}: a tokenizer of {tokenizer.vocab_size} tokens, but {checkpoint} has {vocab_size} "
+            f"{given or checkpoint}: a tokenizer of {size} tokens, but {checkpoint} has {vocab_size} "
             "embeddings; OpenELM was trained with the tokenizer of Llama-2"
         )
-    return tokenizer
+    return words
 
 
 def _folder(checkpoint: str, revision: str | None) -> Path:
