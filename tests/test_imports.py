@@ -43,6 +43,7 @@ ORDER = [
     "data",
     "checkpoints",
     "untrained",
+    "wrapped",
     "adapter",
     "text_adapter",
     "captions",
