@@ -47,13 +47,17 @@ def model() -> Any:
     return transformers.OPTForCausalLM.from_pretrained(OPT.folder)
 
 
+def compiled(model: Any, **settings: Any) -> Any:
+    return torch.compile(model, **settings)
+
+
 WRAPPERS: dict[str, Any] = {
     "bare": lambda model: model,
-    "compiled": torch.compile,
+    "compiled": compiled,
     "DataParallel": nn.DataParallel,
     "LoRA": Peft,
-    "compiled LoRA": lambda model: torch.compile(Peft(model)),
-    "LoRA in copies, compiled": lambda model: torch.compile(nn.DataParallel(Peft(torch.compile(model)))),
+    "compiled LoRA": lambda model: compiled(Peft(model)),
+    "LoRA in copies, compiled": lambda model: compiled(nn.DataParallel(Peft(compiled(model)))),
 }
 
 
@@ -98,9 +102,9 @@ def test_shards_cannot_run_by_themselves(model: Any) -> None:
 
 def test_hooks_fire_in_what_is_compiled() -> None:
     inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
-    compiled = torch.compile(inner, backend="eager")
-    with eager(compiled), capture(inner, {"0": "0"}) as seen:
-        compiled(torch.ones(1, 3, 4))
+    outer = compiled(inner, backend="eager")
+    with eager(outer), capture(inner, {"0": "0"}) as seen:
+        outer(torch.ones(1, 3, 4))
     assert seen["0"].shape == (1, 3, 4)
 
 

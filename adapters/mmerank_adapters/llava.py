@@ -31,6 +31,7 @@ from mmerank.sequences import (
 )
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
+from mmerank_adapters.processing import check_processing
 
 # What stands before the user's turn, before the answer, and after it, in the template each family was trained with.
 # LLaVA-1.5 and BakLLaVA: `vicuna_v1` of LLaVA's code. ViP-LLaVA: the template of its model card.
@@ -139,6 +140,7 @@ class Llava:
             "ignored": sorted(report["unexpected_keys"]),
             **({"load_in": load_in} if load_in else {}),
         }
+        check_processing(image_processor, checkpoint)
         return cls(model, tokenizer, image_processor, name=name, source=source)
 
     def untrained(self, seed: int) -> Llava:
@@ -182,7 +184,8 @@ class Llava:
         else:
             scale = processor.size["shortest_edge"] / min(picture.size)
             check_area(picture.width * scale, picture.height * scale, "scaled for the crop")
-        pixels: Tensor = processor(picture, return_tensors="pt")["pixel_values"][0]
+        cut = {"do_center_crop": True} if layout == "crop" else {}
+        pixels: Tensor = processor(picture, return_tensors="pt", **cut)["pixel_values"][0]
         return pixels
 
     def sequence(self, example: Example, kind: Kind, form: SequenceForm) -> TokenSequence:
