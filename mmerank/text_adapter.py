@@ -25,6 +25,7 @@ from mmerank.checkpoints import (
 from mmerank.demo import MODELS
 from mmerank.errors import ModelError, UsageError, did_you_mean
 from mmerank.hooks import Point
+from mmerank.wrapped import unwrapped
 
 GROUP = "mmerank.text_adapters"
 FALLBACK = "causal-lm"  # takes whatever transformers knows
@@ -179,7 +180,8 @@ def wrap_text(model: Any, tokenizer: Any, *, name: str = "model") -> TextAdapter
     """A language model that is in memory already, ready to be measured as it is at that moment.
 
     Args:
-        model: A model of transformers; it stays where it is, in its dtype.
+        model: A model of transformers, bare or with LoRA (peft), compiled, or in a DataParallel or
+            DistributedDataParallel; it stays where it is, in its dtype. LoRA is measured as it is active.
         tokenizer: Its tokenizer, as transformers loads it.
         name: The model as results name it.
 
@@ -188,8 +190,10 @@ def wrap_text(model: Any, tokenizer: Any, *, name: str = "model") -> TextAdapter
         has a classmethod `wrap(model, tokenizer, *, name)`.
 
     Raises:
-        ModelError: No adapter understands such a model.
+        ModelError: No adapter understands such a model; or by itself it would be another one, see
+            `mmerank.wrapped.unwrapped`.
     """
+    model = unwrapped(model)
     kind = getattr(getattr(model, "config", None), "model_type", None)
     family = families(GROUP).get(str(kind)) or family_named(GROUP, FALLBACK)
     wrap = getattr(family, "wrap", None)

@@ -48,6 +48,7 @@ ORDER = [
     "data",
     "checkpoints",
     "untrained",
+    "wrapped",
     "adapter",
     "text_adapter",
     "captions",

@@ -21,6 +21,7 @@ from mmerank.text_adapter import tokenizer_fingerprint
 from mmerank.tokenizer import load_tokenizer, stated
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
+from mmerank.wrapped import eager
 from mmerank_adapters.architecture import (
     blocks_of,
     configuration_of,
@@ -177,7 +178,8 @@ class LanguageModel:
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
-            adapter._check(name)
+            with eager(model):
+                adapter._check(name)
         finally:
             for module, training in modes:
                 module.training = training
@@ -275,7 +277,7 @@ class LanguageModel:
     @torch.no_grad()
     def _check(self, checkpoint: str) -> None:
         """Hold the hook points and `logits` against what the model itself returns, on four tokens."""
-        ids = torch.arange(4)[None] % self.model.get_input_embeddings().num_embeddings
+        ids = torch.arange(4)[None] % self.model.get_input_embeddings().weight.shape[0]
         mask = torch.ones_like(ids, dtype=torch.bool)
         points = {str(i): point for i, point in enumerate(self.layers)}
         inputs = {"input_ids": ids.to(self._device()), "attention_mask": mask.long().to(self._device())}

@@ -37,6 +37,7 @@ from mmerank.tokenizer import load_tokenizer, stated
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.architecture import configuration_of
+from mmerank_adapters.processing import check_processing
 
 # What stands before the user's turn, before the answer, and after it, in the template each family was trained with.
 # LLaVA-1.5 and BakLLaVA: `vicuna_v1` of LLaVA's code. ViP-LLaVA: the template of its model card.
@@ -151,6 +152,7 @@ class Llava:
             **stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model))),
             **({"load_in": load_in} if load_in else {}),
         }
+        check_processing(image_processor, checkpoint)
         adapter = cls(model, words.tokenizer, image_processor, name=name, source=source)
         adapter._check_template(checkpoint)
         if other := adapter._other_template:
@@ -200,7 +202,8 @@ class Llava:
         else:
             scale = processor.size["shortest_edge"] / min(picture.size)
             check_area(picture.width * scale, picture.height * scale, "scaled for the crop")
-        pixels: Tensor = processor(picture, return_tensors="pt")["pixel_values"][0]
+        cut = {"do_center_crop": True} if layout == "crop" else {}
+        pixels: Tensor = processor(picture, return_tensors="pt", **cut)["pixel_values"][0]
         return pixels
 
     def sequence(self, example: Example, kind: Kind, form: SequenceForm) -> TokenSequence:
