@@ -97,7 +97,7 @@ def tests_notes(tests: Mapping[str, Comparison]) -> list[str]:
         f"  q: over {first.tests} tests ({name}), n = {first.n}",
     ]
     if any(comparison.fixed for comparison in tests.values()):
-        lines.append("  left blank: what the transform cannot move, which is not among the tests")
+        lines.append("  left blank: what the transform moves in no example, which is not among the tests")
     if first.exact:
         swaps = f"all {first.permutations} swaps within examples; no p can be below {min(1, 2 / 2**first.n):.2g}"
     else:

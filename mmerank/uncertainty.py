@@ -117,6 +117,8 @@ def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
         f"  q: permutation test, {swaps} swaps; {name} over {first.tests} tests",
         "  d_z: mean / sd of the examples' differences; MDE: detectable at this n with 80 % power",
     ]
+    if any(comparison.fixed for comparison in comparisons):
+        lines.insert(2, "  q -: equal in every example, which is not among the tests")
     left = max(comparison.unpaired for comparison in comparisons)
     return [*lines, f"  only on one side, not compared: up to {left} examples"] if left else lines
 

@@ -51,9 +51,10 @@ class PairedDifference:
         low: Lower limit of the difference, by the paired bootstrap; NaN with fewer than two examples.
         high: Upper limit.
         p: Of the permutation test: A and B are swapped within examples, all measurements of an example together.
-        q: The same after control of the false discovery rate over everything tested together; NaN where the quantity
-            cannot differ and so is not tested.
-        p_wilcoxon: Of the Wilcoxon signed-rank test on `effect`'s differences.
+        q: The same after control of the false discovery rate over everything tested together; NaN where there is
+            nothing to test, since the quantity cannot differ, or is equal in every example, as that of a twin that A
+            and B share.
+        p_wilcoxon: Of the Wilcoxon signed-rank test on the examples' differences.
         d_z: Mean over standard deviation of the examples' differences (of entropies, for an eRank); NaN where all
             are equal.
         rank_biserial: Matched-pairs rank-biserial correlation of them, -1 to 1.
@@ -90,7 +91,8 @@ class Comparison:
         exact: Whether these are all swaps there are.
         false_discovery: `bh` or `by`.
         tests: Number of tests behind `q`.
-        fixed: Quantities that cannot differ by how A and B were made; they are not among `tests`.
+        fixed: Quantities that cannot differ by how A and B were made, or are equal in every example; they are not
+            among `tests`.
     """
 
     a: str
@@ -152,8 +154,8 @@ def compare(
             a frame of records as from `mmerank.records.to_frame`, of one model (of texts: with its untrained twins)
             and one transform.
         b: The other.
-        quantities: Those to test. Default: all. A quantity that cannot differ, as `erank4` between image transforms,
-            is better left out: it only makes `q` larger.
+        quantities: Those to test. Default: all. A quantity that is equal in every example of both, as `erank4`
+            between image transforms, has no `q` and is not counted for that of the others.
         names: What A and B are called. Default: model, and transform unless it is `none`.
         aggregate: See `mmerank.analysis.alignment.dataset_erank`. Default: that of the results; `entropy` for frames.
         point: Of texts: the hook point.
@@ -194,9 +196,9 @@ def compare(
     unpaired = one.n + other.n - 2 * len(common)
     chosen = _chosen(one, other, quantities)
     names = names or (_name(frame_a), _name(frame_b))
-    found, tried, exact = _differences(one.of(common), other.of(common), chosen, bootstrap, permutations)
+    found, equal, tried, exact = _differences(one.of(common), other.of(common), chosen, bootstrap, permutations)
     comparison = Comparison(
-        *names, len(common), unpaired, tuple(found), bootstrap, tried, exact, false_discovery, len(found)
+        *names, len(common), unpaired, tuple(found), bootstrap, tried, exact, false_discovery, len(found), equal
     )
     return controlled([comparison], false_discovery)[0]
 
@@ -236,7 +238,8 @@ def controlled(comparisons: Iterable[Comparison], false_discovery: FalseDiscover
 
 def _differences(
     a: Sample, b: Sample, chosen: Sequence[str], bootstrap: Bootstrap, permutations: int
-) -> tuple[list[PairedDifference], int, bool]:
+) -> tuple[list[PairedDifference], tuple[str, ...], int, bool]:
+    """Each difference; what is equal in every example; how many swaps, and whether these are all."""
     n, k = a.columns.shape
     places = [a.quantities.index(name) for name in chosen]
 
@@ -253,13 +256,16 @@ def _differences(
     error = np.full(len(places), np.nan)
     if n > 1:
         error = np.sqrt((influence(both, difference) ** 2).sum(axis=0) * n / (n - 1))
-    found = []
+    found, equal = [], []
     single_a, single_b = _by_example(a, chosen), _by_example(b, chosen)
     single = single_a - single_b
     single[np.abs(single) <= 1e-12 * np.maximum(np.abs(single_a), np.abs(single_b))] = 0  # equal up to rounding
     means_a = of_means(a.means)
     for i, name in enumerate(chosen):
         d = single[:, i][np.isfinite(single[:, i])]
+        # A ratio of means may differ where each example's is equal.
+        if d.size and not d.any() and abs(values[i]) <= 1e-12 * max(abs(means_a[i]), abs(means_a[i] - values[i])):
+            equal.append(name)
         found.append(
             PairedDifference(
                 quantity=name,
@@ -276,7 +282,7 @@ def _differences(
                 smallest_detectable=smallest_detectable(float(error[i]), n),
             )
         )
-    return found, tried, exact
+    return found, tuple(equal), tried, exact
 
 
 def _by_example(of: Sample, chosen: Sequence[str]) -> Floats:

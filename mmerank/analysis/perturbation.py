@@ -133,7 +133,8 @@ def paired_tests(
         records: Of one model, as from `mmerank.records.to_frame`; those of nulls are passed over.
         aggregate: See `mmerank.analysis.alignment.dataset_erank`.
         bootstrap: Level, resamples, seed and method.
-        false_discovery: How `q` is made, over all transforms and all quantities that they can move.
+        false_discovery: How `q` is made, over all transforms and of each the quantities that it can move, and does in
+            some example.
 
     Returns:
         By transform, in the order of the records.
@@ -141,13 +142,11 @@ def paired_tests(
     kept = records[~_control(records).isin(get_args(Control))]
     by_transform = {str(name): frame for name, frame in kept.groupby("transform", sort=False)}
     base = by_transform.pop(BASE.name)
-    compared = [
-        replace(
-            compare(frame, base, names=(name, "base"), aggregate=aggregate, bootstrap=bootstrap),
-            fixed=fixed_quantities(name),
-        )
-        for name, frame in by_transform.items()
-    ]
+    compared = []
+    for name, frame in by_transform.items():
+        found = compare(frame, base, names=(name, "base"), aggregate=aggregate, bootstrap=bootstrap)
+        unmoved = {*found.fixed, *fixed_quantities(name)}
+        compared.append(replace(found, fixed=tuple(quantity for quantity in QUANTITIES if quantity in unmoved)))
     return dict(zip(by_transform, controlled(compared, false_discovery), strict=True))
 
 

@@ -18,6 +18,7 @@ from mmerank.analysis.samples import sample
 from mmerank.convention import Aggregate
 from mmerank.errors import RunFolderError
 from mmerank.records import read_parts, to_frame
+from mmerank.steps import by_step
 
 
 def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
@@ -27,7 +28,8 @@ def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
         folder: What `--out` was given.
 
     Returns:
-        A frame per model; of texts, with the records of its untrained twins. The spectra are left out.
+        A frame per model, checkpoints of a training in the order of their steps; of texts, with the records of its
+        untrained twins. The spectra are left out.
 
     Raises:
         RunFolderError: It is not a run folder, or has no records.
@@ -37,7 +39,7 @@ def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
     if records.empty:
         raise RunFolderError(f"{folder}: has no records yet")
     found = {}
-    for model in records["model"].unique():
+    for model in by_step(list(records["model"].unique())):
         if not model.startswith(TWIN):
             twins = [name for name in records["model"].unique() if _is_twin(name, model, stated, records)]
             found[model] = records[records["model"].isin([model, *twins])]

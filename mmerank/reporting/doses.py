@@ -82,7 +82,7 @@ def _draw(axes: Axes, differences: pd.DataFrame, doses: dict[float, str], names:
     logarithmic = least > 0 and most / least > 3
     for i, name in enumerate(names):
         rows = differences[differences["quantity"] == name].set_index("transform")
-        if rows["fixed"].any():
+        if rows["fixed"].all():  # no strength moves it
             continue
         rows = rows.loc[list(doses.values())]
         aside = 0.016 * (i - (len(names) - 1) / 2)

@@ -18,6 +18,7 @@ from mmerank.analysis.perturbation import Null, against_nulls, paired_tests
 from mmerank.analysis.rerun import estimates, run_records
 from mmerank.errors import RunFolderError
 from mmerank.records import Record, read_parts
+from mmerank.steps import by_step
 
 JOBS = {"align": "Image-text alignment", "perturb": "Before and after a change", "diff": "Diff-eRank"}
 
@@ -113,16 +114,17 @@ def read_runs(paths: list[Path]) -> list[Finished]:
         paths: At least one.
 
     Returns:
-        The runs, in the order given.
+        The runs, in the order given; those of the checkpoints of one training in the order of their steps.
 
     Raises:
         RunFolderError: One is no run folder, has no records, or they are damaged.
     """
     paths = list({path.resolve(): path for path in paths}.values())
     names = [path.resolve().name for path in paths]
-    return [
+    runs = [
         _read(path, name if names.count(name) == 1 else str(path)) for path, name in zip(paths, names, strict=True)
     ]
+    return by_step(runs, lambda run: next(iter(run.frames)))
 
 
 def _read(path: Path, name: str) -> Finished:
@@ -153,7 +155,7 @@ def _read(path: Path, name: str) -> Finished:
         path=path,
         job=settings["job"],
         settings=settings,
-        results={result["model"]: result for result in results},
+        results={result["model"]: result for result in by_step(results, lambda result: str(result["model"]))},
         records=records,
         frames={model: frame for model, frame in frames.items() if not model.startswith(TWIN)},
         estimates=numbers,
