@@ -53,17 +53,18 @@ def told_from_zero(test: PairedDifference) -> bool:
     return test.q < ALPHA and (test.low > 0 or test.high < 0)
 
 
-def tests_table(tests: Mapping[str, Comparison], base: Mapping[str, Interval]) -> Table:
+def tests_table(tests: Mapping[str, Comparison], base: Mapping[str, Interval], of: str = "") -> Table:
     """Limits, q and smallest detectable difference of what each transform can move.
 
     Args:
         tests: By transform.
         base: Intervals of the base.
+        of: What the title adds.
 
     Returns:
         The table, for a rich console.
     """
-    table = _by_quantity("Intervals and tests of the differences")
+    table = _by_quantity(f"Intervals and tests of the differences{of}")
     if base:
         cells = (
             f"{base[name][0]:.{d}f}\n{base[name][1]:.{d}f}" if name in base else "" for name, d in DECIMALS.items()

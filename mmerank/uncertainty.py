@@ -81,7 +81,8 @@ def comparison_table(comparison: Comparison) -> Table:
     Returns:
         The table, for a rich console.
     """
-    title = Text(f"{comparison.a} - {comparison.b}, n = {comparison.n}")
+    rows = ", on equally many rows" if comparison.matched else ""
+    title = Text(f"{comparison.a} - {comparison.b}{rows}, n = {comparison.n}")
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for heading in ("difference", "q", "d_z", "MDE"):

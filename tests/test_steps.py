@@ -20,7 +20,7 @@ from tests.test_diff_erank import other_weights, texts
         (["m@step16000", "m@main", "m@step512"], ["m@step512", "m@main", "m@step16000"]),
         (["m@s1-step1000-tokens5B", "m@s1-step900-tokens4B"], ["m@s1-step900-tokens4B", "m@s1-step1000-tokens5B"]),
         (["b/ckpt_10/", "a/ckpt_9", "b/ckpt_2/", "a/ckpt_1"], ["b/ckpt_2/", "a/ckpt_1", "b/ckpt_10/", "a/ckpt_9"]),
-        (["iter_0010", "iter_0009", "a.epoch-11", "a.epoch-2"], ["iter_0009", "iter_0010", "a.epoch-2", "a.epoch-11"]),
+        (["iter_0010", "iter_0009", "e.epoch-9"], ["iter_0009", "iter_0010", "e.epoch-9"]),
         (["opt-350m", "opt-125m", "seed-2", "seed-1"], ["opt-350m", "opt-125m", "seed-2", "seed-1"]),
         ([], []),
     ],

@@ -16,6 +16,7 @@ from mmerank.analysis.diff_erank import TWIN
 from mmerank.analysis.effects import rank_biserial, signed_rank_p, smallest_detectable, standardised_mean
 from mmerank.analysis.permutation import swap_test
 from mmerank.analysis.samples import Floats, Sample, sample
+from mmerank.analysis.tokens import MATCHED_BY, matched_rows
 from mmerank.convention import Aggregate, Convention, TextConvention
 from mmerank.records import Record, to_frame
 
@@ -93,6 +94,7 @@ class Comparison:
         tests: Number of tests behind `q`.
         fixed: Quantities that cannot differ by how A and B were made, or are equal in every example; they are not
             among `tests`.
+        matched: Whether the numbers are those of equally many rows everywhere.
     """
 
     a: str
@@ -106,6 +108,7 @@ class Comparison:
     false_discovery: FalseDiscovery
     tests: int
     fixed: tuple[str, ...] = ()
+    matched: bool = False
 
     def __getitem__(self, quantity: str) -> PairedDifference:
         """The difference of one quantity."""
@@ -141,6 +144,7 @@ def compare(
     names: tuple[str, str] | None = None,
     aggregate: Aggregate | None = None,
     point: str = "final",
+    matched: bool = False,
     bootstrap: Bootstrap | None = None,
     permutations: int = 9999,
     false_discovery: FalseDiscovery = "bh",
@@ -159,6 +163,8 @@ def compare(
         names: What A and B are called. Default: model, and transform unless it is `none`.
         aggregate: See `mmerank.analysis.alignment.dataset_erank`. Default: that of the results; `entropy` for frames.
         point: Of texts: the hook point.
+        matched: Compare the numbers on equally many rows, which were measured with `match_tokens`, see
+            docs/tokens.md.
         bootstrap: Level, resamples, seed and method. The seed is also that of the permutations.
         permutations: Most swaps to try; where there are no more than this and one, all are tried and `p` is exact.
         false_discovery: `bh` (Benjamini-Hochberg) or `by` (Benjamini-Yekutieli, for any dependence) over the
@@ -169,8 +175,8 @@ def compare(
 
     Raises:
         TypeError: One is something else.
-        ValueError: The two have no example in common, are of different data sets or aggregates, or there is no such
-            quantity.
+        ValueError: The two have no example in common, are of different data sets or aggregates, there is no such
+            quantity, or no numbers on equally many rows.
     """
     bootstrap = bootstrap or Bootstrap()
     for given in (a, b):
@@ -187,6 +193,11 @@ def compare(
     (frame_a, by_a), (frame_b, by_b) = _records(a, aggregate), _records(b, aggregate)
     if by_a != by_b:
         raise ValueError(f"expected the same aggregate on both sides, got {by_a} and {by_b}")
+    if matched:
+        drawn = [_drawn(given) for given in (a, b)]
+        if drawn[0] != drawn[1] and not any(isinstance(given, pd.DataFrame) for given in (a, b)):
+            raise ValueError(f"expected rows drawn alike on both sides, got {drawn[0]} and {drawn[1]}")
+        frame_a, frame_b = _matched(frame_a), _matched(frame_b)
     one, other = sample(frame_a, aggregate=by_a, point=point), sample(frame_b, aggregate=by_b, point=point)
     if ("reduced_loss" in one.quantities) != ("reduced_loss" in other.quantities):  # a causal model and an encoder
         one, other = (sample(frame.assign(predicted=0), aggregate=by_a, point=point) for frame in (frame_a, frame_b))
@@ -198,7 +209,17 @@ def compare(
     names = names or (_name(frame_a), _name(frame_b))
     found, equal, tried, exact = _differences(one.of(common), other.of(common), chosen, bootstrap, permutations)
     comparison = Comparison(
-        *names, len(common), unpaired, tuple(found), bootstrap, tried, exact, false_discovery, len(found), equal
+        *names,
+        len(common),
+        unpaired,
+        tuple(found),
+        bootstrap,
+        tried,
+        exact,
+        false_discovery,
+        len(found),
+        equal,
+        matched,
     )
     return controlled([comparison], false_discovery)[0]
 
@@ -304,6 +325,22 @@ def _records(given: Measured | pd.DataFrame, aggregate: Aggregate | None) -> tup
     if isinstance(given, pd.DataFrame):
         return given, aggregate or "entropy"
     return to_frame(given.records, spectrum=False), aggregate or given.convention.aggregate
+
+
+def _matched(frame: pd.DataFrame) -> pd.DataFrame:
+    found = matched_rows(frame)
+    if found.empty:
+        raise ValueError(
+            f"no numbers of {_name(frame)} on equally many rows; they are measured with --match-tokens, of "
+            "examples that have as many rows at each of the five places"
+        )
+    return found
+
+
+def _drawn(given: Measured | pd.DataFrame) -> str:
+    """How rows were drawn to match; of a frame that is not known."""
+    convention = None if isinstance(given, pd.DataFrame) else given.convention
+    return ", ".join(f"{name} {getattr(convention, name, None)}" for name in MATCHED_BY)
 
 
 def _chosen(a: Sample, b: Sample, quantities: Sequence[str] | None) -> list[str]:

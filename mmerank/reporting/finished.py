@@ -16,6 +16,7 @@ from mmerank.analysis.null import NullTest
 from mmerank.analysis.paired import Comparison
 from mmerank.analysis.perturbation import Null, against_nulls, paired_tests
 from mmerank.analysis.rerun import estimates, run_records
+from mmerank.analysis.tokens import MATCHED
 from mmerank.errors import RunFolderError
 from mmerank.records import Record, read_parts
 from mmerank.steps import by_step
@@ -53,6 +54,20 @@ class Finished:
         """Of a perturbation: each transform minus the base, by model and transform."""
         by = self.convention["aggregate"]
         return {model: paired_tests(records, aggregate=by) for model, records in self.frames.items()}
+
+    @cached_property
+    def tests_matched(self) -> dict[str, dict[str, Comparison]]:
+        """The same on equally many rows; no transform where they were not asked for, or no example has as many."""
+        by = self.convention["aggregate"]
+        if self.match_tokens is None:
+            return {}
+        return {model: paired_tests(records, aggregate=by, matched=True) for model, records in self.frames.items()}
+
+    @property
+    def match_tokens(self) -> int | None:
+        """On how many rows each everything was measured too; None for no such numbers."""
+        found: int | None = self.convention.get("match_tokens")
+        return found
 
     @cached_property
     def nulls(self) -> dict[str, tuple[Null, ...]]:
@@ -103,7 +118,8 @@ class Finished:
 
     def n(self, model: str) -> int:
         """Number of examples behind a model's numbers."""
-        counts = self.estimates.loc[self.estimates["model"] == model, "n"]
+        here = (self.estimates["model"] == model) & ~self.estimates["quantity"].str.startswith(MATCHED)
+        counts = self.estimates.loc[here, "n"]
         return int(counts.iloc[0]) if len(counts) else 0
 
 

@@ -264,8 +264,8 @@ def test_what_is_equal_in_every_example_is_no_test() -> None:
 
 def test_a_ratio_of_means_may_differ_where_each_is_equal() -> None:
     """With Algorithm (b): e2 / e1 is one half and one quarter on both sides, with other weights."""
-    a = np.log([[8.0, 4, 5, 5, 5], [8, 2, 5, 5, 5]])
-    b = np.log([[8.0, 4, 5, 5, 5], [80, 20, 5, 5, 5]])
+    a = np.log(np.array([[8.0, 4, 5, 5, 5], [8, 2, 5, 5, 5]]))
+    b = np.log(np.array([[8.0, 4, 5, 5, 5], [80, 20, 5, 5, 5]]))
     found = compare(frame(a), frame(b), aggregate="erank", bootstrap=FEW)
     ratio = found["image_reduction_ratio"]
     assert ratio.difference == pytest.approx((1 - 6 / 16) - (1 - 24 / 88)) and not math.isnan(ratio.q)
