@@ -86,11 +86,13 @@ def _of_pairs(
         drawn = matched[matched["rows"] == k]
         drawn = drawn.assign(quantity=drawn["quantity"].str.removeprefix(MATCHED))
         name = "eranks-matched" if matched["rows"].nunique() == 1 else f"eranks-matched-{k}"
-        yield name, f"{caption}, each on {k} rows drawn at random.", eranks(drawn, within, data)
+        told = {key: f"{called_so}, {k} rows each" for key, called_so in data.items()}
+        yield name, f"{caption}, each on {k} rows drawn at random.", eranks(drawn, within, told)
     for i, (run, model) in enumerate(pairs):
         title = f"{within[run.name, model]} on {data[run.data]}"
         rows = base[(base["run"] == run.name) & (base["model"] == model)]
-        yield f"flow-{i + 1}", f"Flow of eRank through {title}.", flow(rows, title)
+        which = "" if run.match_tokens is None else ", of all rows"
+        yield f"flow-{i + 1}", f"Flow of eRank through {title}{which}.", flow(rows, title)
     swept = [(run, model, found) for run, model in pairs if (found := sweeps(run.transforms))]
     for i, (run, model, found) in enumerate(swept):
         title = f"{within[run.name, model]} on {data[run.data]}"
