@@ -105,6 +105,7 @@ def _view(run: Finished, most_rows: int, called: dict[tuple[str, str], str], dat
         "skipped": left_out,
         "missing": missing,
         "elsewhere": elsewhere(run),
+        "finished": bool(run.results),
         "ranked": _HEADS.get(ranked, ranked),
         "groups": [("Highest", highest), ("Lowest", lowest)],
         "heads": {name: _HEADS.get(name, name) for name in map(str, table.columns)},

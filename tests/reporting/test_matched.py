@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -164,6 +165,28 @@ def test_the_terminal_compares_them(data: str, tmp_path: Path) -> None:
     for difference in found["differences"]:
         name = difference["quantity"]
         assert difference["difference"] == pytest.approx(a[name] - b[name], abs=1e-12)
+
+
+def test_what_is_not_on_the_page_is_named(tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmerank.analysis.tokens.SINGLE_ROW", 0.03)  # the tiny model has no row that decides a tenth
+    asked = Convention(rows=True, companions=True)
+    align(LLAVA.adapter, load_data(data), convention=asked, out=tmp_path / "run")
+    (read,) = read_runs([tmp_path / "run"])
+    rows = json.loads((tmp_path / "run" / "summary.json").read_text())["results"][0]["rows"]
+    decided = [line for line in cautions([read]) if "without one row" in line]
+    # What the terminal warns of.
+    changes = {
+        label: max(abs(of[f"change_without_{name}"] or 0) for name in ("strongest", "decisive"))
+        for label, of in rows.items()
+    }
+    assert len(decided) == sum(change > 0.03 for change in changes.values()) > 0
+    report([tmp_path / "run"], formats=["html"])
+    page = (tmp_path / "run" / "report" / "report.html").read_text()
+    (told,) = re.findall(r"Measured, and not on this page but in summary.json: ([^<]*)", page)
+    assert "(rows)" in told and "(companions)" in told and "CLIPScore" not in told
+    (tmp_path / "run" / "summary.json").unlink()
+    report([tmp_path / "run"], formats=["html"])
+    assert "not on this page: eRanks by rows" in (tmp_path / "run" / "report" / "report.html").read_text()
 
 
 def what_is_there(runs: list[Path]) -> Iterator[Any]:
