@@ -16,7 +16,7 @@ from mmerank.analysis.alignment import alignment
 from mmerank.analysis.bootstrap import Bootstrap, Interval, intervals
 from mmerank.analysis.companions import clip_score, companions
 from mmerank.analysis.layers import layer_eranks
-from mmerank.analysis.tokens import matched_alignment, row_eranks, token_curve
+from mmerank.analysis.tokens import matched_alignment, matched_rows, row_eranks, token_curve
 from mmerank.clip import Clip, ClipEmbeddings, clip_embeddings
 from mmerank.collect import collect
 from mmerank.convention import Convention, all_choices
@@ -89,13 +89,19 @@ class Alignment:
 
     @cached_property
     def matched(self) -> dict[str, Any] | None:
-        """The same on equally many rows everywhere, see `mmerank.analysis.tokens`; None if not asked for."""
+        """The same on equally many rows everywhere, see `mmerank.analysis.tokens`; None if not asked for.
+
+        `intervals` are those over the examples that could be matched.
+        """
         asked = self.convention
         if asked.match_tokens is None:
             return None
-        return matched_alignment(
+        found = matched_alignment(
             self.records, tokens=asked.match_tokens, repeats=asked.match_repeats, aggregate=asked.aggregate
         )
+        rows = matched_rows(to_frame(self.records, spectrum=False))
+        limits = intervals(rows, aggregate=asked.aggregate, bootstrap=self.bootstrap) if found["n"] else {}
+        return {**found, "intervals": {label: list(interval) for label, interval in limits.items()}}
 
     @cached_property
     def token_curve(self) -> dict[str, Any] | None:

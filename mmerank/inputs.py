@@ -143,13 +143,16 @@ def minigpt(data: str, rest: str) -> DataSet:
     return DataSet(data, fingerprint, tuple(unique(entries)))
 
 
-def options_of(query: str, known: tuple[str, ...], data: str) -> dict[str, str]:
+def options_of(
+    query: str, known: tuple[str, ...], data: str, *, may_be_empty: tuple[str, ...] = ()
+) -> dict[str, str]:
     """The options behind the question mark of a DATA argument.
 
     Args:
         query: `NAME=VALUE`, joined by `&`.
         known: Names that may stand there.
         data: The whole argument, for the message.
+        may_be_empty: Those of them for which nothing, as in `NAME=`, is a value.
 
     Returns:
         Name -> value.
@@ -161,7 +164,7 @@ def options_of(query: str, known: tuple[str, ...], data: str) -> dict[str, str]:
     options = {name: value for name, _, value in (option.partition("=") for option in query.split("&") if option)}
     if unknown := sorted(set(options) - set(known)):
         raise UsageError(f"unknown option {unknown[0]!r} in {data!r}; known: {', '.join(known)}")
-    if empty := [name for name, value in options.items() if not value]:
+    if empty := [name for name, value in options.items() if not value and name not in may_be_empty]:
         raise UsageError(f"option {empty[0]!r} in {data!r} has no value")
     return options
 

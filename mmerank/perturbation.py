@@ -136,6 +136,14 @@ class Perturbation:
         aggregate = self.base.convention.aggregate
         return paired_tests(to_frame(self.records, spectrum=False), aggregate=aggregate, bootstrap=self.bootstrap)
 
+    @cached_property
+    def tests_matched(self) -> dict[str, Comparison]:
+        """The same on equally many rows everywhere; empty where that was not asked for, or no example has as many."""
+        if self.base.convention.match_tokens is None:
+            return {}
+        records, aggregate = to_frame(self.records, spectrum=False), self.base.convention.aggregate
+        return paired_tests(records, aggregate=aggregate, bootstrap=self.bootstrap, matched=True)
+
     def tests_to_pandas(self) -> pd.DataFrame:
         """One row per transform and quantity; columns as in `mmerank.analysis.perturbation.differences_frame`."""
         return differences_frame(self.tests)
@@ -146,10 +154,15 @@ class Perturbation:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as `--json` prints it."""
+        matched = self.tests_matched
         return {
             "base": self.base.to_dict(),
             "transforms": [
-                {**perturbed.to_dict(), "tests": self.tests[perturbed.transform].to_dict()}
+                {
+                    **perturbed.to_dict(),
+                    "tests": self.tests[perturbed.transform].to_dict(),
+                    **({"tests_matched": found.to_dict()} if (found := matched.get(perturbed.transform)) else {}),
+                }
                 for perturbed in self.transforms
             ],
             "controls": [null.to_dict(self.base.n) for null in self.controls],

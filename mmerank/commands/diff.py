@@ -13,6 +13,7 @@ from mmerank.commands.groups import Computing, Keeping, listed
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
 from mmerank.processes import rank
+from mmerank.steps import by_step
 
 if TYPE_CHECKING:
     from mmerank.diff_erank import Diff
@@ -70,7 +71,10 @@ def diff(
             keeping.out, texts, convention, layers=layers, limit=limit, seed=seed, loss=not no_loss
         )
     quiet()
-    sweep = [(model, revision) for model in models for revision in listed(revisions) or (None,)]
+    sweep = by_step(
+        [(model, revision) for model in models for revision in listed(revisions) or (None,)],
+        lambda one: "@".join(filter(None, one)),
+    )
     for model, revision in sweep:  # a typo in the last one must not cost the time of the first
         check_text_model(model, revision)
     fetch_questions(tasks)
