@@ -97,7 +97,8 @@ def _decoded(source: Path | Encoded, max_pixels: int) -> Image.Image:
     try:
         return _upright(_open(source), source.name, max_pixels)
     except Exception as error:
-        if isinstance(error, (DataError, FileNotFoundError)) or _may_pass(error):
+        # What the system says, with a number, is of the source, and asking again would be of no use.
+        if isinstance(error, DataError) or getattr(error, "errno", None) is not None or _may_pass(error):
             raise
         content = without_metadata(source.read_bytes() if isinstance(source, Path) else source.read())
         if content is None:

@@ -16,6 +16,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Where Pillow keeps what it reads an orientation from.
+_SAYS_IT = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 # JPEG: what tells which colours the components are (JFIF and Adobe), with the bytes that a whole one has.
 _COLOURS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
@@ -53,9 +55,12 @@ def turned(picture: Image.Image) -> Image.Image:
     except Exception:  # Pillow's parsers of EXIF and XMP raise anything
         return picture
     # A list would not be found in a dictionary, and 6.0 would.
-    return (
-        picture.transpose(_UPRIGHT[orientation]) if type(orientation) is int and orientation in _UPRIGHT else picture
-    )
+    if type(orientation) is not int or orientation not in _UPRIGHT:
+        return picture
+    upright = picture.transpose(_UPRIGHT[orientation])
+    for name in _SAYS_IT:  # once more would turn it once more
+        upright.info.pop(name, None)
+    return upright
 
 
 def without_metadata(content: bytes) -> bytes | None:

@@ -110,6 +110,16 @@ def test_an_orientation_that_can_be_read_counts_whatever_stands_beside_it() -> N
             assert opened(saved(kind, exif=written)).shape == ((12, 8, 3) if value > 4 else (8, 12, 3)), method
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_a_picture_is_turned_once(kind: str) -> None:
+    written = Image.Exif()
+    written[0x0112] = 6
+    content = saved(kind, exif=written)
+    upright = open_picture(Encoded("picture", lambda: content))
+    assert upright.size == (8, 12)
+    assert np.array_equal(np.asarray(open_picture(upright)), np.asarray(upright))
+
+
 def test_an_orientation_set_in_memory() -> None:
     for value in ([6], (6, 6), "6", 6.0, None, True):
         picture = NOISE.copy()
