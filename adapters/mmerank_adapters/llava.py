@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from mmerank.checkpoints import commit_of, configuration, placement, weights_fingerprint
+from mmerank.checkpoints import commit_of, configuration, placement
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
@@ -134,7 +134,6 @@ class Llava:
             "checkpoint": str(checkpoint),
             "commit": commit_of(checkpoint),
             "dtype": str(model.dtype).removeprefix("torch."),
-            "weights": weights_fingerprint(model),
             "ignored": ignored,
             **({"unread": beside} if (beside := unread(checkpoint)) else {}),
             **({"load_in": load_in} if load_in else {}),
@@ -160,7 +159,6 @@ class Llava:
             "untrained": True,
             "seed": seed,
             "dtype": self.source["dtype"],
-            "weights": weights_fingerprint(model),
         }
         name = f"{self.name} untrained (seed {seed})"
         return Llava(model, self.tokenizer, self._image_processor, name=name, source=source)
