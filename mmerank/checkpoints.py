@@ -1,4 +1,4 @@
-"""What every way of loading a model shares: how a MODEL argument is read, and how a loaded one is identified."""
+"""What every way of loading a model shares: how a MODEL argument is read, and what a configuration is known by."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mmerank.errors import ModelError, UsageError
 from mmerank.processes import rank
@@ -318,33 +317,28 @@ def commit_of(model: str | Path, revision: str | None = None) -> str | None:
     return commit[1] if commit else None
 
 
-def weights_fingerprint(model: nn.Module) -> str:
-    """A hash of names, shapes, dtypes, the first values and an exact sum of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if not tensor.is_meta:  # offloaded by device_map
-            digest.update(tensor.flatten()[:16].double().cpu().numpy().tobytes())
-            digest.update(str(_bit_sum(tensor)).encode())
-    return digest.hexdigest()[:16]
-
-
-def _bit_sum(tensor: torch.Tensor) -> int:
-    """The sum of the values' bit patterns as whole numbers: exact, so it does not depend on the order of adding."""
-    if tensor.is_floating_point():
-        whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size(), torch.uint8)
-        tensor = tensor.contiguous().view(whole)
-    return int(tensor.sum(dtype=torch.int64))
-
-
-def configuration_fingerprint(config: Mapping[str, Any]) -> str:
+def configuration_fingerprint(config: Any) -> str:
     """A hash of the architecture that a configuration describes: the same for every checkpoint of it.
 
     Args:
-        config: JSON values by name, as in config.json.
+        config: JSON values by name, as in config.json, or several of those.
 
     Returns:
         16 hexadecimal digits.
     """
-    kept = {key: value for key, value in config.items() if key not in _NOT_ARCHITECTURE}
+    kept = without_origin(config)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def without_origin(value: Any) -> Any:
+    """A configuration without what says where it, or a part of it, came from or how it is run.
+
+    Args:
+        value: JSON values, nested in any way.
+
+    Returns:
+        The same with text for all names.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): without_origin(of) for key, of in value.items() if key not in _NOT_ARCHITECTURE}
+    return [without_origin(of) for of in value] if isinstance(value, (list, tuple)) else value

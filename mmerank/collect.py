@@ -14,7 +14,9 @@ from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
 from mmerank.batches import WINDOW, Budget, batches, free_memory, is_out_of_memory, windows
+from mmerank.contents import difference
 from mmerank.errors import DataError, RunFolderError
+from mmerank.images import MAX_PIXELS
 from mmerank.inputs import Example, Skipped, unique
 from mmerank.processes import rank
 from mmerank.progress import Meter
@@ -233,7 +235,8 @@ def collect(
     Raises:
         DataError: An example was skipped, and `strict` is set; or so many in a row that the disk, the network or the
             model must be at fault.
-        RunFolderError: Another process writes to the folder, or it cannot be written.
+        RunFolderError: Another process writes to the folder, it cannot be written, or it has records of other
+            examples of these ids.
     """
     shown = progress and rank().leads
     total = len(examples) if isinstance(examples, Sized) else None
@@ -242,14 +245,29 @@ def collect(
             work = _Work(measure, model, None, strict, meter)
             work.do(unique(examples))
             return work.records, work.skipped_in_order()
+    examples = list(unique(examples))
     with folder.writing(), Meter(f"{job} {model}", total, done=len(folder.done(model)), shown=shown) as meter:
+        _check_contents(folder, examples)
         work = _Work(measure, model, folder, strict, meter)
         if rank().count == 1:
-            work.do(unique(examples))
+            work.do(examples)
         else:
-            work.do_with_others(list(unique(examples)))
+            work.do_with_others(examples)
         records = [record for record in folder.records(model) if record.example in work.order]
         return records, work.skipped_in_order()
+
+
+def _check_contents(folder: RunFolder, examples: Iterable[Example | Skipped]) -> None:
+    """Refuse examples that are not those that a folder has records of: numbers of both would stand side by side."""
+    known = folder.contents()
+    most = folder.settings.get("max_pixels", MAX_PIXELS)
+    for entry in examples:
+        if isinstance(entry, Example) and entry.id in known:
+            if unlike := difference(entry, known[entry.id], max_pixels=most):
+                raise RunFolderError(
+                    f"{folder.path}: example {entry.id!r} is not the one that was measured: {unlike}; name another "
+                    "folder"
+                )
 
 
 class _Work:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from itertools import starmap
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,11 +20,12 @@ from mmerank.analysis.diff_erank import PointDiff, diff_erank, mean_loss
 from mmerank.collect import collect
 from mmerank.convention import TextConvention, all_choices
 from mmerank.errors import DataError, RunFolderError, UsageError
+from mmerank.identity import identity
 from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen
 from mmerank.layers import layer_points
 from mmerank.records import Record, to_frame
 from mmerank.runs import RunFolder, open_run, versions, without_cache
-from mmerank.text_adapter import TextAdapter, check_text_adapter, tokenizer_fingerprint
+from mmerank.text_adapter import TextAdapter, check_text_adapter
 from mmerank.text_probe import FINAL, TextProbe
 from mmerank.twins import Measure, built_when_needed, full_twin_name, twin_cache, twin_name, twin_source
 
@@ -46,7 +48,7 @@ class Diff:
         loss_untrained_per_token: The mean over all tokens, whatever text they belong to.
         loss_trained_per_token: The same of the trained model.
         tokens: Tokens of all texts.
-        source: Where the model came from.
+        source: What the model is known by, see `mmerank.identity.identity`.
         records: Of the trained model and its twins.
         limit: How many texts were asked for; None for all.
         seed: Of their choice; None for the first ones.
@@ -219,15 +221,24 @@ def diff(
     name = examples.name if isinstance(examples, DataSet) else "examples"
     entries = list(chosen(examples, limit, seed))
     settings = _settings(convention, layers, loss)
+    known = identity(adapter)
+    twins = {twin_seed: twin_source(known, twin_seed) for twin_seed in seeds}
     if untrained is not None:
-        _check_same(untrained, adapter, name, convention, layers, seeds, loss)
+        _check_same(untrained, adapter, name, convention, layers, twins, loss)
     own_folder = out is not None and not isinstance(out, RunFolder)
     if out is not None and not isinstance(out, RunFolder):
         out = open_diff_run(out, examples, convention, layers=layers, limit=limit, seed=seed, loss=loss)
 
-    def probe(model: TextAdapter, called: str, dropout: int | None = None) -> TextProbe:
+    def probe(model: TextAdapter, called: str, source: Mapping[str, Any], dropout: int | None = None) -> TextProbe:
         return TextProbe(
-            model, called, convention, points=points, batch_tokens=batch_tokens, dropout_seed=dropout, loss=loss
+            model,
+            called,
+            convention,
+            points=points,
+            batch_tokens=batch_tokens,
+            dropout_seed=dropout,
+            loss=loss,
+            source=source,
         )
 
     def collected(
@@ -249,23 +260,22 @@ def diff(
                 warnings.warn(without_cache(Path(cache), error), stacklevel=3)
         return collected(measure, texts, called, source, out)
 
-    trained = probe(adapter, adapter.name)
-    runs = [collected(trained.measure, entries, adapter.name, dict(adapter.source), out)]
+    trained = probe(adapter, adapter.name, known)
+    runs = [collected(trained.measure, entries, adapter.name, known, out)]
     if untrained is not None:
         runs += _twins_of(untrained, seeds, runs[0])
     else:
-        tokenizer = tokenizer_fingerprint(adapter.tokenizer)
         texts = _measured_texts(entries, runs[0])
-        for twin_seed in seeds:
-            source = twin_source(adapter, twin_seed, tokenizer)
+        for twin_seed, source in twins.items():
             called = full_twin_name(twin_seed, source)
             dropout = twin_seed if convention.untrained_mode == "train" else None
-            measure = built_when_needed(adapter, twin_seed, partial(probe, called=called, dropout=dropout))
+            measuring = partial(probe, called=called, source=source, dropout=dropout)
+            measure = built_when_needed(adapter, twin_seed, measuring)
             runs.append(with_cache(measure, texts, called, source))
             if out is not None and cache is not None:
                 out.add_model(called, source)
                 out.adopt(called, runs[-1][0])
-    result = replace(_result(adapter, name, convention, tuple(seeds), runs), limit=limit, seed=seed)
+    result = replace(_result(adapter, known, name, convention, tuple(seeds), runs), limit=limit, seed=seed)
     if own_folder and isinstance(out, RunFolder):
         out.write_summary({"results": [result.to_dict()]})
     return result
@@ -295,7 +305,12 @@ _Collected = tuple[list[Record], list[Skipped]]
 
 
 def _result(
-    adapter: TextAdapter, name: str, convention: TextConvention, seeds: tuple[int, ...], runs: list[_Collected]
+    adapter: TextAdapter,
+    known: dict[str, Any],
+    name: str,
+    convention: TextConvention,
+    seeds: tuple[int, ...],
+    runs: list[_Collected],
 ) -> Diff:
     """The numbers over the texts that every model could measure."""
     common = set.intersection(*({record.example for record in records} for records, _ in runs))
@@ -321,7 +336,7 @@ def _result(
         loss_untrained_per_token=fmean(mean_loss(records, per="token") for records in final[1:]),
         loss_trained_per_token=mean_loss(final[0], per="token"),
         tokens=sum(record.n for record in final[0]) + convention.skip_first * len(common),
-        source=dict(adapter.source),
+        source=known,
         records=tuple(sorted((*trained, *(r for twin in twins for r in twin)), key=lambda r: (r.example, r.model))),
     )
 
@@ -332,7 +347,7 @@ def _check_same(
     name: str,
     convention: TextConvention,
     layers: str,
-    seeds: Sequence[int],
+    twins: Mapping[int, Mapping[str, Any]],
     loss: bool,
 ) -> None:
     """UsageError where the twins of an earlier result are not those that would be measured now."""
@@ -341,23 +356,26 @@ def _check_same(
         ("data set", untrained.data, name),
         ("convention", untrained.convention, convention),
         ("choice of layers", tuple(point.point for point in untrained.points), points),
-        ("choice of seeds", untrained.seeds, tuple(seeds)),
+        ("choice of seeds", untrained.seeds, tuple(twins)),
         ("choice of losses", not math.isnan(untrained.loss_trained), loss and adapter.predicts_next),
-        ("configuration", untrained.source.get("configuration"), adapter.source.get("configuration")),
+        ("configuration, tokenizer or dtype", _twin_names(untrained), [*starmap(full_twin_name, twins.items())]),
     ):
         if there != here:
             raise UsageError(f"untrained is a result of another {word}: {there} there, {here} here")
 
 
+def _twin_names(of: Diff) -> list[str]:
+    """One a seed, in the order of the seeds."""
+    found = {record.model for record in of.records}
+    return [name for seed in of.seeds for name in sorted(found) if name.startswith(twin_name(seed))]
+
+
 def _twins_of(untrained: Diff, seeds: Sequence[int], trained: _Collected) -> list[_Collected]:
     """What was measured of the twins of an earlier result, one entry a seed."""
-    tokens = {record.example: record.n for record in trained[0]}
+    digests = {record.example: record.text_digest for record in trained[0]}
     for record in untrained.records:
-        if tokens.get(record.example, record.n) != record.n:
-            raise UsageError(
-                f"untrained is a result of other texts: {record.example!r} has {record.n} tokens there, "
-                f"{tokens[record.example]} here"
-            )
+        if digests.get(record.example, record.text_digest) != record.text_digest:
+            raise UsageError(f"untrained is a result of other texts: that of {record.example!r} is another one here")
     return [
         ([r for r in untrained.records if r.model.startswith(twin_name(seed))], list(untrained.skipped))
         for seed in seeds

@@ -183,7 +183,11 @@ class _Rows:
         return self._text_fields
 
     def _picture(self, number: int) -> Encoded:
-        return Encoded(f"the picture of row {number + 1}", lambda: _content(self._rows[number][self._image]))
+        return Encoded(
+            f"the picture of row {number + 1}",
+            lambda: _content(self._rows[number][self._image]),
+            f"{self.name} {self.fingerprint} {self._image} {number}",
+        )
 
 
 def _content(value: Any) -> bytes:

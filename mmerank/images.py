@@ -42,10 +42,12 @@ class Encoded:
     Attributes:
         name: For messages.
         read: Gives the content of the picture's file; called when the picture is needed.
+        stamp: Differs where the content does, as a commit and a row; empty where only reading tells.
     """
 
     name: str
     read: Callable[[], bytes]
+    stamp: str = ""
 
 
 def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -19,6 +19,7 @@ from mmerank.layouts import at_home, check_layout, located
 # cc_sbu_align carries no instruction: MiniGPT-4's code draws one of four prompts at random. This is one of them.
 MINIGPT_INSTRUCTION = "Describe this image in detail."
 IMAGE_TAG = "<image>"
+_ORIENTATION = 0x0112  # in EXIF
 # Who speaks in a conversation, as LLaVA's data have it and as chats have it.
 _SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
@@ -368,12 +369,19 @@ def fingerprint(examples: Iterable[Example | Skipped]) -> str:
         if isinstance(entry, Skipped):
             digest.update(repr((entry.id, entry.reason)).encode())
             continue
-        image = entry.image
-        picture: Any = str(image) if isinstance(image, Path) else getattr(image, "name", None)
-        if isinstance(image, Image.Image):
-            picture = (image.size, image.mode, hashlib.sha256(image.tobytes()).hexdigest())
+        named = entry.image.name if isinstance(entry.image, Encoded) else entry.image
+        picture = _picture_in_memory(entry.image) or (None if named is None else str(named))
         digest.update(repr((entry.id, picture, entry.instruction, entry.response)).encode())
     return digest.hexdigest()[:16]
+
+
+def _picture_in_memory(image: Path | Encoded | Image.Image | None) -> tuple[Any, ...] | None:
+    """Its content; None of what is yet to be read, and looked at when it is measured."""
+    if not isinstance(image, Image.Image):
+        return None
+    content = (image.size, image.mode, hashlib.sha256(image.tobytes()).hexdigest())
+    beside = (image.getpalette(), image.info.get("transparency"), image.getexif().get(_ORIENTATION))
+    return content if beside == (None, None, None) else (*content, beside)
 
 
 def chosen(examples: Iterable[Example | Skipped], limit: int | None, seed: int | None) -> Iterable[Example | Skipped]:

@@ -21,7 +21,7 @@ from mmerank.subsets import TokenSet
 
 
 def measurement_fingerprint(source: Mapping[str, Any], convention: Convention | TextConvention) -> str:
-    """What a record knows its model and convention by: 16 hexadecimal digits."""
+    """What a record knows its model, as `mmerank.identity` states it, and convention by: 16 hexadecimal digits."""
     stored = {"model": dict(source), "convention": convention.to_dict()}
     return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -262,7 +262,7 @@ def perturb(
             seed=seed,
         )
     if out is not None:
-        out.add_model(adapter.name, dict(adapter.source))
+        out.add_model(adapter.name, dict(probe.source))
     records, skipped = collect(
         probe.measure,
         entries,
@@ -275,9 +275,8 @@ def perturb(
     summary = partial(
         alignment_of,
         skipped=skipped,
-        adapter=adapter,
+        probe=probe,
         data=name,
-        convention=convention,
         limit=limit,
         seed=sample_seed,
     )
@@ -392,7 +391,14 @@ def _checked(
     chosen_ones = [example for example in examples if example.id in measured][:CHECKED]
     # A picture may have become larger than those that are opened may be.
     limit = max(probe.max_pixels, MAX_PIXELS)
-    alone = Probe(probe.adapter, probe.convention, batch_tokens=0, share_prefix=probe.share_prefix, max_pixels=limit)
+    alone = Probe(
+        probe.adapter,
+        probe.convention,
+        batch_tokens=0,
+        share_prefix=probe.share_prefix,
+        max_pixels=limit,
+        source=probe.source,
+    )
     text, reuse, identity = [], [], []
     count = max(len(variants), len(chosen_ones)) if variants else 0
     again: set[str] = set()

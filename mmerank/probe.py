@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,10 +17,12 @@ from torch import Tensor
 from mmerank.adapter import Adapter
 from mmerank.batches import Budget, default_budget
 from mmerank.collect import Measured, in_batches
+from mmerank.contents import Content, content_of, picture_stamp
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError, NoSpectrum, SourceError, UsageError
 from mmerank.hooks import capture
+from mmerank.identity import identity
 from mmerank.images import MAX_PIXELS, open_picture
 from mmerank.inputs import Example, Skipped
 from mmerank.layers import layer_points
@@ -79,6 +82,7 @@ class _Found:
     """What the model is fed for an example, and what has been measured of it so far."""
 
     item: Prepared
+    content: Content
     pixels: dict[Version, Tensor]
     unreadable: dict[Version, DataError]  # in the place of which `pixels` has the example's own
     outcomes: dict[_Key, Future[Record | NoSpectrum]] = field(default_factory=dict)
@@ -127,6 +131,7 @@ class Probe:
         layers: Further layers at which the pair is measured, in the same pass: all rows, image rows and text rows.
             See `mmerank.layers.layer_points`.
         placeholders: What stands for a picture in a text, see `mmerank.placeholders`.
+        source: What the model is known by. Default: its `mmerank.identity`, taken now.
 
     Raises:
         UsageError: The adapter has no vision point of that name, fewer rows for a picture than are to be matched, or
@@ -141,6 +146,7 @@ class Probe:
     workers: int | None = None
     variants: Sequence[Variant] = (BASE,)
     layers: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
     placeholders: tuple[str, ...] = field(default=(), init=False)
     _prefix_verified: bool = field(default=False, init=False)
 
@@ -169,7 +175,8 @@ class Probe:
             self.batch_tokens = default_budget(self._device, 1 + len(self._layers))
         self._workers = Workers(default_workers(self._device) if self.workers is None else self.workers)
         self._budget = Budget(self.batch_tokens)
-        self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)
+        self.source = self.source or identity(self.adapter)
+        self._fingerprint = measurement_fingerprint(self.source, self.convention)
         # Dictionaries, for their order.
         self._texts = dict.fromkeys(variant.text for variant in self.variants)
         self._text_passes = dict.fromkeys(v.text for v in self.variants if v.read != "pair")
@@ -253,11 +260,14 @@ class Probe:
         """The encoder's input for each version of an example's picture."""
         assert item.example.image is not None  # prepare saw to it
         try:
-            opened = replace(item.example, image=open_picture(item.example.image, max_pixels=self.max_pixels))
+            stamp = picture_stamp(item.example.image)  # before: what is written meanwhile is looked at again
+            picture = open_picture(item.example.image, max_pixels=self.max_pixels)
+            opened = replace(item.example, image=picture)
             own = self._pixels(opened, ORIGINAL)
         except DataError as error:
             return _unreadable(item, error)
-        found = _Found(item, dict.fromkeys(self._pair_passes, own), {})
+        content = content_of(item.example, picture, stamp)
+        found = _Found(item, content, dict.fromkeys(self._pair_passes, own), {})
         for image in self._pair_passes:
             try:
                 if image != ORIGINAL:
@@ -439,7 +449,7 @@ class Probe:
                 outcome = found.outcomes[_key(point, kind, variant)].result()
                 if isinstance(outcome, NoSpectrum):
                     return no_spectrum(found.item.id, outcome, where)
-                records.append(replace(outcome, transform=variant.name))
+                records.append(replace(outcome, transform=variant.name, **found.content._asdict()))
         return Measured(found.item.example.id, tuple(records), found.tokens)
 
     def _may_share(self, reading: Reading) -> bool:

@@ -51,6 +51,10 @@ class Record:
         decisive_row: Row whose removal changes the collision entropy (Rényi's of order 2) most.
         decisive_token: What stands there.
         entropy_without_decisive: Entropy of the others.
+        text_digest: Hash of the example's text, see `mmerank.contents.Content`; empty in records of earlier versions,
+            as are the next two.
+        picture_digest: Hash of its picture's pixels; empty where no picture was read.
+        picture_stamp: Size and time of modification of its file, or commit and row; empty where there is none.
     """
 
     model: str
@@ -80,6 +84,9 @@ class Record:
     decisive_row: int = -1
     decisive_token: str = ""
     entropy_without_decisive: float = math.nan
+    text_digest: str = ""
+    picture_digest: str = ""
+    picture_stamp: str = ""
 
 
 SCHEMA = pa.schema(
@@ -111,8 +118,12 @@ SCHEMA = pa.schema(
         ("decisive_row", pa.int32()),
         ("decisive_token", pa.string()),
         ("entropy_without_decisive", pa.float64()),
+        ("text_digest", pa.string()),
+        ("picture_digest", pa.string()),
+        ("picture_stamp", pa.string()),
     ]
 )
+_CONTENT = ("text_digest", "picture_digest", "picture_stamp")
 _WITHOUT_SPECTRUM = SCHEMA.remove(SCHEMA.get_field_index("spectrum"))
 
 
@@ -204,6 +215,20 @@ def read_examples(part: Path) -> set[tuple[str, str]]:
     """
     table = pq.read_table(part, columns=["model", "example"])
     return set(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def read_contents(part: Path) -> dict[str, list[str]]:
+    """What the examples in one Parquet part are known by, see `mmerank.contents.Content`.
+
+    Args:
+        part: The file.
+
+    Returns:
+        By example.
+    """
+    table = pq.read_table(part, columns=["example", *_CONTENT])
+    columns = [column.to_pylist() for column in table.columns]
+    return {example: known for example, *known in zip(*columns, strict=True)}
 
 
 def _values(column: pa.ChunkedArray) -> Iterable[Any]:

@@ -18,12 +18,15 @@ from typing import Any
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
+from mmerank.contents import Content
 from mmerank.durable import UNFINISHED, remove_unfinished, whole
 from mmerank.errors import RunFolderError
 from mmerank.inputs import DataSet, Example, Skipped, fingerprint
 from mmerank.processes import rank
-from mmerank.records import Record, read_examples, read_part, read_parts, write_part
+from mmerank.records import Record, read_contents, read_examples, read_part, read_parts, write_part
 
+# Of run.json. Before the second it did not state all that model and data are known by.
+FORMAT = 2
 # No process takes that long to write a file.
 UNFINISHED_FOR_S = 600.0
 
@@ -49,7 +52,7 @@ class RunFolder:
         self._records = path / "records"
         self._stated = path / "run.json"
         self._waits = waits
-        self._asked = {**settings, "versions": versions()}
+        self._asked = {**settings, "versions": versions(), "format": FORMAT}
         self._done: dict[str, set[tuple[str, str]]] = {}  # by part
         self._sound: set[str] = set()  # parts
         with self._explained("used as a run folder"):
@@ -75,7 +78,12 @@ class RunFolder:
                 self.settings = self._read()
                 known = self.settings["models"]
                 if name in known:
-                    self._require(known[name], source)
+                    self._require(
+                        known[name],
+                        source,
+                        f"models.{name}",
+                        "name another folder, or measure the model under another name, if it is to be another one",
+                    )
                 else:
                     known[name] = source
                     _write_json(self._stated, self.settings)
@@ -117,6 +125,20 @@ class RunFolder:
                     with suppress(pa.ArrowException, FileNotFoundError):
                         self._done[part.name] = read_examples(part)
         return {example for found in self._done.values() for by, example in found if by == model}
+
+    def contents(self) -> dict[str, Content]:
+        """What the examples that have records are known by, whichever model they are of.
+
+        Returns:
+            By id.
+        """
+        found: dict[str, Content] = {}
+        with self._explained("read"):
+            for part in sorted(self._records.glob("*.parquet")):
+                # One that is damaged is set aside when writing begins.
+                with suppress(pa.ArrowException, FileNotFoundError):
+                    found = {example: Content(*known) for example, known in read_contents(part).items()} | found
+        return found
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -217,6 +239,12 @@ class RunFolder:
             raise RunFolderError(f"{self._stated}: not valid JSON ({error}); name another folder") from None
         if not isinstance(stated, dict) or not isinstance(stated.get("models"), dict):
             raise RunFolderError(f"{self._stated}: not the settings of a run; name another folder")
+        if stated.get("format") != FORMAT:
+            raise RunFolderError(
+                f"{self.path}: was begun by an earlier version of mmerank, which did not state all that decides the "
+                "numbers of a model, so it cannot be told whether this is the same one; `mmerank report` reads the "
+                "folder, and to measure, name another"
+            )
         self._require({key: value for key, value in stated.items() if key != "models"}, self._asked)
         return stated
 
@@ -269,12 +297,15 @@ class RunFolder:
                 "continues"
             ) from error
 
-    def _require(self, stated: dict[str, Any], asked: dict[str, Any]) -> None:
-        if differences := _differences(stated, asked):
-            raise RunFolderError(
-                f"{self.path}: holds another run ({'; '.join(differences)}); "
-                "name another folder, or use the same settings"
-            )
+    def _require(
+        self,
+        stated: dict[str, Any],
+        asked: dict[str, Any],
+        where: str = "",
+        remedy: str = "name another folder, or use the same settings",
+    ) -> None:
+        if differences := _differences(stated, asked, where):
+            raise RunFolderError(f"{self.path}: holds another run ({'; '.join(differences)}); {remedy}")
 
 
 def open_run(

@@ -20,6 +20,7 @@ from mmerank.checkpoints import (
     folder_or_hub_id,
     is_yaml,
     quantised,
+    without_origin,
     yaml_keys,
 )
 from mmerank.demo import MODELS
@@ -42,9 +43,10 @@ class TextAdapter(Protocol):
     Attributes:
         name: The model as results name it.
         source: What was read from where, for the record: JSON values by name. Of a checkpoint: `adapter`,
-            `checkpoint`, `commit`, `dtype`, `weights`, `configuration`, `tokenizer`, `ignored`. Of an untrained
-            twin: `adapter`, `untrained` (true), `seed`, `dtype`, `weights`, `configuration`, and `tokenizer` by its
-            content, so that all checkpoints of a configuration have the same twin.
+            `checkpoint`, `commit`, `dtype`, `tokenizer`, `ignored`; also `configuration`, a hash, where no module
+            has one as `config`. Of an untrained twin: `adapter`, `untrained` (true), `seed`, `dtype`, and `tokenizer`
+            by its content. `mmerank.identity` adds what the model is when it is
+            measured.
         model: The module that the hook points are paths in.
         tokenizer: As transformers loads it.
         max_tokens: Longest sequence the model takes, special tokens included.
@@ -211,10 +213,17 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    content: Any = [sorted(tokenizer.get_vocab().items()), sorted(map(str, tokenizer.all_special_tokens))]
+    content: Any = [sorted(tokenizer.get_vocab().items()), without_origin(_without_paths(tokenizer.init_kwargs))]
     if tokenizer.is_fast:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
         # What the last call asked for, not what the tokenizer is.
         del content["truncation"], content["padding"]
-    stated = [type(tokenizer).__name__, content]
-    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
+    elif (pieces := getattr(tokenizer, "sp_model", None)) is not None:
+        content.append(hashlib.sha256(pieces.serialized_model_proto()).hexdigest())
+    special = [sorted(tokenizer.special_tokens_map.items()), sorted(map(str, tokenizer.all_special_tokens))]
+    stated = [type(tokenizer).__name__, content, special]
+    return hashlib.sha256(json.dumps(stated, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: of for key, of in settings.items() if key != "name_or_path" and not key.endswith("_file")}

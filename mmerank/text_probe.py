@@ -8,15 +8,18 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmerank.batches import Budget, default_budget
 from mmerank.collect import Measured, in_batches
+from mmerank.contents import content_of
 from mmerank.convention import TextConvention
 from mmerank.errors import NoSpectrum
 from mmerank.hooks import Point, capture
+from mmerank.identity import identity
 from mmerank.inputs import Example, Skipped
 from mmerank.measurement import Measurement, measurement_fingerprint, no_spectrum
 from mmerank.records import Record
@@ -38,6 +41,7 @@ class _Prepared:
     id: str
     sequence: TokenSequence
     text_cut: int
+    text_digest: str
 
 
 @dataclass
@@ -58,6 +62,7 @@ class TextProbe:
             head, which may take as long as a third of a small model.
         workers: Threads that compute eigenvalues beside the model. Default: none on a CPU, where the model itself
             takes all cores, and elsewhere one for each core but one. The numbers are equal to rounding.
+        source: What the model is known by. Default: its `mmerank.identity`, taken now.
     """
 
     adapter: TextAdapter
@@ -68,6 +73,7 @@ class TextProbe:
     dropout_seed: int | None = None
     loss: bool = True
     workers: int | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.points is None:
@@ -81,7 +87,8 @@ class TextProbe:
         self._special_tokens = SpecialTokens(self.adapter.tokenizer)
         self._rows = embedding_rows(self.adapter.model)
         self._budget = Budget(self.batch_tokens)
-        self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)
+        self.source = self.source or identity(self.adapter)
+        self._fingerprint = measurement_fingerprint(self.source, self.convention)
 
     def measure(self, examples: Iterable[Example | Skipped]) -> Iterator[Measured | Skipped]:
         """Records of each text, in the order in which batches finish.
@@ -118,7 +125,8 @@ class TextProbe:
         sequence = tokens_of(kept, Role.TEXT)
         if reason := outside(sequence, self._rows, self.adapter.tokenizer):
             return Skipped(example.id, reason)
-        return _Prepared(example.id, sequence, len(ids) - len(kept))
+        digest = content_of(example).text_digest
+        return _Prepared(example.id, sequence, len(ids) - len(kept), digest)
 
     @torch.inference_mode()
     def _start(self, batch: list[_Prepared]) -> Callable[[], Iterable[Measured | Skipped]]:
@@ -149,7 +157,8 @@ class TextProbe:
             bad = None
             for outcome in (future.result() for future in found.values()):
                 if isinstance(outcome, Record):
-                    records.append(outcome if loss is None else replace(outcome, loss=loss, predicted=n - 1))
+                    lost = {} if loss is None else {"loss": loss, "predicted": n - 1}
+                    records.append(replace(outcome, text_digest=item.text_digest, **lost))
                 else:
                     bad = bad or outcome
             yield no_spectrum(item.id, bad) if bad else Measured(item.id, tuple(records), n)

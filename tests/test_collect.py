@@ -106,7 +106,7 @@ def test_a_damaged_part_is_set_aside_and_measured_again(damage: str, tmp_path: P
     first, *others = parts(folder)
     sound = first.read_bytes()
     flipped = bytearray(sound)
-    flipped[len(sound) // 3] ^= 4
+    flipped[len(sound) // 4] ^= 4
     content = {"cut in half": sound[: len(sound) // 2], "empty": b"", "one bit": bytes(flipped)}[damage]
     first.write_bytes(content)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
-from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint, placement, weights_fingerprint
+from mmerank.checkpoints import commit_of, configuration, placement
 from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
 from mmerank.soundness import check_files, check_loaded, check_tied, embedding_rows
@@ -131,7 +131,7 @@ class LanguageModel:
             "adapter": "causal-lm",
             "checkpoint": checkpoint,
             "commit": commit_of(checkpoint, revision),
-            **_identity(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
             "tokenizer": tokenizer or checkpoint,
             "ignored": ignored,
             **({"unread": beside} if (beside := unread(checkpoint, revision)) else {}),
@@ -163,11 +163,11 @@ class LanguageModel:
                 f"{name}: expected a causal language model or an encoder of transformers, got {_kind(model)}; with a "
                 "head of another kind, give `model.base_model`"
             )
-        source = {
+        source: dict[str, Any] = {
             "adapter": "causal-lm",
             "checkpoint": getattr(model.config, "_name_or_path", None) or None,
             "commit": None,
-            **_identity(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
             "tokenizer": getattr(tokenizer, "name_or_path", None) or None,
             "ignored": [],
         }
@@ -263,7 +263,7 @@ class LanguageModel:
             "adapter": "causal-lm",
             "untrained": True,
             "seed": seed,
-            **_identity(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
             "tokenizer": tokenizer_fingerprint(self.tokenizer),
         }
         name = f"{self.name} untrained (seed {seed})"
@@ -303,14 +303,6 @@ class LanguageModel:
             rounding = 4 * torch.finfo(logits.dtype).eps * float(logits.abs().max())
             if not torch.allclose(logits, output.logits.to(logits), rtol=0, atol=rounding, equal_nan=True):
                 raise ModelError(f"{checkpoint}: {_kind(self.model)} does more to its logits than is understood")
-
-
-def _identity(model: Any) -> dict[str, Any]:
-    return {
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "weights": weights_fingerprint(model),
-        "configuration": configuration_fingerprint(model.config.to_dict()),
-    }
 
 
 def _kind(model: nn.Module) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
 from mmerank.chat_template import ANSWER, PICTURE, QUESTION, other_template
-from mmerank.checkpoints import commit_of, configuration, placement, weights_fingerprint
+from mmerank.checkpoints import commit_of, configuration, placement
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
@@ -146,7 +146,6 @@ class Llava:
             "checkpoint": str(checkpoint),
             "commit": commit_of(checkpoint),
             "dtype": str(model.dtype).removeprefix("torch."),
-            "weights": weights_fingerprint(model),
             "ignored": ignored,
             **({"unread": beside} if (beside := unread(checkpoint)) else {}),
             **stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model))),
@@ -178,7 +177,6 @@ class Llava:
             "untrained": True,
             "seed": seed,
             "dtype": self.source["dtype"],
-            "weights": weights_fingerprint(model),
         }
         name = f"{self.name} untrained (seed {seed})"
         twin = Llava(model, self.tokenizer, self._image_processor, name=name, source=source)

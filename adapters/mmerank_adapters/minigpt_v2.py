@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from mmerank.checkpoints import configuration, folder_or_hub_id, path_beside, weights_fingerprint
+from mmerank.checkpoints import configuration, folder_or_hub_id, path_beside
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
@@ -183,7 +183,6 @@ class MiniGPTv2:
             **{key: self.source[key] for key in ("dtype", "image_size", "vit_depth", "vit_heads")},
         }
         place_like(model, self.model).eval()
-        source["weights"] = weights_fingerprint(model)
         return MiniGPTv2(model, self.tokenizer, name=f"{self.name} untrained (seed {seed})", source=source)
 
     def pixels(self, picture: Image.Image, layout: ImageLayout) -> Tensor:

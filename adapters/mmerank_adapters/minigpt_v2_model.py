@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
-from mmerank.checkpoints import commit_of, weights_fingerprint
+from mmerank.checkpoints import commit_of
 from mmerank.errors import ModelError
 from mmerank.soundness import check_finite
 from mmerank_adapters.eva_vit import PATCH, EvaViT
@@ -120,7 +120,6 @@ def load_model(
     _place(model, device)
     source = {
         "dtype": str(number).removeprefix("torch."),
-        "weights": weights_fingerprint(model),
         "image_size": image_size,
         "vit_depth": vit_depth,
         "vit_heads": vit_heads,

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint, weights_fingerprint
+from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
 from mmerank.soundness import check_files, check_finite
@@ -114,7 +114,6 @@ class OpenELM:
             "checkpoint": checkpoint,
             "commit": commit_of(checkpoint, revision),
             "dtype": str(number).removeprefix("torch."),
-            "weights": weights_fingerprint(model),
             "configuration": configuration_fingerprint(content),
             "tokenizer": tokenizer or checkpoint,
             "ignored": [],
@@ -176,7 +175,6 @@ class OpenELM:
             "untrained": True,
             "seed": seed,
             "dtype": self.source["dtype"],
-            "weights": weights_fingerprint(model),
             "configuration": self.source["configuration"],
             "tokenizer": tokenizer_fingerprint(self.tokenizer),
         }

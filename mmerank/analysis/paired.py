@@ -175,8 +175,8 @@ def compare(
 
     Raises:
         TypeError: One is something else.
-        ValueError: The two have no example in common, are of different data sets or aggregates, there is no such
-            quantity, or no numbers on equally many rows.
+        ValueError: The two have no example in common, are of different data sets or aggregates, have other texts or
+            pictures under the same ids, there is no such quantity, or no numbers on equally many rows.
     """
     bootstrap = bootstrap or Bootstrap()
     for given in (a, b):
@@ -204,6 +204,8 @@ def compare(
     common = sorted(set(one.examples) & set(other.examples))
     if not common:
         raise ValueError(f"expected examples in common, got none: {one.n} on one side and {other.n} on the other")
+    if unlike := unlike_examples(frame_a, frame_b):
+        raise ValueError(f"expected the same examples on both sides, got {unlike}")
     unpaired = one.n + other.n - 2 * len(common)
     chosen = _chosen(one, other, quantities)
     names = names or (_name(frame_a), _name(frame_b))
@@ -222,6 +224,30 @@ def compare(
         matched,
     )
     return controlled([comparison], false_discovery)[0]
+
+
+def unlike_examples(a: pd.DataFrame, b: pd.DataFrame) -> str | None:
+    """Examples of one id that are not the same ones, by the hashes of text and picture that stand in their records.
+
+    Args:
+        a: As from `mmerank.records.to_frame`; records of versions that took no hashes tell nothing.
+        b: The other.
+
+    Returns:
+        How many, and which is the first, in words; None where there are none.
+    """
+    for what in ("text", "picture"):
+        column = f"{what}_digest"
+        if column not in a or column not in b:
+            continue
+        one, other = (of.drop_duplicates("example").set_index("example")[column] for of in (a, b))
+        common = one.index.intersection(other.index)
+        one, other = one[common], other[common]
+        if (differ := (one != other) & (one != "") & (other != "")).any():
+            return (
+                f"another {what} for {int(differ.sum())} of the ids they share, {common[differ].min()!r} among them"
+            )
+    return None
 
 
 def controlled(comparisons: Iterable[Comparison], false_discovery: FalseDiscovery = "bh") -> list[Comparison]:

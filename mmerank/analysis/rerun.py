@@ -157,9 +157,12 @@ def _numbers(chosen: Sample, bootstrap: Bootstrap | None) -> Iterator[dict[str, 
 
 
 def _is_twin(name: str, model: str, stated: dict[str, Any], records: pd.DataFrame) -> bool:
-    """Whether an untrained model has the configuration of a trained one, and saw the same tokens."""
+    """Whether an untrained model is the twin of a trained one, and saw the same tokens."""
     models = stated["models"]
     if not name.startswith(TWIN) or models[name].get("configuration") != models[model].get("configuration"):
+        return False
+    known = models[model].get("known_by", {})
+    if any(known.get(key) != value for key, value in models[name].get("known_by", {}).items()):
         return False
     mine, its = (
         records[records["model"] == of].drop_duplicates("example").set_index("example")["n"] for of in (model, name)

@@ -9,6 +9,7 @@ from statistics import fmean
 
 from mmerank.analysis.bootstrap import ROUGH
 from mmerank.analysis.diff_erank import read_alike
+from mmerank.analysis.paired import unlike_examples
 from mmerank.analysis.tokens import row_eranks, single_rows, unlike_rows, unlike_text, unmatched
 from mmerank.eranks import ERANKS, LABELS
 from mmerank.errors import printable
@@ -131,7 +132,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _same_data(first: Finished, second: Finished) -> bool:
-    return bool(first.settings["data"].get("fingerprint") == second.settings["data"].get("fingerprint"))
+    one, other = (next(iter(run.frames.values())) for run in (first, second))
+    same = first.settings["data"].get("fingerprint") == second.settings["data"].get("fingerprint")
+    return bool(same) and unlike_examples(one, other) is None
 
 
 def _of_unlike_examples(title: str, runs: Sequence[Finished], called: dict[tuple[str, str], str]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from mmerank.adapter import Adapter, load
 from mmerank.entropy import effective_rank
 from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
+from mmerank.identity import identity
 from mmerank.inputs import Example
 from mmerank.sequences import Kind, Role, TokenSequence, padded
 from mmerank_adapters.minigpt_v2_model import MiniGPTv2Model
@@ -565,7 +566,7 @@ def test_dtype_of_the_llama_checkpoint(tmp_path: Path) -> None:
 
 
 def test_source_says_which_file_gave_what(adapter: Adapter) -> None:
-    source = adapter.source
+    source = identity(adapter)
     json.dumps(source)
     assert (source["adapter"], source["dtype"], len(source["weights"])) == ("minigpt-v2", "float32", 16)
     # 4 before the blocks and 13 in each; two matrices for two modules of two layers, weight and bias of llama_proj
