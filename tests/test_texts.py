@@ -212,11 +212,10 @@ def test_a_pipe_is_known_by_what_came_through_it(tmp_path: Path, name: str) -> N
     first, second = b"A cat.\nA dog.\n", b"A cat.\nA cow.\n"
     if name.endswith(".gz"):
         first, second = gzip.compress(first, mtime=0), gzip.compress(second, mtime=0)
-    found = [
-        load_data(piped(tmp_path / str(i) / name, content))
-        for i, content in enumerate((first, second, first))
-        if not (tmp_path / str(i)).mkdir()
-    ]
+    found = []
+    for i, content in enumerate((first, second, first)):
+        (tmp_path / str(i)).mkdir()
+        found.append(load_data(piped(tmp_path / str(i) / name, content)))
     assert [[e.text for e in data if isinstance(e, Example)][1] for data in found] == ["A dog.", "A cow.", "A dog."]
     assert [data.fingerprint for data in found] == [
         hashlib.sha256(content).hexdigest()[:16] for content in (first, second, first)
