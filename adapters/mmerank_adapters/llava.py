@@ -134,6 +134,7 @@ class Llava:
             raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
         ignored = check_loaded(model, report, checkpoint)
         check_pixels(image_processor, model.config.vision_config.image_size, checkpoint)
+        check_processing(image_processor, checkpoint)
         words = load_tokenizer(checkpoint)
         content = configuration(checkpoint)
         check_bos(words.tokenizer, content, checkpoint)
@@ -151,7 +152,6 @@ class Llava:
             **stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model))),
             **({"load_in": load_in} if load_in else {}),
         }
-        check_processing(image_processor, checkpoint)
         adapter = cls(model, words.tokenizer, image_processor, name=name, source=source)
         adapter._check_template(checkpoint)
         if other := adapter._other_template:

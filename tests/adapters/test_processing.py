@@ -46,13 +46,17 @@ def changed(folder: Path, **settings: Any) -> Path:
             r"image_mean is .122.77, .*, expected three numbers between 0 and 1",
         ),
         ({"image_std": [0.0, 0.0, 0.0]}, "image_std is .*, expected three numbers between 0 and 1"),
-        ({"image_mean": [0.5]}, "image_mean is .*, expected three numbers"),
     ],
     ids=str,
 )
 def test_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=f"its image processor makes other pixels .*{message}"):
         load(changed(tmp_path / "model", **settings), device="cpu")
+
+
+def test_one_that_cannot_process_a_picture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="its image processor fails on a white square"):
+        load(changed(tmp_path / "model", image_mean=[0.5]), device="cpu")
 
 
 @pytest.mark.parametrize("settings", [{"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, {"resample": 2}], ids=str)
