@@ -109,9 +109,6 @@ OF_LLAVA: dict[str, Callable[[Path], None]] = {
             "image_mean": [0.5, 0.5, 0.5],
             "image_std": [0.5, 0.5, 0.5],
             "resample": 2,
-            "rescale_factor": 1 / 127.5,
-            "size": {"shortest_edge": 96},
-            "do_normalize": False,
         }.items()
     },
 }
