@@ -225,9 +225,16 @@ def diff(
     if out is not None and not isinstance(out, RunFolder):
         out = open_diff_run(out, examples, convention, layers=layers, limit=limit, seed=seed, loss=loss)
 
-    def probe(model: TextAdapter, called: str, dropout: int | None = None) -> TextProbe:
+    def probe(model: TextAdapter, called: str, source: Mapping[str, Any], dropout: int | None = None) -> TextProbe:
         return TextProbe(
-            model, called, convention, points=points, batch_tokens=batch_tokens, dropout_seed=dropout, loss=loss
+            model,
+            called,
+            convention,
+            points=points,
+            batch_tokens=batch_tokens,
+            dropout_seed=dropout,
+            loss=loss,
+            source=source,
         )
 
     def collected(
@@ -249,7 +256,7 @@ def diff(
                 warnings.warn(without_cache(Path(cache), error), stacklevel=3)
         return collected(measure, texts, called, source, out)
 
-    trained = probe(adapter, adapter.name)
+    trained = probe(adapter, adapter.name, dict(adapter.source))
     runs = [collected(trained.measure, entries, adapter.name, dict(adapter.source), out)]
     if untrained is not None:
         runs += _twins_of(untrained, seeds, runs[0])
@@ -260,7 +267,8 @@ def diff(
             source = twin_source(adapter, twin_seed, tokenizer)
             called = full_twin_name(twin_seed, source)
             dropout = twin_seed if convention.untrained_mode == "train" else None
-            measure = built_when_needed(adapter, twin_seed, partial(probe, called=called, dropout=dropout))
+            measuring = partial(probe, called=called, source=source, dropout=dropout)
+            measure = built_when_needed(adapter, twin_seed, measuring)
             runs.append(with_cache(measure, texts, called, source))
             if out is not None and cache is not None:
                 out.add_model(called, source)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +59,7 @@ class TextProbe:
             head, which may take as long as a third of a small model.
         workers: Threads that compute eigenvalues beside the model. Default: none on a CPU, where the model itself
             takes all cores, and elsewhere one for each core but one. The numbers are equal to rounding.
+        source: What the records know the model by. Default: what it was loaded from.
     """
 
     adapter: TextAdapter
@@ -67,6 +70,7 @@ class TextProbe:
     dropout_seed: int | None = None
     loss: bool = True
     workers: int | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.points is None:
@@ -79,7 +83,7 @@ class TextProbe:
         self._workers = Workers(default_workers(device) if self.workers is None else self.workers)
         self._special_tokens = SpecialTokens(self.adapter.tokenizer)
         self._budget = Budget(self.batch_tokens)
-        self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)
+        self._fingerprint = measurement_fingerprint(self.source or self.adapter.source, self.convention)
 
     def measure(self, examples: Iterable[Example | Skipped]) -> Iterator[Measured | Skipped]:
         """Records of each text, in the order in which batches finish.
@@ -147,7 +151,11 @@ class TextProbe:
                     records.append(outcome if loss is None else replace(outcome, loss=loss, predicted=n - 1))
                 else:
                     bad = bad or outcome
-            yield no_spectrum(item.id, bad) if bad else Measured(item.id, tuple(records), n)
+            if bad is None and loss is not None and not math.isfinite(loss):
+                reason = f"the loss is {loss}; check the model's dtype and weights"
+                yield Skipped(item.id, reason, suspect="model")
+            else:
+                yield no_spectrum(item.id, bad) if bad else Measured(item.id, tuple(records), n)
 
     def _reduce(
         self, name: str, batch: Sequence[_Prepared], outcomes: Sequence[_Outcomes]
