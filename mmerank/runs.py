@@ -7,10 +7,10 @@ import json
 import os
 import platform
 import re
-import secrets
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,11 @@ from mmerank.contents import Content
 from mmerank.durable import UNFINISHED, remove_unfinished, whole
 from mmerank.errors import RunFolderError
 from mmerank.inputs import DataSet, Example, Skipped, fingerprint
+from mmerank.part_rules import DamagedPart, Rules
+from mmerank.parts import FOLDER, examples_of, next_number, part_files, read_part, read_records, write_part
 from mmerank.processes import rank
-from mmerank.records import Record, read_contents, read_examples, read_part, read_parts, write_part
+from mmerank.records import Record, contents_of
+from mmerank.run_files import STATED, SUMMARY, read_settings, record_fingerprint
 
 # Of run.json. Before the second it did not state all that model and data are known by.
 FORMAT = 2
@@ -49,12 +52,12 @@ class RunFolder:
 
     def __init__(self, path: Path, settings: dict[str, Any], *, waits: bool = False):
         self.path = path
-        self._records = path / "records"
-        self._stated = path / "run.json"
+        self._records = path / FOLDER
+        self._stated = path / STATED
         self._waits = waits
         self._asked = {**settings, "versions": versions(), "format": FORMAT}
-        self._done: dict[str, set[tuple[str, str]]] = {}  # by part
-        self._sound: set[str] = set()  # parts
+        self._done: dict[str, set[tuple[str, str]]] = {}  # by part, of those that are sound
+        self._contents: dict[str, Content] = {}  # by example
         with self._explained("used as a run folder"):
             if not self._stated.is_file() and path.exists() and (not path.is_dir() or _foreign(path)):
                 raise RunFolderError(f"{path}: not empty, and not a run folder (no run.json); name another")
@@ -101,13 +104,7 @@ class RunFolder:
         Raises:
             RunFolderError: A part is damaged.
         """
-        try:
-            return read_parts(self._records, model=model)
-        except (pa.ArrowException, OSError) as error:
-            raise RunFolderError(
-                f"{self._records}: a part is damaged ({_reason(error)}); the command that wrote it sets it aside and "
-                "measures it again"
-            ) from error
+        return read_records(self.path, model=model)
 
     def done(self, model: str) -> set[str]:
         """Ids of the examples that have records of a model by now, whoever wrote them.
@@ -118,12 +115,7 @@ class RunFolder:
         Returns:
             The ids.
         """
-        with self._explained("read"):
-            for part in sorted(self._records.glob("*.parquet")):
-                if part.name not in self._done:
-                    # The first process may be setting it aside at this moment.
-                    with suppress(pa.ArrowException, FileNotFoundError):
-                        self._done[part.name] = read_examples(part)
+        self._look()  # the first process may be setting a damaged part aside at this moment
         return {example for found in self._done.values() for by, example in found if by == model}
 
     def contents(self) -> dict[str, Content]:
@@ -132,13 +124,8 @@ class RunFolder:
         Returns:
             By id.
         """
-        found: dict[str, Content] = {}
-        with self._explained("read"):
-            for part in sorted(self._records.glob("*.parquet")):
-                # One that is damaged is set aside when writing begins.
-                with suppress(pa.ArrowException, FileNotFoundError):
-                    found = {example: Content(*known) for example, known in read_contents(part).items()} | found
-        return found
+        self._look()  # a part that is damaged is set aside when writing begins
+        return dict(self._contents)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -201,14 +188,13 @@ class RunFolder:
         if not records:
             return
         with self._explained("written"):
-            taken = [
-                int(n) for part in self._records.glob("*.parquet") if (n := part.stem.partition("-")[0]).isdigit()
-            ]
-            own = "" if rank().count == 1 else f"-{rank().index}-{secrets.token_hex(4)}"
-            write_part(self._records / f"{max(taken, default=-1) + 1:06d}{own}.parquet", records)
+            own = "" if rank().count == 1 else f"-{rank().index}"
+            write_part(self._records / f"{next_number(part_files(self.path)):06d}{own}.parquet", records)
 
     def adopt(self, model: str, records: list[Record]) -> None:
         """Add what is lacking of a model's records that were measured elsewhere; of several processes the first does.
+
+        They must be what this run would have measured; they become known by its convention.
 
         Args:
             model: Its name.
@@ -217,7 +203,8 @@ class RunFolder:
         if rank().leads:
             with self.writing():
                 have = self.done(model)
-                self.write([record for record in records if record.example not in have])
+                known = record_fingerprint(self.settings["models"][model], self.settings.get("convention", {}))
+                self.write([replace(r, fingerprint=known) for r in records if r.example not in have])
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write `summary.json`; of several processes the first one does.
@@ -227,18 +214,13 @@ class RunFolder:
         """
         if rank().leads:
             with self._explained("written"):
-                _write_json(self.path / "summary.json", summary)
+                _write_json(self.path / SUMMARY, summary)
 
     def _read(self) -> dict[str, Any]:
         """What `run.json` states, if it is this run; what it will state where there is none."""
         if not self._stated.is_file():
             return {**self._asked, "models": {}}
-        try:
-            stated = json.loads(self._stated.read_text())
-        except (ValueError, RecursionError) as error:
-            raise RunFolderError(f"{self._stated}: not valid JSON ({error}); name another folder") from None
-        if not isinstance(stated, dict) or not isinstance(stated.get("models"), dict):
-            raise RunFolderError(f"{self._stated}: not the settings of a run; name another folder")
+        stated = read_settings(self.path)
         if stated.get("format") != FORMAT:
             raise RunFolderError(
                 f"{self.path}: was begun by an earlier version of mmerank, which did not state all that decides the "
@@ -248,21 +230,35 @@ class RunFolder:
         self._require({key: value for key, value in stated.items() if key != "models"}, self._asked)
         return stated
 
-    def _set_damaged_parts_aside(self) -> None:
+    def _look(self) -> dict[Path, str]:
+        """Look at the parts that are new; what is wrong with damaged ones."""
+        damaged: dict[Path, str] = {}
         with self._explained("read"):
-            for part in sorted(self._records.glob("*.parquet")):
-                if part.name in self._sound:
-                    continue
+            new = [part for part in part_files(self.path) if part.name not in self._done]
+            # Behind the list: a model is stated before there are records of it.
+            rules = Rules(self.path, self._read()) if new else None
+            for part in new:
+                assert rules is not None
                 try:
-                    read_part(part)
-                    self._sound.add(part.name)
-                except (pa.ArrowException, OSError) as error:
-                    if isinstance(error, OSError) and error.errno is not None:
-                        raise  # of the disk or the network; what the part holds may be well
-                    aside = part.with_name(f"{part.name}.damaged")
-                    part.replace(aside)
-                    reason = f"{part} is damaged ({_reason(error)}); it is set aside as {aside.name}"
-                    warnings.warn(f"{reason}, and what it held is measured again", stacklevel=5)
+                    table = read_part(part, rules)
+                    self._done[part.name] = examples_of(table)
+                    known = {example: Content(*of) for example, of in contents_of(table).items()}
+                    self._contents = known | self._contents
+                except DamagedPart as error:
+                    damaged[part] = str(error)
+                except FileNotFoundError:
+                    pass
+        return damaged
+
+    def _set_damaged_parts_aside(self) -> None:
+        for part, reason in self._look().items():
+            aside = part.with_name(f"{part.name}.damaged")
+            with self._explained("written"):
+                part.replace(aside)
+            warnings.warn(
+                f"{part} is damaged ({reason}); it is set aside as {aside.name}, and what it held is measured again",
+                stacklevel=5,
+            )
 
     @contextmanager
     def _locked(self, name: str, timeout: float) -> Iterator[None]:

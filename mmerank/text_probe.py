@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -161,7 +162,11 @@ class TextProbe:
                     records.append(replace(outcome, text_digest=item.text_digest, **lost))
                 else:
                     bad = bad or outcome
-            yield no_spectrum(item.id, bad) if bad else Measured(item.id, tuple(records), n)
+            if bad is None and loss is not None and not math.isfinite(loss):
+                reason = f"the loss is {loss}; check the model's dtype and weights"
+                yield Skipped(item.id, reason, suspect="model")
+            else:
+                yield no_spectrum(item.id, bad) if bad else Measured(item.id, tuple(records), n)
 
     def _reduce(
         self, name: str, batch: Sequence[_Prepared], outcomes: Sequence[_Outcomes]

@@ -24,7 +24,7 @@ from mmerank.commands.results import compared
 from mmerank.diff_report import diff_text
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.runs import RunFolder, cache_folder
-from mmerank.text_probe import text_seed
+from mmerank.text_probe import TextProbe, text_seed
 from tests import reference
 from tests.adapters.cases import LLAVA
 from tests.adapters.text_cases import BERT, LLAMA, OPT, TEXT_CASES, TEXTS, TextCase
@@ -582,3 +582,17 @@ def test_real_texts(shared_data: Path) -> None:
     found = diff(OPT.adapter, data, convention=TextConvention(max_tokens=128))
     assert found.n == 48 and len(found.skipped) == 12
     assert all("empty" in entry.reason for entry in found.skipped)
+
+
+def test_a_loss_that_is_not_finite_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits may overflow where hidden states do not: NaN of one text would be that of the data set."""
+    whole, entries = diff(OPT.adapter, texts(5)), texts(6)
+    longest = max(len(OPT.adapter.token_ids(entry.text)) for entry in entries)
+    loss = TextProbe._loss
+    monkeypatch.setattr(TextProbe, "_loss", lambda self, h, ids: loss(self, h, ids) / (len(ids) != longest))
+    for _ in range(2):
+        found = diff(OPT.adapter, entries, out=tmp_path / "run")
+        assert [(entry.id, entry.reason) for entry in found.skipped] == [
+            (entries[-1].id, "the loss is inf; check the model's dtype and weights")
+        ]
+        assert found.loss_trained == whole.loss_trained and math.isfinite(found.loss_untrained)

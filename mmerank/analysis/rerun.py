@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,9 @@ from mmerank.analysis.samples import ALIGNMENT, Sample, sample
 from mmerank.analysis.tokens import MATCHED, matched_rows
 from mmerank.convention import Aggregate
 from mmerank.errors import RunFolderError
-from mmerank.records import read_parts, to_frame
+from mmerank.parts import read_records
+from mmerank.records import to_frame
+from mmerank.run_files import read_settings
 from mmerank.steps import by_step
 
 
@@ -36,7 +37,7 @@ def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
         RunFolderError: It is not a run folder, or has no records.
     """
     stated = _stated(Path(folder))
-    records = to_frame(read_parts(Path(folder) / "records"), spectrum=False)
+    records = to_frame(read_records(Path(folder)), spectrum=False)
     if records.empty:
         raise RunFolderError(f"{folder}: has no records yet")
     found = {}
@@ -172,10 +173,7 @@ def _is_twin(name: str, model: str, stated: dict[str, Any], records: pd.DataFram
 
 
 def _stated(folder: Path, *, job: str | None = None) -> dict[str, Any]:
-    try:
-        stated: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise RunFolderError(f"{folder}: not a run folder, its run.json cannot be read ({error})") from None
-    if job not in (None, stated.get("job")):
-        raise RunFolderError(f"{folder}: expected a run of {job}, got one of {stated.get('job')}")
+    stated = read_settings(folder, needs=("job", "convention", "models"))
+    if job not in (None, stated["job"]):
+        raise RunFolderError(f"{folder}: expected a run of {job}, got one of {stated['job']}")
     return stated

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from mmerank.analysis.diff_erank import TWIN
 from mmerank.analysis.null import NullTest
@@ -18,7 +16,9 @@ from mmerank.analysis.perturbation import Null, against_nulls, paired_tests
 from mmerank.analysis.rerun import estimates, run_records
 from mmerank.analysis.tokens import MATCHED
 from mmerank.errors import RunFolderError
-from mmerank.records import Record, read_parts
+from mmerank.parts import read_records
+from mmerank.records import Record
+from mmerank.run_files import read_settings, read_summary
 from mmerank.steps import by_step
 
 JOBS = {"align": "Image-text alignment", "perturb": "Before and after a change", "diff": "Diff-eRank"}
@@ -144,24 +144,17 @@ def read_runs(paths: list[Path]) -> list[Finished]:
 
 
 def _read(path: Path, name: str) -> Finished:
-    settings = _json(path / "run.json")
-    if settings is None:
-        raise RunFolderError(f"{path}: not a run folder (no run.json); name what --out was given")
-    missing = [key for key in ("job", "data", "convention", "models") if key not in settings]
-    if missing or settings["job"] not in JOBS:
-        raise RunFolderError(
-            f"{path}: its run.json is not that of a run that can be reported ({settings.get('job')})"
-        )
-    summary = _json(path / "summary.json") or {}
+    settings = read_settings(path, needs=("job", "data", "convention", "models"))
+    if settings["job"] not in JOBS or "name" not in settings["data"]:
+        raise RunFolderError(f"{path}: its run.json is not that of a run that can be reported ({settings['job']})")
+    summary = read_summary(path)
     results = [summary["base"]] if "base" in summary else summary.get("results", [])
     try:
-        records = tuple(read_parts(path / "records"))
+        records = tuple(read_records(path))
         frames = run_records(path)
         if not frames:
             raise RunFolderError(f"{path}: has no records of a trained model yet")
         numbers = estimates(path)
-    except pa.ArrowException as error:
-        raise RunFolderError(f"{path}: a part of its records is damaged ({str(error).splitlines()[0]})") from error
     except ValueError as error:
         if isinstance(error, RunFolderError):
             raise
@@ -176,15 +169,3 @@ def _read(path: Path, name: str) -> Finished:
         frames={model: frame for model, frame in frames.items() if not model.startswith(TWIN)},
         estimates=numbers,
     )
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise RunFolderError(f"{path}: not what a run writes")
-    return content

@@ -340,11 +340,11 @@ def test_nothing_of_a_csv_is_computed() -> None:
 def test_very_long_ids_and_control_characters(runs: dict[str, Path], tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from mmerank.records import read_parts, write_part
+    from mmerank.parts import read_records, write_part
 
     shutil.copytree(runs["align"], tmp_path / "run", ignore=shutil.ignore_patterns("*.parquet"))
     named = {"two": "x" * 1_000_000, "three": "\x1b]0;title\x07\x00\u202etxt", "four": "four", EVIL: EVIL}
-    records = [replace(r, example=named[r.example]) for r in read_parts(runs["align"] / "records")]
+    records = [replace(r, example=named[r.example]) for r in read_records(runs["align"])]
     write_part(tmp_path / "run" / "records" / "000000.parquet", records)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     summary["results"][0]["skipped"] = [{"id": "y" * 1_000_000, "reason": "z" * 1_000_000}]
@@ -573,20 +573,19 @@ def test_five_hundred_examples_stay_below_5_mb(runs: dict[str, Path], tmp_path: 
     """The four examples' records under 500 ids, with the longest texts that are shown."""
     from dataclasses import replace
 
-    from mmerank.records import read_parts, write_part
+    from mmerank.parts import read_records, write_part
 
     shutil.copytree(runs["perturb"], tmp_path / "run", ignore=shutil.ignore_patterns("*.parquet"))
-    some = [
-        r
-        for r in read_parts(runs["perturb"] / "records")
-        if r.example == "two" and r.transform in ("none", "rotate:90")
-    ]
+    some = [r for r in read_records(runs["perturb"]) if r.example == "two" and r.transform in ("none", "rotate:90")]
     many = [
         replace(r, example=f"{i}-{'x' * 40}", transform=t)
         for i in range(500)
         for r in some
         for t in _versions(r.transform)
     ]
+    stated = json.loads((tmp_path / "run" / "run.json").read_text())
+    stated |= {"transforms": _versions("rotate:90"), "controls": [], "control_draws": 0}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(stated))
     write_part(tmp_path / "run" / "records" / "000000.parquet", many)
     (path,) = report([tmp_path / "run"], formats=["html"])
     assert 100_000 < path.stat().st_size < 5_000_000
