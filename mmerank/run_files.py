@@ -118,7 +118,8 @@ def convention_in(folder: Path, settings: Mapping[str, Any]) -> Convention | Tex
     found = next(_wrong_choices(kind(), given), None)
     try:
         if found is None:
-            return kind(**{name: tuple(of) if isinstance(of, list) else of for name, of in given.items()})
+            values: dict[str, Any] = {name: tuple(of) if isinstance(of, list) else of for name, of in given.items()}
+            return kind(**values)
     except ValueError as error:
         found = str(error)
     raise RunFolderError(f"{folder / STATED}: not the settings of a run (convention: {found}); {_HINT}")

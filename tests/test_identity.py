@@ -12,6 +12,8 @@ from typing import Any
 
 import accelerate
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -22,6 +24,8 @@ from mmerank import Convention, align, diff, load, load_text, perturb, wrap_text
 from mmerank.adapter import Adapter
 from mmerank.errors import ModelError, RunFolderError, UsageError
 from mmerank.identity import identity, weights_fingerprint
+from mmerank.parts import part_files
+from mmerank.run_files import record_fingerprint
 from mmerank.twins import full_twin_name, twin_source
 from tests.adapters.cases import CASES, LLAVA, examples
 from tests.adapters.text_cases import LLAMA, OPT, TEXT_CASES
@@ -453,8 +457,15 @@ def test_a_folder_of_an_earlier_version_is_read_and_not_continued(tmp_path: Path
     result = align(LLAVA.adapter, examples(), out=tmp_path / "run")
     with edited(tmp_path / "run", "run.json") as stated:
         del stated["format"]
-        for source in stated["models"].values():
-            del source["known_by"]
+        (source,) = stated["models"].values()
+        del source["known_by"]
+        fingerprint = record_fingerprint(source, stated["convention"])
+    (part,) = part_files(tmp_path / "run")
+    table = pq.read_table(part)
+    place = table.column_names.index("fingerprint")
+    table = table.set_column(place, table.schema.field(place), pa.array([fingerprint] * len(table)))
+    part.unlink()
+    pq.write_table(table, part.with_name("000000.parquet"))
     with pytest.raises(
         RunFolderError, match="begun by an earlier version of mmerank.*`mmerank report` reads the folder"
     ):

@@ -120,8 +120,12 @@ FIRST: dict[str, Callable[[Record], Record]] = {
     "top_share of example 'a' cannot be 0.7": lambda r: replace(r, top_share=0.7),
     "spectrum of example 'a' cannot be 2 numbers": other_spectrum,
     "spectrum of example 'a' cannot be 0 numbers": lambda r: replace(r, spectrum=SPECTRUM[:0]),
-    "spectrum of example 'a' cannot be 3 numbers": lambda r: replace(r, spectrum=np.float32([1.0, 0.25, -0.25])),
-    "spectrum of example 'a' cannot be 5 numbers": lambda r: replace(r, spectrum=np.float32([0.75, 0.25, 0, 0, 0])),
+    "spectrum of example 'a' cannot be 3 numbers": lambda r: replace(
+        r, spectrum=np.array([1.0, 0.25, -0.25], np.float32)
+    ),
+    "spectrum of example 'a' cannot be 5 numbers": lambda r: replace(
+        r, spectrum=np.array([0.75, 0.25, 0, 0, 0], np.float32)
+    ),
     "loss of example 'a' cannot be 1.0": lambda r: replace(r, loss=1.0, predicted=8),
     "matched of example 'a' cannot be 1 numbers": lambda r: replace(r, matched=np.zeros(1)),
     "mean_state of example 'a' cannot be 4 numbers": lambda r: replace(r, mean_state=np.zeros(4, np.float32)),

@@ -75,7 +75,7 @@ def test_any_value_anywhere_is_read_or_refused_in_one_line(
     assert refused
 
 
-WRONG = {
+WRONG: dict[str, tuple[str, dict[str, Any]]] = {
     "models: a list, expected an object": ("run.json", {"models": []}),
     "models.*: null, expected an object": ("run.json", {"models": {"m": None}}),
     "convention: text, expected an object": ("run.json", {"convention": "mean"}),
