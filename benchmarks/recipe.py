@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mmerank import capture
-from mmerank.adapter import Adapter
-from mmerank.sequences import TokenSequence, padded, spliced_embeddings
+from mmerank.inputs.sequence import TokenSequence, padded, spliced_embeddings
+from mmerank.models.adapter import Adapter
 
 Measure = Callable[[Tensor], object]
 

@@ -19,7 +19,7 @@ import yaml
 import mmerank
 from mmerank.__main__ import guarded
 from mmerank.errors import DataError
-from mmerank.sequences import Role, padded, tokens_of
+from mmerank.inputs.sequence import Role, padded, tokens_of
 
 BATCH, CONTEXT = 8, 512
 

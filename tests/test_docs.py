@@ -89,7 +89,7 @@ def test_every_convention_is_documented() -> None:
 
 
 def test_every_text_set_is_documented() -> None:
-    from mmerank.texts import SETS
+    from mmerank.inputs.text_sets import SETS
 
     text = (ROOT / "docs" / "conventions.md").read_text()
     for name, chosen in SETS.items():
@@ -99,7 +99,7 @@ def test_every_text_set_is_documented() -> None:
 
 
 def test_every_transform_is_documented() -> None:
-    from mmerank.transforms import KNOWN
+    from mmerank.inputs.transforms.picture import KNOWN
 
     text = (ROOT / "docs" / "perturbation.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| `")]

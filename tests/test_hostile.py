@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmerank.checkpoints import yaml_keys
 from mmerank.errors import DataError, ModelError, printable
-from mmerank.images import Encoded, open_picture
-from mmerank.inputs import Example, Skipped, llava, minigpt
-from mmerank.texts import text
+from mmerank.inputs.example import Example, Skipped, llava, minigpt
+from mmerank.inputs.pictures import Encoded, open_picture
+from mmerank.inputs.text_sets import text
+from mmerank.models.checkpoints import yaml_keys
 from tests.fuzz import fuzz, read_data, read_picture, read_yaml
 from tests.test_cli import HF_MODEL, failure, run
 

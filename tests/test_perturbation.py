@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from mmerank import Bootstrap, Convention, Example, Perturbation, align, capture, compare, load_data, perturb
-from mmerank.alignment import Alignment
 from mmerank.errors import DataError, RunFolderError, UsageError
-from mmerank.sequences import Role, padded
-from mmerank.transforms import parse
-from mmerank.variants import derangement, null_pairs, variant
+from mmerank.inputs.sequence import Role, padded
+from mmerank.inputs.transforms.picture import parse
+from mmerank.inputs.variants import derangement, null_pairs, variant
+from mmerank.jobs.align import Alignment
 from tests.adapters.cases import LLAVA, MINIGPT_V2, Case
 from tests.reference import entropy
 
@@ -142,8 +142,8 @@ def test_passes_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(type(adapter), "decode", count_decode)
     monkeypatch.setattr(type(adapter), "encode_images", count_encode)
-    monkeypatch.setattr("mmerank.perturbation.CHECKED", 0)
-    monkeypatch.setattr("mmerank.perturbation._checked", lambda *_: None)
+    monkeypatch.setattr("mmerank.jobs.perturb.CHECKED", 0)
+    monkeypatch.setattr("mmerank.jobs.perturb._checked", lambda *_: None)
     perturb(adapter, examples(), ["rotate:90", "blur:1,2", "shuffle-words"], controls=["mismatch"], control_draws=3)
     n, verification = len(examples()), 1
     assert passes == {"text": 2 * n, "encoder": 4 * n, "image": (1 + 3 + 1 + 3) * n + verification}
@@ -311,7 +311,7 @@ def test_a_run_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pyt
         perturb(adapter, examples(), TRANSFORMS, **options)
     assert not (tmp_path / "run" / "summary.json").exists() and list((tmp_path / "run" / "records").iterdir())
     before = next(calls)
-    monkeypatch.setattr("mmerank.perturbation.CHECKED", 1)
+    monkeypatch.setattr("mmerank.jobs.perturb.CHECKED", 1)
     resumed = perturb(adapter, examples(), TRANSFORMS, **options)
     assert [r.entropy for r in resumed.records] == [r.entropy for r in whole.records]
     assert {**resumed.to_dict(), "checks": 0} == {**whole.to_dict(), "checks": 0}

@@ -13,9 +13,9 @@ from torch import nn
 from transformers import AddedToken
 
 from mmerank import Example, align, diff
-from mmerank.demo import examples as scenes
 from mmerank.errors import ModelError
-from mmerank.sequences import (
+from mmerank.inputs.demo import examples as scenes
+from mmerank.inputs.sequence import (
     IMAGE_ID,
     Role,
     SpecialTokens,

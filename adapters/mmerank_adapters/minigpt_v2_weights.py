@@ -17,7 +17,7 @@ from transformers import AutoConfig, LlamaConfig, LlamaModel
 from transformers.utils import logging
 
 from mmerank.errors import ModelError
-from mmerank.soundness import check_files, check_finite, check_loaded
+from mmerank.models.soundness import check_files, check_finite, check_loaded
 from mmerank_adapters.eva_vit import interpolated
 
 # Of the vision file: what comes after the last block, or served pre-training only.

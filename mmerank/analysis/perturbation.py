@@ -8,16 +8,16 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from mmerank.analysis.alignment import dataset_erank, image_text_alignment
-from mmerank.analysis.bootstrap import Bootstrap
-from mmerank.analysis.null import NullTest, null_test
-from mmerank.analysis.paired import Comparison, FalseDiscovery, compare, controlled
-from mmerank.analysis.tokens import matched_alignment, matched_rows, unmatched
+from mmerank.analysis.metrics.alignment import dataset_erank, image_text_alignment
+from mmerank.analysis.metrics.tokens import matched_alignment, matched_rows, unmatched
+from mmerank.analysis.statistics.bootstrap import Bootstrap
+from mmerank.analysis.statistics.null import NullTest, null_test
+from mmerank.analysis.statistics.paired import Comparison, FalseDiscovery, compare, controlled
 from mmerank.convention import Aggregate
 from mmerank.eranks import ERANKS
-from mmerank.records import Record
-from mmerank.transforms import parse
-from mmerank.variants import BASE, Control
+from mmerank.inputs.transforms.picture import parse
+from mmerank.inputs.variants import BASE, Control
+from mmerank.runs.record import Record
 
 QUANTITIES = (*ERANKS, "image_reduction_ratio", "image_text_alignment")
 _OF_PICTURE = {name for name, (_, kind) in ERANKS.items() if kind != "text"} | {*QUANTITIES[-2:]}
@@ -76,11 +76,11 @@ def matched_deltas(
     """The same on equally many rows everywhere, over the examples that have as many before and after.
 
     Args:
-        base: Records before, see `mmerank.analysis.tokens.matched_alignment`.
+        base: Records before, see `mmerank.analysis.metrics.tokens.matched_alignment`.
         changed: After.
         tokens: Rows in each draw.
         repeats: Draws.
-        aggregate: See `mmerank.analysis.alignment.dataset_erank`.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
 
     Returns:
         `n`, the number of examples, and changed minus base by quantity; None where there is no example.
@@ -131,8 +131,8 @@ def paired_tests(
     """Each transform minus the base on the same examples: interval, tests, effect sizes, what could have been seen.
 
     Args:
-        records: Of one model, as from `mmerank.records.to_frame`; those of nulls are passed over.
-        aggregate: See `mmerank.analysis.alignment.dataset_erank`.
+        records: Of one model, as from `mmerank.runs.record.to_frame`; those of nulls are passed over.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
         bootstrap: Level, resamples, seed and method.
         false_discovery: How `q` is made, over all transforms and of each the quantities that it can move, and does in
             some example.
@@ -165,8 +165,8 @@ def differences_frame(tests: Mapping[str, Comparison]) -> pd.DataFrame:
         tests: From `paired_tests`.
 
     Returns:
-        `transform`, the columns of `mmerank.analysis.paired.PairedDifference` (`a` is after, `b` before), `n`, and
-        `fixed`: whether the transform cannot move the quantity.
+        `transform`, the columns of `mmerank.analysis.statistics.paired.PairedDifference` (`a` is after, `b` before),
+        `n`, and `fixed`: whether the transform cannot move the quantity.
     """
     rows = [
         {"transform": name, **asdict(found), "n": comparison.n, "fixed": found.quantity in comparison.fixed}
@@ -182,8 +182,8 @@ def against_nulls(records: pd.DataFrame, *, aggregate: Aggregate = "entropy") ->
     A derangement gives each text to another picture, so eRank3 and eRank4 are those of the base.
 
     Args:
-        records: Of one model, as from `mmerank.records.to_frame`.
-        aggregate: See `mmerank.analysis.alignment.dataset_erank`.
+        records: Of one model, as from `mmerank.runs.record.to_frame`.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
 
     Returns:
         A null for each control that there are records of.

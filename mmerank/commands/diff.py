@@ -8,15 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from mmerank import options
+from mmerank.analysis.steps import by_step
+from mmerank.commands import options as options
 from mmerank.commands.groups import Computing, Keeping, listed
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
 from mmerank.processes import rank
-from mmerank.steps import by_step
 
 if TYPE_CHECKING:
-    from mmerank.diff_erank import Diff
+    from mmerank.jobs.diff import Diff
 
 
 def diff(
@@ -43,14 +43,14 @@ def diff(
     aggregate: options.Aggregate = "entropy",
 ) -> None:
     """Diff-eRank, reduced loss and accuracy of language models (the paper's Tables 1, 4 and 6 to 11)."""
-    from mmerank.accuracy import ACCURACY, accuracies, check_tasks, fetch_questions
-    from mmerank.data import load_data
-    from mmerank.diff_erank import diff as measure
-    from mmerank.diff_erank import open_diff_run
-    from mmerank.diff_report import diff_notes, diff_tables
-    from mmerank.inputs import check_usable
-    from mmerank.runs import cache_folder
-    from mmerank.text_adapter import check_text_model, load_text
+    from mmerank.inputs.example import check_usable
+    from mmerank.inputs.load import load_data
+    from mmerank.jobs.accuracy import ACCURACY, accuracies, check_tasks, fetch_questions
+    from mmerank.jobs.diff import diff as measure
+    from mmerank.jobs.diff import open_diff_run
+    from mmerank.models.loading import check_text_model, load_text
+    from mmerank.report.terminal.diff import diff_notes, diff_tables
+    from mmerank.runs.folder import cache_folder
 
     check_writable(keeping.json_file)
     tasks = listed(accuracy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from mmerank import options
+from mmerank.commands import options as options
 from mmerank.commands.groups import ExampleChoices, convention
 from mmerank.commands.results import check_writable, quiet, write_json
 
@@ -23,11 +23,11 @@ def doctor(
     """Load a model, run one example, and show hook points, shapes, token layout and warnings."""
     from rich.console import Console
 
-    from mmerank.adapter import load
-    from mmerank.data import load_data
-    from mmerank.doctor import examine
-    from mmerank.doctor_report import examination_view
-    from mmerank.inputs import check_usable
+    from mmerank.inputs.example import check_usable
+    from mmerank.inputs.load import load_data
+    from mmerank.jobs.doctor import examine
+    from mmerank.models.adapter import load
+    from mmerank.report.terminal.doctor import examination_view
 
     check_writable(json_file)
     stated = convention(choices)

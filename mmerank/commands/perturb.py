@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmerank import options
+from mmerank.commands import options as options
 from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
 from mmerank.commands.results import check_writable, continued_from, quiet, write_json
 from mmerank.processes import rank
@@ -29,12 +29,12 @@ def perturb(
     """
     from rich.console import Console
 
-    from mmerank.adapter import check_model, load
-    from mmerank.data import load_data
-    from mmerank.inputs import check_usable
-    from mmerank.perturbation import asked_for, open_perturb_run
-    from mmerank.perturbation import perturb as measure
-    from mmerank.report import perturbation_view
+    from mmerank.inputs.example import check_usable
+    from mmerank.inputs.load import load_data
+    from mmerank.jobs.perturb import asked_for, open_perturb_run
+    from mmerank.jobs.perturb import perturb as measure
+    from mmerank.models.adapter import check_model, load
+    from mmerank.report.terminal.alignment import perturbation_view
 
     check_writable(keeping.json_file)
     transforms, controls = asked_for(transform, control, control_draws)

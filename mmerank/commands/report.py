@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mmerank import options
+from mmerank.commands import options as options
 
 
 def report(
@@ -20,7 +20,7 @@ def report(
     """Tables, figures and one HTML page from finished runs, without the models."""
     from rich.console import Console
 
-    from mmerank.reporting.write import report as write
+    from mmerank.report.write import report as write
 
     asked = {"html": html, "latex": latex, "csv": csv, "markdown": markdown}
     with Console(stderr=True).status("reading runs, drawing and writing"):  # shown in a terminal only

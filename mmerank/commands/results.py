@@ -10,17 +10,17 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmerank.commands.interrupts import interrupts
 from mmerank.errors import Interrupted, UsageError
-from mmerank.interrupts import interrupts
 from mmerank.processes import rank
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mmerank.alignment import Alignment
-    from mmerank.analysis.paired import Comparison
-    from mmerank.diff_erank import Diff
-    from mmerank.runs import RunFolder
+    from mmerank.analysis.statistics.paired import Comparison
+    from mmerank.jobs.align import Alignment
+    from mmerank.jobs.diff import Diff
+    from mmerank.runs.folder import RunFolder
 
 
 def check_writable(json_file: str | None) -> None:
@@ -139,7 +139,7 @@ def show_results(
     """
     from rich.console import Console
 
-    from mmerank.uncertainty import comparison_notes, comparison_table
+    from mmerank.report.terminal.intervals import comparison_notes, comparison_table
 
     if not results:
         return
@@ -174,9 +174,9 @@ def compared(results: Sequence[Alignment | Diff], *, matched: bool = False) -> l
     """
     if len(results) < 2:
         return []
-    from mmerank.analysis.paired import compare, controlled
-    from mmerank.analysis.tokens import unmatched
-    from mmerank.report_parts import MANY
+    from mmerank.analysis.metrics.tokens import unmatched
+    from mmerank.analysis.statistics.paired import compare, controlled
+    from mmerank.report.terminal.parts import MANY
 
     left_out = [unmatched(result.records) if matched else set() for result in results]
     examples = [

@@ -19,8 +19,8 @@ from transformers import (
 
 from mmerank import Example, align, capture, load
 from mmerank.errors import ModelError, UsageError
-from mmerank.identity import identity
-from mmerank.sequences import Role, padded
+from mmerank.inputs.sequence import Role, padded
+from mmerank.models.identity import identity
 from tests.adapters.cases import LLAVA, examples
 from tests.conftest import GOLDEN
 

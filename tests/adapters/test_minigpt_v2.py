@@ -17,13 +17,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlamaConfig
 
-from mmerank.adapter import Adapter, load
-from mmerank.entropy import effective_rank
 from mmerank.errors import ModelError
-from mmerank.hooks import Point, capture
-from mmerank.identity import identity
-from mmerank.inputs import Example
-from mmerank.sequences import Kind, Role, TokenSequence, padded
+from mmerank.inputs.example import Example
+from mmerank.inputs.sequence import Kind, Role, TokenSequence, padded
+from mmerank.models.adapter import Adapter, load
+from mmerank.models.hooks import Point, capture
+from mmerank.models.identity import identity
+from mmerank.states.entropy import effective_rank
 from mmerank_adapters.minigpt_v2_model import MiniGPTv2Model
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from mmerank.analysis import bootstrap as module
-from mmerank.analysis.bootstrap import (
+from mmerank.analysis.statistics import bootstrap as module
+from mmerank.analysis.statistics.bootstrap import (
     Bootstrap,
     Method,
     bootstrap_limits,

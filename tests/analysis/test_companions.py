@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmerank.analysis import companions as module
-from mmerank.analysis.companions import (
+from mmerank.analysis.metrics import companions as module
+from mmerank.analysis.metrics.companions import (
     against_null,
     clip_score,
     companions,
@@ -18,7 +18,7 @@ from mmerank.analysis.companions import (
     permuted_knn,
 )
 from mmerank.eranks import ERANKS
-from mmerank.records import Record
+from mmerank.runs.record import Record
 from tests.test_records import record
 
 Array = NDArray[np.float64]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmerank.analysis.diff_erank import diff_erank, mean_loss
-from mmerank.records import Record
+from mmerank.analysis.metrics.diff_erank import diff_erank, mean_loss
+from mmerank.runs.record import Record
 from tests.test_records import record
 
 

@@ -12,8 +12,6 @@ import pandas as pd
 import pytest
 
 from mmerank import compare
-from mmerank.analysis.bootstrap import Bootstrap
-from mmerank.analysis.null import null_test
 from mmerank.analysis.perturbation import (
     QUANTITIES,
     against_nulls,
@@ -22,6 +20,8 @@ from mmerank.analysis.perturbation import (
     matched_deltas,
     paired_tests,
 )
+from mmerank.analysis.statistics.bootstrap import Bootstrap
+from mmerank.analysis.statistics.null import null_test
 from tests.analysis.simulated import MEANS, Floats, alignment_values, deviations, frame
 from tests.analysis.test_paired import enumerated
 from tests.analysis.test_tokens import draws, logs, measured

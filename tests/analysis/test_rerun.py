@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from mmerank import Bootstrap, TextConvention, align, compare, diff, estimates, perturb
-from mmerank.analysis.rerun import controls, differences, run_records
-from mmerank.diff_erank import open_diff_run
+from mmerank.analysis.estimates import controls, differences, run_records
 from mmerank.errors import RunFolderError
+from mmerank.jobs.diff import open_diff_run
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import LLAMA, OPT
 from tests.test_diff_erank import texts
@@ -94,9 +94,9 @@ def test_torch_is_not_needed_for_transforms(tmp_path: Path) -> None:
     perturb(LLAVA.adapter, examples(), ["blur:2"], controls=["mismatch"], control_draws=2, out=tmp_path / "run")
     code = f"""
 import sys, mmerank
-from mmerank.analysis.rerun import controls, differences
-from mmerank.perturbation_report import null_table
-from mmerank.uncertainty import plain
+from mmerank.analysis.estimates import controls, differences
+from mmerank.report.terminal.perturbation import null_table
+from mmerank.report.terminal.intervals import plain
 run = {str(tmp_path / "run")!r}
 print(len(mmerank.estimates(run)), len(differences(run)))
 print(plain(*map(null_table, controls(run).values())))
@@ -111,9 +111,9 @@ def test_torch_is_not_needed(tmp_path: Path) -> None:
     align(LLAVA.adapter, examples(), out=tmp_path / "run")
     code = f"""
 import sys, mmerank
-from mmerank.analysis.bootstrap import difference_of_groups, intervals
-from mmerank.analysis.null import null_test
-from mmerank.analysis.rerun import run_records
+from mmerank.analysis.statistics.bootstrap import difference_of_groups, intervals
+from mmerank.analysis.statistics.null import null_test
+from mmerank.analysis.estimates import run_records
 (records,) = run_records({str(tmp_path / "run")!r}).values()
 mmerank.estimates({str(tmp_path / "run")!r})
 intervals(records)

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmerank.analysis.alignment import alignment
-from mmerank.analysis.diff_erank import diff_erank, mean_loss
-from mmerank.analysis.samples import ALIGNMENT, DIFF_ERANK, LOSS, alignment_sample, diff_sample, sample
-from mmerank.records import Record
+from mmerank.analysis.metrics.alignment import alignment
+from mmerank.analysis.metrics.diff_erank import diff_erank, mean_loss
+from mmerank.analysis.sample import ALIGNMENT, DIFF_ERANK, LOSS, alignment_sample, diff_sample, sample
+from mmerank.runs.record import Record
 from tests.analysis.simulated import MEANS, deviations, frame, text_frame
 from tests.test_records import record
 

@@ -6,10 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmerank.analysis.bootstrap import Bootstrap, intervals
-from mmerank.analysis.paired import compare
-from mmerank.analysis.samples import alignment_sample
-from mmerank.analysis.tokens import (
+from mmerank.analysis.metrics.tokens import (
     matched_alignment,
     matched_rows,
     row_eranks,
@@ -17,8 +14,11 @@ from mmerank.analysis.tokens import (
     token_curve,
     unlike_rows,
 )
+from mmerank.analysis.sample import alignment_sample
+from mmerank.analysis.statistics.bootstrap import Bootstrap, intervals
+from mmerank.analysis.statistics.paired import compare
 from mmerank.eranks import ERANKS
-from mmerank.records import Record, to_frame
+from mmerank.runs.record import Record, to_frame
 from tests.test_records import record
 
 

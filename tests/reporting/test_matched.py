@@ -14,14 +14,14 @@ import pandas as pd
 import pytest
 
 from mmerank import Convention, align, compare, load_data, perturb
-from mmerank.alignment import open_align_run
-from mmerank.analysis.rerun import estimates, run_records
-from mmerank.reporting.cautions import cautions
-from mmerank.reporting.figures import figures
-from mmerank.reporting.finished import read_runs
-from mmerank.reporting.numbers import all_numbers
-from mmerank.reporting.tables import printed_tables
-from mmerank.reporting.write import report
+from mmerank.analysis.estimates import estimates, run_records
+from mmerank.analysis.finished import read_runs
+from mmerank.jobs.align import open_align_run
+from mmerank.report.cautions import cautions
+from mmerank.report.figures.numbers import figures
+from mmerank.report.numbers import all_numbers
+from mmerank.report.tables import printed_tables
+from mmerank.report.write import report
 from tests.adapters.cases import LLAVA, MINIGPT_V2
 from tests.test_cli import run
 
@@ -168,7 +168,9 @@ def test_the_terminal_compares_them(data: str, tmp_path: Path) -> None:
 
 
 def test_what_is_not_on_the_page_is_named(tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmerank.analysis.tokens.SINGLE_ROW", 1e-6)  # the tiny model has no row that decides a tenth
+    monkeypatch.setattr(
+        "mmerank.analysis.metrics.tokens.SINGLE_ROW", 1e-6
+    )  # the tiny model has no row that decides a tenth
     asked = Convention(rows=True, companions=True)
     align(LLAVA.adapter, load_data(data), convention=asked, out=tmp_path / "run")
     (read,) = read_runs([tmp_path / "run"])

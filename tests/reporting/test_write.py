@@ -17,23 +17,24 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from mmerank import Example, TextConvention, align, compare, diff, estimates, load_data, load_text, paper, perturb
-from mmerank.analysis.null import null_test
+from mmerank import Example, TextConvention, align, compare, diff, estimates, load_data, load_text, perturb
+from mmerank.analysis.estimates import run_records
+from mmerank.analysis.finished import read_runs
 from mmerank.analysis.perturbation import Null
-from mmerank.analysis.rerun import run_records
-from mmerank.diff_erank import open_diff_run
+from mmerank.analysis.statistics.null import null_test
 from mmerank.errors import RunFolderError, UsageError
-from mmerank.reporting.cautions import cautions
-from mmerank.reporting.examples import RANKED_BY, by_example
-from mmerank.reporting.figures import figures, mean_spectrum
-from mmerank.reporting.finished import read_runs
-from mmerank.reporting.formats import csv, latex, markdown
-from mmerank.reporting.html import _left_out
-from mmerank.reporting.numbers import all_numbers
-from mmerank.reporting.printed import printed_alignment, printed_diff
-from mmerank.reporting.style import LOOKS, look
-from mmerank.reporting.tables import Cell, Printed, data_names, null_table, printed_tables, short_data
-from mmerank.reporting.write import report
+from mmerank.jobs.diff import open_diff_run
+from mmerank.report.cautions import cautions
+from mmerank.report.examples import RANKED_BY, by_example
+from mmerank.report.figures.numbers import figures, mean_spectrum
+from mmerank.report.figures.style import LOOKS, look
+from mmerank.report.numbers import all_numbers
+from mmerank.report.paper import tables as paper
+from mmerank.report.paper.printed import printed_alignment, printed_diff
+from mmerank.report.render.formats import csv, latex, markdown
+from mmerank.report.render.html import _left_out
+from mmerank.report.tables import Cell, Printed, data_names, null_table, printed_tables, short_data
+from mmerank.report.write import report
 from tests.adapters.cases import LLAVA
 from tests.adapters.text_cases import LLAMA, OPT
 from tests.test_cli import failure, run
@@ -134,7 +135,7 @@ def test_the_page_asks_for_nothing(page: Page) -> None:
     )
     assert policy.startswith("default-src 'none'")
     assert "url(" not in re.sub(
-        r"url\(#\w+\)", "", (Path(__file__).parents[2] / "mmerank/reporting/page/report.css").read_text()
+        r"url\(#\w+\)", "", (Path(__file__).parents[2] / "mmerank/report/page/report.css").read_text()
     )
 
 
@@ -340,7 +341,7 @@ def test_nothing_of_a_csv_is_computed() -> None:
 def test_very_long_ids_and_control_characters(runs: dict[str, Path], tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from mmerank.parts import read_records, write_part
+    from mmerank.runs.parts import read_records, write_part
 
     shutil.copytree(runs["align"], tmp_path / "run", ignore=shutil.ignore_patterns("*.parquet"))
     named = {"two": "x" * 1_000_000, "three": "\x1b]0;title\x07\x00\u202etxt", "four": "four", EVIL: EVIL}
@@ -573,7 +574,7 @@ def test_five_hundred_examples_stay_below_5_mb(runs: dict[str, Path], tmp_path: 
     """The four examples' records under 500 ids, with the longest texts that are shown."""
     from dataclasses import replace
 
-    from mmerank.parts import read_records, write_part
+    from mmerank.runs.parts import read_records, write_part
 
     shutil.copytree(runs["perturb"], tmp_path / "run", ignore=shutil.ignore_patterns("*.parquet"))
     some = [r for r in read_records(runs["perturb"]) if r.example == "two" and r.transform in ("none", "rotate:90")]
@@ -596,7 +597,7 @@ def _versions(transform: str) -> list[str]:
 
 
 def test_against_size_beside_the_paper() -> None:
-    from mmerank.reporting.sizes import against_size, sized
+    from mmerank.report.figures.sizes import against_size, sized
 
     rows = [
         {"job": "diff", "run": "r", "data": "dolly-15k", "model": model, "transform": "none", "point": "final"}
@@ -629,6 +630,6 @@ def test_against_size_beside_the_paper() -> None:
 
 
 def printed_tables_of(table: pd.DataFrame) -> Any:
-    from mmerank.reporting.tables import _printed
+    from mmerank.report.tables import _printed
 
     return _printed("diff", table, {("r", model): model for model in table["model"]}, {"dolly-15k": "dolly-15k"})

@@ -1,0 +1,76 @@
+"""Write a report: CSV, Markdown, LaTeX, figures, and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mmerank.analysis.finished import read_runs
+from mmerank.errors import UsageError
+from mmerank.report.examples import by_example
+from mmerank.report.figures.numbers import figures
+from mmerank.report.figures.style import save
+from mmerank.report.numbers import all_numbers
+from mmerank.report.render.formats import csv, latex, latex_list, markdown, markdown_list
+from mmerank.report.render.html import Drawing, page
+from mmerank.report.tables import null_table, printed_tables
+from mmerank.runs.durable import whole
+
+FORMATS = ("html", "latex", "csv", "markdown")
+
+
+def report(runs: Sequence[str | Path], out: str | Path | None = None, *, formats: Collection[str] = ()) -> list[Path]:
+    """Write tables, figures and one HTML page of finished runs, from their folders alone.
+
+    Args:
+        runs: Run folders, of any kinds.
+        out: Where to. Default: `report` in the run folder, if there is one run.
+        formats: Any of `html`, `latex`, `csv`, `markdown`. Default: all of them, and every figure as PDF and PNG.
+
+    Returns:
+        What was written.
+
+    Raises:
+        RunFolderError: A folder is not a run's, has no records, or they are damaged.
+        UsageError: There is no run, no such format, or there are several runs and no `out`.
+    """
+    if not runs:
+        raise UsageError("expected at least one run folder")
+    if unknown := sorted(set(formats) - set(FORMATS)):
+        raise UsageError(f"unknown format {unknown[0]!r}; known: {', '.join(FORMATS)}")
+    if out is None and len(runs) > 1:
+        raise UsageError("of several runs, name the folder to write to: --out DIR")
+    read = read_runs([Path(run) for run in runs])
+    numbers = all_numbers(read)
+    folder = Path(out) if out is not None else read[0].path / "report"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written to ({error.strerror})") from None
+    written: list[Path] = []
+
+    def write(name: str, text: str) -> None:
+        path = folder / name
+        with whole(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8", errors="replace")
+        written.append(path)
+
+    wanted = formats or FORMATS
+    tables, against = printed_tables(read, numbers), null_table(read)
+    if "csv" in wanted:
+        write("numbers.csv", csv(numbers))
+        examples = [by_example(run).assign(run=run.name, job=run.job) for run in read]
+        write("examples.csv", csv(pd.concat(examples, ignore_index=True)))
+    if "markdown" in wanted:
+        write("tables.md", "\n".join([*map(markdown, tables), *([markdown_list(against)] if against else [])]))
+    if "latex" in wanted:
+        write("tables.tex", "\n".join([*map(latex, tables), *([latex_list(against)] if against else [])]))
+    if "html" in wanted:
+        drawings = [Drawing(*drawn) for drawn in figures(read, numbers)]
+        write("report.html", page(read, numbers, drawings))
+        if not formats:
+            for drawing in drawings:
+                written += save(drawing.figure, folder / "figures" / drawing.name)
+    return written
