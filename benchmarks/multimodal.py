@@ -19,10 +19,10 @@ from mmerank import Example
 from mmerank.engine.batches import batches, default_budget
 from mmerank.engine.probe import Probe, Reading
 from mmerank.inputs.pictures import open_picture
-from mmerank.inputs.sequence import padded
 from mmerank.inputs.transforms.picture import parse
 from mmerank.inputs.variants import BASE, Variant, variant
 from mmerank.models.adapter import Adapter
+from mmerank.models.sequences import padded
 
 PAIRS = (("mmerank", "bare"), ("mmerank", "inputs + bare"), ("naive", "bare"), ("naive", "mmerank"))
 TRANSFORMS = {"tiny": (1, 4), "small": (1, 4, 16), "full": (1, 4, 16)}

@@ -15,8 +15,9 @@ from benchmarks import shapes
 from benchmarks.clock import Stage, row
 from benchmarks.recipe import published_passes, script_passes
 from mmerank.engine.batches import batches, default_budget
-from mmerank.inputs.sequence import Role, padded, tokens_of
+from mmerank.inputs.sequence import Role, tokens_of
 from mmerank.models.loading import TextAdapter, tokenizer_fingerprint
+from mmerank.models.sequences import padded
 
 # Equal work beside equal work: eRanks alone, and eRanks with losses.
 PAIRS = (

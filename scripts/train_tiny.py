@@ -48,8 +48,9 @@ from transformers.utils import logging
 import mmerank
 from mmerank.eranks import ERANKS
 from mmerank.inputs.demo import scenes
-from mmerank.inputs.sequence import Kind, Role, TokenSequence, padded, spliced_embeddings, tokens_of
+from mmerank.inputs.sequence import Kind, Role, TokenSequence, tokens_of
 from mmerank.jobs.demo.captions import caption_scores, causal_lm
+from mmerank.models.sequences import padded, spliced_embeddings
 from mmerank_adapters.eva_vit import EvaViT
 
 BATCH = 64

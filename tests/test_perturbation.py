@@ -15,10 +15,11 @@ from PIL import Image
 
 from mmerank import Bootstrap, Convention, Example, Perturbation, align, capture, compare, load_data, perturb
 from mmerank.errors import DataError, RunFolderError, UsageError
-from mmerank.inputs.sequence import Role, padded
+from mmerank.inputs.sequence import Role
 from mmerank.inputs.transforms.picture import parse
 from mmerank.inputs.variants import derangement, null_pairs, variant
 from mmerank.jobs.align import Alignment
+from mmerank.models.sequences import padded
 from tests.adapters.cases import LLAVA, MINIGPT_V2, Case
 from tests.reference import entropy
 

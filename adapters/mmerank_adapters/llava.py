@@ -16,20 +16,11 @@ from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import check_area, square
-from mmerank.inputs.sequence import (
-    Kind,
-    Role,
-    TokenSequence,
-    bare_sequence,
-    begin,
-    end,
-    image_places,
-    spliced_embeddings,
-    tokenized,
-)
+from mmerank.inputs.sequence import Kind, Role, TokenSequence, image_places
 from mmerank.models.chat_template import ANSWER, PICTURE, QUESTION, other_template
 from mmerank.models.checkpoints import commit_of, configuration, placement
 from mmerank.models.hooks import Point
+from mmerank.models.sequences import bare_sequence, begin, end, spliced_embeddings, tokenized
 from mmerank.models.soundness import check_files, check_loaded, check_pixels, embedding_rows
 from mmerank.models.special_tokens import check_bos, size_cautions, special_cautions
 from mmerank.models.stored import unread

@@ -19,19 +19,10 @@ from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import check_area, square
-from mmerank.inputs.sequence import (
-    Kind,
-    Role,
-    TokenSequence,
-    bare_sequence,
-    begin,
-    end,
-    image_places,
-    spliced_embeddings,
-    tokenized,
-)
+from mmerank.inputs.sequence import Kind, Role, TokenSequence, image_places
 from mmerank.models.checkpoints import configuration, folder_or_hub_id, path_beside
 from mmerank.models.hooks import Point
+from mmerank.models.sequences import bare_sequence, begin, end, spliced_embeddings, tokenized
 from mmerank.models.soundness import embedding_rows
 from mmerank.models.special_tokens import check_bos, size_cautions, special_cautions
 from mmerank.models.tokenizer import Loaded, load_tokenizer, stated

@@ -24,8 +24,7 @@ from mmerank.runs.settings import read_settings
 
 
 def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
-    """The records of a run folder by model, ready for `mmerank.compare` and
-    `mmerank.analysis.statistics.bootstrap.intervals`.
+    """The records of a run folder by model, for `compare` and `mmerank.analysis.statistics.bootstrap.intervals`.
 
     Args:
         folder: What `--out` was given.

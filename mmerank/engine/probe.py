@@ -25,12 +25,13 @@ from mmerank.inputs.contents import Content, content_of, picture_stamp
 from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.pictures import MAX_PIXELS, open_picture
 from mmerank.inputs.placeholders import placeholders, without_placeholder
-from mmerank.inputs.sequence import Kind, Role, SpecialTokens, TokenSequence, image_places, outside, padded
+from mmerank.inputs.sequence import Kind, Role, TokenSequence, image_places
 from mmerank.inputs.variants import BASE, ORIGINAL, Variant, Version
 from mmerank.models.adapter import Adapter
 from mmerank.models.hooks import capture
 from mmerank.models.identity import identity
 from mmerank.models.layers import layer_points
+from mmerank.models.sequences import SpecialTokens, outside, padded
 from mmerank.models.soundness import embedding_rows
 from mmerank.runs.record import Record
 from mmerank.states.reductions import RowStudy

@@ -22,10 +22,11 @@ from mmerank.engine.workers import Workers, default_workers
 from mmerank.errors import NoSpectrum
 from mmerank.inputs.contents import content_of
 from mmerank.inputs.example import Example, Skipped
-from mmerank.inputs.sequence import Role, SpecialTokens, TokenSequence, outside, padded, tokens_of
+from mmerank.inputs.sequence import Role, TokenSequence, tokens_of
 from mmerank.models.hooks import Point, capture
 from mmerank.models.identity import identity
 from mmerank.models.loading import TextAdapter
+from mmerank.models.sequences import SpecialTokens, outside, padded
 from mmerank.models.soundness import embedding_rows
 from mmerank.runs.record import Record
 from mmerank.transfer import Arriving, sent

@@ -11,8 +11,9 @@ from torch import Tensor
 from mmerank.engine.batches import batches, default_budget
 from mmerank.engine.progress import Meter
 from mmerank.errors import DataError, UsageError
-from mmerank.inputs.sequence import Role, outside, padded, tokens_of
+from mmerank.inputs.sequence import Role, tokens_of
 from mmerank.models.loading import TextAdapter
+from mmerank.models.sequences import outside, padded
 from mmerank.models.soundness import embedding_rows
 
 

@@ -19,10 +19,11 @@ from transformers import LlamaConfig
 
 from mmerank.errors import ModelError
 from mmerank.inputs.example import Example
-from mmerank.inputs.sequence import Kind, Role, TokenSequence, padded
+from mmerank.inputs.sequence import Kind, Role, TokenSequence
 from mmerank.models.adapter import Adapter, load
 from mmerank.models.hooks import Point, capture
 from mmerank.models.identity import identity
+from mmerank.models.sequences import padded
 from mmerank.states.entropy import effective_rank
 from mmerank_adapters.minigpt_v2_model import MiniGPTv2Model
 

@@ -21,8 +21,9 @@ from mmerank.engine.collect import Measured
 from mmerank.engine.probe import KINDS, Probe
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError, UsageError
-from mmerank.inputs.sequence import Role, padded
+from mmerank.inputs.sequence import Role
 from mmerank.models.identity import identity
+from mmerank.models.sequences import padded
 from tests.adapters.cases import CASES, Case, examples
 from tests.conftest import GOLDEN
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmerank.inputs.demo.scenes import Scene, described
-from mmerank.inputs.sequence import Role, TokenSequence, padded, spliced_embeddings, tokenized
+from mmerank.inputs.sequence import Role, TokenSequence
 from mmerank.models.adapter import Adapter
+from mmerank.models.sequences import padded, spliced_embeddings, tokenized
 
 SLOTS = ("position", "size", "colour", "shape")
 
