@@ -13,12 +13,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mmerank.analysis.estimates import estimates
     from mmerank.analysis.statistics.bootstrap import Bootstrap
-    from mmerank.analysis.statistics.paired import Comparison, compare
     from mmerank.convention import Convention, TextConvention
     from mmerank.errors import MmerankError
     from mmerank.inputs.example import Example
     from mmerank.inputs.load import load_data
     from mmerank.jobs.align import Alignment, align
+    from mmerank.jobs.compare import Comparison, compare
     from mmerank.jobs.diff import Diff, diff
     from mmerank.jobs.monitor import AlignmentMonitor, DiffErankMonitor
     from mmerank.jobs.perturb import Perturbation, perturb
@@ -33,7 +33,7 @@ _HOMES = {
     "AlignmentMonitor": "jobs.monitor",
     "align": "jobs.align",
     "Bootstrap": "analysis.statistics.bootstrap",
-    "Comparison": "analysis.statistics.paired",
+    "Comparison": "jobs.compare",
     "Convention": "convention",
     "Example": "inputs.example",
     "MmerankError": "errors",
@@ -44,7 +44,7 @@ _HOMES = {
     "TextConvention": "convention",
     "TextAdapter": "models.loading",
     "capture": "models.hooks",
-    "compare": "analysis.statistics.paired",
+    "compare": "jobs.compare",
     "diff": "jobs.diff",
     "effective_rank": "states.entropy",
     "estimates": "analysis.estimates",

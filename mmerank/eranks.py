@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# What the hook point of texts after the final norm is called.
+FINAL = "final"
 # label -> (hook point, input)
 ERANKS = {
     "erank1": ("vision", "image"),

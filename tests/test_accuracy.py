@@ -12,8 +12,9 @@ import torch
 import transformers
 import yaml
 
+from mmerank.analysis.results.diff import Accuracy
 from mmerank.errors import DataError, ModelError, UsageError
-from mmerank.jobs.accuracy import Accuracy, accuracies, check_tasks
+from mmerank.jobs.accuracy import accuracies, check_tasks
 from tests.adapters.text_cases import BERT, LLAMA, OPENELM_CASE, OPT, TEXTS, TextCase
 from tests.test_cli import failure, run
 

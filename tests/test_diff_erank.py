@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmerank import Diff, Example, TextConvention, diff, load_data, load_text
+from mmerank.analysis.results.diff import Accuracy
 from mmerank.commands.results import compared
 from mmerank.engine.text_probe import TextProbe, text_seed
 from mmerank.errors import DataError, RunFolderError, UsageError
-from mmerank.jobs.accuracy import Accuracy
 from mmerank.report.terminal.diff import diff_text
 from mmerank.runs.folder import RunFolder, cache_folder
 from tests import reference

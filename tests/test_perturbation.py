@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from mmerank import Bootstrap, Convention, Example, Perturbation, align, capture, compare, load_data, perturb
+from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.inputs.sequence import Role
 from mmerank.inputs.transforms.picture import parse
 from mmerank.inputs.variants import derangement, null_pairs, variant
-from mmerank.jobs.align import Alignment
 from mmerank.models.sequences import padded
 from tests.adapters.cases import LLAVA, MINIGPT_V2, Case
 from tests.reference import entropy
@@ -49,11 +49,11 @@ def examples() -> list[Example]:
     return [Example(f"e{i}", smooth(size, i), *text) for i, (size, text) in pairs]
 
 
-def eranks(result: Alignment) -> list[float]:
+def eranks(result: AlignmentResult) -> list[float]:
     return [getattr(result, name) for name in ERANKS]
 
 
-def by_name(result: Perturbation) -> dict[str, Alignment]:
+def by_name(result: Perturbation) -> dict[str, AlignmentResult]:
     return {perturbed.transform: perturbed.result for perturbed in result.transforms}
 
 

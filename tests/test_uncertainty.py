@@ -10,9 +10,9 @@ from rich.table import Table
 
 from mmerank.analysis.metrics.alignment import alignment
 from mmerank.analysis.statistics.bootstrap import Bootstrap
-from mmerank.analysis.statistics.paired import compare
 from mmerank.convention import Convention
 from mmerank.jobs.align import Alignment
+from mmerank.jobs.compare import compare
 from mmerank.report.terminal.alignment import alignment_table, alignment_text
 from mmerank.report.terminal.intervals import comparison_table, comparison_text, interval_text
 from tests.analysis.simulated import MEANS, deviations, frame

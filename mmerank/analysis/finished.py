@@ -14,7 +14,7 @@ from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.metrics.tokens import MATCHED
 from mmerank.analysis.perturbation import Null, against_nulls, paired_tests
 from mmerank.analysis.statistics.null import NullTest
-from mmerank.analysis.statistics.paired import Comparison
+from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.analysis.steps import by_step
 from mmerank.errors import RunFolderError
 from mmerank.runs.parts import read_records
@@ -50,13 +50,13 @@ class Finished:
     estimates: pd.DataFrame
 
     @cached_property
-    def tests(self) -> dict[str, dict[str, Comparison]]:
+    def tests(self) -> dict[str, dict[str, ComparisonResult]]:
         """Of a perturbation: each transform minus the base, by model and transform."""
         by = self.convention["aggregate"]
         return {model: paired_tests(records, aggregate=by) for model, records in self.frames.items()}
 
     @cached_property
-    def tests_matched(self) -> dict[str, dict[str, Comparison]]:
+    def tests_matched(self) -> dict[str, dict[str, ComparisonResult]]:
         """The same on equally many rows; no transform where they were not asked for, or no example has as many."""
         by = self.convention["aggregate"]
         if self.match_tokens is None:

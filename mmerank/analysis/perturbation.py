@@ -12,7 +12,7 @@ from mmerank.analysis.metrics.alignment import dataset_erank, image_text_alignme
 from mmerank.analysis.metrics.tokens import matched_alignment, matched_rows, unmatched
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.null import NullTest, null_test
-from mmerank.analysis.statistics.paired import Comparison, FalseDiscovery, compare, controlled
+from mmerank.analysis.statistics.paired import ComparisonResult, FalseDiscovery, compared, controlled
 from mmerank.convention import Aggregate
 from mmerank.eranks import ERANKS
 from mmerank.inputs.transforms.picture import parse
@@ -127,7 +127,7 @@ def paired_tests(
     bootstrap: Bootstrap | None = None,
     false_discovery: FalseDiscovery = "bh",
     matched: bool = False,
-) -> dict[str, Comparison]:
+) -> dict[str, ComparisonResult]:
     """Each transform minus the base on the same examples: interval, tests, effect sizes, what could have been seen.
 
     Args:
@@ -150,15 +150,15 @@ def paired_tests(
         by_transform = {name: frame for name, frame in by_transform.items() if both & set(frame["example"])}
         if not by_transform:
             return {}
-    compared = []
+    found_all: list[ComparisonResult] = []
     for name, frame in by_transform.items():
-        found = compare(frame, base, names=(name, "base"), aggregate=aggregate, bootstrap=bootstrap, matched=matched)
+        found = compared(frame, base, names=(name, "base"), aggregate=aggregate, bootstrap=bootstrap, matched=matched)
         unmoved = {*found.fixed, *fixed_quantities(name)}
-        compared.append(replace(found, fixed=tuple(quantity for quantity in QUANTITIES if quantity in unmoved)))
-    return dict(zip(by_transform, controlled(compared, false_discovery), strict=True))
+        found_all.append(replace(found, fixed=tuple(quantity for quantity in QUANTITIES if quantity in unmoved)))
+    return dict(zip(by_transform, controlled(found_all, false_discovery), strict=True))
 
 
-def differences_frame(tests: Mapping[str, Comparison]) -> pd.DataFrame:
+def differences_frame(tests: Mapping[str, ComparisonResult]) -> pd.DataFrame:
     """A row per transform and quantity.
 
     Args:

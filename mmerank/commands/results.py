@@ -17,8 +17,8 @@ from mmerank.processes import rank
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mmerank.analysis.statistics.paired import Comparison
     from mmerank.jobs.align import Alignment
+    from mmerank.jobs.compare import Comparison
     from mmerank.jobs.diff import Diff
     from mmerank.runs.folder import RunFolder
 
@@ -175,7 +175,8 @@ def compared(results: Sequence[Alignment | Diff], *, matched: bool = False) -> l
     if len(results) < 2:
         return []
     from mmerank.analysis.metrics.tokens import unmatched
-    from mmerank.analysis.statistics.paired import compare, controlled
+    from mmerank.analysis.statistics.paired import controlled
+    from mmerank.jobs.compare import compare
     from mmerank.report.terminal.parts import MANY
 
     left_out = [unmatched(result.records) if matched else set() for result in results]

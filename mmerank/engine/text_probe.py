@@ -19,6 +19,7 @@ from mmerank.engine.batches import Budget, default_budget
 from mmerank.engine.collect import Measured, in_batches
 from mmerank.engine.measurement import Measurement, measurement_fingerprint, no_spectrum
 from mmerank.engine.workers import Workers, default_workers
+from mmerank.eranks import FINAL
 from mmerank.errors import NoSpectrum
 from mmerank.inputs.contents import content_of
 from mmerank.inputs.example import Example, Skipped
@@ -31,7 +32,6 @@ from mmerank.models.soundness import embedding_rows
 from mmerank.runs.record import Record
 from mmerank.transfer import Arriving, sent
 
-FINAL = "final"
 # Positions whose logits are held at once: the vocabulary is what makes them large.
 LOGIT_POSITIONS = 256
 

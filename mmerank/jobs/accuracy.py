@@ -8,12 +8,13 @@ import importlib.util
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mmerank.analysis.results.diff import Accuracy
 from mmerank.errors import DataError, ModelError, UsageError
 from mmerank.models.checkpoints import is_yaml
 from mmerank.models.identity import KNOWN_BY, identity
@@ -22,21 +23,6 @@ from mmerank.processes import rank
 from mmerank.runs.durable import whole
 
 ACCURACY = "accuracy.json"  # in a run folder
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Accuracy on one task.
-
-    Attributes:
-        value: Share of questions answered right, between 0 and 1.
-        stderr: Its standard error.
-        n: Number of questions.
-    """
-
-    value: float
-    stderr: float
-    n: int
 
 
 def check_tasks(tasks: Iterable[str]) -> None:

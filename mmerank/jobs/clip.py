@@ -7,7 +7,6 @@ import json
 import time
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 
+from mmerank.analysis.metrics.clip_score import ClipEmbeddings
 from mmerank.engine.progress import Meter
 from mmerank.errors import ModelError, RunFolderError, UsageError
 from mmerank.inputs.example import Example, Skipped, unique
@@ -41,25 +40,6 @@ _SCHEMA = pa.schema(
 )
 # How far from 1 the length of an embedding may be: some models compute in half precision.
 _UNIT = 0.02
-
-
-@dataclass(frozen=True)
-class ClipEmbeddings:
-    """Unit embeddings of pictures and texts.
-
-    Attributes:
-        model: As named by the person.
-        ids: Of the examples.
-        images: (n, e), float32.
-        texts: (n, e), float32.
-        texts_cut: How many texts are longer than the model reads.
-    """
-
-    model: str
-    ids: tuple[str, ...]
-    images: NDArray[np.float32]
-    texts: NDArray[np.float32]
-    texts_cut: int
 
 
 class Clip:

@@ -14,7 +14,7 @@ from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.diff_erank import read_alike
 from mmerank.analysis.metrics.tokens import MATCHED, MATCHED_BY, unlike_rows
 from mmerank.analysis.perturbation import differences_frame
-from mmerank.analysis.statistics.paired import Comparison, compare, controlled
+from mmerank.analysis.statistics.paired import ComparisonResult, compared, controlled
 from mmerank.report.paper.printed import printed_alignment, printed_diff
 
 # Quantities of which more (1) or less (-1) is what one wants. An eRank by itself is neither good nor bad.
@@ -52,7 +52,7 @@ def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:
     table = pd.concat([_of_run(run) for run in runs], ignore_index=True)
     table["mark"], table["q"] = "", math.nan
     table = table.merge(_changes(runs), how="left", on=["run", "model", "transform", "quantity"])
-    found: list[tuple[int, Comparison]] = []
+    found: list[tuple[int, ComparisonResult]] = []
     for rows in _comparable(runs, table):
         goodness = rows["value"] * BETTER[str(rows["quantity"].iloc[0]).removeprefix(MATCHED)]
         # Of equal ones each is the best, whichever run comes first.
@@ -166,14 +166,14 @@ def _on_like_rows(runs: Sequence[Finished], rows: pd.DataFrame) -> bool:
     return read_alike(records) if rows["job"].iloc[0] == "diff" else not unlike_rows(records)
 
 
-def _against(runs: Sequence[Finished], best: pd.Series[Any], other: pd.Series[Any]) -> Comparison | None:
+def _against(runs: Sequence[Finished], best: pd.Series[Any], other: pd.Series[Any]) -> ComparisonResult | None:
     frames = []
     for row in (best, other):
         run = next(run for run in runs if run.name == row["run"])
         frame = run.frames[row["model"]]
         frames.append(frame[frame["transform"] == "none"])
     try:
-        return compare(
+        return compared(
             *frames,
             quantities=[best["quantity"].removeprefix(MATCHED)],
             names=("best", "other"),

@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from mmerank.analysis.metrics import companions as module
+from mmerank.analysis.metrics.clip_score import clip_score
 from mmerank.analysis.metrics.companions import (
     against_null,
-    clip_score,
     companions,
     linear_cka,
     mutual_knn,

@@ -19,8 +19,9 @@ from mmerank.analysis.sample import ALIGNMENT, DIFF_ERANK
 from mmerank.analysis.statistics import permutation
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.effects import rank_biserial, smallest_detectable
-from mmerank.analysis.statistics.paired import Comparison, compare, controlled
+from mmerank.analysis.statistics.paired import controlled
 from mmerank.analysis.statistics.permutation import swap_test
+from mmerank.jobs.compare import Comparison, compare
 from tests.analysis.simulated import MEANS, Floats, alignment_values, deviations, frame
 from tests.analysis.test_samples import texts
 

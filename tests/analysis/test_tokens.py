@@ -16,8 +16,8 @@ from mmerank.analysis.metrics.tokens import (
 )
 from mmerank.analysis.sample import alignment_sample
 from mmerank.analysis.statistics.bootstrap import Bootstrap, intervals
-from mmerank.analysis.statistics.paired import compare
 from mmerank.eranks import ERANKS
+from mmerank.jobs.compare import compare
 from mmerank.runs.record import Record, to_frame
 from tests.test_records import record
 

@@ -26,7 +26,6 @@ PERMUTATIONS = 1000
 MOST_EXAMPLES = 1000
 # Huh et al. take 10 of 1024; of fewer examples, fewer.
 NEIGHBOURS, SHARE = 10, 10
-CLIP_WEIGHT = 2.5
 
 
 def companions(
@@ -78,27 +77,6 @@ def companions(
             for point, x in images.items()
         },
     }
-
-
-def clip_score(images: NDArray[np.float32], texts: NDArray[np.float32], *, seed: int = 0) -> dict[str, float | None]:
-    """Mean CLIPScore of pairs, 2.5 · max(cos(image, text), 0), beside what it is for shuffled pairs.
-
-    Hessel et al., "CLIPScore: A Reference-free Evaluation Metric for Image Captioning" (2021), Sec. 3, w = 2.5.
-
-    Args:
-        images: CLIP's embeddings, of unit length, (n, e).
-        texts: Of the same examples in the same order, (n, e).
-        seed: Of the permutations.
-
-    Returns:
-        What `against_null` gives.
-    """
-    images, texts = images.astype(np.float64), texts.astype(np.float64)
-
-    def score(order: NDArray[np.int64]) -> float:
-        return float(CLIP_WEIGHT * np.einsum("ij,ij->i", images, texts[order]).clip(min=0).mean())
-
-    return against_null(score, len(images), PERMUTATIONS, seed)
 
 
 def linear_cka(x: Array, y: Array) -> float:

@@ -5,39 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from mmerank.analysis.metrics.diff_erank import TWIN
-from mmerank.analysis.metrics.tokens import MATCHED_BY, matched_rows
+from mmerank.analysis.metrics.tokens import matched_rows
 from mmerank.analysis.sample import Floats, Sample, sample
 from mmerank.analysis.statistics.bootstrap import Bootstrap, bootstrap_limits, influence
 from mmerank.analysis.statistics.effects import rank_biserial, signed_rank_p, smallest_detectable, standardised_mean
 from mmerank.analysis.statistics.permutation import swap_test
-from mmerank.convention import Aggregate, Convention, TextConvention
-from mmerank.runs.record import Record, to_frame
+from mmerank.convention import Aggregate
+from mmerank.eranks import FINAL
 
 FalseDiscovery = Literal["bh", "by"]
-_MEASURED = ("data", "convention", "records")
-
-
-class Measured(Protocol):
-    """What `mmerank.align` and `mmerank.diff` return, and `mmerank.perturb` as base and for each transform."""
-
-    @property
-    def data(self) -> str:
-        """Name of the data set."""
-
-    @property
-    def convention(self) -> Convention | TextConvention:
-        """The choices in force."""
-
-    @property
-    def records(self) -> tuple[Record, ...]:
-        """One per example and measurement."""
+PERMUTATIONS = 9999
 
 
 @dataclass(frozen=True)
@@ -78,7 +62,7 @@ class PairedDifference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonResult:
     """A against B on the same examples.
 
     Attributes:
@@ -130,99 +114,68 @@ class Comparison:
         settings = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**settings, "bootstrap": self.bootstrap.to_dict(), "differences": rows, "fixed": list(self.fixed)}
 
-    def __str__(self) -> str:
-        from mmerank.report.terminal.intervals import comparison_text
 
-        return comparison_text([self])
+_Compared = TypeVar("_Compared", bound=ComparisonResult)
 
 
-def compare(
-    a: Measured | pd.DataFrame,
-    b: Measured | pd.DataFrame,
+def compared(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
     *,
     quantities: Sequence[str] | None = None,
     names: tuple[str, str] | None = None,
-    aggregate: Aggregate | None = None,
-    point: str = "final",
+    aggregate: Aggregate = "entropy",
+    point: str = FINAL,
     matched: bool = False,
     bootstrap: Bootstrap | None = None,
-    permutations: int = 9999,
+    permutations: int = PERMUTATIONS,
     false_discovery: FalseDiscovery = "bh",
-) -> Comparison:
-    """A - B on the same examples: interval, tests, effect sizes, and what could have been seen.
-
-    Examples that only one side has are left out on both. docs/statistics.md has formulas and sources.
+) -> ComparisonResult:
+    """A - B on the same examples, from records; arguments and errors as of `mmerank.compare`.
 
     Args:
-        a: A result of `mmerank.align` or `mmerank.diff`, the base or one of the transforms of `mmerank.perturb`, or
-            a frame of records as from `mmerank.runs.record.to_frame`, of one model (of texts: with its untrained
-            twins) and one transform.
-        b: The other.
-        quantities: Those to test. Default: all. A quantity that is equal in every example of both, as `erank4`
-            between image transforms, has no `q` and is not counted for that of the others.
-        names: What A and B are called. Default: model, and transform unless it is `none`.
-        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`. Default: that of the results; `entropy` for
-            frames.
+        a: Records of one model and transform, as from `mmerank.runs.record.to_frame`.
+        b: The other's.
+        quantities: Those to test; all by default.
+        names: What A and B are called.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
         point: Of texts: the hook point.
-        matched: Compare the numbers on equally many rows, which were measured with `match_tokens`, see
-            docs/tokens.md.
-        bootstrap: Level, resamples, seed and method. The seed is also that of the permutations.
-        permutations: Most swaps to try; where there are no more than this and one, all are tried and `p` is exact.
-        false_discovery: `bh` (Benjamini-Hochberg) or `by` (Benjamini-Yekutieli, for any dependence) over the
-            quantities; over several comparisons see `controlled`.
+        matched: Compare the numbers on equally many rows.
+        bootstrap: Level, resamples, seed and method.
+        permutations: Most swaps to try.
+        false_discovery: `bh` or `by`.
 
     Returns:
         The differences.
 
     Raises:
-        TypeError: One is something else.
-        ValueError: The two have no example in common, are of different data sets or aggregates, have other texts or
-            pictures under the same ids, there is no such quantity, or no numbers on equally many rows.
+        ValueError: They cannot be compared.
     """
     bootstrap = bootstrap or Bootstrap()
-    for given in (a, b):
-        if not isinstance(given, pd.DataFrame) and not all(hasattr(given, name) for name in _MEASURED):
-            raise TypeError(
-                "expected a result of mmerank.align or mmerank.diff, the base or one of the transforms of "
-                f"mmerank.perturb, or a frame of records, got {type(given).__name__}"
-            )
-    if not isinstance(a, pd.DataFrame) and not isinstance(b, pd.DataFrame) and a.data != b.data:
-        raise ValueError(
-            f"expected two results on the same data, got {a.data} and {b.data}; for independent data sets see "
-            "mmerank.analysis.statistics.bootstrap.difference_of_groups"
-        )
-    (frame_a, by_a), (frame_b, by_b) = _records(a, aggregate), _records(b, aggregate)
-    if by_a != by_b:
-        raise ValueError(f"expected the same aggregate on both sides, got {by_a} and {by_b}")
     if matched:
-        drawn = [_drawn(given) for given in (a, b)]
-        if drawn[0] != drawn[1] and not any(isinstance(given, pd.DataFrame) for given in (a, b)):
-            raise ValueError(f"expected rows drawn alike on both sides, got {drawn[0]} and {drawn[1]}")
-        frame_a, frame_b = _matched(frame_a), _matched(frame_b)
-    one, other = sample(frame_a, aggregate=by_a, point=point), sample(frame_b, aggregate=by_b, point=point)
+        a, b = _matched(a), _matched(b)
+    one, other = sample(a, aggregate=aggregate, point=point), sample(b, aggregate=aggregate, point=point)
     if ("reduced_loss" in one.quantities) != ("reduced_loss" in other.quantities):  # a causal model and an encoder
-        one, other = (sample(frame.assign(predicted=0), aggregate=by_a, point=point) for frame in (frame_a, frame_b))
+        one, other = (sample(frame.assign(predicted=0), aggregate=aggregate, point=point) for frame in (a, b))
     common = sorted(set(one.examples) & set(other.examples))
     if not common:
         raise ValueError(f"expected examples in common, got none: {one.n} on one side and {other.n} on the other")
-    if unlike := unlike_examples(frame_a, frame_b):
+    if unlike := unlike_examples(a, b):
         raise ValueError(f"expected the same examples on both sides, got {unlike}")
-    unpaired = one.n + other.n - 2 * len(common)
     chosen = _chosen(one, other, quantities)
-    names = names or (_name(frame_a), _name(frame_b))
     found, equal, tried, exact = _differences(one.of(common), other.of(common), chosen, bootstrap, permutations)
-    comparison = Comparison(
-        *names,
-        len(common),
-        unpaired,
-        tuple(found),
-        bootstrap,
-        tried,
-        exact,
-        false_discovery,
-        len(found),
-        equal,
-        matched,
+    comparison = ComparisonResult(
+        *(names or (_name(a), _name(b))),
+        n=len(common),
+        unpaired=one.n + other.n - 2 * len(common),
+        differences=tuple(found),
+        bootstrap=bootstrap,
+        permutations=tried,
+        exact=exact,
+        false_discovery=false_discovery,
+        tests=len(found),
+        fixed=equal,
+        matched=matched,
     )
     return controlled([comparison], false_discovery)[0]
 
@@ -251,7 +204,7 @@ def unlike_examples(a: pd.DataFrame, b: pd.DataFrame) -> str | None:
     return None
 
 
-def controlled(comparisons: Iterable[Comparison], false_discovery: FalseDiscovery = "bh") -> list[Comparison]:
+def controlled(comparisons: Iterable[_Compared], false_discovery: FalseDiscovery = "bh") -> list[_Compared]:
     """The same comparisons, with `q` over all of their tests together.
 
     For hook points and transforms that are looked at side by side; what is `fixed` stays out. Benjamini and
@@ -348,12 +301,6 @@ def _is_erank(name: str) -> bool:
     return name.startswith("erank") and name != "erank_ratio" and "fraction" not in name
 
 
-def _records(given: Measured | pd.DataFrame, aggregate: Aggregate | None) -> tuple[pd.DataFrame, Aggregate]:
-    if isinstance(given, pd.DataFrame):
-        return given, aggregate or "entropy"
-    return to_frame(given.records, spectrum=False), aggregate or given.convention.aggregate
-
-
 def _matched(frame: pd.DataFrame) -> pd.DataFrame:
     found = matched_rows(frame)
     if found.empty:
@@ -362,12 +309,6 @@ def _matched(frame: pd.DataFrame) -> pd.DataFrame:
             "examples that have as many rows at each of the five places"
         )
     return found
-
-
-def _drawn(given: Measured | pd.DataFrame) -> str:
-    """How rows were drawn to match; of a frame that is not known."""
-    convention = None if isinstance(given, pd.DataFrame) else given.convention
-    return ", ".join(f"{name} {getattr(convention, name, None)}" for name in MATCHED_BY)
 
 
 def _chosen(a: Sample, b: Sample, quantities: Sequence[str] | None) -> list[str]:

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from mmerank.analysis.metrics.alignment import alignment
+from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.convention import Convention, ImageLayout
 from mmerank.eranks import LABELS
 from mmerank.inputs.example import DataSet
@@ -171,13 +172,13 @@ class MultimodalTable:
         for turned in result.transforms:
             yield from compared(3, name, data, turned.result, TABLE_3, prefix=f"{turned.transform}: ")
 
-    def _stands(self, name: str, data: str, result: Alignment) -> None:
+    def _stands(self, name: str, data: str, result: AlignmentResult) -> None:
         skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
         self.standing.append(f"{name} on {data}: n = {result.n}{skipped} ({result.model})")
 
 
 def compared(
-    table: int, name: str, data: str, result: Alignment, printed: Mapping[str, float], prefix: str = ""
+    table: int, name: str, data: str, result: AlignmentResult, printed: Mapping[str, float], prefix: str = ""
 ) -> Iterator[Compared]:
     """The seven numbers of a model on a data set.
 
@@ -250,7 +251,7 @@ def distance(ours: Mapping[str, float], printed: Mapping[str, float]) -> float:
     return fmean(abs(ours[name] - value) / abs(value) for name, value in printed.items())
 
 
-def _tried(name: str, data: str, result: Alignment) -> Iterator[Tried]:
+def _tried(name: str, data: str, result: AlignmentResult) -> Iterator[Tried]:
     """Under both aggregates."""
     for aggregate in ("entropy", "erank"):
         convention = replace(result.convention, aggregate=aggregate)

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mmerank.analysis.metrics.tokens import unlike_rows, unlike_text
+from mmerank.analysis.results.alignment import AlignmentResult
+from mmerank.analysis.results.perturbation import PerturbationResult
 from mmerank.eranks import ERANKS
-from mmerank.jobs.align import Alignment
-from mmerank.jobs.perturb import Perturbation
 from mmerank.report.terminal.intervals import NAMES, interval_line, interval_text, plain
 from mmerank.report.terminal.parts import airy_table, by_model, choice_text, joined, short, skip_lines
 from mmerank.report.terminal.perturbation import (
@@ -29,7 +29,9 @@ from mmerank.report.terminal.rows import row_standing, row_tables
 EXPLAINED = 1  # results beside which there is room, in 80 columns, to say where each number is read
 
 
-def alignment_table(results: Sequence[Alignment], *, beside: Sequence[Mapping[str, float]] | None = None) -> Table:
+def alignment_table(
+    results: Sequence[AlignmentResult], *, beside: Sequence[Mapping[str, float]] | None = None
+) -> Table:
     """A table with a column per result, as in the paper's Table 2.
 
     Args:
@@ -60,7 +62,7 @@ def alignment_table(results: Sequence[Alignment], *, beside: Sequence[Mapping[st
     return table
 
 
-def alignment_tables(results: Sequence[Alignment]) -> list[Table]:
+def alignment_tables(results: Sequence[AlignmentResult]) -> list[Table]:
     """`alignment_table`, and behind it the tables of what else was asked for.
 
     Args:
@@ -73,7 +75,7 @@ def alignment_tables(results: Sequence[Alignment]) -> list[Table]:
     return [alignment_table(results), *beside]
 
 
-def alignment_text(results: Sequence[Alignment]) -> str:
+def alignment_text(results: Sequence[AlignmentResult]) -> str:
     """Tables and standing as plain text, 100 columns wide.
 
     Args:
@@ -85,7 +87,7 @@ def alignment_text(results: Sequence[Alignment]) -> str:
     return "\n".join([plain(*alignment_tables(results)), *alignment_notes(results)])
 
 
-def alignment_notes(results: Sequence[Alignment]) -> list[str]:
+def alignment_notes(results: Sequence[AlignmentResult]) -> list[str]:
     """What all results stand on, as lines, and whether they can be held against each other."""
     lines = [line for result in results for line in standing(result)]
     if unlike := unlike_rows([result.records for result in results]):
@@ -100,7 +102,7 @@ def alignment_notes(results: Sequence[Alignment]) -> list[str]:
     return lines
 
 
-def standing(result: Alignment, *, brackets: bool = True) -> list[str]:
+def standing(result: AlignmentResult, *, brackets: bool = True) -> list[str]:
     """What the numbers stand on: how many examples, how many tokens, what was skipped and why.
 
     Args:
@@ -124,7 +126,7 @@ def standing(result: Alignment, *, brackets: bool = True) -> list[str]:
     return lines + row_standing(result)
 
 
-def perturbation_table(result: Perturbation) -> Table:
+def perturbation_table(result: PerturbationResult) -> Table:
     """A row for the base and for each transform, under each number by how much it rose or fell, starred by its q.
 
     Args:
@@ -152,7 +154,7 @@ def perturbation_table(result: Perturbation) -> Table:
     return table
 
 
-def perturbation_view(result: Perturbation) -> RenderableType:
+def perturbation_view(result: PerturbationResult) -> RenderableType:
     """What `mmerank perturb` prints.
 
     Args:
@@ -187,7 +189,7 @@ def perturbation_view(result: Perturbation) -> RenderableType:
     return Group(*tables, *map(Text, lines))
 
 
-def perturbation_text(result: Perturbation) -> str:
+def perturbation_text(result: PerturbationResult) -> str:
     """What `mmerank perturb` prints, as plain text, 100 columns wide.
 
     Args:

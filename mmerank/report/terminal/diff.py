@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mmerank.analysis.metrics.diff_erank import read_alike
-from mmerank.jobs.diff import Diff
+from mmerank.analysis.results.diff import DiffResult
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
 from mmerank.report.terminal.parts import MANY, airy_table, by_model, choice_text, joined, short, skip_lines
 
 
-def diff_tables(results: Sequence[Diff]) -> list[Table]:
+def diff_tables(results: Sequence[DiffResult]) -> list[Table]:
     """The results, and by layer where layers were asked for.
 
     Args:
@@ -28,7 +28,7 @@ def diff_tables(results: Sequence[Diff]) -> list[Table]:
     return [main, *(layer_table(result) for result in results if len(result.points) > 1)]
 
 
-def sweep_table(results: Sequence[Diff]) -> Table:
+def sweep_table(results: Sequence[DiffResult]) -> Table:
     """A row per model, for many of them: the checkpoints of a training, as in the paper's Table 10.
 
     Args:
@@ -58,7 +58,7 @@ def sweep_table(results: Sequence[Diff]) -> Table:
     return table
 
 
-def diff_table(results: Sequence[Diff]) -> Table:
+def diff_table(results: Sequence[DiffResult]) -> Table:
     """A table with a column per model, as in the paper's Tables 1, 6, 7 and 8 turned on their side.
 
     Args:
@@ -73,7 +73,7 @@ def diff_table(results: Sequence[Diff]) -> Table:
         "of the possible: eRank / min(tokens - 1, width)"
     )
 
-    def row(name: str, number: Callable[[Diff], float], decimals: int, label: str = "") -> None:
+    def row(name: str, number: Callable[[DiffResult], float], decimals: int, label: str = "") -> None:
         numbers = [(number(result), result.intervals.get(label)) for result in results]
         table.add_row(
             name,
@@ -106,7 +106,7 @@ def diff_table(results: Sequence[Diff]) -> Table:
     return table
 
 
-def layer_table(result: Diff) -> Table:
+def layer_table(result: DiffResult) -> Table:
     """A row per hook point of one model.
 
     Args:
@@ -126,7 +126,7 @@ def layer_table(result: Diff) -> Table:
     return table
 
 
-def diff_text(results: Sequence[Diff]) -> str:
+def diff_text(results: Sequence[DiffResult]) -> str:
     """Tables and standing as plain text, 100 columns wide.
 
     Args:
@@ -138,7 +138,7 @@ def diff_text(results: Sequence[Diff]) -> str:
     return "\n".join([plain(*diff_tables(results)), *diff_notes(results)])
 
 
-def diff_notes(results: Sequence[Diff]) -> list[str]:
+def diff_notes(results: Sequence[DiffResult]) -> list[str]:
     """What all results stand on, and whether they can be held against each other.
 
     Args:
@@ -156,7 +156,7 @@ def diff_notes(results: Sequence[Diff]) -> list[str]:
     return lines
 
 
-def diff_standing(result: Diff) -> list[str]:
+def diff_standing(result: DiffResult) -> list[str]:
     """What the numbers stand on: how many texts and tokens, which twins, what was skipped and why.
 
     Args:
@@ -181,11 +181,11 @@ def diff_standing(result: Diff) -> list[str]:
     ]
 
 
-def _tasks(results: Sequence[Diff]) -> list[str]:
+def _tasks(results: Sequence[DiffResult]) -> list[str]:
     return list(dict.fromkeys(task for result in results for task in result.accuracy))
 
 
-def _accuracy(result: Diff, task: str) -> float:
+def _accuracy(result: DiffResult, task: str) -> float:
     return result.accuracy[task].value if task in result.accuracy else math.nan
 
 

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mmerank.jobs.doctor import Examination
+from mmerank.analysis.results.examination import Examination
 from mmerank.report.terminal.breakable import Breakable
 from mmerank.report.terminal.parts import clean
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmerank.analysis.statistics.bootstrap import ROUGH, Bootstrap, Interval
-from mmerank.analysis.statistics.paired import Comparison
+from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.eranks import LABELS
 
 NAMES = {
@@ -72,7 +72,7 @@ def interval_line(bootstrap: Bootstrap, n: int) -> str:
     return f"  in brackets: {100 * bootstrap.level:.4g} % bootstrap intervals over examples{rough}"
 
 
-def comparison_table(comparison: Comparison) -> Table:
+def comparison_table(comparison: ComparisonResult) -> Table:
     """A row per quantity of A - B.
 
     Args:
@@ -101,7 +101,7 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
-def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
+def comparison_notes(comparisons: Sequence[ComparisonResult]) -> list[str]:
     """How the comparisons were made.
 
     Args:
@@ -124,7 +124,7 @@ def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
     return [*lines, f"  only on one side, not compared: up to {left} examples"] if left else lines
 
 
-def comparison_text(comparisons: Sequence[Comparison]) -> str:
+def comparison_text(comparisons: Sequence[ComparisonResult]) -> str:
     """Tables and notes as plain text, 100 columns wide.
 
     Args:

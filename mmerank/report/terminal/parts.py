@@ -8,9 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from mmerank.analysis.results.alignment import AlignmentResult
+from mmerank.analysis.results.diff import DiffResult
 from mmerank.inputs.example import Skipped
-from mmerank.jobs.align import Alignment
-from mmerank.jobs.diff import Diff
 
 SKIPS_SHOWN = 10
 # In 80 columns.
@@ -31,7 +31,7 @@ def airy_table(title: str) -> Table:
     )
 
 
-def by_model(title: str, results: Sequence[Alignment | Diff], *, explained: bool = False) -> Table:
+def by_model(title: str, results: Sequence[AlignmentResult | DiffResult], *, explained: bool = False) -> Table:
     """An empty table with a column per result."""
     narrow = len(results) >= NARROW
     padding = (0, 0, 0, 1) if narrow else (0, 1)
@@ -49,7 +49,7 @@ def joined(number: str, interval: str, columns: int) -> str:
     return number + (" " if columns <= INLINE else "\n") * bool(interval) + interval
 
 
-def choice_text(result: Alignment | Diff) -> str:
+def choice_text(result: AlignmentResult | DiffResult) -> str:
     """Which of the examples of the data were taken; nothing where that is all of them."""
     if result.limit is None or result.n + len(result.skipped) < result.limit:
         return ""

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mmerank.analysis.perturbation import QUANTITIES, Null
 from mmerank.analysis.statistics.bootstrap import ROUGH, Interval
-from mmerank.analysis.statistics.paired import Comparison, PairedDifference
+from mmerank.analysis.statistics.paired import ComparisonResult, PairedDifference
 from mmerank.eranks import ERANKS
 from mmerank.report.terminal.intervals import q_text
 
@@ -53,7 +53,7 @@ def told_from_zero(test: PairedDifference) -> bool:
     return test.q < ALPHA and (test.low > 0 or test.high < 0)
 
 
-def tests_table(tests: Mapping[str, Comparison], base: Mapping[str, Interval], of: str = "") -> Table:
+def tests_table(tests: Mapping[str, ComparisonResult], base: Mapping[str, Interval], of: str = "") -> Table:
     """Limits, q and smallest detectable difference of what each transform can move.
 
     Args:
@@ -82,7 +82,7 @@ def tests_table(tests: Mapping[str, Comparison], base: Mapping[str, Interval], o
     return table
 
 
-def tests_notes(tests: Mapping[str, Comparison]) -> list[str]:
+def tests_notes(tests: Mapping[str, ComparisonResult]) -> list[str]:
     """What stars, limits and q mean, and how far to trust them.
 
     Args:

@@ -10,15 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from mmerank.analysis.metrics.tokens import single_rows
+from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.eranks import ERANKS, LABELS
-from mmerank.jobs.align import Alignment
 from mmerank.report.terminal.intervals import interval_text
 
 NOTHING = "-"
 _RATIOS = {name: label for name, label in LABELS.items() if name not in ERANKS}
 
 
-def row_tables(result: Alignment, name: str) -> list[Table]:
+def row_tables(result: AlignmentResult, name: str) -> list[Table]:
     """The tables of whatever was asked for.
 
     Args:
@@ -43,7 +43,7 @@ def row_tables(result: Alignment, name: str) -> list[Table]:
     return tables
 
 
-def row_standing(result: Alignment) -> list[str]:
+def row_standing(result: AlignmentResult) -> list[str]:
     """What matched numbers stand on, and warnings of eRanks that one row decides.
 
     Args:
