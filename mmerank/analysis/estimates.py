@@ -10,9 +10,8 @@ from typing import Any
 import pandas as pd
 
 from mmerank.analysis.metrics.diff_erank import TWIN
-from mmerank.analysis.metrics.tokens import MATCHED, matched_rows
+from mmerank.analysis.metrics.known import METRICS
 from mmerank.analysis.perturbation import Null, against_nulls, differences_frame, paired_tests
-from mmerank.analysis.sample import ALIGNMENT, Sample, sample
 from mmerank.analysis.statistics.bootstrap import Bootstrap, sample_intervals
 from mmerank.analysis.statistics.paired import FalseDiscovery
 from mmerank.analysis.steps import by_step
@@ -24,7 +23,7 @@ from mmerank.runs.settings import read_settings
 
 
 def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
-    """The records of a run folder by model, for `compare` and `mmerank.analysis.statistics.bootstrap.intervals`.
+    """The records of a run folder by model, for `compare` and `mmerank.analysis.intervals.intervals`.
 
     Args:
         folder: What `--out` was given.
@@ -63,21 +62,19 @@ def estimates(
 
     Returns:
         A row per model, transform, hook point (of texts; else empty) and quantity: `model`, `transform` (`none`: the
-        base), `point`, `quantity`, `value`, `low`, `high` (NaN with fewer than two examples), `n`. Of a run with
-        `match_tokens` also the numbers on equally many rows, `matched_erank1` .. `matched_image_text_alignment`; they
-        do not exist (NaN, `n` is 0) where no example has as many rows.
+        base), `point`, `metric`, `quantity`, `value`, `low`, `high` (NaN with fewer than two examples), `n`. Of a run
+        with `match_tokens` also the numbers on equally many rows, `matched_erank1` .. `matched_image_text_alignment`;
+        they do not exist (NaN, `n` is 0) where no example has as many rows.
 
     Raises:
         RunFolderError: It is not a run folder, or has no records.
     """
-    convention = _stated(Path(folder))["convention"]
-    by, matched = aggregate or convention["aggregate"], convention.get("match_tokens") is not None
+    by = aggregate or _stated(Path(folder))["convention"]["aggregate"]
     rows = [
-        {"model": model, "transform": transform, "point": point, **row}
+        {"model": model, "transform": transform, **row}
         for model, records in run_records(folder).items()
         for transform, frame in records.groupby("transform", sort=False)
-        if set(frame["input"]) != {"pair"}  # null draws of `mmerank perturb`
-        for point, row in _rows(frame, by, bootstrap, matched=matched)
+        for row in numbers_of(frame, by, bootstrap)
     ]
     return pd.DataFrame(rows)
 
@@ -133,28 +130,25 @@ def controls(folder: str | Path, *, aggregate: Aggregate | None = None) -> dict[
     return {model: against_nulls(records, aggregate=by) for model, records in run_records(folder).items()}
 
 
-def _rows(
-    frame: pd.DataFrame, aggregate: Aggregate, bootstrap: Bootstrap | None, *, matched: bool
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    of_texts = set(frame["input"]) == {"text"}
-    for point in frame["point"].unique() if of_texts else [""]:
-        yield from ((point, row) for row in _numbers(sample(frame, aggregate=aggregate, point=point), bootstrap))
-    if not matched:
-        return
-    rows = matched_rows(frame)
-    if rows.empty:
-        nothing = dict.fromkeys(("value", "low", "high"), math.nan)
-        yield from (("", {"quantity": f"{MATCHED}{name}", **nothing, "n": 0}) for name in ALIGNMENT)
-        return
-    for row in _numbers(sample(rows, aggregate=aggregate), bootstrap):
-        yield "", {**row, "quantity": f"{MATCHED}{row['quantity']}"}
+def numbers_of(frame: pd.DataFrame, aggregate: Aggregate, bootstrap: Bootstrap | None) -> Iterator[dict[str, Any]]:
+    """Every number that records hold, by every metric.
 
+    Args:
+        frame: Of one model (of texts: with its untrained twins) and transform.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
+        bootstrap: Level, resamples, seed and method.
 
-def _numbers(chosen: Sample, bootstrap: Bootstrap | None) -> Iterator[dict[str, Any]]:
-    limits = sample_intervals(chosen, bootstrap)
-    for name, value in zip(chosen.quantities, chosen.estimates, strict=True):
-        low, high = limits.get(name, (math.nan, math.nan))
-        yield {"quantity": name, "value": float(value), "low": low, "high": high, "n": chosen.n}
+    Yields:
+        `point`, `metric`, `quantity`, `value`, `low`, `high`, `n`.
+    """
+    for of in METRICS:
+        for point, sample in of.samples(frame, aggregate):
+            limits = sample_intervals(sample, bootstrap)
+            counts = sample.counts or (sample.n,) * len(sample.quantities)
+            for name, value, n in zip(sample.quantities, sample.estimates, counts, strict=True):
+                low, high = limits.get(name, (math.nan, math.nan))
+                found = {"value": float(value), "low": low, "high": high, "n": n}
+                yield {"point": point, "metric": of.name, "quantity": f"{of.prefix}{name}", **found}
 
 
 def _is_twin(name: str, model: str, stated: dict[str, Any], records: pd.DataFrame) -> bool:

@@ -11,7 +11,6 @@ import pandas as pd
 
 from mmerank.analysis.estimates import estimates, run_records
 from mmerank.analysis.metrics.diff_erank import TWIN
-from mmerank.analysis.metrics.tokens import MATCHED
 from mmerank.analysis.perturbation import Null, against_nulls, paired_tests
 from mmerank.analysis.statistics.null import NullTest
 from mmerank.analysis.statistics.paired import ComparisonResult
@@ -50,18 +49,16 @@ class Finished:
     estimates: pd.DataFrame
 
     @cached_property
-    def tests(self) -> dict[str, dict[str, ComparisonResult]]:
-        """Of a perturbation: each transform minus the base, by model and transform."""
+    def tests(self) -> dict[str, dict[str, dict[str, ComparisonResult]]]:
+        """Of a perturbation: each transform minus the base, by metric, model and transform."""
         by = self.convention["aggregate"]
-        return {model: paired_tests(records, aggregate=by) for model, records in self.frames.items()}
-
-    @cached_property
-    def tests_matched(self) -> dict[str, dict[str, ComparisonResult]]:
-        """The same on equally many rows; no transform where they were not asked for, or no example has as many."""
-        by = self.convention["aggregate"]
-        if self.match_tokens is None:
-            return {}
-        return {model: paired_tests(records, aggregate=by, matched=True) for model, records in self.frames.items()}
+        return {
+            of: found
+            for of in self.estimates["metric"].unique()
+            if any(
+                (found := {m: paired_tests(frame, aggregate=by, of=of) for m, frame in self.frames.items()}).values()
+            )
+        }
 
     @property
     def match_tokens(self) -> int | None:
@@ -118,7 +115,7 @@ class Finished:
 
     def n(self, model: str) -> int:
         """Number of examples behind a model's numbers."""
-        here = (self.estimates["model"] == model) & ~self.estimates["quantity"].str.startswith(MATCHED)
+        here = (self.estimates["model"] == model) & self.estimates["metric"].isin(["alignment", "diff_erank"])
         counts = self.estimates.loc[here, "n"]
         return int(counts.iloc[0]) if len(counts) else 0
 

@@ -1,7 +1,9 @@
-"""What is averaged over the examples of a data set, and what is made of the means.
+"""The examples of a data set as statistics take them.
 
-Every number of a data set here is a smooth function of means over its examples: exp of a mean entropy, a ratio of
-such, a mean loss. So a resample of the examples, or a swap of labels, needs the means alone.
+Most numbers of a data set are smooth functions of means over its examples: exp of a mean entropy, a ratio of such, a
+mean loss. A resample of the examples, or a swap of labels, needs the means alone. Statistics of pairs, as CKA, are no
+function of means, and an example that is drawn twice is its own nearest neighbour: they are never resampled, and have
+the jackknife.
 """
 
 from __future__ import annotations
@@ -13,46 +15,28 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.convention import Aggregate
-from mmerank.eranks import ERANKS
 
 Floats = NDArray[np.float64]
-
-ALIGNMENT = (*ERANKS, "image_reduction_ratio", "image_text_alignment")
-DIFF_ERANK = (
-    "erank_untrained",
-    "erank_trained",
-    "diff_erank",
-    "diff_erank_mean_of_eranks",
-    "erank_ratio",
-    "erank_fraction_untrained",
-    "erank_fraction_trained",
-)
-LOSS = (
-    "loss_untrained",
-    "loss_trained",
-    "reduced_loss",
-    "loss_untrained_per_token",
-    "loss_trained_per_token",
-)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The examples of one model on one data set.
+    """The examples of one model on one data set, and quantities that are functions of means over them.
 
     Attributes:
         quantities: Names of the q quantities of the data set.
         examples: Ids, sorted; n of them.
         columns: What is averaged, (n, k).
         of_means: Means (..., k) -> quantities (..., q).
+        counts: How many examples stand behind each quantity, (q,); None for all of them behind each.
     """
 
     quantities: tuple[str, ...]
     examples: tuple[str, ...]
     columns: Floats
     of_means: Callable[[Floats], Floats]
+    counts: tuple[int, ...] | None = None
 
     @property
     def n(self) -> int:
@@ -61,8 +45,8 @@ class Sample:
 
     @property
     def means(self) -> Floats:
-        """Of the columns, (k,)."""
-        return np.asarray(self.columns.mean(axis=0))
+        """Of the columns, (k,); NaN where there is no example."""
+        return np.asarray(self.columns.mean(axis=0) if self.n else np.full(self.columns.shape[1], np.nan))
 
     @property
     def estimates(self) -> Floats:
@@ -82,139 +66,101 @@ class Sample:
         return replace(self, examples=tuple(examples), columns=self.columns[rows])
 
 
-def alignment_sample(frame: pd.DataFrame, *, aggregate: Aggregate = "entropy") -> Sample:
-    """eRank1 to eRank5 and the two ratios, which are taken of the five data-set eRanks.
+@dataclass(frozen=True)
+class PairSample(Sample):
+    """Examples whose quantities are statistics of pairs of examples.
+
+    Attributes:
+        columns: What the statistic is taken of, (n, k).
+        of_means: Not used.
+        of_columns: Columns (n, k) -> quantities (q,), and the quantities without each example in turn, (n, q).
+    """
+
+    of_columns: Callable[[Floats], tuple[Floats, Floats]] = lambda columns: (columns[0], columns)
+
+    @property
+    def estimates(self) -> Floats:
+        """The quantities, (q,)."""
+        return self.of_columns(self.columns)[0]
+
+
+def no_means(means: Floats) -> Floats:
+    """Of statistics of pairs.
 
     Args:
-        frame: Records of one model under one transform, as from `mmerank.runs.record.to_frame`; rows in any order.
+        means: Whatever.
+
+    Raises:
+        TypeError: Always.
+    """
+    raise TypeError(f"statistics of pairs are not functions of means, got {means.shape}")
+
+
+def of_those_there(entropies: Floats, aggregate: Aggregate) -> tuple[Floats, Callable[[Floats], Floats]]:
+    """Effective ranks over the examples that have them.
+
+    Args:
+        entropies: (n, q), NaN where an example has none.
         aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
 
     Returns:
-        The sample; quantities as in `ALIGNMENT`.
-
-    Raises:
-        ValueError: A measurement is missing or there twice, or there are several models or transforms.
+        What is averaged, (n, 2 q), and means -> effective ranks, NaN where no example has one.
     """
-    _expect_one("model", frame["model"])
-    _expect_one("transform", frame["transform"])
-    entropies = _wide(frame, ["point", "input"], list(ERANKS.values()))
-    exponential = aggregate == "entropy"
+    there = np.isfinite(entropies)
+    values = np.where(there, entropies if aggregate == "entropy" else np.exp(entropies), 0.0)
 
     def of_means(means: Floats) -> Floats:
-        eranks = np.exp(means) if exponential else means
-        e1, e2 = eranks[..., 0], eranks[..., 1]
-        llm = eranks[..., 2:5]
-        ratios = ((e1 - e2) / e1, llm.mean(axis=-1) / llm.max(axis=-1))
-        return np.concatenate([eranks, np.stack(ratios, axis=-1)], axis=-1)
+        total, share = np.split(means, 2, axis=-1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a resample without any such example
+            mean = total / share
+        return np.exp(mean) if aggregate == "entropy" else mean
 
-    columns = entropies.to_numpy(dtype=np.float64)
-    return Sample(ALIGNMENT, tuple(entropies.index), columns if exponential else np.exp(columns), of_means)
+    return np.concatenate([values, there.astype(np.float64)], axis=1), of_means
 
 
-def diff_sample(frame: pd.DataFrame, *, point: str = "final", aggregate: Aggregate = "entropy") -> Sample:
-    """Diff-eRank and its terms at one hook point, and at `final` the losses, where there are any.
+def wide(frame: pd.DataFrame, by: list[str], wanted: Sequence[Hashable], value: str = "entropy") -> pd.DataFrame:
+    """A row per example in the order of the ids, a column per measurement.
 
     Args:
-        frame: Records of one trained model and its untrained twins, as from `mmerank.runs.record.to_frame`.
-        point: The hook point.
-        aggregate: Of `erank_*` and `diff_erank`, see `mmerank.analysis.metrics.alignment.dataset_erank`.
+        frame: Records.
+        by: Columns that tell measurements apart.
+        wanted: Their values, of each measurement.
+        value: What is taken of a record.
 
     Returns:
-        The sample, over the texts that all models have; quantities as in `DIFF_ERANK`, and `LOSS`.
+        The values, in the order of `wanted`.
 
     Raises:
-        ValueError: There is no twin, not exactly one trained model, or no record of that point.
+        ValueError: A measurement is missing or there twice.
     """
-    here = frame[frame["point"] == point]
-    if here.empty:
-        raise ValueError(f"no record of hook point {point!r}; known: {', '.join(map(str, frame['point'].unique()))}")
-    is_twin = here["model"].str.startswith(TWIN)
-    twins = sorted(here.loc[is_twin, "model"].unique())
-    trained = _expect_one("trained model", here.loc[~is_twin, "model"])
-    if not twins:
-        raise ValueError(f"expected records of an untrained model beside those of {trained}")
-    models = [trained, *twins]
-    common = here.groupby("example")["model"].transform("nunique") == len(models)
-    here = here[common]
-    here = here.assign(possible=np.minimum(here["n"] - 1, here["d"]), has=here["predicted"] > 0)
-    entropies, possible, losses, predicted = (
-        _wide(here, ["model"], models, value=value) for value in ("entropy", "possible", "loss", "predicted")
-    )
-    h = entropies.to_numpy(dtype=np.float64)
-    eranks = np.exp(h)
-    blocks = [h if aggregate == "entropy" else eranks, eranks, eranks / possible.to_numpy(dtype=np.float64)]
-    counts = predicted.to_numpy(dtype=np.float64)[:, :1]
-    lossy = point == "final" and bool((counts > 0).any())
-    if lossy:
-        nats = np.where(counts > 0, losses.to_numpy(dtype=np.float64), 0.0)
-        blocks += [nats, nats * counts, (counts > 0).astype(np.float64), counts]
-    ends = np.cumsum([block.shape[1] for block in blocks])[:-1]
-
-    def of_means(means: Floats) -> Floats:
-        a, b, fraction, *loss = np.split(means, ends, axis=-1)
-        trained_a, untrained_a = _ends(np.exp(a) if aggregate == "entropy" else a)
-        trained_b, untrained_b = _ends(b)
-        trained_share, untrained_share = _ends(fraction)
-        found = [
-            untrained_a,
-            trained_a,
-            untrained_a - trained_a,
-            untrained_b - trained_b,
-            untrained_a / trained_a,
-            untrained_share,
-            trained_share,
-        ]
-        if loss:
-            per_text, per_token, texts, tokens = loss
-            with np.errstate(invalid="ignore"):  # a resample may hold no text with a loss
-                after, before = _ends(per_text / texts)
-                after_token, before_token = _ends(per_token / tokens)
-            found += [before, after, before - after, before_token, after_token]
-        return np.stack(found, axis=-1)
-
-    quantities = DIFF_ERANK + (LOSS if lossy else ())
-    return Sample(quantities, tuple(entropies.index), np.concatenate(blocks, axis=1), of_means)
-
-
-def sample(frame: pd.DataFrame, *, aggregate: Aggregate = "entropy", point: str = "final") -> Sample:
-    """The sample of records of either kind: of image-text pairs, or of texts with untrained models.
-
-    Args:
-        frame: As from `mmerank.runs.record.to_frame`.
-        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
-        point: Of texts: the hook point.
-
-    Returns:
-        `alignment_sample` or `diff_sample`.
-    """
-    if set(frame["input"]) == {"text"}:
-        return diff_sample(frame, point=point, aggregate=aggregate)
-    return alignment_sample(frame, aggregate=aggregate)
-
-
-def _ends(values: Floats) -> tuple[Floats, Floats]:
-    """Of the trained model, which comes first, and the mean over its twins."""
-    return values[..., 0], values[..., 1:].mean(axis=-1)
-
-
-def _wide(frame: pd.DataFrame, by: list[str], wanted: Sequence[Hashable], value: str = "entropy") -> pd.DataFrame:
-    """A row per example in the order of the ids, a column per measurement."""
     if frame.duplicated(["example", *by]).any():
         raise ValueError(f"expected one record per example and {' and '.join(by)}, got some twice")
-    wide = frame.pivot(index="example", columns=by, values=value).sort_index()
-    missing = [name for name in wanted if name not in wide.columns]
-    if missing or (value == "entropy" and wide[list(wanted)].isna().any(axis=None)):
-        counts = ", ".join(f"{_said(name)} {wide[name].count() if name in wide else 0}" for name in wanted)
+    found = frame.pivot(index="example", columns=by, values=value).sort_index()
+    missing = [name for name in wanted if name not in found.columns]
+    if missing or (value == "entropy" and found[list(wanted)].isna().any(axis=None)):
+        counts = ", ".join(f"{_said(name)} {found[name].count() if name in found else 0}" for name in wanted)
         raise ValueError(f"expected every measurement of every example, got {counts}")
-    return wide[list(wanted)]
+    return found[list(wanted)]
 
 
-def _said(name: Hashable) -> str:
-    return "/".join(name) if isinstance(name, tuple) else str(name)
+def only(what: str, column: pd.Series[str]) -> str:
+    """The one value that a column has.
 
+    Args:
+        what: Its name, for the error.
+        column: Of records.
 
-def _expect_one(what: str, column: pd.Series[str]) -> str:
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: There are several, or none.
+    """
     found = list(map(str, column.unique()))
     if len(found) != 1:
         raise ValueError(f"expected the records of one {what}, got {', '.join(found) or 'none'}; choose its rows")
     return found[0]
+
+
+def _said(name: Hashable) -> str:
+    return "/".join(name) if isinstance(name, tuple) else str(name)

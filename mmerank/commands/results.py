@@ -174,7 +174,7 @@ def compared(results: Sequence[Alignment | Diff], *, matched: bool = False) -> l
     """
     if len(results) < 2:
         return []
-    from mmerank.analysis.metrics.tokens import unmatched
+    from mmerank.analysis.metrics.matched import unmatched
     from mmerank.analysis.statistics.paired import controlled
     from mmerank.jobs.compare import compare
     from mmerank.report.terminal.parts import MANY

@@ -7,9 +7,10 @@ from typing import Protocol
 
 import pandas as pd
 
-from mmerank.analysis.metrics.tokens import MATCHED_BY
+from mmerank.analysis.comparison import compared
+from mmerank.analysis.metrics.matched import MATCHED_BY
 from mmerank.analysis.statistics.bootstrap import Bootstrap
-from mmerank.analysis.statistics.paired import PERMUTATIONS, ComparisonResult, FalseDiscovery, compared
+from mmerank.analysis.statistics.paired import PERMUTATIONS, ComparisonResult, FalseDiscovery
 from mmerank.convention import Aggregate, Convention, TextConvention
 from mmerank.eranks import FINAL
 from mmerank.runs.record import Record, to_frame
@@ -51,6 +52,7 @@ def compare(
     aggregate: Aggregate | None = None,
     point: str = FINAL,
     matched: bool = False,
+    metric: str = "",
     bootstrap: Bootstrap | None = None,
     permutations: int = PERMUTATIONS,
     false_discovery: FalseDiscovery = "bh",
@@ -71,7 +73,9 @@ def compare(
             frames.
         point: Of texts: the hook point.
         matched: Compare the numbers on equally many rows, which were measured with `match_tokens`, see
-            docs/tokens.md.
+            docs/tokens.md; the same as `metric="matched"`.
+        metric: Of the numbers, by its name in `mmerank.analysis.metrics.known`. Default: eRank1 to eRank5 and the
+            ratios of pairs, Diff-eRank of texts.
         bootstrap: Level, resamples, seed and method. The seed is also that of the permutations.
         permutations: Most swaps to try; where there are no more than this and one, all are tried and `p` is exact.
         false_discovery: `bh` (Benjamini-Hochberg) or `by` (Benjamini-Yekutieli, for any dependence) over the
@@ -95,7 +99,7 @@ def compare(
         if a.data != b.data:
             raise ValueError(
                 f"expected two results on the same data, got {a.data} and {b.data}; for independent data sets see "
-                "mmerank.analysis.statistics.bootstrap.difference_of_groups"
+                "mmerank.analysis.intervals.difference_of_groups"
             )
         if matched and _drawn(a) != _drawn(b):
             raise ValueError(f"expected rows drawn alike on both sides, got {_drawn(a)} and {_drawn(b)}")
@@ -109,7 +113,7 @@ def compare(
         names=names,
         aggregate=by_a,
         point=point,
-        matched=matched,
+        name="matched" if matched else metric,
         bootstrap=bootstrap,
         permutations=permutations,
         false_discovery=false_discovery,

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import starmap
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from mmerank.analysis.metrics.diff_erank import diff_erank, mean_loss
 from mmerank.analysis.results.diff import DiffResult
 from mmerank.convention import TextConvention
 from mmerank.engine.collect import collect
@@ -156,7 +153,7 @@ def diff(
             if out is not None and cache is not None:
                 out.add_model(called, source)
                 out.adopt(called, runs[-1][0])
-    result = replace(_result(adapter, known, name, convention, tuple(seeds), runs), limit=limit, seed=seed)
+    result = _result(adapter, known, name, convention, tuple(seeds), runs, limit, seed)
     if own_folder and isinstance(out, RunFolder):
         out.write_summary({"results": [result.to_dict()]})
     return result
@@ -192,6 +189,8 @@ def _result(
     convention: TextConvention,
     seeds: tuple[int, ...],
     runs: list[_Collected],
+    limit: int | None,
+    seed: int | None,
 ) -> Diff:
     """The numbers over the texts that every model could measure."""
     common = set.intersection(*({record.example for record in records} for records, _ in runs))
@@ -202,23 +201,16 @@ def _result(
     if not common:
         first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
         raise DataError(f"{name}: no text could be measured, {len(skipped)} skipped{first}")
-    trained, *twins = ([record for record in records if record.example in common] for records, _ in runs)
-    final = [[record for record in records if record.point == FINAL] for records in (trained, *twins)]
-    return Diff(
+    return Diff.of(
+        [record for records, _ in runs for record in records if record.example in common],
+        skipped,
         model=adapter.name,
         data=name,
-        n=len(common),
-        skipped=skipped,
         convention=convention,
         seeds=seeds,
-        points=tuple(diff_erank(trained, twins, aggregate=convention.aggregate)),
-        loss_untrained=fmean(mean_loss(records) for records in final[1:]),
-        loss_trained=mean_loss(final[0]),
-        loss_untrained_per_token=fmean(mean_loss(records, per="token") for records in final[1:]),
-        loss_trained_per_token=mean_loss(final[0], per="token"),
-        tokens=sum(record.n for record in final[0]) + convention.skip_first * len(common),
         source=known,
-        records=tuple(sorted((*trained, *(r for twin in twins for r in twin)), key=lambda r: (r.example, r.model))),
+        limit=limit,
+        seed=seed,
     )
 
 

@@ -9,9 +9,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import get_args
 
-from mmerank.analysis.perturbation import (
-    against_nulls,
-)
+from mmerank.analysis.perturbation import against_nulls
 from mmerank.analysis.results.perturbation import Checks, PerturbationResult, perturbed
 from mmerank.convention import Convention
 from mmerank.engine.collect import Measured, collect

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from statistics import fmean
 
+from mmerank.analysis.alike import read_alike, unlike_rows, unlike_text
+from mmerank.analysis.comparison import unlike_examples
 from mmerank.analysis.finished import JOBS, Finished
-from mmerank.analysis.metrics.diff_erank import read_alike
-from mmerank.analysis.metrics.tokens import row_eranks, single_rows, unlike_rows, unlike_text, unmatched
+from mmerank.analysis.metrics.alignment import LABELS
+from mmerank.analysis.metrics.matched import unmatched
+from mmerank.analysis.metrics.rows import row_eranks, single_rows
 from mmerank.analysis.statistics.bootstrap import ROUGH
-from mmerank.analysis.statistics.paired import unlike_examples
-from mmerank.eranks import ERANKS, LABELS
+from mmerank.eranks import ERANKS
 from mmerank.errors import printable
 from mmerank.report.examples import cut
 from mmerank.report.numbers import measured_by, skipped
@@ -77,7 +79,7 @@ def _of_run(run: Finished, called: dict[tuple[str, str], str]) -> Iterator[str]:
                 f"{run.name}: the Image-Text Alignment, {test.value:.4f}, is lower than that of pictures with other "
                 f"examples' texts ({control}: {test.null_mean:.4f} on average, p = {test.p:.2g})."
             )
-    for tests in run.tests.values() if run.job == "perturb" else ():
+    for tests in run.tests.get("alignment", {}).values() if run.job == "perturb" else ():
         first = next(iter(tests.values()), None)
         if first and first.exact and (least := min(1, 2 / 2**first.n)) >= _SIGNIFICANT:
             yield f"{run.name}: no change can be told from chance: {first.n} examples allow no p below {least:.2g}."

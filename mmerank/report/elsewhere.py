@@ -18,12 +18,10 @@ def elsewhere(run: Finished) -> list[str]:
     asked = run.convention
     results = list(run.results.values())
     found = []
-    if asked.get("rows"):
-        found.append("eRanks by rows and without one row (rows)")
     if asked.get("companions"):
-        found.append("CKA, mutual k-NN and the mutual information form (companions)")
-    if (run.path / "clip.parquet").is_file() or any("clip_score" in r.get("companions", {}) for r in results):
-        found.append("CLIPScore (companions)")
+        found.append("permutation nulls of CKA and mutual k-NN (companions)")
+    if any("clip_score" in r.get("companions", {}) for r in results):
+        found.append("the permutation null of CLIPScore (companions)")
     if run.job != "diff" and run.match_tokens is not None:
         found.append("the spread of a single draw of rows (matched)")
     if run.job == "perturb":
@@ -32,7 +30,6 @@ def elsewhere(run: Finished) -> list[str]:
         if asked.get("token_curve"):
             found.append("eRank by number of rows after each transform (token_curve)")
     if run.job == "diff":
-        found.append("shares of the possible eRank and losses per token")
         if (
             max(sum(str(name).startswith(TWIN) for name in frame["model"].unique()) for frame in run.frames.values())
             > 1

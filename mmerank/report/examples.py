@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mmerank.analysis.finished import Finished
-from mmerank.analysis.sample import sample
+from mmerank.analysis.metrics.known import main_sample
 from mmerank.eranks import ERANKS
 from mmerank.errors import MmerankError, printable
 from mmerank.inputs.example import DataSet, Example
@@ -147,7 +147,7 @@ def id_shown(name: str) -> str:
 
 def _alone(run: Finished, model: str, transform: str, frame: pd.DataFrame) -> pd.DataFrame:
     point = "final" if run.job == "diff" else ""
-    chosen = sample(frame, aggregate=run.convention["aggregate"], **({"point": point} if point else {}))
+    chosen = main_sample(frame, aggregate=run.convention["aggregate"], **({"point": point} if point else {}))
     with np.errstate(invalid="ignore", divide="ignore"):  # a text without a loss
         values = pd.DataFrame(chosen.of_means(chosen.columns), columns=list(chosen.quantities))
     if point:

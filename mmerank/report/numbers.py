@@ -10,22 +10,16 @@ from typing import Any
 
 import pandas as pd
 
+from mmerank.analysis.alike import read_alike, unlike_rows
+from mmerank.analysis.comparison import compared
 from mmerank.analysis.finished import Finished
-from mmerank.analysis.metrics.diff_erank import read_alike
-from mmerank.analysis.metrics.tokens import MATCHED, MATCHED_BY, unlike_rows
+from mmerank.analysis.metrics.known import metric, quantity
+from mmerank.analysis.metrics.matched import MATCHED, MATCHED_BY
 from mmerank.analysis.perturbation import differences_frame
-from mmerank.analysis.statistics.paired import ComparisonResult, compared, controlled
+from mmerank.analysis.statistics.paired import ComparisonResult, controlled
+from mmerank.eranks import FINAL
 from mmerank.report.paper.printed import printed_alignment, printed_diff
 
-# Quantities of which more (1) or less (-1) is what one wants. An eRank by itself is neither good nor bad.
-BETTER = {
-    "image_reduction_ratio": 1,
-    "image_text_alignment": 1,
-    "diff_erank": 1,
-    "diff_erank_mean_of_eranks": 1,
-    "reduced_loss": 1,
-    "loss_trained": -1,
-}
 _BESIDE = ("match_tokens", "match_repeats", "match_seed", "token_curve", "rows", "companions")
 # A difference from the best with a larger q is not told from chance.
 SIGNIFICANT = 0.05
@@ -54,7 +48,7 @@ def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:
     table = table.merge(_changes(runs), how="left", on=["run", "model", "transform", "quantity"])
     found: list[tuple[int, ComparisonResult]] = []
     for rows in _comparable(runs, table):
-        goodness = rows["value"] * BETTER[str(rows["quantity"].iloc[0]).removeprefix(MATCHED)]
+        goodness = rows["value"] * (1 if quantity(str(rows["quantity"].iloc[0])).better == "higher" else -1)
         # Of equal ones each is the best, whichever run comes first.
         best = rows[goodness == goodness.max()].sort_values(["model", "run"])
         compared = [
@@ -76,10 +70,10 @@ def _changes(runs: Sequence[Finished]) -> pd.DataFrame:
     """What each transform of a perturbation changed, and how sure that is."""
     columns = {"difference": "change", "low": "change_low", "high": "change_high", "q": "change_q"}
     found = [
-        differences_frame(tests).assign(run=run.name, model=model, front=front)
+        differences_frame(tests).assign(run=run.name, model=model, front=metric(of).prefix)
         for run in runs
         if run.job == "perturb" and run.transforms
-        for front, by_model in (("", run.tests), (MATCHED, run.tests_matched))
+        for of, by_model in run.tests.items()
         for model, tests in by_model.items()
         if tests
     ]
@@ -99,8 +93,7 @@ def _of_run(run: Finished) -> pd.DataFrame:
     table.insert(0, "job", run.job)
     table.insert(1, "run", run.name)
     table.insert(2, "data", run.data)
-    matched = table["quantity"].str.startswith(MATCHED)
-    table["rows"] = matched.map({True: str(run.match_tokens), False: "all"})
+    table["rows"] = table["metric"].eq("matched").map({True: str(run.match_tokens), False: "all"})
     rows = []
     for name, result in run.results.items():
         shared = {
@@ -109,6 +102,7 @@ def _of_run(run: Finished) -> pd.DataFrame:
             "data": run.data,
             "model": name,
             "transform": "none",
+            "metric": "accuracy",
             "point": "final",
             "rows": "all",
         }
@@ -143,19 +137,21 @@ def _comparable(runs: Sequence[Finished], table: pd.DataFrame) -> list[pd.DataFr
         for run in runs
     }
     drawn = {run.name: json.dumps([run.convention.get(name) for name in MATCHED_BY]) for run in runs}
-    plain = table["quantity"].str.removeprefix(MATCHED)
-    wanted = plain.isin(BETTER) & table["transform"].eq("none") & table["point"].isin(["", "final"])
-    wanted &= table["value"].notna()
+    wanted = table["quantity"].map(lambda name: bool(quantity(name).better)) & table["transform"].eq("none")
+    wanted &= table["point"].isin(["", FINAL]) & table["value"].notna() & table["metric"].ne("accuracy")
     found = []
+    plain = table["quantity"].str.removeprefix(MATCHED)
     for _, rows in table[wanted].groupby([table["job"], table["run"].map(same), plain], sort=False):
-        is_matched = rows["rows"] != "all"
+        is_matched = rows["metric"] == "matched"
         by_draw = rows[is_matched].groupby(rows["run"].map(drawn), sort=False)
         matched = [some for _, some in by_draw if len(some) > 1]
         everything = rows[~is_matched]
         if matched:
             found += matched
-        elif len(everything) > 1 and _on_like_rows(runs, everything):
-            found.append(everything)
+        elif len(everything) > 1:
+            follows = metric(str(everything["metric"].iloc[0])).follows_rows
+            if not follows or _on_like_rows(runs, everything):
+                found.append(everything)
     return found
 
 
@@ -175,10 +171,10 @@ def _against(runs: Sequence[Finished], best: pd.Series[Any], other: pd.Series[An
     try:
         return compared(
             *frames,
-            quantities=[best["quantity"].removeprefix(MATCHED)],
+            quantities=[best["quantity"].removeprefix(metric(str(best["metric"])).prefix)],
             names=("best", "other"),
             aggregate=run.convention["aggregate"],
-            matched=best["rows"] != "all",
+            name=str(best["metric"]),
         )
     except ValueError:  # no example in common, or other measurements
         return None

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from mmerank.analysis.finished import JOBS, Finished
-from mmerank.analysis.metrics.tokens import MATCHED
-from mmerank.eranks import LABELS
-from mmerank.report.numbers import SIGNIFICANT, by_quantity
+from mmerank.analysis.metrics.known import METRICS, quantity
+from mmerank.analysis.metrics.matched import MATCHED
+from mmerank.eranks import FINAL
+from mmerank.report.numbers import SIGNIFICANT
 from mmerank.report.terminal.intervals import interval_text, q_text
 from mmerank.report.terminal.perturbation import difference_text
 
-HEADS = {
-    **LABELS,
-    "erank_untrained": "eRank untrained",
-    "erank_trained": "eRank trained",
-    "diff_erank": "Diff-eRank",
-    "diff_erank_mean_of_eranks": "by mean of eRanks",
-    "erank_ratio": "untrained / trained",
-    "loss_trained": "loss",
-    "reduced_loss": "reduced loss",
-}
 CHANGES = (
     "with a sign: change from the base, its interval, and q over all tests of the run (paired permutation test); "
     "*: told from 0 (q < 0.05, and an interval without 0); =: unchanged"
@@ -34,7 +25,18 @@ ROWS = (
     "rows: all of them, or so many drawn at random at each of the five places, mean over the draws and over the "
     "examples that have as many"
 )
-_FOUR = ("ratio", "alignment", "loss", "accuracy")
+# Metrics whose numbers stand in the first table of a job, and those of them in it where there are more.
+_MAIN = ("alignment", "matched", "diff_erank", "accuracy")
+_FIRST = (
+    "erank_untrained",
+    "erank_trained",
+    "diff_erank",
+    "diff_erank_mean_of_eranks",
+    "erank_ratio",
+    "loss_trained",
+    "reduced_loss",
+)
+_MOST_HEADS = 8  # with more quantities each has a row
 LEGEND = (
     "bold: highest, of losses lowest; †: not told from it (paired permutation test, q ≥ 0.05); in brackets: "
     "95 % intervals"
@@ -81,6 +83,11 @@ class Printed:
     heads: tuple[str, ...]
     rows: tuple[tuple[tuple[str, ...], int, tuple[Cell, ...]], ...]
     named: tuple[str, ...] = ("data", "model", "transform")
+
+    @property
+    def first(self) -> bool:
+        """Whether it holds the main numbers of its runs."""
+        return self.title == JOBS[self.job]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,17 +139,27 @@ class Listed:
 
 
 def printed_tables(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[Printed]:
-    """A table for each kind of run: a row per data set and model, of a perturbation also per transform.
+    """For each kind of run the table of its main numbers, and behind it one for each other metric that was measured.
 
     Args:
         runs: At least one.
         numbers: From `mmerank.report.numbers.all_numbers`.
 
     Returns:
-        The tables, in the order of `JOBS`.
+        The tables, in the order of `JOBS`; a row per data set and model, of a perturbation also per transform, of
+        further hook points also per point.
     """
     named, data = model_names(runs), data_names(run.data for run in runs)
-    return [_printed(job, rows, named, data) for job in JOBS if len(rows := numbers[numbers["job"] == job])]
+    tables = []
+    for job in JOBS:
+        here = numbers[numbers["job"] == job]
+        final, main = here["point"].isin(["", FINAL]), here["metric"].isin(_MAIN)
+        first = here["quantity"].isin(_FIRST) | here["metric"].isin(["alignment", "matched", "accuracy"])
+        parts = [(JOBS[job], here[final & main & first]), (f"{JOBS[job]}: more", here[final & main & ~first])]
+        parts.append((f"{JOBS[job]}, by layer", here[~final & here["quantity"].isin(_FIRST)]))
+        parts += [(of.title, here[here["metric"] == of.name]) for of in METRICS if of.name not in _MAIN]
+        tables += [_printed(job, title, rows, named, data) for title, rows in parts if len(rows)]
+    return tables
 
 
 def model_names(runs: Sequence[Finished]) -> dict[tuple[str, str], str]:
@@ -199,34 +216,43 @@ def short_data(data: str, parts: int = 1) -> str:
     return form + colon + (path if form == "hub" else "/".join(path.split("/")[-parts:])) + hash_sign + field
 
 
-def _printed(job: str, numbers: pd.DataFrame, named: dict[tuple[str, str], str], called: dict[str, str]) -> Printed:
-    here = numbers[numbers["point"].isin(["", "final"])]
-    matched = here["quantity"].str.startswith(MATCHED)
-    on = here["rows"].where(matched, "all") if matched.any() else "all"
-    here = here.assign(quantity=here["quantity"].str.removeprefix(MATCHED), rows=on)
-    told = (*(["transform"] if job == "perturb" else []), *(["rows"] if matched.any() else []))
-    tasks = [name for name in here["quantity"].unique() if name.startswith("accuracy")]
-    heads = [name for name in [*HEADS, *tasks] if name in set(here["quantity"])]
-    rows = []
-    for key, found in here.groupby(["data", "run", "model", "transform", "rows"], sort=False):
-        data, run, model, transform, on_rows = map(str, key)
-        row = by_quantity(found)
-        more = {"transform": _transform(transform), "rows": on_rows if on_rows == "all" else f"{on_rows} each"}
+def _printed(
+    job: str, title: str, numbers: pd.DataFrame, named: dict[tuple[str, str], str], called: dict[str, str]
+) -> Printed:
+    matched = numbers["metric"].eq("matched")
+    here = numbers.assign(
+        plain=numbers["quantity"].str.removeprefix(MATCHED).where(matched, numbers["quantity"]),
+        rows=numbers["rows"].where(matched, "all"),
+    )
+    heads = list(dict.fromkeys(here["plain"]))
+    told = [
+        *(["transform"] if job == "perturb" else []),
+        *(["rows"] if matched.any() else []),
+        *(["point"] if here["point"].nunique() > 1 else []),
+    ]
+    long = len(heads) > _MOST_HEADS
+    rows: list[tuple[tuple[str, ...], int, tuple[Cell, ...]]] = []
+    for key, found in here.groupby(["data", "run", "model", "transform", "rows", "point"], sort=False):
+        data, run, model, transform, on_rows, point = map(str, key)
+        row = {str(of["plain"]): of for of in found.to_dict("records")}
+        on = on_rows if on_rows == "all" else f"{on_rows} each"
+        more = {"transform": _transform(transform), "rows": on, "point": point}
         names = (called[data], named[run, model], *(more[name] for name in told))
-        cells = tuple(_cell(row.get(head)) for head in heads)
-        rows.append((names, int(found["n"].iloc[0]), cells))
+        if long:
+            rows += [((*names, quantity(head).label), int(row[head]["n"]), (_cell(row[head]),)) for head in row]
+        else:
+            rows.append((names, int(found["n"].max()), tuple(_cell(row.get(head)) for head in heads)))
     # What may be compared stands together.
     order = list(dict.fromkeys(names[0] for names, _, _ in rows))
     rows.sort(key=lambda row: order.index(row[0][0]))
-    return Printed(
-        job, JOBS[job], tuple(HEADS.get(head, head) for head in heads), tuple(rows), ("data", "model", *told)
-    )
+    shown = ("value",) if long else tuple(quantity(head).label for head in heads)
+    return Printed(job, title, shown, tuple(rows), ("data", "model", *told, *(["number"] if long else [])))
 
 
-def _cell(found: dict[str, Any] | None) -> Cell:
+def _cell(found: Mapping[Hashable, Any] | None) -> Cell:
     if found is None or not math.isfinite(found["value"]):
         return Cell("")
-    decimals = places(str(found["quantity"]))
+    decimals = quantity(str(found["quantity"])).decimals
     value = _minus(f"{found['value']:.{decimals}f}")
     paper = _minus(f"{found['paper']:.{decimals}f}") if math.isfinite(found["paper"]) else ""
     if not math.isfinite(found["change"]):
@@ -251,11 +277,6 @@ def _minus(number: str) -> str:
     return number.replace("-", "\N{MINUS SIGN}")
 
 
-def places(quantity: str) -> int:
-    """Decimals that a quantity is printed with."""
-    return 4 if any(word in quantity for word in _FOUR) and quantity != "erank_ratio" else 2
-
-
 def null_table(runs: Sequence[Finished]) -> Listed | None:
     """Where eRank5 and the Image-Text Alignment stand among those of pictures with other examples' texts.
 
@@ -267,12 +288,12 @@ def null_table(runs: Sequence[Finished]) -> Listed | None:
     """
     rows = []
     for run in runs:
-        for control, quantity, test in run.null_tests:
-            d = places(quantity)
+        for control, name, test in run.null_tests:
+            d = quantity(name).decimals
             spread = f" ± {test.null_sd:.{d}f}" if math.isfinite(test.null_sd) else ""
             z = _minus(f"{test.z:+.1f}") if math.isfinite(test.z) else "-"
             numbers = (f"{test.value:.{d}f}", f"{test.null_mean:.{d}f}{spread}", z, f"{test.p:.2g}", str(test.draws))
-            rows.append(((run.name, control, HEADS[quantity]), numbers))
+            rows.append(((run.name, control, quantity(name).label), numbers))
     heads = ("here", "null mean ± sd", "z", "p", "draws")
     title = "Against pictures with other examples' texts"
     return Listed(title, ("run", "null", "number"), heads, tuple(rows)) if rows else None

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmerank.analysis.metrics.layers import ROWS, layer_eranks, layer_names
+from mmerank.analysis.intervals import layer_eranks
+from mmerank.analysis.metrics.layers import ROWS, layer_names
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 
 

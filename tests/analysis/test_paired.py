@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from mmerank.analysis.sample import ALIGNMENT, DIFF_ERANK
+from mmerank.analysis.metrics.alignment import ALIGNMENT
+from mmerank.analysis.metrics.diff_erank import DIFF_ERANK
 from mmerank.analysis.statistics import permutation
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.effects import rank_biserial, smallest_detectable

@@ -24,7 +24,10 @@ from tests.test_diff_erank import texts
 def test_alignment(tmp_path: Path) -> None:
     result = align(LLAVA.adapter, examples(), out=tmp_path / "run")
     found = estimates(tmp_path / "run").set_index("quantity")
-    assert len(found) == 7 and set(found["n"]) == {3} and set(found["model"]) == {result.model}
+    assert dict(found["metric"].value_counts()) == {"alignment": 7, "participation_ratio": 5}
+    assert set(found["n"]) == {3} and set(found["model"]) == {result.model}
+    ratios = [r.participation_ratio for r in result.records if (r.point, r.input) == ("llm", "pair")]
+    assert found.loc["participation_ratio5", "value"] == pytest.approx(sum(ratios) / 3)
     for name, limits in result.intervals.items():
         assert found.loc[name, "value"] == pytest.approx(getattr(result, name), rel=1e-13)
         assert (found.loc[name, "low"], found.loc[name, "high"]) == limits
@@ -32,7 +35,8 @@ def test_alignment(tmp_path: Path) -> None:
     expected = replace(
         result, bootstrap=Bootstrap(seed=1), convention=replace(result.convention, aggregate="erank")
     ).intervals
-    assert {name: (row["low"], row["high"]) for name, row in other.iterrows()} == expected
+    seven = other[other["metric"] == "alignment"]
+    assert {name: (row["low"], row["high"]) for name, row in seven.iterrows()} == expected
 
 
 def test_texts_of_several_models(tmp_path: Path) -> None:
@@ -104,14 +108,14 @@ print(sorted({{"torch", "transformers", "datasets"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert lines[-1] == "[]" and lines[0] == "14 7" and "mismatch" in done.stdout
+    assert lines[-1] == "[]" and lines[0] == "24 7" and "mismatch" in done.stdout
 
 
 def test_torch_is_not_needed(tmp_path: Path) -> None:
     align(LLAVA.adapter, examples(), out=tmp_path / "run")
     code = f"""
 import sys, mmerank
-from mmerank.analysis.statistics.bootstrap import difference_of_groups, intervals
+from mmerank.analysis.intervals import difference_of_groups, intervals
 from mmerank.analysis.statistics.null import null_test
 from mmerank.analysis.estimates import run_records
 (records,) = run_records({str(tmp_path / "run")!r}).values()

@@ -3,11 +3,94 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+import pandas as pd
+
+from mmerank.analysis.metric import Metric, Quantity
+from mmerank.analysis.sample import Floats, Sample, only, wide
 from mmerank.convention import Aggregate
 from mmerank.eranks import ERANKS
-from mmerank.runs.record import Record
+from mmerank.runs.record import Record, to_frame
+
+QUANTITIES = (
+    Quantity("erank1", "eRank1", differs="log", sees="image"),
+    Quantity("erank2", "eRank2", differs="log", sees="image"),
+    Quantity("erank3", "eRank3", differs="log", sees="image"),
+    Quantity("erank4", "eRank4", differs="log", sees="text"),
+    Quantity("erank5", "eRank5", differs="log"),
+    Quantity("image_reduction_ratio", "Image Reduction Ratio", "Reduction", 4, "higher", sees="image"),
+    Quantity("image_text_alignment", "Image-Text Alignment", "Alignment", 4, "higher"),
+)
+ALIGNMENT = tuple(quantity.name for quantity in QUANTITIES)
+LABELS = {quantity.name: quantity.label for quantity in QUANTITIES}
+DECIMALS = {quantity.name: quantity.decimals for quantity in QUANTITIES}
+
+
+def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
+    """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment."""
+    if set(records["input"]) - {"text", "pair"}:
+        yield "", alignment_sample(records, aggregate=aggregate)
+
+
+def alignment_sample(frame: pd.DataFrame, *, aggregate: Aggregate = "entropy") -> Sample:
+    """eRank1 to eRank5 and the two ratios, which are taken of the five data-set eRanks.
+
+    Args:
+        frame: Records of one model under one transform, as from `mmerank.runs.record.to_frame`; rows in any order.
+        aggregate: See `dataset_erank`.
+
+    Returns:
+        The sample; quantities as in `ALIGNMENT`.
+
+    Raises:
+        ValueError: A measurement is missing or there twice, or there are several models or transforms.
+    """
+    only("model", frame["model"])
+    only("transform", frame["transform"])
+    entropies = wide(frame, ["point", "input"], list(ERANKS.values()))
+    return sample_of(tuple(entropies.index), entropies.to_numpy(dtype=np.float64), aggregate)
+
+
+def sample_of(examples: tuple[str, ...], entropies: Floats, aggregate: Aggregate) -> Sample:
+    """The same of entropies.
+
+    Args:
+        examples: Ids, n of them.
+        entropies: Of eRank1 to eRank5, (n, 5), nats.
+        aggregate: See `dataset_erank`.
+
+    Returns:
+        The sample.
+    """
+    exponential = aggregate == "entropy"
+
+    def of_means(means: Floats) -> Floats:
+        eranks = np.exp(means) if exponential else means
+        e1, e2 = eranks[..., 0], eranks[..., 1]
+        llm = eranks[..., 2:5]
+        ratios = ((e1 - e2) / e1, llm.mean(axis=-1) / llm.max(axis=-1))
+        return np.concatenate([eranks, np.stack(ratios, axis=-1)], axis=-1)
+
+    return Sample(ALIGNMENT, examples, entropies if exponential else np.exp(entropies), of_means)
+
+
+def alignment(records: Iterable[Record], *, aggregate: Aggregate = "entropy") -> dict[str, float]:
+    """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment of one model on one data set.
+
+    Args:
+        records: All five measurements of each example, in any order.
+        aggregate: See `dataset_erank`.
+
+    Returns:
+        `erank1` .. `erank5`, `image_reduction_ratio`, `image_text_alignment`.
+
+    Raises:
+        ValueError: A measurement is missing.
+    """
+    found = alignment_sample(to_frame(records, spectrum=False), aggregate=aggregate)
+    return dict(zip(found.quantities, map(float, found.estimates), strict=True))
 
 
 def dataset_erank(entropies: Sequence[float], *, aggregate: Aggregate = "entropy") -> float:
@@ -81,28 +164,4 @@ def image_text_alignment(erank3: float, erank4: float, erank5: float) -> float:
     return sum(eranks) / 3 / max(eranks)
 
 
-def alignment(records: Iterable[Record], *, aggregate: Aggregate = "entropy") -> dict[str, float]:
-    """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment of one model on one data set.
-
-    Args:
-        records: All five measurements of each example, in any order.
-        aggregate: See `dataset_erank`.
-
-    Returns:
-        `erank1` .. `erank5`, `image_reduction_ratio`, `image_text_alignment`.
-
-    Raises:
-        ValueError: A measurement is missing.
-    """
-    entropies: dict[tuple[str, str], list[float]] = {where: [] for where in ERANKS.values()}
-    for record in records:
-        entropies[record.point, record.input].append(record.entropy)
-    if len({len(values) for values in entropies.values()}) > 1:
-        counts = ", ".join(f"{point}/{kind} {len(values)}" for (point, kind), values in entropies.items())
-        raise ValueError(f"expected all five measurements of every example, got {counts}")
-    e = {label: dataset_erank(entropies[where], aggregate=aggregate) for label, where in ERANKS.items()}
-    return {
-        **e,
-        "image_reduction_ratio": image_reduction_ratio(e["erank1"], e["erank2"]),
-        "image_text_alignment": image_text_alignment(e["erank3"], e["erank4"], e["erank5"]),
-    }
+METRIC = Metric("alignment", "Image-text alignment", QUANTITIES, _samples, follows_rows=True)

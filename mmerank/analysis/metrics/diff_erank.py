@@ -1,37 +1,51 @@
-"""Diff-eRank and reduced loss from the records of a trained model and its untrained twins."""
+"""Diff-eRank and reduced loss of a trained model and its untrained twins, on the same texts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import stdev
 
-from mmerank.analysis.metrics.alignment import dataset_erank
+import numpy as np
+import pandas as pd
+
+from mmerank.analysis.metric import Metric, Quantity
+from mmerank.analysis.sample import Floats, Sample, only, wide
 from mmerank.convention import Aggregate
-from mmerank.runs.record import Record
+from mmerank.eranks import FINAL
+from mmerank.runs.record import Record, to_frame
 
 # What the names of untrained models begin with in the records.
 TWIN = "untrained seed "
 
+_ERANKS = (
+    Quantity("erank_untrained", "eRank untrained", differs="log", sees="text"),
+    Quantity("erank_trained", "eRank trained", differs="log", sees="text"),
+    Quantity("diff_erank", "Diff-eRank", better="higher", sees="text"),
+    Quantity(
+        "diff_erank_mean_of_eranks", "Diff-eRank by mean of eRanks", "by mean of eRanks", 2, "higher", sees="text"
+    ),
+    Quantity("erank_ratio", "untrained / trained", sees="text"),
+    Quantity("erank_fraction_untrained", "of the possible, untrained", decimals=3, sees="text"),
+    Quantity("erank_fraction_trained", "of the possible, trained", decimals=3, sees="text"),
+)
+_LOSSES = (
+    Quantity("loss_untrained", "loss, untrained", "loss untrained", 4, sees="text"),
+    Quantity("loss_trained", "loss, trained", "loss", 4, "lower", sees="text"),
+    Quantity("reduced_loss", "reduced loss", decimals=4, better="higher", sees="text"),
+    Quantity("loss_untrained_per_token", "loss of all tokens, untrained", decimals=4, sees="text"),
+    Quantity("loss_trained_per_token", "loss of all tokens, trained", decimals=4, sees="text"),
+)
+DIFF_ERANK = tuple(quantity.name for quantity in _ERANKS)
+LOSS = tuple(quantity.name for quantity in _LOSSES)
 
-def read_alike(models: Sequence[Iterable[Record]]) -> bool:
-    """Whether models read the texts that two of them have as equally many tokens, as those of one tokenizer do.
 
-    Where they do not, neither losses per token nor eRanks of one are comparable with another's.
-
-    Args:
-        models: Records of each trained model.
-
-    Returns:
-        True for one model, and where no text is shared.
-    """
-    counts: dict[str, set[int]] = {}
-    for records in models:
-        for record in records:
-            if record.point == "final":
-                counts.setdefault(record.example, set()).add(record.n)
-    return all(len(found) == 1 for found in counts.values())
+def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
+    """Diff-eRank at each hook point, and the losses after the final norm."""
+    if set(records["input"]) == {"text"}:
+        for point in records["point"].unique():
+            yield str(point), diff_sample(records, point=str(point), aggregate=aggregate)
 
 
 @dataclass(frozen=True)
@@ -81,68 +95,108 @@ def diff_erank(
     Raises:
         ValueError: The models did not see the same texts at the same points.
     """
-    by_point = _by_point(trained)
-    twins = [_by_point(records) for records in untrained]
-    if not twins or any(_texts(twin) != _texts(by_point) for twin in twins):
+    frames = [to_frame(records, spectrum=False) for records in (trained, *untrained)]
+    measured = [set(zip(frame["point"], frame["example"], strict=True)) for frame in frames]
+    if len(frames) < 2 or any(there != measured[0] for there in measured):
         raise ValueError("expected the same texts at the same points of the trained and every untrained model")
-    return [
-        _point_diff(point, records, [twin[point] for twin in twins], aggregate) for point, records in by_point.items()
-    ]
+    # Twins may be called alike where they come from somewhere else.
+    called = ["trained", *(f"{TWIN}{i:06d}" for i in range(len(frames) - 1))]
+    together = pd.concat([frame.assign(model=name) for frame, name in zip(frames, called, strict=True)])
+    return [point_diff(together, str(point), aggregate) for point in frames[0]["point"].unique()]
 
 
-def _point_diff(point: str, trained: list[Record], twins: list[list[Record]], aggregate: Aggregate) -> PointDiff:
-    after = [record.entropy for record in trained]
-    before = [[record.entropy for record in twin] for twin in twins]
-    by_seed = tuple(dataset_erank(entropies, aggregate=aggregate) for entropies in before)
-    erank_untrained, erank_trained = fmean(by_seed), dataset_erank(after, aggregate=aggregate)
-    b_untrained = fmean(dataset_erank(entropies, aggregate="erank") for entropies in before)
+def point_diff(frame: pd.DataFrame, point: str, aggregate: Aggregate) -> PointDiff:
+    """Effective ranks at one hook point.
+
+    Args:
+        frame: Records of one trained model and its untrained twins.
+        point: The hook point.
+        aggregate: As for `diff_erank`.
+
+    Returns:
+        The numbers.
+    """
+    found = diff_sample(frame, point=point, aggregate=aggregate)
+    numbers = dict(zip(found.quantities, map(float, found.estimates), strict=True))
+    twins = frame.loc[frame["model"].str.startswith(TWIN), "model"].nunique()
+    means = found.means[1 : twins + 1]
+    by_seed = tuple(map(float, np.exp(means) if aggregate == "entropy" else means))
     return PointDiff(
         point=point,
-        erank_untrained=erank_untrained,
-        erank_trained=erank_trained,
-        diff_erank=erank_untrained - erank_trained,
-        diff_erank_mean_of_eranks=b_untrained - dataset_erank(after, aggregate="erank"),
-        erank_ratio=erank_untrained / erank_trained,
-        erank_fraction_untrained=fmean(_fraction(record) for twin in twins for record in twin),
-        erank_fraction_trained=fmean(map(_fraction, trained)),
+        **{name: numbers[name] for name in DIFF_ERANK},
         erank_untrained_by_seed=by_seed,
         erank_untrained_stdev=stdev(by_seed) if len(by_seed) > 1 else math.nan,
     )
 
 
-def mean_loss(records: Iterable[Record], *, per: str = "text") -> float:
-    """Mean negative log-likelihood in nats per predicted token.
+def diff_sample(frame: pd.DataFrame, *, point: str = FINAL, aggregate: Aggregate = "entropy") -> Sample:
+    """Diff-eRank and its terms at one hook point, and at `final` the losses, where there are any.
 
     Args:
-        records: Those of one hook point.
-        per: `text`: mean of the texts' mean losses, so that a text counts as much as any other; this is what
-            the paper's L(U, M) over a set of texts is taken to be. `token`: mean over all predicted tokens.
+        frame: Records of one trained model and its untrained twins, as from `mmerank.runs.record.to_frame`.
+        point: The hook point.
+        aggregate: Of `erank_*` and `diff_erank`, see `mmerank.analysis.metrics.alignment.dataset_erank`.
 
     Returns:
-        The loss; NaN if none was computed.
+        The sample, over the texts that all models have; quantities as in `DIFF_ERANK`, and `LOSS`.
 
-    Example:
-        >>> mean_loss([])
-        nan
+    Raises:
+        ValueError: There is no twin, not exactly one trained model, or no record of that point.
     """
-    losses = [(record.loss, record.predicted) for record in records if record.predicted]
-    if not losses:
-        return math.nan
-    if per == "text":
-        return math.fsum(loss for loss, _ in losses) / len(losses)
-    return math.fsum(loss * count for loss, count in losses) / sum(count for _, count in losses)
+    here = frame[frame["point"] == point]
+    if here.empty:
+        raise ValueError(f"no record of hook point {point!r}; known: {', '.join(map(str, frame['point'].unique()))}")
+    is_twin = here["model"].str.startswith(TWIN)
+    twins = sorted(here.loc[is_twin, "model"].unique())
+    trained = only("trained model", here.loc[~is_twin, "model"])
+    if not twins:
+        raise ValueError(f"expected records of an untrained model beside those of {trained}")
+    models = [trained, *twins]
+    common = here.groupby("example")["model"].transform("nunique") == len(models)
+    here = here[common]
+    here = here.assign(possible=np.minimum(here["n"] - 1, here["d"]), has=here["predicted"] > 0)
+    entropies, possible, losses, predicted = (
+        wide(here, ["model"], models, value=value) for value in ("entropy", "possible", "loss", "predicted")
+    )
+    h = entropies.to_numpy(dtype=np.float64)
+    eranks = np.exp(h)
+    blocks = [h if aggregate == "entropy" else eranks, eranks, eranks / possible.to_numpy(dtype=np.float64)]
+    counts = predicted.to_numpy(dtype=np.float64)[:, :1]
+    lossy = point == FINAL and bool((counts > 0).any())
+    if lossy:
+        nats = np.where(counts > 0, losses.to_numpy(dtype=np.float64), 0.0)
+        blocks += [nats, nats * counts, (counts > 0).astype(np.float64), counts]
+    ends = np.cumsum([block.shape[1] for block in blocks])[:-1]
+
+    def of_means(means: Floats) -> Floats:
+        a, b, fraction, *loss = np.split(means, ends, axis=-1)
+        trained_a, untrained_a = _ends(np.exp(a) if aggregate == "entropy" else a)
+        trained_b, untrained_b = _ends(b)
+        trained_share, untrained_share = _ends(fraction)
+        found = [
+            untrained_a,
+            trained_a,
+            untrained_a - trained_a,
+            untrained_b - trained_b,
+            untrained_a / trained_a,
+            untrained_share,
+            trained_share,
+        ]
+        if loss:
+            per_text, per_token, texts, tokens = loss
+            with np.errstate(invalid="ignore"):  # a resample may hold no text with a loss
+                after, before = _ends(per_text / texts)
+                after_token, before_token = _ends(per_token / tokens)
+            found += [before, after, before - after, before_token, after_token]
+        return np.stack(found, axis=-1)
+
+    quantities = DIFF_ERANK + (LOSS if lossy else ())
+    return Sample(quantities, tuple(entropies.index), np.concatenate(blocks, axis=1), of_means)
 
 
-def _by_point(records: Iterable[Record]) -> dict[str, list[Record]]:
-    found: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda record: record.example):
-        found.setdefault(record.point, []).append(record)
-    return found
+def _ends(values: Floats) -> tuple[Floats, Floats]:
+    """Of the trained model, which comes first, and the mean over its twins."""
+    return values[..., 0], values[..., 1:].mean(axis=-1)
 
 
-def _texts(by_point: dict[str, list[Record]]) -> dict[str, list[str]]:
-    return {point: [record.example for record in records] for point, records in by_point.items()}
-
-
-def _fraction(record: Record) -> float:
-    return math.exp(record.entropy) / min(record.n - 1, record.d)
+METRIC = Metric("diff_erank", "Diff-eRank", (*_ERANKS, *_LOSSES), _samples, follows_rows=True)

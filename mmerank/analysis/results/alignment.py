@@ -10,12 +10,14 @@ from typing import Any, Self
 
 import pandas as pd
 
+from mmerank.analysis.intervals import intervals, layer_eranks
 from mmerank.analysis.metrics.alignment import alignment
 from mmerank.analysis.metrics.clip_score import ClipEmbeddings, clip_score
 from mmerank.analysis.metrics.companions import companions
-from mmerank.analysis.metrics.layers import layer_eranks
-from mmerank.analysis.metrics.tokens import matched_alignment, matched_rows, row_eranks, token_curve
-from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval, intervals
+from mmerank.analysis.metrics.matched import matched_alignment, matched_rows
+from mmerank.analysis.metrics.rows import row_eranks
+from mmerank.analysis.metrics.token_curve import token_curve
+from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval
 from mmerank.convention import Convention, all_choices
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
@@ -83,7 +85,7 @@ class AlignmentResult:
 
     @cached_property
     def matched(self) -> dict[str, Any] | None:
-        """The same on equally many rows everywhere, see `mmerank.analysis.metrics.tokens`; None if not asked for.
+        """The same on equally many rows everywhere, see `mmerank.analysis.metrics.matched`; None if not asked for.
 
         `intervals` are those over the examples that could be matched.
         """
@@ -99,7 +101,7 @@ class AlignmentResult:
 
     @cached_property
     def token_curve(self) -> dict[str, Any] | None:
-        """Each eRank against the number of rows, see `mmerank.analysis.metrics.tokens`; None if not asked for."""
+        """Each eRank by number of rows, see `mmerank.analysis.metrics.token_curve`; None if not asked for."""
         asked = self.convention
         if not asked.token_curve:
             return None
@@ -109,7 +111,7 @@ class AlignmentResult:
 
     @cached_property
     def rows(self) -> dict[str, dict[str, Any]] | None:
-        """Each eRank by rows, and without one, see `mmerank.analysis.metrics.tokens`; None if not asked for."""
+        """Each eRank by rows, and without one, see `mmerank.analysis.metrics.rows`; None if not asked for."""
         return row_eranks(self.records, aggregate=self.convention.aggregate) if self.convention.rows else None
 
     @cached_property

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
-from mmerank.analysis.metrics.diff_erank import PointDiff
-from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval, intervals_by_point
+from mmerank.analysis.intervals import intervals_by_point
+from mmerank.analysis.metrics.diff_erank import LOSS, PointDiff, diff_sample, point_diff
+from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval
 from mmerank.convention import TextConvention, all_choices
 from mmerank.eranks import FINAL
 from mmerank.inputs.example import Skipped
@@ -78,6 +79,62 @@ class DiffResult:
     seed: int | None = None
     accuracy: Mapping[str, Accuracy] = field(default_factory=dict)
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    @classmethod
+    def of(
+        cls,
+        records: Iterable[Record],
+        skipped: Sequence[Skipped],
+        *,
+        model: str,
+        data: str,
+        convention: TextConvention,
+        seeds: tuple[int, ...],
+        source: Mapping[str, Any],
+        limit: int | None = None,
+        seed: int | None = None,
+    ) -> Self:
+        """The result that records give.
+
+        Args:
+            records: Of the trained model and its twins, of the same texts at the same points, in any order.
+            skipped: The texts without.
+            model: Name of the trained model.
+            data: Name of the data set.
+            convention: The choices in force.
+            seeds: Of the twins.
+            source: What the model is known by.
+            limit: How many texts were asked for.
+            seed: Of their choice.
+
+        Returns:
+            The numbers.
+
+        Raises:
+            ValueError: The models did not see the same texts at the same points.
+        """
+        given = list(records)
+        frame = to_frame(given, spectrum=False)
+        final = frame[(frame["point"] == FINAL) & (frame["model"] == model)]
+        found = diff_sample(frame, aggregate=convention.aggregate)
+        numbers = dict(zip(found.quantities, map(float, found.estimates), strict=True))
+        losses: dict[str, Any] = {name: numbers.get(name, math.nan) for name in LOSS if name != "reduced_loss"}
+        points = frame.loc[frame["model"] == model, "point"].unique()
+        return cls(
+            model=model,
+            data=data,
+            n=len(final),
+            skipped=tuple(skipped),
+            convention=convention,
+            seeds=seeds,
+            points=tuple(point_diff(frame, str(point), convention.aggregate) for point in points),
+            tokens=int(final["n"].sum()) + convention.skip_first * len(final),
+            source=dict(source),
+            records=tuple(sorted(given, key=lambda r: (r.example, r.model))),
+            limit=limit,
+            seed=seed,
+            **losses,
+        )
 
     @property
     def intervals(self) -> dict[str, Interval]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from mmerank.analysis.perturbation import QUANTITIES, Null, deltas, differences_frame, matched_deltas, paired_tests
+from mmerank.analysis.metrics.alignment import ALIGNMENT
+from mmerank.analysis.perturbation import Null, deltas, differences_frame, matched_deltas, paired_tests
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.paired import ComparisonResult
@@ -26,7 +27,7 @@ class Perturbed:
         result: The numbers after it, on the same examples as the base.
         delta: Those minus the base's, by quantity.
         delta_matched: The same on equally many rows everywhere, with the number `n` of examples that have as many,
-            see `mmerank.analysis.metrics.tokens`; None if not asked for.
+            see `mmerank.analysis.metrics.matched`; None if not asked for.
     """
 
     transform: str
@@ -115,7 +116,7 @@ class PerturbationResult:
         if self.base.convention.match_tokens is None:
             return {}
         records, aggregate = to_frame(self.records, spectrum=False), self.base.convention.aggregate
-        return paired_tests(records, aggregate=aggregate, bootstrap=self.bootstrap, matched=True)
+        return paired_tests(records, aggregate=aggregate, bootstrap=self.bootstrap, of="matched")
 
     def tests_to_pandas(self) -> pd.DataFrame:
         """One row per transform and quantity; columns as in `mmerank.analysis.perturbation.differences_frame`."""
@@ -155,7 +156,7 @@ def perturbed(name: str, base: AlignmentResult, changed: AlignmentResult) -> Per
     Returns:
         The numbers after it, and the differences.
     """
-    before, after = ({name: getattr(result, name) for name in QUANTITIES} for result in (base, changed))
+    before, after = ({name: getattr(result, name) for name in ALIGNMENT} for result in (base, changed))
     asked, matched = base.convention, None
     if asked.match_tokens is not None:
         matched = matched_deltas(

@@ -18,11 +18,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-import pandas as pd
 from scipy.special import ndtr, ndtri, stdtrit
 
-from mmerank.analysis.sample import Floats, Sample, sample
-from mmerank.convention import Aggregate
+from mmerank.analysis.sample import Floats, PairSample, Sample
+from mmerank.analysis.statistics.jackknife import jackknife_limits
 
 Method = Literal["expanded", "percentile", "basic", "BCa"]
 Interval = tuple[float, float]
@@ -69,78 +68,29 @@ class Bootstrap:
         return asdict(self)
 
 
-def intervals(
-    records: pd.DataFrame,
-    *,
-    aggregate: Aggregate = "entropy",
-    point: str = "final",
-    bootstrap: Bootstrap | None = None,
-) -> dict[str, Interval]:
-    """Confidence intervals of every quantity of a data set, from the records of one model.
+def sample_intervals(chosen: Sample, bootstrap: Bootstrap | None = None) -> dict[str, Interval]:
+    """Confidence intervals of every quantity of a sample; of statistics of pairs by the jackknife.
 
     Examples are drawn with replacement; one draw serves all measurements and all quantities, so that both ratios are
     taken of the five eRanks of the same examples.
 
     Args:
-        records: As from `mmerank.runs.record.to_frame`, of one model (of texts: with its untrained twins) and
-            transform.
-        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
-        point: Of texts: the hook point.
-        bootstrap: Level, resamples, seed and method.
-
-    Returns:
-        (low, high) by quantity; empty if there are fewer than two examples, or where it cannot be computed.
-    """
-    return sample_intervals(sample(records, aggregate=aggregate, point=point), bootstrap)
-
-
-def sample_intervals(chosen: Sample, bootstrap: Bootstrap | None = None) -> dict[str, Interval]:
-    """The same of a sample.
-
-    Args:
         chosen: The examples.
-        bootstrap: Level, resamples, seed and method.
+        bootstrap: Level, resamples, seed and method; of statistics of pairs, the level alone counts.
 
     Returns:
-        (low, high) by quantity.
+        (low, high) by quantity; without those that cannot be computed, all with fewer than two examples.
     """
-    low, high = bootstrap_limits(chosen.columns, chosen.of_means, bootstrap or Bootstrap())
+    bootstrap = bootstrap or Bootstrap()
+    if isinstance(chosen, PairSample):
+        low, high = jackknife_limits(*chosen.of_columns(chosen.columns), level=bootstrap.level)
+    else:
+        low, high = bootstrap_limits(chosen.columns, chosen.of_means, bootstrap)
     return {
         name: (float(a), float(b))
         for name, a, b in zip(chosen.quantities, low, high, strict=True)
         if math.isfinite(a) and math.isfinite(b)
     }
-
-
-def intervals_by_point(
-    records: pd.DataFrame, *, aggregate: Aggregate = "entropy", bootstrap: Bootstrap | None = None
-) -> dict[str, dict[str, Interval]]:
-    """`intervals` of texts at every hook point, from one set of resamples.
-
-    Args:
-        records: Of one trained model and its untrained twins.
-        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
-        bootstrap: Level, resamples, seed and method.
-
-    Returns:
-        (low, high) by quantity, by hook point in the order of the records.
-    """
-    points = list(records["point"].unique())
-    samples = [sample(records, aggregate=aggregate, point=point) for point in points]
-    ends = np.cumsum([s.columns.shape[1] for s in samples])[:-1]
-
-    def of_means(means: Floats) -> Floats:
-        parts = np.split(means, ends, axis=-1)
-        return np.concatenate([s.of_means(part) for s, part in zip(samples, parts, strict=True)], axis=-1)
-
-    columns = np.concatenate([s.columns for s in samples], axis=1)
-    found: dict[str, dict[str, Interval]] = {point: {} for point in points}
-    places = [(point, name) for point, s in zip(points, samples, strict=True) for name in s.quantities]
-    limits = bootstrap_limits(columns, of_means, bootstrap or Bootstrap())
-    for (point, name), low, high in zip(places, *limits, strict=True):
-        if math.isfinite(low) and math.isfinite(high):
-            found[point][name] = (float(low), float(high))
-    return found
 
 
 def bootstrap_limits(
@@ -162,46 +112,6 @@ def bootstrap_limits(
     rng = np.random.default_rng(bootstrap.seed)
     drawn = of_means(resampled_means(columns, bootstrap.resamples, rng))
     return limits(drawn, estimates, influence(columns, of_means), len(columns), bootstrap)
-
-
-def difference_of_groups(
-    a: pd.DataFrame,
-    b: pd.DataFrame,
-    *,
-    aggregate: Aggregate = "entropy",
-    point: str = "final",
-    bootstrap: Bootstrap | None = None,
-) -> pd.DataFrame:
-    """A - B of two independent groups of examples, as of two data sets; for the same examples see `compare`.
-
-    Args:
-        a: Records of one group, as for `intervals`.
-        b: Of the other, with no example in common.
-        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
-        point: Of texts: the hook point.
-        bootstrap: Level, resamples, seed and method; the groups are resampled independently.
-
-    Returns:
-        A row per quantity that both have: `quantity`, `a`, `b`, `difference`, `low`, `high`.
-    """
-    bootstrap = bootstrap or Bootstrap()
-    first, second = (sample(frame, aggregate=aggregate, point=point) for frame in (a, b))
-    rng = np.random.default_rng(bootstrap.seed)
-    drawn = [s.of_means(resampled_means(s.columns, bootstrap.resamples, rng)) for s in (first, second)]
-    effects = [influence(s.columns, s.of_means) for s in (first, second)]
-    shared = [name for name in first.quantities if name in second.quantities]
-    one, other = ([s.quantities.index(name) for name in shared] for s in (first, second))
-    low, high = limits(
-        drawn[0][:, one] - drawn[1][:, other],
-        first.estimates[one] - second.estimates[other],
-        np.concatenate([effects[0][:, one], -effects[1][:, other]]),
-        min(first.n, second.n),
-        bootstrap,
-    )
-    values = {"a": first.estimates[one], "b": second.estimates[other]}
-    found = pd.DataFrame({"quantity": shared, **values, "low": low, "high": high})
-    found.insert(3, "difference", found["a"] - found["b"])
-    return found
 
 
 def resampled_means(columns: Floats, resamples: int, rng: np.random.Generator) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
@@ -11,14 +11,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mmerank.analysis.metrics.diff_erank import TWIN
-from mmerank.analysis.metrics.tokens import matched_rows
-from mmerank.analysis.sample import Floats, Sample, sample
+from mmerank.analysis.sample import Floats, PairSample, Sample
 from mmerank.analysis.statistics.bootstrap import Bootstrap, bootstrap_limits, influence
 from mmerank.analysis.statistics.effects import rank_biserial, signed_rank_p, smallest_detectable, standardised_mean
+from mmerank.analysis.statistics.jackknife import jackknife_error, jackknife_limits
 from mmerank.analysis.statistics.permutation import swap_test
-from mmerank.convention import Aggregate
-from mmerank.eranks import FINAL
 
 FalseDiscovery = Literal["bh", "by"]
 PERMUTATIONS = 9999
@@ -118,92 +115,6 @@ class ComparisonResult:
 _Compared = TypeVar("_Compared", bound=ComparisonResult)
 
 
-def compared(
-    a: pd.DataFrame,
-    b: pd.DataFrame,
-    *,
-    quantities: Sequence[str] | None = None,
-    names: tuple[str, str] | None = None,
-    aggregate: Aggregate = "entropy",
-    point: str = FINAL,
-    matched: bool = False,
-    bootstrap: Bootstrap | None = None,
-    permutations: int = PERMUTATIONS,
-    false_discovery: FalseDiscovery = "bh",
-) -> ComparisonResult:
-    """A - B on the same examples, from records; arguments and errors as of `mmerank.compare`.
-
-    Args:
-        a: Records of one model and transform, as from `mmerank.runs.record.to_frame`.
-        b: The other's.
-        quantities: Those to test; all by default.
-        names: What A and B are called.
-        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
-        point: Of texts: the hook point.
-        matched: Compare the numbers on equally many rows.
-        bootstrap: Level, resamples, seed and method.
-        permutations: Most swaps to try.
-        false_discovery: `bh` or `by`.
-
-    Returns:
-        The differences.
-
-    Raises:
-        ValueError: They cannot be compared.
-    """
-    bootstrap = bootstrap or Bootstrap()
-    if matched:
-        a, b = _matched(a), _matched(b)
-    one, other = sample(a, aggregate=aggregate, point=point), sample(b, aggregate=aggregate, point=point)
-    if ("reduced_loss" in one.quantities) != ("reduced_loss" in other.quantities):  # a causal model and an encoder
-        one, other = (sample(frame.assign(predicted=0), aggregate=aggregate, point=point) for frame in (a, b))
-    common = sorted(set(one.examples) & set(other.examples))
-    if not common:
-        raise ValueError(f"expected examples in common, got none: {one.n} on one side and {other.n} on the other")
-    if unlike := unlike_examples(a, b):
-        raise ValueError(f"expected the same examples on both sides, got {unlike}")
-    chosen = _chosen(one, other, quantities)
-    found, equal, tried, exact = _differences(one.of(common), other.of(common), chosen, bootstrap, permutations)
-    comparison = ComparisonResult(
-        *(names or (_name(a), _name(b))),
-        n=len(common),
-        unpaired=one.n + other.n - 2 * len(common),
-        differences=tuple(found),
-        bootstrap=bootstrap,
-        permutations=tried,
-        exact=exact,
-        false_discovery=false_discovery,
-        tests=len(found),
-        fixed=equal,
-        matched=matched,
-    )
-    return controlled([comparison], false_discovery)[0]
-
-
-def unlike_examples(a: pd.DataFrame, b: pd.DataFrame) -> str | None:
-    """Examples of one id that are not the same ones, by the hashes of text and picture that stand in their records.
-
-    Args:
-        a: As from `mmerank.runs.record.to_frame`; records of versions that took no hashes tell nothing.
-        b: The other.
-
-    Returns:
-        How many, and which is the first, in words; None where there are none.
-    """
-    for what in ("text", "picture"):
-        column = f"{what}_digest"
-        if column not in a or column not in b:
-            continue
-        one, other = (of.drop_duplicates("example").set_index("example")[column] for of in (a, b))
-        common = one.index.intersection(other.index)
-        one, other = one[common], other[common]
-        if (differ := (one != other) & (one != "") & (other != "")).any():
-            return (
-                f"another {what} for {int(differ.sum())} of the ids they share, {common[differ].min()!r} among them"
-            )
-    return None
-
-
 def controlled(comparisons: Iterable[_Compared], false_discovery: FalseDiscovery = "bh") -> list[_Compared]:
     """The same comparisons, with `q` over all of their tests together.
 
@@ -237,8 +148,93 @@ def controlled(comparisons: Iterable[_Compared], false_discovery: FalseDiscovery
     ]
 
 
-def _differences(
-    a: Sample, b: Sample, chosen: Sequence[str], bootstrap: Bootstrap, permutations: int
+def paired(
+    a: Sample,
+    b: Sample,
+    chosen: Sequence[str],
+    *,
+    names: tuple[str, str],
+    unpaired: int,
+    logs: Collection[str],
+    bootstrap: Bootstrap,
+    permutations: int,
+    false_discovery: FalseDiscovery,
+    matched: bool,
+) -> ComparisonResult:
+    """A - B of samples of the same examples.
+
+    Args:
+        a: One.
+        b: The other, of the same examples in the same order.
+        chosen: Quantities.
+        names: What A and B are called.
+        unpaired: How many examples only one of them has.
+        logs: Quantities whose examples are held against each other by their logarithms.
+        bootstrap: Level, resamples, seed and method.
+        permutations: Most swaps to try.
+        false_discovery: `bh` or `by`.
+        matched: Whether the numbers are those of equally many rows.
+
+    Returns:
+        The differences. Statistics of pairs have intervals and p by the jackknife, t with n - 1 degrees of freedom,
+        and no effect sizes, since they have no value of an example.
+    """
+    if isinstance(a, PairSample) and isinstance(b, PairSample):
+        found, equal = _of_pairs(a, b, chosen, bootstrap.level)
+        tried, exact = 0, False
+    else:
+        found, equal, tried, exact = _of_means(a, b, chosen, logs, bootstrap, permutations)
+    comparison = ComparisonResult(
+        *names,
+        n=a.n,
+        unpaired=unpaired,
+        differences=tuple(found),
+        bootstrap=bootstrap,
+        permutations=tried,
+        exact=exact,
+        false_discovery=false_discovery,
+        tests=len(found),
+        fixed=equal,
+        matched=matched,
+    )
+    return controlled([comparison], false_discovery)[0]
+
+
+def _of_pairs(
+    a: PairSample, b: PairSample, chosen: Sequence[str], level: float
+) -> tuple[list[PairedDifference], tuple[str, ...]]:
+    places = [a.quantities.index(name) for name in chosen]
+    (value_a, without_a), (value_b, without_b) = (of.of_columns(of.columns) for of in (a, b))
+    value, without = (value_a - value_b)[places], (without_a - without_b)[:, places]
+    low, high = jackknife_limits(value, without, level=level)
+    error, freedom = jackknife_error(without), max(a.n - 1, 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = 2 * stats.t.sf(np.abs(value) / error, freedom)
+    found, equal = [], []
+    for i, name in enumerate(chosen):
+        if value[i] == 0 and not without[:, i].any():
+            equal.append(name)
+        found.append(
+            PairedDifference(
+                quantity=name,
+                a=float(value_a[places[i]]),
+                b=float(value_b[places[i]]),
+                difference=float(value[i]),
+                low=float(low[i]),
+                high=float(high[i]),
+                p=1.0 if name in equal or not np.isfinite(p[i]) else float(p[i]),
+                q=math.nan,
+                p_wilcoxon=math.nan,
+                d_z=math.nan,
+                rank_biserial=math.nan,
+                smallest_detectable=smallest_detectable(float(error[i]), a.n),
+            )
+        )
+    return found, tuple(equal)
+
+
+def _of_means(
+    a: Sample, b: Sample, chosen: Sequence[str], logs: Collection[str], bootstrap: Bootstrap, permutations: int
 ) -> tuple[list[PairedDifference], tuple[str, ...], int, bool]:
     """Each difference; what is equal in every example; how many swaps, and whether these are all."""
     n, k = a.columns.shape
@@ -258,7 +254,7 @@ def _differences(
     if n > 1:
         error = np.sqrt((influence(both, difference) ** 2).sum(axis=0) * n / (n - 1))
     found, equal = [], []
-    single_a, single_b = _by_example(a, chosen), _by_example(b, chosen)
+    single_a, single_b = _by_example(a, chosen, logs), _by_example(b, chosen, logs)
     single = single_a - single_b
     single[np.abs(single) <= 1e-12 * np.maximum(np.abs(single_a), np.abs(single_b))] = 0  # equal up to rounding
     means_a = of_means(a.means)
@@ -286,41 +282,34 @@ def _differences(
     return found, tuple(equal), tried, exact
 
 
-def _by_example(of: Sample, chosen: Sequence[str]) -> Floats:
+def _by_example(of: Sample, chosen: Sequence[str], logs: Collection[str]) -> Floats:
     """Each example as a data set of its own; of an eRank the entropy, whose differences are the more symmetric."""
     with np.errstate(invalid="ignore"):  # a text without a loss
         values = of.of_means(of.columns)
     picked = [
-        np.log(values[:, of.quantities.index(name)]) if _is_erank(name) else values[:, of.quantities.index(name)]
+        np.log(values[:, of.quantities.index(name)]) if name in logs else values[:, of.quantities.index(name)]
         for name in chosen
     ]
     return np.stack(picked, axis=1)
 
 
-def _is_erank(name: str) -> bool:
-    return name.startswith("erank") and name != "erank_ratio" and "fraction" not in name
+def chosen_quantities(a: Sample, b: Sample, quantities: Sequence[str] | None) -> list[str]:
+    """Quantities that two samples are compared by.
 
+    Args:
+        a: One.
+        b: The other.
+        quantities: Those asked for; None for all.
 
-def _matched(frame: pd.DataFrame) -> pd.DataFrame:
-    found = matched_rows(frame)
-    if found.empty:
-        raise ValueError(
-            f"no numbers of {_name(frame)} on equally many rows; they are measured with --match-tokens, of "
-            "examples that have as many rows at each of the five places"
-        )
-    return found
+    Returns:
+        Their names.
 
-
-def _chosen(a: Sample, b: Sample, quantities: Sequence[str] | None) -> list[str]:
+    Raises:
+        ValueError: There is no such quantity, or the samples have other ones.
+    """
     if a.quantities != b.quantities or a.columns.shape[1] != b.columns.shape[1]:
         raise ValueError("expected the same measurements on both sides: hook points, number of untrained models")
     unknown = [name for name in quantities or () if name not in a.quantities]
     if unknown:
         raise ValueError(f"no quantity {', '.join(map(repr, unknown))}; known: {', '.join(a.quantities)}")
     return list(quantities or a.quantities)
-
-
-def _name(frame: pd.DataFrame) -> str:
-    models = [model for model in frame["model"].unique() if not model.startswith(TWIN)]
-    transforms = [name for name in frame["transform"].unique() if name != "none"]
-    return ", ".join(map(str, [*models, *transforms]))

@@ -11,14 +11,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mmerank.analysis.perturbation import QUANTITIES
-from mmerank.eranks import ERANKS, LABELS
+from mmerank.analysis.metrics.alignment import ALIGNMENT, DECIMALS, LABELS
+from mmerank.eranks import ERANKS
 from mmerank.inputs.demo import scenes
 from mmerank.inputs.load import load_data
 from mmerank.jobs.demo.captions import SLOTS, CaptionScores, caption_scores
 from mmerank.jobs.perturb import Perturbation, perturb
 from mmerank.models.adapter import load
-from mmerank.report.terminal.perturbation import DECIMALS, difference_text, told_from_zero
+from mmerank.report.terminal.perturbation import difference_text, told_from_zero
 
 NAMES = ("demo-llava", "demo-minigpt-v2")
 TRANSFORM = "rotate:90"
@@ -134,7 +134,7 @@ def _table(stop: Stop) -> Table:
     table.add_column("", no_wrap=True)
     for heading in ("\ntrained", "rotated\nby 90°", "\nuntrained", "rotated\nby 90°"):
         table.add_column(heading, justify="right")
-    for name in QUANTITIES:
+    for name in ALIGNMENT:
         cells = []
         for run in (base, twin):
             value, test = getattr(run.base, name), run.tests[TRANSFORM][name]

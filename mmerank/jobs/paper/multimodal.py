@@ -9,10 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mmerank.analysis.metrics.alignment import alignment
+from mmerank.analysis.metrics.alignment import LABELS, alignment
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.convention import Convention, ImageLayout
-from mmerank.eranks import LABELS
 from mmerank.inputs.example import DataSet
 from mmerank.inputs.load import load_data
 from mmerank.inputs.pictures import MAX_PIXELS

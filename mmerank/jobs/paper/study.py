@@ -12,8 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.convention import Convention, TextConvention
-from mmerank.eranks import ERANKS, LABELS
+from mmerank.eranks import ERANKS
 from mmerank.errors import UsageError
 from mmerank.jobs.paper.comparison import Compared, comparison_table, row_dict
 from mmerank.jobs.paper.estimate import BY_HAND

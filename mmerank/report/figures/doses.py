@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmerank.eranks import ERANKS, LABELS
+from mmerank.analysis.metrics.alignment import LABELS
+from mmerank.eranks import ERANKS
 from mmerank.inputs.transforms.picture import KNOWN
 from mmerank.report.figures.style import bare, distances, legend, log_axes, look, spaced_ticks, stage
 

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmerank.analysis.finished import Finished
-from mmerank.analysis.metrics.layers import LAYER, layer_eranks, layer_names
+from mmerank.analysis.intervals import layer_eranks
+from mmerank.analysis.metrics.layers import LAYER, layer_names
 from mmerank.report.figures.style import bare, legend, look, panels
 
 # Names of lines by what the numbers are of.

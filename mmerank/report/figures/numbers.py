@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.diff_erank import TWIN
-from mmerank.analysis.metrics.tokens import MATCHED, token_curve
+from mmerank.analysis.metrics.matched import MATCHED
+from mmerank.analysis.metrics.token_curve import token_curve
 from mmerank.analysis.perturbation import differences_frame
 from mmerank.analysis.sample import Floats
 from mmerank.eranks import ERANKS
@@ -97,7 +98,7 @@ def _of_pairs(
     for i, (run, model, found) in enumerate(swept):
         title = f"{within[run.name, model]} on {data[run.data]}"
         caption = f"What each strength of a transform changes, with 95 % intervals: {title}, n = {run.n(model)}."
-        yield f"doses-{i + 1}", caption, dose_response(differences_frame(run.tests[model]), found, title)
+        yield f"doses-{i + 1}", caption, dose_response(differences_frame(run.tests["alignment"][model]), found, title)
     if curved := [(run, model) for run, model in pairs if run.convention.get("token_curve")]:
         caption = "eRank of random subsets against their number of rows; dotted: the largest possible value."
         yield "token-curve", caption, token_curves(curved, called)

@@ -18,8 +18,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.scale import LogScale
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.sample import Floats
-from mmerank.eranks import ERANKS, LABELS
+from mmerank.eranks import ERANKS
 
 # Okabe and Ito, which the colour-blind see; markers and lines tell them apart in grey.
 LOOKS: tuple[dict[str, Any], ...] = (

@@ -9,8 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.steps import stated_step
-from mmerank.eranks import ERANKS, LABELS
+from mmerank.eranks import ERANKS
 from mmerank.report.figures.style import bare, distances, legend, look, panels, spaced_ticks, stage
 
 _FROM_TEXTS = {

@@ -16,16 +16,16 @@ from matplotlib.figure import Figure
 
 from mmerank import __version__
 from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.known import quantity
 from mmerank.report.cautions import cautions, mean_tokens
 from mmerank.report.elsewhere import elsewhere
 from mmerank.report.examples import CHANGE, RANKED_BY, by_example, cut, extremes, find_examples, id_shown, text_of
 from mmerank.report.figures.style import svg
 from mmerank.report.numbers import skipped
-from mmerank.report.tables import HEADS, data_names, model_names, null_table, places, printed_tables
+from mmerank.report.tables import data_names, model_names, null_table, printed_tables
 
 # Rows of the table of examples, over all runs; the rest is in examples.csv.
 MOST_ROWS = 8000
-_HEADS = {**HEADS, CHANGE: "mean |ΔH|", "loss_untrained": "loss untrained", "loss_trained": "loss trained"}
 _DIGITS = 5
 # A figure that is wider takes the whole width of the page.
 _HALF_INCHES = 7.5
@@ -106,9 +106,9 @@ def _view(run: Finished, most_rows: int, called: dict[tuple[str, str], str], dat
         "missing": missing,
         "elsewhere": elsewhere(run),
         "finished": bool(run.results),
-        "ranked": _HEADS.get(ranked, ranked),
+        "ranked": _head(ranked),
         "groups": [("Highest", highest), ("Lowest", lowest)],
-        "heads": {name: _HEADS.get(name, name) for name in map(str, table.columns)},
+        "heads": {name: _head(name) for name in map(str, table.columns)},
         "shown": lambda quantity, value: _said(quantity, value),
         "examples": _data(run, table, found, most_rows),
     }
@@ -137,7 +137,7 @@ def _data(run: Finished, table: pd.DataFrame, found: dict[str, Any], most_rows: 
         "total": len(table),
         "ids": [*map(id_shown, ids)],
         "texts": [text_of(found.get(name)) for name in ids] if found else [],
-        "columns": [_HEADS.get(name, name) for name in columns],
+        "columns": [_head(name) for name in columns],
         "decimals": [_decimals(name) for name in columns],
         "rows": [
             [place[row[0]], *map(_plain, row[1:])]
@@ -159,8 +159,12 @@ def _said(quantity: str, value: float) -> str:
     return f"{value:.{_decimals(quantity)}f}" if math.isfinite(value) else "-"
 
 
-def _decimals(quantity: str) -> int:
-    return {"tokens": 0, CHANGE: 4}.get(quantity, places(quantity))
+def _head(name: str) -> str:
+    return "mean |ΔH|" if name == CHANGE else quantity(name).head
+
+
+def _decimals(name: str) -> int:
+    return {"tokens": 0, CHANGE: 4}.get(name, quantity(name).decimals)
 
 
 def _flat(settings: dict[str, Any], front: str = "") -> list[tuple[str, str]]:

@@ -9,14 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mmerank.analysis.metrics.tokens import unlike_rows, unlike_text
+from mmerank.analysis.alike import unlike_rows, unlike_text
+from mmerank.analysis.metrics.alignment import DECIMALS, LABELS
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.analysis.results.perturbation import PerturbationResult
 from mmerank.eranks import ERANKS
-from mmerank.report.terminal.intervals import NAMES, interval_line, interval_text, plain
+from mmerank.report.terminal.intervals import interval_line, interval_text, plain
 from mmerank.report.terminal.parts import airy_table, by_model, choice_text, joined, short, skip_lines
 from mmerank.report.terminal.perturbation import (
-    DECIMALS,
     difference_text,
     matched_table,
     null_table,
@@ -52,11 +52,10 @@ def alignment_table(
     table = by_model("Image-text alignment", results, explained=len(results) <= EXPLAINED)
     explained = len(results) <= EXPLAINED
     for label, (point, kind) in ERANKS.items():
-        name = label.replace("erank", "eRank")
-        table.add_row(name, *([f"{point} / {kind}"] if explained else []), *cells(label, 2))
+        table.add_row(LABELS[label], *([f"{point} / {kind}"] if explained else []), *cells(label, 2))
     table.add_section()
     for label in ("image_reduction_ratio", "image_text_alignment"):
-        table.add_row(NAMES[label], *([""] if explained else []), *cells(label, 4))
+        table.add_row(LABELS[label], *([""] if explained else []), *cells(label, 4))
     if any(others):
         table.caption = "in round brackets: the paper"
     return table

@@ -10,26 +10,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.statistics.bootstrap import ROUGH, Bootstrap, Interval
 from mmerank.analysis.statistics.paired import ComparisonResult
-from mmerank.eranks import LABELS
-
-NAMES = {
-    **LABELS,
-    # As in the table of `mmerank diff`.
-    "erank_untrained": "eRank, untrained",
-    "erank_trained": "eRank, trained",
-    "diff_erank": "Diff-eRank",
-    "diff_erank_mean_of_eranks": "  by mean of eRanks",
-    "erank_ratio": "untrained / trained",
-    "erank_fraction_untrained": "of the possible, untrained",
-    "erank_fraction_trained": "of the possible, trained",
-    "loss_untrained": "loss, untrained",
-    "loss_untrained_per_token": "loss of all tokens, untrained",
-    "loss_trained": "loss, trained",
-    "loss_trained_per_token": "loss of all tokens, trained",
-}
-RATIOS = ("image_reduction_ratio", "image_text_alignment", "reduced_loss")
 
 
 def interval_text(interval: Interval | None, decimals: int) -> str:
@@ -88,11 +71,12 @@ def comparison_table(comparison: ComparisonResult) -> Table:
     for heading in ("difference", "q", "d_z", "MDE"):
         table.add_column(heading, justify="right")
     for found in comparison.differences:
-        decimals = 4 if found.quantity in RATIOS or "loss" in found.quantity or "fraction" in found.quantity else 2
+        known = quantity(found.quantity)
+        decimals = known.decimals
         finite = math.isfinite(found.low) and math.isfinite(found.high)
         interval = interval_text((found.low, found.high) if finite else None, decimals)
         table.add_row(
-            NAMES.get(found.quantity, found.quantity.replace("erank", "eRank").replace("_", " ")),
+            known.label,
             f"{_rounded(found.difference, decimals):+.{decimals}f} {interval}".rstrip(),
             q_text(found.q),
             _shown(found.d_z, 2),

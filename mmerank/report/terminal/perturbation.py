@@ -9,15 +9,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from mmerank.analysis.perturbation import QUANTITIES, Null
+from mmerank.analysis.metrics.alignment import ALIGNMENT, DECIMALS, LABELS
+from mmerank.analysis.metrics.known import quantity
+from mmerank.analysis.perturbation import Null
 from mmerank.analysis.statistics.bootstrap import ROUGH, Interval
 from mmerank.analysis.statistics.paired import ComparisonResult, PairedDifference
-from mmerank.eranks import ERANKS
 from mmerank.report.terminal.intervals import q_text
 
 ALPHA = 0.05  # a q below it has a star
-DECIMALS = {name: 2 if name in ERANKS else 4 for name in QUANTITIES}
-_SHORT = {"image_reduction_ratio": "Reduction", "image_text_alignment": "Alignment"}
 
 
 def difference_text(difference: float, decimals: int, starred: bool = False) -> str:
@@ -71,7 +70,7 @@ def tests_table(tests: Mapping[str, ComparisonResult], base: Mapping[str, Interv
         )
         table.add_row("base", "from\nto", *cells)
     for name, comparison in tests.items():
-        if set(comparison.fixed) >= set(QUANTITIES):
+        if set(comparison.fixed) >= set(ALIGNMENT):
             continue
         found = {d.quantity: d for d in comparison.differences}
         cells = (
@@ -135,11 +134,10 @@ def null_table(controls: Sequence[Null]) -> Table:
     for null in controls:
         for name, test in null.tests.items():
             d = DECIMALS[name]
-            label = "eRank5" if name == "erank5" else "Image-Text Alignment"
             spread = f" ± {test.null_sd:.{d}f}" if math.isfinite(test.null_sd) else ""
             z = f"{test.z:+.1f}" if math.isfinite(test.z) else "-"
             mean = f"{test.null_mean:.{d}f}{spread}"
-            table.add_row(null.control, label, f"{test.value:.{d}f}", mean, z, f"{test.p:.3f}")
+            table.add_row(null.control, LABELS[name], f"{test.value:.{d}f}", mean, z, f"{test.p:.3f}")
     return table
 
 
@@ -167,8 +165,8 @@ def _by_quantity(title: str, beside: str = "") -> Table:
     )
     table.add_column("", overflow="fold")
     table.add_column(beside, no_wrap=True)
-    for name in QUANTITIES:
-        table.add_column(_SHORT.get(name, name.replace("erank", "eRank")), justify="right", no_wrap=True)
+    for name in ALIGNMENT:
+        table.add_column(quantity(name).head, justify="right", no_wrap=True)
     return table
 
 

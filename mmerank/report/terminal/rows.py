@@ -9,13 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from mmerank.analysis.metrics.tokens import single_rows
+from mmerank.analysis.metrics.alignment import DECIMALS, LABELS
+from mmerank.analysis.metrics.rows import single_rows
 from mmerank.analysis.results.alignment import AlignmentResult
-from mmerank.eranks import ERANKS, LABELS
+from mmerank.eranks import ERANKS
 from mmerank.report.terminal.intervals import interval_text
 
 NOTHING = "-"
-_RATIOS = {name: label for name, label in LABELS.items() if name not in ERANKS}
 
 
 def row_tables(result: AlignmentResult, name: str) -> list[Table]:
@@ -62,7 +62,7 @@ def row_standing(result: AlignmentResult) -> list[str]:
             )
     for label, change, token, count in single_rows(result.rows or {}):
         lines.append(
-            f"  warning: without one row {_title(label)} changes by {change:+.0%}; in {count} of {result.n} examples "
+            f"  warning: without one row {LABELS[label]} changes by {change:+.0%}; in {count} of {result.n} examples "
             f"the row is {_shown(token)} (docs/tokens.md)"
         )
     if result.clip is not None and result.clip.texts_cut:
@@ -80,23 +80,23 @@ def _matched(matched: Mapping[str, Any], name: str) -> Table:
     table.add_column("")
     for heading in ("all rows", f"{k} rows", "± a draw"):
         table.add_column(heading, justify="right")
-    for label in (*ERANKS, *_RATIOS):
-        if label == next(iter(_RATIOS)):
+    for label in LABELS:
+        if label == "image_reduction_ratio":
             table.add_section()
-        digits = 4 if label in _RATIOS else 2
+        digits = DECIMALS[label]
         everywhere, drawn, spread = (
             _number(number, digits)
             for number in (matched["all_rows"][label], matched[label], matched["stdev_of_a_draw"][label])
         )
         limits = matched["intervals"].get(label)
         interval = interval_text(tuple(limits) if limits else None, digits)
-        table.add_row(_RATIOS.get(label, _title(label)), everywhere, Text(f"{drawn} {interval}".rstrip()), spread)
+        table.add_row(LABELS[label], everywhere, Text(f"{drawn} {interval}".rstrip()), spread)
     return table
 
 
 def _curve(curve: Mapping[str, Any], title: str) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left")
-    for heading in ("rows", *map(_title, ERANKS)):
+    for heading in ("rows", *(LABELS[label] for label in ERANKS)):
         table.add_column(heading, justify="right")
     most = max(max(counts) for counts in curve["n"].values())
     fewer = nowhere = False
@@ -131,7 +131,7 @@ def _rows(rows: Mapping[str, Mapping[str, Any]], n: int, title: str) -> Table:
             usual = 2 * numbers[f"{name}_in"] > n
             token = _shown(numbers[f"{name}_token"]) if usual else "various rows"
             cells.append(f"{_number(numbers[f'without_{name}'])}\n{token}")
-        table.add_row(_title(label), *map(Text, cells))
+        table.add_row(LABELS[label], *map(Text, cells))
     return table
 
 
@@ -173,10 +173,6 @@ def _companions(found: Mapping[str, Any], title: str) -> Table:
         table.add_section()
         row("CLIPScore", found["clip_score"])
     return table
-
-
-def _title(label: str) -> str:
-    return label.replace("erank", "eRank")
 
 
 def _number(value: float | None, decimals: int = 2) -> str:
