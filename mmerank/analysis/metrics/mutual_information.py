@@ -22,8 +22,8 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
     eranks = alignment_sample(records, aggregate=aggregate)
 
     def of_means(means: Floats) -> Floats:
-        logs = np.log(eranks.of_means(means))
-        return np.asarray(logs[..., 2:3] + logs[..., 3:4] - logs[..., 4:5])
+        logs = np.log(eranks.of_means(means)[..., 2:5])
+        return np.asarray(logs[..., 0:1] + logs[..., 1:2] - logs[..., 2:3])
 
     yield "", Sample((_QUANTITY.name,), eranks.examples, eranks.columns, of_means)
 
