@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,6 +85,8 @@ def test_warnings_of_other_threads_stay_as_they_are(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "1", "YCbCr", "RGB"])
 def test_other_modes(tmp_path: Path, mode: str) -> None:
+    if mode == "YCbCr" and PIL.__version__ < "13":
+        pytest.skip("Pillow before 13 does not decode what it has written")
     path = saved(tmp_path, "picture.tiff", Image.fromarray(RED).convert(mode))
     assert open_picture(path).mode == "RGB"
 
