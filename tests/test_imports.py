@@ -15,6 +15,7 @@ ADAPTERS = PACKAGE.parent / "adapters" / "mmerank_adapters"
 # Earlier may not import later.
 ORDER = [
     "errors",
+    "files",
     "interrupts",
     "durable",
     "processes",
