@@ -17,6 +17,7 @@ from typing import Any
 from mmerank.checkpoints import is_yaml
 from mmerank.durable import whole
 from mmerank.errors import DataError, ModelError, UsageError
+from mmerank.files import content_of
 from mmerank.processes import rank
 from mmerank.text_adapter import TextAdapter
 
@@ -134,13 +135,13 @@ def accuracies(
 
 def _asked(task: str, limit: int | None, adapter: TextAdapter) -> list[Any]:
     """What an accuracy depends on."""
-    content = hashlib.sha256(Path(task).read_bytes()).hexdigest()[:16] if is_yaml(task) else None
+    content = hashlib.sha256(content_of(task)).hexdigest()[:16] if is_yaml(task) else None
     weights = [adapter.source.get(key) for key in ("weights", "configuration", "seed", "dtype")]
     return [task, content, limit, *weights, version("lm_eval")]
 
 
 def _kept(file: Path) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+    entries: list[dict[str, Any]] = json.loads(content_of(file)) if file.exists() else []
     return entries
 
 

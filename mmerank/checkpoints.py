@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from mmerank.errors import ModelError, UsageError
+from mmerank.files import content_of
 from mmerank.processes import rank
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -191,7 +192,7 @@ def yaml_keys(path: Path) -> tuple[str, dict[str, Any]]:
     import yaml
 
     try:
-        keys = yaml.safe_load(path.read_text())
+        keys = yaml.safe_load(content_of(path).decode())
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # what int(), float() and others raise comes through, and RecursionError

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mmerank.durable import whole
 from mmerank.errors import ModelError, RunFolderError, UsageError
+from mmerank.files import opened
 from mmerank.images import MAX_PIXELS, open_picture
 from mmerank.inputs import Example, Skipped, unique
 from mmerank.progress import Meter
@@ -166,10 +167,11 @@ def clip_embeddings(
 
 
 def _read(path: Path, name: str) -> dict[str, tuple[Any, Any, bool]]:
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        table = pq.read_table(path)
+        with opened(path) as file:
+            table = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         raise RunFolderError(f"{path}: damaged ({error}); delete it, and it is computed again") from error
     there = (table.schema.metadata or {}).get(b"clip", b"").decode()

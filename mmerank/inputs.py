@@ -13,6 +13,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from mmerank.errors import DataError, UsageError
+from mmerank.files import content_of
 from mmerank.images import Encoded
 
 # cc_sbu_align carries no instruction: MiniGPT-4's code draws one of four prompts at random. This is one of them.
@@ -354,7 +355,7 @@ def chosen(examples: Iterable[Example | Skipped], limit: int | None, seed: int |
 
 def _read_json(path: Path) -> tuple[Any, str]:
     try:
-        content = path.read_bytes()
+        content = content_of(path)
         return json.loads(content), hashlib.sha256(content).hexdigest()[:16]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None

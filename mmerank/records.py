@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mmerank.durable import whole
+from mmerank.files import opened
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,7 +183,8 @@ def read_part(part: Path) -> list[Record]:
         ArrowException: The part is damaged; names it.
     """
     try:
-        table = pq.read_table(part, schema=SCHEMA, page_checksum_verification=True)
+        with opened(part) as file:
+            table = pq.read_table(file, schema=SCHEMA, page_checksum_verification=True)
     except pa.ArrowException as error:
         raise type(error)(f"{part.name}: {error}") from error
     columns = {name: _values(table[name]) for name in table.column_names}
@@ -202,7 +204,8 @@ def read_examples(part: Path) -> set[tuple[str, str]]:
     Returns:
         The pairs.
     """
-    table = pq.read_table(part, columns=["model", "example"])
+    with opened(part) as file:
+        table = pq.read_table(file, columns=["model", "example"])
     return set(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 

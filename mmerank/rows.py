@@ -8,16 +8,20 @@ import json
 import random
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from mmerank.errors import DataError
+from mmerank.files import opened
 from mmerank.inputs import Example, Skipped, kind
 
 # A row, or why there is none.
 Row = dict[str, Any] | DataError
 JSON_LINES = (".jsonl", ".ndjson", ".json")
+# What a line may have, unpacked: without an end to it, a text would fill the memory.
+LONGEST_LINE = 256_000_000
 # How many rows are looked at to tell which fields a file of JSON lines has.
 _FIRST_ROWS = 1000
 
@@ -85,32 +89,37 @@ def _open_file(path: Path) -> Table:
     raise DataError(f"{path}: expected a file that ends in .jsonl, .jsonl.gz or .parquet")
 
 
-def lines(path: Path) -> Iterator[bytes]:
+def lines(path: Path, *, pipe: bool = False) -> Iterator[bytes]:
     """The lines of a file, without their ends (LF or CR LF), unpacked if its name ends in .gz.
 
     Args:
         path: The file.
+        pipe: Whether it may be a pipe.
 
     Yields:
         One line after the other; the end of the last one may be missing.
 
     Raises:
-        DataError: The file is missing, or cannot be read or unpacked.
+        DataError: The file is missing, cannot be read or unpacked, or has a line without end.
     """
     try:
-        # Both of them give bytes.
-        with cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
-            for i, line in enumerate(file):
+        with ExitStack() as stack:
+            file: IO[bytes] = stack.enter_context(opened(path, pipe=pipe))
+            if path.suffix == ".gz":
+                file = stack.enter_context(cast(IO[bytes], gzip.GzipFile(fileobj=file)))
+            for i, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b"")):
+                if len(line) == LONGEST_LINE:
+                    raise DataError(f"{path}: line {i + 1} has {LONGEST_LINE / 1e6:g} MB and more, expected texts")
                 start = 3 if i == 0 and line.startswith(b"\xef\xbb\xbf") else 0
                 yield line[start:].removesuffix(b"\n").removesuffix(b"\r")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({_reason(error)})") from None
 
 
-def file_hash(path: Path) -> str:
+def file_hash(path: Path, *, pipe: bool = False) -> str:
     """Hash of a file's content; DataError if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with opened(path, pipe=pipe) as file:
             digest = hashlib.sha256()
             while block := file.read(1 << 20):
                 digest.update(block)
@@ -167,7 +176,7 @@ class _Parquet:
         self.fingerprint = file_hash(path)
         self._errors = (ArrowException, OSError, ValueError)
         try:
-            self._file = ParquetFile(path, memory_map=True)
+            self._file = ParquetFile(opened(path))
         except self._errors as error:
             raise DataError(f"{path}: not a Parquet file ({_reason(error)})") from None
         if not len(self):

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from mmerank.durable import UNFINISHED, remove_unfinished, whole
 from mmerank.errors import RunFolderError
+from mmerank.files import json_of
 from mmerank.inputs import DataSet, Example, Skipped, fingerprint
 from mmerank.processes import rank
 from mmerank.records import Record, read_examples, read_part, read_parts, write_part
@@ -212,9 +213,9 @@ class RunFolder:
         if not self._stated.is_file():
             return {**self._asked, "models": {}}
         try:
-            stated = json.loads(self._stated.read_text())
-        except (ValueError, RecursionError) as error:
-            raise RunFolderError(f"{self._stated}: not valid JSON ({error}); name another folder") from None
+            stated = json_of(self._stated)
+        except ValueError as error:
+            raise RunFolderError(f"{self._stated}: {error}; name another folder") from None
         if not isinstance(stated, dict) or not isinstance(stated.get("models"), dict):
             raise RunFolderError(f"{self._stated}: not the settings of a run; name another folder")
         self._require({key: value for key, value in stated.items() if key != "models"}, self._asked)

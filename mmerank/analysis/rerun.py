@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from mmerank.analysis.perturbation import Null, against_nulls, differences_frame
 from mmerank.analysis.samples import sample
 from mmerank.convention import Aggregate
 from mmerank.errors import RunFolderError
+from mmerank.files import json_of
 from mmerank.records import read_parts, to_frame
 
 
@@ -152,9 +152,12 @@ def _is_twin(name: str, model: str, stated: dict[str, Any], records: pd.DataFram
 
 def _stated(folder: Path, *, job: str | None = None) -> dict[str, Any]:
     try:
-        stated: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise RunFolderError(f"{folder}: not a run folder, its run.json cannot be read ({error})") from None
+        stated: dict[str, Any] = json_of(folder / "run.json")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunFolderError(f"{folder}: not a run folder, its run.json cannot be read ({reason})") from None
+    if not isinstance(stated, dict):
+        raise RunFolderError(f"{folder}: its run.json is not what a run writes")
     if job not in (None, stated.get("job")):
         raise RunFolderError(f"{folder}: expected a run of {job}, got one of {stated.get('job')}")
     return stated

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from mmerank.analysis.paired import Comparison
 from mmerank.analysis.perturbation import Null, against_nulls, paired_tests
 from mmerank.analysis.rerun import estimates, run_records
 from mmerank.errors import RunFolderError
+from mmerank.files import json_of
 from mmerank.records import Record, read_parts
 
 JOBS = {"align": "Image-text alignment", "perturb": "Before and after a change", "diff": "Diff-eRank"}
@@ -161,12 +161,13 @@ def _read(path: Path, name: str) -> Finished:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error})") from None
+        content = json_of(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunFolderError(f"{path}: cannot be read ({reason})") from None
     if not isinstance(content, dict):
         raise RunFolderError(f"{path}: not what a run writes")
     return content
