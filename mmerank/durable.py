@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import time
@@ -14,7 +15,7 @@ UNFINISHED = ".unfinished"
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A file to write in place of `path`, which it becomes when the block ends.
+    """A file to write in place of `path`, which it becomes when the block ends; of a link, it takes the link's place.
 
     It is on the disk before it gets its name, so that after a power loss the name never stands for half of it.
 
@@ -36,6 +37,21 @@ def whole(path: Path) -> Iterator[Path]:
             unfinished.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def own_folder(path: Path) -> None:
+    """Make a folder to write to, if there is none; one that a link leads to is not taken, wherever it leads.
+
+    Args:
+        path: Where.
+
+    Raises:
+        OSError: It is a link, or cannot be made; `strerror` says which.
+    """
+    if path.is_symlink():
+        reason = "is a link, and files are not written through links; remove it, or name another folder"
+        raise OSError(errno.ELOOP, reason, str(path))
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def remove_unfinished(folder: Path, *, older_than: float = 0) -> None:

@@ -87,6 +87,15 @@ Latex = Annotated[bool, typer.Option("--latex", help="Only the tables, in LaTeX 
 Csv = Annotated[bool, typer.Option("--csv", help="Only the numbers, of the data sets and of each example.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Only the tables, in Markdown.")]
 
+WithData = Annotated[
+    bool,
+    typer.Option(
+        "--with-data",
+        help="Read the data that a run names again wherever they lie, for texts and pictures on the page; without "
+        "it only those below the run's folder or the current one. For runs of people you trust.",
+    ),
+]
+
 Transforms = Annotated[
     list[str],
     typer.Option(
