@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import time
@@ -25,8 +24,7 @@ def whole(path: Path) -> Iterator[Path]:
     Yields:
         A path beside it, which is gone when the block raises.
     """
-    # A name of its own, since several processes may write the same file; short, since names have a limit.
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    unfinished = _beside(path)
     try:
         yield unfinished
         with unfinished.open("rb") as file:
@@ -39,6 +37,20 @@ def whole(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def try_whole(path: Path) -> None:
+    """Try whether a file can be written with `whole`, leaving `path` as it is.
+
+    Args:
+        path: Where.
+
+    Raises:
+        OSError: It cannot.
+    """
+    unfinished = _beside(path)
+    unfinished.touch()
+    unfinished.unlink()
+
+
 def own_folder(path: Path) -> None:
     """Make a folder to write to, if there is none; one that a link leads to is not taken, wherever it leads.
 
@@ -46,11 +58,10 @@ def own_folder(path: Path) -> None:
         path: Where.
 
     Raises:
-        OSError: It is a link, or cannot be made; `strerror` says which.
+        OSError: It is a link, or cannot be made.
     """
     if path.is_symlink():
-        reason = "is a link, and files are not written through links; remove it, or name another folder"
-        raise OSError(errno.ELOOP, reason, str(path))
+        raise OSError(f"{path.name} is a link, and files are not written through links; remove it")
     path.mkdir(parents=True, exist_ok=True)
 
 
@@ -65,6 +76,11 @@ def remove_unfinished(folder: Path, *, older_than: float = 0) -> None:
         with suppress(OSError):
             if not older_than or time.time() - left.stat().st_mtime > older_than:
                 left.unlink()
+
+
+def _beside(path: Path) -> Path:
+    """A name of its own, since several processes may write the same file; short, since names have a limit."""
+    return path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}{UNFINISHED}")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from mmerank.durable import UNFINISHED, remove_unfinished, whole
+from mmerank.durable import UNFINISHED, own_folder, remove_unfinished, whole
 from mmerank.errors import RunFolderError
-from mmerank.files import json_of
+from mmerank.files import json_of, require_local
 from mmerank.inputs import DataSet, Example, Skipped, fingerprint
 from mmerank.processes import rank
 from mmerank.records import Record, read_examples, read_part, read_parts, write_part
@@ -46,6 +46,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, waits: bool = False):
+        require_local(path, "run folder")
         self.path = path
         self._records = path / "records"
         self._stated = path / "run.json"
@@ -80,7 +81,7 @@ class RunFolder:
                 else:
                     known[name] = source
                     _write_json(self._stated, self.settings)
-            self._records.mkdir(exist_ok=True)
+            own_folder(self._records)
 
     def records(self, model: str | None = None) -> list[Record]:
         """All records written so far, those of an example and model once.
@@ -158,7 +159,7 @@ class RunFolder:
             RunFolderError: The file system has no locks.
         """
         with self._explained("written"):
-            (self.path / ".locks").mkdir(exist_ok=True)
+            own_folder(self.path / ".locks")
         lock = self._lock(f".locks/{name}")
         if not self._take(lock, -1 if wait else 0):
             yield False
@@ -248,7 +249,10 @@ class RunFolder:
             lock.release()
 
     def _lock(self, name: str) -> FileLock:
-        return FileLock(self.path / name)
+        path = self.path / name
+        if path.is_symlink():  # what it leads to would be opened for writing, by some versions emptied
+            raise RunFolderError(f"{path}: is a link; remove it")
+        return FileLock(path)
 
     def _take(self, lock: FileLock, timeout: float) -> bool:
         try:
