@@ -94,7 +94,8 @@ def accuracies(
 
     Args:
         adapter: A model that predicts the next token.
-        tasks: Names as lm-eval knows them, `piqa` for example, or YAML files with tasks of one's own.
+        tasks: Names as lm-eval knows them, `piqa` for example, or YAML files with tasks of one's own; lm-eval runs
+            the code that they name (`!function`).
         limit: Use only this many questions of each, the first ones.
         batch_tokens: As in `mmerank.diff`.
         progress: Show progress on stderr.

@@ -262,7 +262,8 @@ AccuracyTasks = Annotated[
     typer.Option(
         "--accuracy",
         metavar="TASKS",
-        help="Accuracy on these tasks of lm-eval, too: piqa,winogrande,openbookqa, ..., or a YAML file.",
+        help="Accuracy on these tasks of lm-eval, too: piqa,winogrande,openbookqa, ..., or a YAML file, which may "
+        "run code.",
         show_default=False,
     ),
 ]

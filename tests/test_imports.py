@@ -39,6 +39,7 @@ ORDER = [
     "sequences",
     "demo",
     "data",
+    "plausible",
     "checkpoints",
     "untrained",
     "adapter",

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
-from mmerank.checkpoints import commit_of, configuration_fingerprint, placement, weights_fingerprint
+from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint, placement, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
+from mmerank.plausible import check_built
 from mmerank.text_adapter import load_tokenizer, tokenizer_fingerprint
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
@@ -88,9 +89,17 @@ class LanguageModel:
         config = configuration_of(checkpoint, revision)
         causal = is_causal(config, checkpoint)
         place = placement(device, load_in)
+        auto = AutoModelForCausalLM if causal else AutoModel
+        check_built(
+            lambda: auto.from_config(copy.deepcopy(config), trust_remote_code=False),
+            configuration(checkpoint, revision),
+            checkpoint,
+            revision,
+        )
         try:
-            model, report = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
+            model, report = auto.from_pretrained(
                 checkpoint,
+                config=config,
                 revision=revision or "main",
                 dtype=dtype or "auto",
                 output_loading_info=True,

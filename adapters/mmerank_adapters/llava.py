@@ -18,6 +18,7 @@ from mmerank.errors import ModelError
 from mmerank.hooks import Point
 from mmerank.images import check_area, square
 from mmerank.inputs import Example
+from mmerank.plausible import check_built
 from mmerank.sequences import (
     Kind,
     Role,
@@ -31,6 +32,7 @@ from mmerank.sequences import (
 )
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
+from mmerank_adapters.architecture import configuration_of
 
 # What stands before the user's turn, before the answer, and after it, in the template each family was trained with.
 # LLaVA-1.5 and BakLLaVA: `vicuna_v1` of LLaVA's code. ViP-LLaVA: the template of its model card.
@@ -108,10 +110,21 @@ class Llava:
             ModelError: A part of the checkpoint is missing or cannot be read, or weights are missing.
         """
         _check_configuration(checkpoint)
+        config = configuration_of(str(checkpoint))
+        check_built(
+            lambda: AutoModelForImageTextToText.from_config(copy.deepcopy(config), trust_remote_code=False),
+            configuration(checkpoint),
+            checkpoint,
+        )
         place = placement(device, load_in)
         try:
             model, report = AutoModelForImageTextToText.from_pretrained(
-                checkpoint, dtype=dtype or "auto", output_loading_info=True, trust_remote_code=False, **place
+                checkpoint,
+                config=config,
+                dtype=dtype or "auto",
+                output_loading_info=True,
+                trust_remote_code=False,
+                **place,
             )
             tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
             # The torchvision backend differs from the original preprocessing by up to one 8-bit step.
@@ -246,8 +259,8 @@ class Llava:
 def _check_configuration(checkpoint: str | Path) -> None:
     """Refuse what the classes of transformers would build but this adapter would read in the wrong place."""
     config = configuration(checkpoint)
-    vision = config.get("vision_config", {}).get("model_type", "clip_vision_model")
-    text = config.get("text_config", {}).get("model_type", "llama")
+    vision = (config.get("vision_config") or {}).get("model_type", "clip_vision_model")
+    text = (config.get("text_config") or {}).get("model_type", "llama")
     wrong = None
     if vision != "clip_vision_model":
         wrong = f"vision_config.model_type is {vision!r}, expected 'clip_vision_model'"

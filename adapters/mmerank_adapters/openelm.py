@@ -16,6 +16,7 @@ from torch import Tensor
 from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint, weights_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
+from mmerank.plausible import check_fetched
 from mmerank.text_adapter import load_tokenizer, tokenizer_fingerprint
 from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.openelm_config import OpenELMConfig
@@ -91,6 +92,7 @@ class OpenELM:
                 it holds other weights than OpenELM's.
         """
         content = configuration(checkpoint, revision)
+        check_fetched(checkpoint, content, revision)
         config = OpenELMConfig.from_json(content, checkpoint)
         words = _tokenizer(checkpoint, revision, tokenizer, config.vocab_size)
         tensors = _tensors(_folder(checkpoint, revision), checkpoint)
