@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -17,7 +17,8 @@ from typing import Any
 from mmerank.checkpoints import is_yaml
 from mmerank.durable import whole
 from mmerank.errors import DataError, ModelError, UsageError
-from mmerank.files import content_of
+from mmerank.files import regular_bytes
+from mmerank.identity import KNOWN_BY, identity
 from mmerank.processes import rank
 from mmerank.text_adapter import TextAdapter
 
@@ -123,8 +124,9 @@ def accuracies(
 
     model = ScoredModel(adapter, batch_tokens, progress)
     found: dict[str, Accuracy] = {}
+    known = {} if kept is None else identity(adapter)
     for task in named:
-        asked = _asked(task, limit, adapter)
+        asked = _asked(task, limit, known)
         of_task = None if kept is None else _looked_up(kept, asked)
         if of_task is None:
             of_task = _read(task, evaluate(model, _questions(task), limit=limit, log_samples=False))
@@ -134,15 +136,15 @@ def accuracies(
     return found
 
 
-def _asked(task: str, limit: int | None, adapter: TextAdapter) -> list[Any]:
+def _asked(task: str, limit: int | None, model: Mapping[str, Any]) -> list[Any]:
     """What an accuracy depends on."""
-    content = hashlib.sha256(content_of(task)).hexdigest()[:16] if is_yaml(task) else None
-    weights = [adapter.source.get(key) for key in ("weights", "configuration", "seed", "dtype")]
-    return [task, content, limit, *weights, version("lm_eval")]
+    content = hashlib.sha256(regular_bytes(task)).hexdigest()[:16] if is_yaml(task) else None
+    known = [model.get(key) for key in ("weights", "configuration", KNOWN_BY)]
+    return [task, content, limit, *known, version("lm_eval")]
 
 
 def _kept(file: Path) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = json.loads(content_of(file)) if file.exists() else []
+    entries: list[dict[str, Any]] = json.loads(regular_bytes(file)) if file.exists() else []
     return entries
 
 

@@ -42,7 +42,7 @@ class Adapter(Protocol):
     Attributes:
         name: The model as results name it.
         source: What was read from where, for the record: JSON values by name. Of an untrained twin: `adapter`,
-            `untrained` (true), `seed`, `dtype` and `weights`.
+            `untrained` (true), `seed` and `dtype`. `mmerank.identity` adds what the model is when it is measured.
         model: The module that the hook points are paths in.
         tokenizer: The LLM's, as transformers loads it.
         points: Hook point for each of `vision`, `connector` and `llm`.

@@ -1,4 +1,4 @@
-"""What every way of loading a model shares: how a MODEL argument is read, and how a loaded one is identified."""
+"""What every way of loading a model shares: how a MODEL argument is read, and what a configuration is known by."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mmerank.errors import ModelError, UsageError
-from mmerank.files import content_of
+from mmerank.files import regular_bytes
 from mmerank.plausible import check_folder
 from mmerank.processes import rank
+from mmerank.soundness import check_no_adapter_alone
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # What no adapter's `load` takes from a YAML file, because the caller says it.
@@ -219,7 +219,7 @@ def yaml_keys(path: Path) -> tuple[str, dict[str, Any]]:
     import yaml
 
     try:
-        keys = yaml.safe_load(content_of(path).decode())
+        keys = yaml.safe_load(regular_bytes(path).decode())
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # what int(), float() and others raise comes through, and RecursionError
@@ -308,6 +308,7 @@ def configuration(model: str | Path, revision: str | None = None) -> dict[str, A
 
     if Path(model).is_dir() and revision:
         raise ModelError(f"{model}: revision {revision!r} of a folder; only a model on the hub has revisions")
+    check_no_adapter_alone(model)
     if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
         raise ModelError(f"{model}: no config.json in this folder, so it is not a checkpoint of transformers")
     if Path(model).is_dir():
@@ -347,33 +348,28 @@ def commit_of(model: str | Path, revision: str | None = None) -> str | None:
     return commit[1] if commit else None
 
 
-def weights_fingerprint(model: nn.Module) -> str:
-    """A hash of names, shapes, dtypes, the first values and an exact sum of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if not tensor.is_meta:  # offloaded by device_map
-            digest.update(tensor.flatten()[:16].double().cpu().numpy().tobytes())
-            digest.update(str(_bit_sum(tensor)).encode())
-    return digest.hexdigest()[:16]
-
-
-def _bit_sum(tensor: torch.Tensor) -> int:
-    """The sum of the values' bit patterns as whole numbers: exact, so it does not depend on the order of adding."""
-    if tensor.is_floating_point():
-        whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size(), torch.uint8)
-        tensor = tensor.contiguous().view(whole)
-    return int(tensor.sum(dtype=torch.int64))
-
-
-def configuration_fingerprint(config: Mapping[str, Any]) -> str:
+def configuration_fingerprint(config: Any) -> str:
     """A hash of the architecture that a configuration describes: the same for every checkpoint of it.
 
     Args:
-        config: JSON values by name, as in config.json.
+        config: JSON values by name, as in config.json, or several of those.
 
     Returns:
         16 hexadecimal digits.
     """
-    kept = {key: value for key, value in config.items() if key not in _NOT_ARCHITECTURE}
+    kept = without_origin(config)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def without_origin(value: Any) -> Any:
+    """A configuration without what says where it, or a part of it, came from or how it is run.
+
+    Args:
+        value: JSON values, nested in any way.
+
+    Returns:
+        The same with text for all names.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): without_origin(of) for key, of in value.items() if key not in _NOT_ARCHITECTURE}
+    return [without_origin(of) for of in value] if isinstance(value, (list, tuple)) else value

@@ -46,13 +46,13 @@ _TO_DOWNLOAD = {
 def load_data(data: str, *, pipe: bool = True) -> DataSet:
     """The examples that a DATA argument names.
 
-    `llava:FILE.json[?images=DIR]`: a list of LLaVA conversations (detail_23k): the first human turn is the
-    instruction, without its <image> tag, and the first answer the response. Pictures are in `images/` beside
-    the file, or in DIR.
+    `llava:FILE.json[?images=DIR]`: a list of LLaVA conversations (detail_23k), or one in each line: the first human
+    turn is the instruction, without its <image> tag, and the answer to it the response. Pictures are in `images/`
+    beside the file, or in DIR.
     `minigpt:DIR`: cc_sbu_align: `filter_cap.json` and `image/ID.jpg`; the instruction is always "Describe this
     image in detail.".
     `text:FILE`: one text per line; `text:FILE.jsonl#FIELD`, `text:FILE.parquet#COLUMN`: one per row; each also
-    with .gz. See `mmerank.texts.text`.
+    with .gz. Rows of JSON may also stand in a list. See `mmerank.texts.text`.
     `hub:OWNER/NAME[/CONFIG][:SPLIT]#COLUMN`, `hub:...?image=COLUMN&response=COLUMN`: any data set of the Hugging
     Face hub that needs no loading script. See `mmerank.hub.hub`.
     `dolly-15k`, `hh-rlhf`, `wikipedia`, `openwebtext2`, `openbookqa`, `piqa`, `winogrande`: the paper's text sets
@@ -61,6 +61,9 @@ def load_data(data: str, *, pipe: bool = True) -> DataSet:
     `detail_23k:FILE.json`, `cc_sbu_align:DIR`: the same as `llava:` and `minigpt:`; the bare names say what to
     download.
     `demo`: generated pictures.
+
+    Paths may begin with `~`; a file is meant whose whole name has `?` or `#` in it. What is data of another layout
+    (a table of commas, a saved data set, an archive) is refused by its name.
 
     Of `text:` and `hub:`, texts that occurred before are skipped, so that a text does not count twice by accident;
     `?duplicates=keep` keeps them. The paper's data sets and image-text pairs keep them always.
@@ -86,7 +89,7 @@ def load_data(data: str, *, pipe: bool = True) -> DataSet:
     if data in _TO_DOWNLOAD:
         raise DataError(f"{data} cannot be fetched with its pictures: {_TO_DOWNLOAD[data]}")
     if name not in _READERS or not rest:
-        meant = "" if name in _READERS else did_you_mean(name, ("demo", *texts.SETS, *_READERS))
+        meant = "" if name in _READERS else did_you_mean(name.strip().lower(), ("demo", *texts.SETS, *_READERS))
         raise UsageError(f"unknown data {data!r}" + (meant or f"; known: {', '.join(FORMS)}"))
     if name == "text":
         return texts.text(data, rest, pipe=pipe)

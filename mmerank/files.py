@@ -22,6 +22,10 @@ _KINDS = {
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
+class NotAFileError(OSError):
+    """What is there is no regular file; `strerror` says what it is."""
+
+
 def opened(path: str | Path, *, pipe: bool = False) -> BinaryIO:
     """A regular file, opened for reading; never what hangs, has no end, or does something when it is opened.
 
@@ -36,7 +40,8 @@ def opened(path: str | Path, *, pipe: bool = False) -> BinaryIO:
         The file, to be closed by the caller.
 
     Raises:
-        OSError: It cannot be opened, or is something else; `strerror` says what.
+        NotAFileError: It is something else.
+        OSError: It cannot be opened.
     """
     _require_regular(Path(path).stat().st_mode, path, pipe)
     # Without waiting: what was a file a moment ago may be a pipe that nobody writes to.
@@ -53,7 +58,7 @@ def opened(path: str | Path, *, pipe: bool = False) -> BinaryIO:
         raise
 
 
-def content_of(path: str | Path) -> bytes:
+def regular_bytes(path: str | Path) -> bytes:
     """The content of a regular file.
 
     Args:
@@ -83,9 +88,9 @@ def json_of(path: str | Path) -> Any:
         ValueError: It is not JSON, or nested too deeply; the message quotes nothing of it.
     """
     try:
-        return json.loads(content_of(path))
+        return json.loads(regular_bytes(path))
     except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
+        raise ValueError("not valid JSON, not UTF-8") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON, line {error.lineno}") from None
     except ValueError:
@@ -114,6 +119,6 @@ def _require_regular(mode: int, path: str | Path, pipe: bool) -> None:
     if stat.S_ISREG(mode) or (pipe and stat.S_ISFIFO(mode)):
         return
     if stat.S_ISDIR(mode):
-        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise NotAFileError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     found = _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
-    raise OSError(errno.EINVAL, f"is {found}, expected a file", str(path))
+    raise NotAFileError(errno.EINVAL, f"is {found}, expected a file", str(path))

@@ -15,10 +15,11 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from mmerank.errors import DataError, SourceError
 from mmerank.files import opened
+from mmerank.metadata import loaded, turned, without_metadata
 
 MAX_PIXELS = 100_000_000
 # What data sets come in. Pillow knows some forty more: programs (EPS), containers that decode another picture while
@@ -34,6 +35,8 @@ _MAY_PASS = {
     ).split()
     if hasattr(errno, name)
 }
+# What Pillow may open with room for 32 bits though the format has 16 at most.
+_16_BITS = ("PNG", "PPM")
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # of TIFF
 _CHUNK = 1 << 20  # pixels
 # Pillow's limit is a global, and several threads open pictures: those at it now, and what it was before them.
@@ -51,10 +54,12 @@ class Encoded:
     Attributes:
         name: For messages.
         read: Gives the content of the picture's file; called when the picture is needed.
+        stamp: Differs where the content does, as a commit and a row; empty where only reading tells.
     """
 
     name: str
     read: Callable[[], bytes]
+    stamp: str = ""
 
 
 def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -71,7 +76,7 @@ def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_
 
     Raises:
         DataError: The file is missing, empty, no regular file, not an image, cut short, too large, or in floating
-            point; or it could not be read, several times, which is a `SourceError`.
+            point or 32-bit whole numbers; or it could not be read, several times, which is a `SourceError`.
     """
     for pause in RETRY_AFTER_S:
         try:
@@ -108,6 +113,28 @@ def _picture(source: Path | Encoded | Image.Image, max_pixels: int) -> Image.Ima
 
 
 def _decoded(file: BinaryIO | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
+    """The picture in a file; where that cannot be read, that of its pixels alone."""
+    try:
+        return _opened(file, name, max_pixels)
+    except Exception as error:
+        # What the system says, with a number, is of the source, and asking again would be of no use.
+        if isinstance(error, (DataError, Image.DecompressionBombError)) or getattr(error, "errno", None) is not None:
+            raise
+        if _may_pass(error):
+            raise
+        file.seek(0)
+        content = without_metadata(file.read())
+        if content is None:
+            raise
+        try:
+            return _opened(io.BytesIO(content), name, max_pixels)
+        except (DataError, Image.DecompressionBombError):
+            raise
+        except Exception:  # then it was not the metadata
+            raise error from None
+
+
+def _opened(file: BinaryIO | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
     if not file.seek(0, os.SEEK_END):
         raise DataError(f"{name}: empty file (0 bytes)")
     with Image.open(file, formats=FORMATS) as picture:
@@ -121,9 +148,9 @@ def _decoded(file: BinaryIO | io.BytesIO, name: str, max_pixels: int) -> Image.I
 
 def _upright(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
     _check_limit(*picture.size, f"{name}:", max_pixels)
-    picture.load()
+    picture = loaded(picture)
     _check_limit(*picture.size, f"{name}:", max_pixels)
-    return _rgb(ImageOps.exif_transpose(picture), name)
+    return _rgb(turned(picture), name)
 
 
 def _check_limit(width: int, height: int, what: str, max_pixels: int) -> None:
@@ -204,6 +231,8 @@ def square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image:
 def _rgb(picture: Image.Image, name: str) -> Image.Image:
     if picture.mode == "F":
         raise DataError(f"{name}: floating-point pixels have no defined white; convert it to 8 or 16 bits")
+    if picture.mode == "I" and picture.format not in _16_BITS:
+        raise DataError(f"{name}: 32-bit whole numbers have no defined white; convert it to 8 or 16 bits")
     if picture.mode.startswith("I"):
         picture = Image.fromarray(_eight_bits(np.asarray(picture)))
     if picture.has_transparency_data:

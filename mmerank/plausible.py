@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 from mmerank.errors import ModelError
 from mmerank.files import json_of, opened
 from mmerank.inputs import kind
+from mmerank.stored import WEIGHTS, file_of
 
 if TYPE_CHECKING:  # a MODEL argument is looked at before torch is there
     from torch import nn
 
-# In the order in which transformers looks for them.
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # What transformers reads beside them, each of which must hold a JSON object.
 _OBJECTS = (
     "config.json",
@@ -33,8 +32,7 @@ _OBJECTS = (
     "processor_config.json",
     "adapter_config.json",
     "chat_template.json",
-    _WEIGHTS[1],
-    _WEIGHTS[3],
+    *(name for name in WEIGHTS if name.endswith(".json")),
 )
 # Names of config.json: how often something is built, and how long a side of some weight is.
 _LAYERS = frozenset(
@@ -63,7 +61,7 @@ _BUFFERS = 1_000_000_000  # bytes of what is computed and not stored, beside as 
 
 
 @dataclass(frozen=True)
-class Stored:
+class Held:
     """What the files with a checkpoint's weights hold at most.
 
     Attributes:
@@ -96,18 +94,18 @@ def check_folder(folder: str | Path) -> None:
     content = {name: _object(folder / name) for name in _OBJECTS if (folder / name).exists()}
     if "config.json" in content:
         config = content["config.json"]
-        check_fields(config, stored_in(_files(folder, config)), str(folder / "config.json"))
+        check_fields(config, held_in(_files(folder, config)), str(folder / "config.json"))
         side = config["vision_config"].get("image_size") if config.get("vision_config") else None
         for name in ("preprocessor_config.json", "processor_config.json"):
             _check_processor(content.get(name, {}), side, folder / name)
 
 
-def check_fields(config: Mapping[str, Any], stored: Stored | None, file: str, front: str = "") -> None:
+def check_fields(config: Mapping[str, Any], stored: Held | None, file: str, front: str = "") -> None:
     """Hold the numbers of a configuration against what there is of weights.
 
     Args:
         config: Content of config.json.
-        stored: As from `stored_in`; None where nothing is known.
+        stored: As from `held_in`; None where nothing is known.
         file: Where it came from, for the message.
         front: Of the fields' names.
 
@@ -151,7 +149,7 @@ def check_fetched(checkpoint: str | Path, config: Mapping[str, Any], revision: s
         ModelError: As of `check_fields`.
     """
     if not Path(checkpoint).is_dir():
-        check_fields(config, stored_in(_fetched(checkpoint, config, revision)), f"{checkpoint}: config.json")
+        check_fields(config, held_in(_fetched(checkpoint, config, revision)), f"{checkpoint}: config.json")
 
 
 def check_built(
@@ -170,7 +168,7 @@ def check_built(
     """
     import torch
 
-    stored = stored_in(_fetched(checkpoint, config, revision))
+    stored = held_in(_fetched(checkpoint, config, revision))
     if stored is None:
         return
     try:
@@ -197,7 +195,7 @@ def check_built(
     )
 
 
-def stored_in(files: list[Path]) -> Stored | None:
+def held_in(files: list[Path]) -> Held | None:
     """How much some files hold at most, from their headers.
 
     Args:
@@ -210,10 +208,10 @@ def stored_in(files: list[Path]) -> Stored | None:
         counts = [(path.stat().st_size, _count(path)) for path in files]
     except (OSError, ValueError, RecursionError, MemoryError, zipfile.BadZipFile):
         return None
-    return Stored(sum(size for size, _ in counts), sum(count for _, count in counts)) if counts else None
+    return Held(sum(size for size, _ in counts), sum(count for _, count in counts)) if counts else None
 
 
-def _most(name: str, stored: Stored) -> float:
+def _most(name: str, stored: Held) -> float:
     """The largest number that a field can have beside such weights."""
     if name in _LAYERS:
         return stored.tensors
@@ -240,7 +238,7 @@ def _count(path: Path) -> int:
 def _files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     """The files that transformers reads weights from."""
     stated = config.get("transformers_weights")
-    named = [stated] if isinstance(stated, str) else _WEIGHTS
+    named = [stated] if isinstance(stated, str) else WEIGHTS
     first = next((name for name in named if (folder / name).is_file()), None)
     if first is None or not first.endswith(".index.json"):
         return [folder / first] if first else []
@@ -256,20 +254,11 @@ def _fetched(checkpoint: str | Path, config: Mapping[str, Any], revision: str | 
     """The same of a directory or a hub id."""
     if Path(checkpoint).is_dir():
         return _files(Path(checkpoint), config)
-    from transformers.utils import cached_file
-
-    def fetched(name: str) -> Path | None:
-        found = cached_file(str(checkpoint), name, revision=revision, _raise_exceptions_for_missing_entries=False)
-        return Path(found) if found else None
-
-    try:
-        first = next((path for name in _WEIGHTS if (path := fetched(name))), None)
-        if first is None:
-            return []
-        listed = _files(first.parent, {"transformers_weights": first.name})
-        return [path for file in listed if (path := fetched(file.name))]
-    except (OSError, ValueError):
+    first = next((path for name in WEIGHTS if (path := file_of(checkpoint, name, revision))), None)
+    if first is None:
         return []
+    listed = _files(first.parent, {"transformers_weights": first.name})
+    return [path for file in listed if (path := file_of(checkpoint, file.name, revision))]
 
 
 def _object(path: Path) -> dict[str, Any]:

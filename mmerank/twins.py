@@ -14,6 +14,7 @@ import torch
 
 from mmerank.analysis.diff_erank import TWIN
 from mmerank.collect import Measured
+from mmerank.identity import KNOWN_BY, OF_TWINS
 from mmerank.inputs import Example, Skipped
 from mmerank.runs import RunFolder, versions
 from mmerank.text_adapter import TextAdapter
@@ -27,21 +28,21 @@ def twin_name(seed: int) -> str:
     return f"{TWIN}{seed} "
 
 
-def twin_source(adapter: TextAdapter, seed: int, tokenizer: str) -> dict[str, Any]:
+def twin_source(trained: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """What an untrained twin is known by, so that its records are found without building it.
 
     Its weights are drawn in float32 on the CPU: they follow from these values and from the versions of the libraries.
 
     Args:
-        adapter: The trained model.
+        trained: The trained model's `mmerank.identity.identity`.
         seed: Of the twin's weights.
-        tokenizer: Fingerprint of the tokenizer.
 
     Returns:
         JSON values by name.
     """
-    kept = {key: adapter.source.get(key) for key in ("adapter", "configuration", "dtype")}
-    return {**kept, "untrained": True, "seed": seed, "tokenizer": tokenizer}
+    kept = {key: trained.get(key) for key in ("adapter", "configuration", "dtype")}
+    known = {key: trained[KNOWN_BY][key] for key in OF_TWINS}
+    return {**kept, "untrained": True, "seed": seed, "tokenizer": known["tokenizer"], KNOWN_BY: known}
 
 
 def full_twin_name(seed: int, source: Mapping[str, Any]) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import math
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+# Nothing is read from the user's caches, or needs a home folder that can be written.
+_CACHES = tempfile.mkdtemp(prefix="mmerank-tests-")
+atexit.register(shutil.rmtree, _CACHES, ignore_errors=True)
+for _name in ("HF_HOME", "MMERANK_CACHE"):
+    os.environ[_name] = str(Path(_CACHES, _name))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Before torch is imported: some tests fork, and a fork of a process that has OpenMP threads waits for them for ever.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -22,6 +31,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"
+# What only ends a process that would never end: no test tells a loaded machine from an idle one.
+LONGEST_S = 1200
+
+
+@pytest.fixture(autouse=True)
+def parts_by_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One part for a run: by the clock, a slow machine would write more."""
+    monkeypatch.setattr("mmerank.collect.PART_SECONDS", math.inf)
 
 
 @pytest.fixture(scope="session")

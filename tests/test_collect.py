@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,13 +21,15 @@ import pytest
 import torch
 from PIL import Image
 
-from mmerank import Example, align, collect, diff, images, records, runs
+from mmerank import Example, align, collect, diff, images, runs
 from mmerank.errors import DataError, RunFolderError
 from mmerank.images import Encoded
 from mmerank.inputs import Skipped
 from mmerank.measurement import Measurement
+from mmerank.parts import write_part
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT
+from tests.conftest import LONGEST_S
 from tests.kill_loop import disturbed_runs, pairs, same
 from tests.test_cli import HF_MODEL, run
 from tests.test_diff_erank import texts
@@ -91,7 +93,7 @@ def test_a_part_written_twice_counts_once(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     whole = align(ADAPTER, examples(), out=folder)
     (part,) = parts(folder)
-    part.with_name("000001.parquet").write_bytes(part.read_bytes())
+    part.with_name(part.name.replace("000000", "000001")).write_bytes(part.read_bytes())
     assert same(align(ADAPTER, examples(), out=folder), whole)
 
 
@@ -105,7 +107,7 @@ def test_a_damaged_part_is_set_aside_and_measured_again(damage: str, tmp_path: P
     first, *others = parts(folder)
     sound = first.read_bytes()
     flipped = bytearray(sound)
-    flipped[len(sound) // 3] ^= 4
+    flipped[len(sound) // 4] ^= 4
     content = {"cut in half": sound[: len(sound) // 2], "empty": b"", "one bit": bytes(flipped)}[damage]
     first.write_bytes(content)
 
@@ -159,12 +161,11 @@ def test_a_full_disk(tmp_path: Path, part_each_batch: None) -> None:
 
 def test_a_disk_that_fills_up_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_each_batch: None) -> None:
     folder = tmp_path / "run"
-    write = records.write_part
 
     def full(path: Path, records: Any) -> None:
         if path.name == "000002.parquet":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(path, records)
+        write_part(path, records)
 
     whole = align(ADAPTER, examples())
     with monkeypatch.context() as patched:
@@ -177,45 +178,35 @@ def test_a_disk_that_fills_up_later(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert same(results[0], whole)
 
 
-@pytest.mark.slow
-def test_a_folder_that_may_not_be_written() -> None:
-    """In a process of an ordinary user, since root may write everywhere."""
-    # Not in pytest's own folder, which is closed to other users.
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "run"
-        align(ADAPTER, examples(), out=folder)
-        Path(scratch).chmod(0o755)
-        folder.chmod(0o555)
-        for path in folder.iterdir():
-            path.chmod(0o555 if path.is_dir() else 0o444)
-        child = os.fork()
-        if child == 0:
-            status = 2
-            try:
-                if os.geteuid() == 0:
-                    os.setuid(65534)
-                align(ADAPTER, examples(), out=folder)
-            except RunFolderError as error:
-                status = 0 if f"{folder}: cannot be locked (Permission denied)" in str(error) else 3
-            finally:
-                os._exit(status)
-        _, ended = os.waitpid(child, 0)
-        for path in (folder, folder / "records"):
-            path.chmod(0o755)
-        assert os.waitstatus_to_exitcode(ended) == 0
+def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an ordinary user meets it: root may write everywhere, and another user may not read this clone."""
+    folder = tmp_path / "run"
+    whole = align(ADAPTER, examples(), out=folder)
+    opened = os.open
+
+    def refused(path: Any, flags: int, *rest: Any, **named: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and folder in Path(os.fsdecode(path)).parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, flags, *rest, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refused)
+        with pytest.raises(RunFolderError, match=re.escape(f"{folder}: cannot be locked (Permission denied)")):
+            align(ADAPTER, examples(), out=folder)
+    assert same(align(ADAPTER, examples(), out=folder), whole)
 
 
 # Interrupted
 
 
-INTERRUPTED_WHILE_WRITING = """
+INTERRUPTED_WHILE_WRITING = f"""
 import sys, time
 from mmerank import collect, runs
 from mmerank.__main__ import main
 write = runs.write_part
 def slow(path, records):
     print("writing", flush=True)
-    time.sleep(60)
+    time.sleep({LONGEST_S})
     write(path, records)
 runs.write_part = slow
 main(sys.argv[1:])
@@ -235,7 +226,7 @@ def test_the_second_interruption_ends_at_once(tmp_path: Path, data: str) -> None
     child.send_signal(signal.SIGINT)
     assert child.stdout.readline() == "writing\n"  # the way out writes once more
     child.send_signal(signal.SIGINT)
-    _, stderr = child.communicate(timeout=30)
+    _, stderr = child.communicate(timeout=LONGEST_S)
     assert child.returncode == 130 and "the same command continues" in stderr
 
 
@@ -443,6 +434,57 @@ def test_pictures_that_fail_here_and_there_in_a_batch_stop_nothing(batch_tokens:
     ]
     result = align(ADAPTER, entries, batch_tokens=batch_tokens)
     assert [entry.id for entry in result.skipped] == [f"{i}" for i in range(0, 30, 3)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("batch_tokens", [0, 100_000])
+def test_a_finished_run_with_many_unreadable_examples_can_be_run_again(
+    batch_tokens: int, processes: int, tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30 of 40 done: what is done stands between those that are tried again. Their texts are the shortest, so that
+    batches take them one after the other."""
+    content = PICTURE.read_bytes()
+    entries = [
+        Example(
+            f"{i}", Encoded(f"{i}.png", Share(10**6) if i % 4 == 0 else lambda: content), "", "A" + " b" * (i % 4)
+        )
+        for i in range(40)
+    ]
+    for process in range(processes):
+        if processes > 1:
+            for name, value in {"RANK": process, "WORLD_SIZE": processes, "LOCAL_RANK": process}.items():
+                monkeypatch.setenv(name, str(value))
+        result = align(ADAPTER, entries, out=tmp_path / "run", batch_tokens=batch_tokens)
+        assert result.n == 30 and [entry.id for entry in result.skipped] == [f"{i}" for i in range(0, 40, 4)]
+    again = align(ADAPTER, entries, out=tmp_path / "run", batch_tokens=batch_tokens)
+    assert same(again, result) and len(again.skipped) == 10
+
+
+def test_what_is_in_a_row_is_so_by_the_data_whatever_the_batches(tmp_path: Path, pauses: list[float]) -> None:
+    """Texts of other lengths, so that the batches take none of them one after the other."""
+    content = PICTURE.read_bytes()
+    entries = [
+        Example(
+            f"{i}",
+            Encoded(f"{i}.png", Share(10**6) if 16 <= i < 24 else lambda: content),
+            "",
+            "A" + " b" * (2 * (i - 16) if 16 <= i < 24 else 2 * (i % 16) + 1),
+        )
+        for i in range(40)
+    ]
+    with pytest.raises(DataError, match="8 examples in a row could not be read"):
+        align(ADAPTER, entries, out=tmp_path / "run")
+
+
+def test_many_on_end_stop_the_run_wherever_they_stand(pauses: list[float]) -> None:
+    """Each has a longer text than the last, but for the picture that is well, which comes at the end."""
+    content, count = PICTURE.read_bytes(), 3 * collect.SUSPECT_ON_END
+    pictures = [(lambda: content) if i % 3 else Share(10**6) for i in range(count)]
+    entries = [
+        Example(f"{i}", Encoded(f"{i}.png", picture), "", "A" + " b" * (i % 3)) for i, picture in enumerate(pictures)
+    ]
+    with pytest.raises(DataError, match="32 examples in a row could not be read"):
+        align(ADAPTER, entries)
 
 
 def test_single_pictures_that_fail_stop_nothing(pauses: list[float]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from mmerank.commands.results import continued_from
 from mmerank.errors import Interrupted
 from mmerank.interrupts import end_at_once, interrupts
+from tests.conftest import LONGEST_S
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 # A library that lets no exception through, as some do while they are imported.
@@ -37,7 +38,9 @@ __main__.main([])
 @pytest.mark.parametrize("sent", SIGNALS)
 def test_before_a_run_the_process_ends_with_a_word(sent: signal.Signals) -> None:
     code = SWALLOWS.format(name=sent.name)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LONGEST_S, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from mmerank.adapter import load
 from mmerank.errors import ModelError
-from mmerank.plausible import Stored, check_fields, stored_in
+from mmerank.plausible import Held, check_fields, held_in
 from mmerank.text_adapter import load_text
 from tests.adapters.text_cases import LLAMA, OPT
 
@@ -200,23 +200,23 @@ def test_what_is_stored_is_counted(tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
     torch.save(dict.fromkeys(tensors, torch.zeros(1)), tmp_path / "shared.bin")
     for path in tmp_path.iterdir():
-        found = stored_in([path])
+        found = held_in([path])
         assert found is not None and found.tensors >= 200 and found.size == path.stat().st_size
-    assert stored_in([]) is None
+    assert held_in([]) is None
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 100)
-    assert stored_in([tmp_path / "bad.safetensors"]) is None
-    both = stored_in([tmp_path / "a.safetensors", tmp_path / "a.bin"])
+    assert held_in([tmp_path / "bad.safetensors"]) is None
+    both = held_in([tmp_path / "a.safetensors", tmp_path / "a.bin"])
     assert both is not None and both.tensors >= 400
 
 
 def test_published_shapes_pass() -> None:
     """Of what models have that are much used."""
     for config, stored in (
-        ({"num_hidden_layers": 32, "hidden_size": 4096, "vocab_size": 32000}, Stored(13_476_839_424, 291)),
-        ({"n_layer": 12, "n_embd": 768, "n_inner": None, "n_positions": 1024}, Stored(548_105_171, 160)),
-        ({"num_local_experts": 128, "num_hidden_layers": 48}, Stored(61_000_000_000, 675)),
-        ({"type_vocab_size": 0, "max_position_embeddings": 10_485_760}, Stored(1000, 10)),
-        ({"num_key_value_heads": [3, 3], "intermediate_size": [128, 256]}, Stored(1000, 10)),
+        ({"num_hidden_layers": 32, "hidden_size": 4096, "vocab_size": 32000}, Held(13_476_839_424, 291)),
+        ({"n_layer": 12, "n_embd": 768, "n_inner": None, "n_positions": 1024}, Held(548_105_171, 160)),
+        ({"num_local_experts": 128, "num_hidden_layers": 48}, Held(61_000_000_000, 675)),
+        ({"type_vocab_size": 0, "max_position_embeddings": 10_485_760}, Held(1000, 10)),
+        ({"num_key_value_heads": [3, 3], "intermediate_size": [128, 256]}, Held(1000, 10)),
     ):
         check_fields(config, stored, "config.json")
 

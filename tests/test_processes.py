@@ -19,6 +19,7 @@ from mmerank.errors import UsageError
 from mmerank.processes import Rank, rank
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT
+from tests.conftest import LONGEST_S
 from tests.kill_loop import forked, pairs, same
 from tests.test_cli import HF_MODEL, failure, run
 from tests.test_diff_erank import texts
@@ -194,7 +195,7 @@ def test_launchers(launcher: tuple[str, ...], command: str, tmp_path: Path, data
         [sys.executable, "-m", *launcher, "mmerank", *asked, "--out", str(tmp_path / "run")],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LONGEST_S,
     )
     assert together.returncode == 0, together.stderr
     assert json.loads(together.stdout) == json.loads(alone.stdout)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -30,8 +31,8 @@ def configuration_of(checkpoint: str, revision: str | None = None) -> Any:
         A configuration class of transformers.
 
     Raises:
-        ModelError: transformers does not know the model, it cannot be that of the weights, or it is an
-            encoder-decoder.
+        ModelError: transformers does not know the model, a value cannot be meant, or not beside these weights, or
+            it is an encoder-decoder.
     """
     check_fetched(checkpoint, configuration(checkpoint, revision), revision)
     try:
@@ -99,6 +100,23 @@ def without_pooler(model: Any) -> Any:
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model
+
+
+def head_names(config: Any) -> set[str]:
+    """Names of the weights with which an encoder of this kind predicts tokens, and which are not measured.
+
+    Args:
+        config: The encoder's.
+
+    Returns:
+        All names in the models that it was pre-trained as, the body's among them.
+    """
+    names: set[str] = set()
+    for auto in (AutoModelForMaskedLM, AutoModelForPreTraining):
+        if type(config) in auto._model_mapping:
+            with torch.device("meta"):
+                names |= set(auto.from_config(config, trust_remote_code=False).state_dict())
+    return names
 
 
 def blocks_of(body: nn.Module, count: int | None) -> nn.ModuleList:

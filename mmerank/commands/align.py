@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mmerank import options
 from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
+from mmerank.steps import by_step
 
 if TYPE_CHECKING:
     from mmerank.alignment import Alignment
@@ -49,6 +50,7 @@ def align(
             seed=seed,
         )
     quiet()
+    models = by_step(models)
     for model in models:  # a typo in the last one must not cost the time of the first
         check_model(model)
     results: list[Alignment] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from mmerank.commands.groups import Computing, Keeping, listed
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
 from mmerank.processes import rank
+from mmerank.steps import by_step
 
 if TYPE_CHECKING:
     from mmerank.diff_erank import Diff
@@ -31,6 +33,7 @@ def diff(
     keeping: Keeping,
     computing: Computing,
     no_cache: options.NoCache = False,
+    no_loss: options.NoLoss = False,
     untrained_mode: options.UntrainedMode = "eval",
     untrained_seeds: options.UntrainedSeeds = 1,
     max_tokens: options.MaxTokens = 2048,
@@ -64,9 +67,14 @@ def diff(
     check_usable(texts, pictures=False)
     folder = None
     if keeping.out is not None:
-        folder = open_diff_run(keeping.out, texts, convention, layers=layers, limit=limit, seed=seed)
+        folder = open_diff_run(
+            keeping.out, texts, convention, layers=layers, limit=limit, seed=seed, loss=not no_loss
+        )
     quiet()
-    sweep = [(model, revision) for model in models for revision in listed(revisions) or (None,)]
+    sweep = by_step(
+        [(model, revision) for model in models for revision in listed(revisions) or (None,)],
+        lambda one: "@".join(filter(None, one)),
+    )
     for model, revision in sweep:  # a typo in the last one must not cost the time of the first
         check_text_model(model, revision)
     fetch_questions(tasks)
@@ -77,7 +85,9 @@ def diff(
 
     with shown_at_the_end(show, keeping.out), ExitStack() as stack:
         # Kept for this command alone, so that the models of it share their untrained twins all the same.
-        kept = stack.enter_context(TemporaryDirectory(prefix="mmerank-")) if no_cache else cache_folder()
+        kept = None if no_cache else cache_folder()
+        if kept is None:
+            kept = Path(stack.enter_context(TemporaryDirectory(prefix="mmerank-")))
         for model, revision in sweep:
             adapter = load_text(
                 model,
@@ -100,6 +110,7 @@ def diff(
                     strict=keeping.strict,
                     out=folder,
                     cache=kept,
+                    loss=not no_loss,
                     progress=True,
                 )
             )

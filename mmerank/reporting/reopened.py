@@ -11,7 +11,8 @@ from pathlib import Path
 
 from mmerank.data import load_data
 from mmerank.errors import MmerankError
-from mmerank.inputs import Example
+from mmerank.inputs import Example, llava_files
+from mmerank.layouts import at_home, located
 from mmerank.reporting.finished import Finished
 from mmerank.texts import SETS
 
@@ -29,7 +30,10 @@ def find_examples(run: Finished, *, with_data: bool = False) -> tuple[dict[str, 
     Returns:
         Examples by id, and why there are none, which quotes nothing of the files.
     """
-    places = list(_places(run.data))
+    try:
+        places = list(_places(run.data))
+    except MmerankError:
+        return {}, "the data could not be read again"
     if run.data != "demo" and not places:
         return {}, "the data are not in local files, and a report fetches nothing"
     if not with_data and not all(_near(place, run.path) for place in places):
@@ -55,20 +59,17 @@ def _places(data: str) -> Iterator[Path]:
     if not rest:
         return
     if name in ("llava", "detail_23k"):
-        location, _, query = rest.partition("?")
-        named = [option.removeprefix("images=") for option in query.split("&") if option.startswith("images=")]
-        yield Path(location)
-        yield Path(named[-1]) if named else Path(location).parent / "images"
+        yield from llava_files(data, rest)
     elif name in ("minigpt", "cc_sbu_align"):
-        yield Path(rest) / "filter_cap.json"
-        yield Path(rest) / "image"
+        yield at_home(rest) / "filter_cap.json"
+        yield at_home(rest) / "image"
     elif name == "text":
-        yield Path(rest) if Path(rest).is_file() else Path(rest.partition("#")[0].partition("?")[0])
+        yield located(rest, "?#")[0]
     elif name in SETS:
-        yield Path(rest)
+        yield (place := at_home(rest))
         for pattern in SETS[name].files:  # links in a folder may lead anywhere
-            yield from Path(rest).glob(pattern)
-            yield from Path(rest).glob(pattern.removesuffix(".gz"))
+            yield from place.glob(pattern)
+            yield from place.glob(pattern.removesuffix(".gz"))
 
 
 def _near(place: Path, run: Path) -> bool:

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.conftest import LONGEST_S
+
 ALIGN = [sys.executable, "-m", "mmerank", "align", "demo", "--data", "demo", "--limit", "3"]
 # Foreground and background colours; bold and dim are not colours.
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[0-9;]*m")
@@ -29,7 +31,7 @@ def in_terminal(*, no_color: bool) -> str:
         pass
     finally:
         os.close(ours)
-    assert child.wait(timeout=60) == 0
+    assert child.wait(timeout=LONGEST_S) == 0
     return shown.decode()
 
 
@@ -41,5 +43,5 @@ def test_a_terminal_sees_speed_and_time_left_and_no_colour_if_it_wants_none() ->
 
 
 def test_a_pipe_gets_plain_text() -> None:
-    done = subprocess.run(ALIGN, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(ALIGN, capture_output=True, text=True, timeout=LONGEST_S, check=True)
     assert "\x1b" not in done.stdout + done.stderr and "eRank5" in done.stdout
