@@ -15,6 +15,7 @@ ADAPTERS = PACKAGE.parent / "adapters" / "mmerank_adapters"
 # Earlier may not import later.
 ORDER = [
     "errors",
+    "files",
     "interrupts",
     "durable",
     "processes",
@@ -48,6 +49,7 @@ ORDER = [
     "sequences",
     "demo",
     "data",
+    "plausible",
     "checkpoints",
     "untrained",
     "wrapped",

@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from mmerank.checkpoints import commit_of, configuration, placement
 from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
+from mmerank.plausible import check_built
 from mmerank.soundness import check_files, check_loaded, check_tied, embedding_rows
 from mmerank.special_tokens import size_cautions, special_cautions
 from mmerank.stored import unread
@@ -101,9 +102,17 @@ class LanguageModel:
         causal = is_causal(config, checkpoint)
         place = placement(device, load_in)
         check_files(checkpoint, revision)
+        auto = AutoModelForCausalLM if causal else AutoModel
+        check_built(
+            lambda: auto.from_config(copy.deepcopy(config), trust_remote_code=False),
+            configuration(checkpoint, revision),
+            checkpoint,
+            revision,
+        )
         try:
-            model, report = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
+            model, report = auto.from_pretrained(
                 checkpoint,
+                config=config,
                 revision=revision or "main",
                 dtype=dtype or "auto",
                 output_loading_info=True,

@@ -19,6 +19,7 @@ from matplotlib.scale import LogScale
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mmerank.analysis.samples import Floats
+from mmerank.durable import own_folder, whole
 from mmerank.eranks import ERANKS, LABELS
 
 # Okabe and Ito, which the colour-blind see; markers and lines tell them apart in grey.
@@ -189,12 +190,14 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     Returns:
         What was written.
     """
-    stem.parent.mkdir(exist_ok=True)
+    own_folder(stem.parent)
+    kinds: dict[str, dict[str, Any]] = {"pdf": {"metadata": {"CreationDate": None}}, "png": {"dpi": 200}}
+    paths = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in kinds}
     with styled():
-        paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
-        figure.savefig(paths[0], metadata={"CreationDate": None})
-        figure.savefig(paths[1], dpi=200)
-    return paths
+        for kind, settings in kinds.items():
+            with whole(paths[kind]) as unfinished:
+                figure.savefig(unfinished, format=kind, **settings)
+    return [*paths.values()]
 
 
 def svg(figure: Figure, name: str) -> str:

@@ -11,6 +11,7 @@ import yaml
 
 from mmerank import paper
 from mmerank.errors import UsageError
+from mmerank.files import regular_bytes
 
 OPT_1_3B = "OPT-1.3B"
 MULTIMODAL = "multimodal"
@@ -239,7 +240,7 @@ def _mapping(path: Path, what: str) -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(regular_bytes(path).decode())
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -76,7 +76,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> dict[str, Pat
 @pytest.fixture(scope="module")
 def written(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report")
-    report(list(runs.values()), out)
+    report(list(runs.values()), out, with_data=True)
     return out
 
 
@@ -519,7 +519,7 @@ def test_data_that_are_gone_or_changed(runs: dict[str, Path], pairs: Path, tmp_p
     ):
         changed = {**content, "data": {**content["data"], "name": name, "fingerprint": "other"}}
         stated.write_text(json.dumps(changed))
-        report([tmp_path / "run"], formats=["html"])
+        report([tmp_path / "run"], formats=["html"], with_data=True)
         found = Page((tmp_path / "run" / "report" / "report.html").read_text())
         assert words in found.text and not [tag for tag, _ in found.tags if tag == "img"]
 
