@@ -4,14 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The stamp is newer than pyproject.toml once everything it names is installed.
 STAMP := $(VENV)/.installed
+# A process holds torch and transformers, so more of them than this are slower than they are fast.
+PARALLEL := -n auto --maxprocesses 8
+# The same with the oldest version of each dependency that pyproject.toml allows.
+OLDEST := .venv-oldest
+# What starts processes or trains asks little of the versions, and takes half of the time.
+WITHOUT := $(patsubst %,--ignore=tests/%.py,test_benchmarks test_cli test_collect test_docs test_notebooks \
+	test_processes test_reproduction test_scripts test_workers commands/test_terminal)
 
-.PHONY: demo test lint format docs clean
+.PHONY: demo test test-oldest lint format docs clean
 
 demo: $(STAMP)
 	$(BIN)/mmerank demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -q $(PARALLEL) -m "not slow" $(WITHOUT)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -31,5 +41,12 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"
 	touch $@
 
+$(OLDEST)/.installed: pyproject.toml scripts/oldest_versions.py $(STAMP)
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(BIN)/python scripts/oldest_versions.py > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/oldest.txt --editable ".[dev]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist site
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist site

@@ -11,13 +11,13 @@ script is called again.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from rich.console import Console
 
 import mmerank
 from mmerank.__main__ import guarded
+from mmerank.commands.results import check_writable, write_json
 from mmerank.models.adapter import check_model
 from mmerank.report.paper.printed import printed_alignment
 from mmerank.report.terminal.alignment import alignment_table, standing
@@ -35,8 +35,9 @@ def main() -> None:
     parser.add_argument("--dtype")
     parser.add_argument("--device")
     parser.add_argument("--out", type=Path, metavar="DIR")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
+    check_writable(options.json)
     data = [mmerank.load_data(name) for name in options.data]
     results = []
     for name in options.models:
@@ -60,7 +61,7 @@ def main() -> None:
     print("\n".join(line for result in results for line in standing(result)))
     if options.json:
         rows = [{**result.to_dict(), "paper": paper} for result, paper in zip(results, beside, strict=True)]
-        options.json.write_text(json.dumps({"results": rows}, indent=1) + "\n")
+        write_json({"results": rows}, options.json)
 
 
 if __name__ == "__main__":

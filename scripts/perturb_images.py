@@ -9,13 +9,13 @@ under --out, and continues there when the script is called again.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from rich.console import Console
 
 import mmerank
 from mmerank.__main__ import guarded
+from mmerank.commands.results import check_writable, write_json
 from mmerank.models.adapter import check_model
 from mmerank.report.paper.tables import TABLE_2, TABLE_3
 from mmerank.report.terminal.alignment import perturbation_view
@@ -35,8 +35,9 @@ def main() -> None:
     parser.add_argument("--dtype")
     parser.add_argument("--device")
     parser.add_argument("--out", type=Path, metavar="DIR")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
+    check_writable(options.json)
     examples = mmerank.load_data(options.data)
     results = []
     for name in options.models:
@@ -59,7 +60,7 @@ def main() -> None:
     for title, row in (("base", TABLE_2["LLaVA-1.5", "detail_23k"]), ("rotated", TABLE_3)):
         print(f"  {title:8}", *(f"{value:8g}" for value in row.values()))
     if options.json:
-        options.json.write_text(json.dumps({"results": results}, indent=1) + "\n")
+        write_json({"results": results}, options.json)
 
 
 if __name__ == "__main__":

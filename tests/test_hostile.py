@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import io
 import json
+import os
+import socket
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -276,3 +281,145 @@ def test_no_code_of_a_repository_is_run() -> None:
     automatic = [p for part in ("mmerank", "adapters", "scripts") for p in (SOURCES / part).rglob("*.py")]
     for path in automatic:
         assert "trust_remote_code=True" not in path.read_text(), path
+
+
+# What is no regular file
+
+
+def special(folder: Path, kind: str, name: str) -> Path:
+    """Something that cannot be read to its end, under a name that a reader takes for a file."""
+    path = folder / name
+    path.unlink(missing_ok=True)
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    else:
+        pipe = folder / f"{name}.pipe" if kind == "link to a pipe" else path
+        os.mkfifo(pipe)
+        if pipe != path:
+            path.symlink_to(pipe.name)
+    return path
+
+
+SPECIAL = ["pipe", "link to a pipe", "device", "socket", "folder"]
+# Every reader, tried in a process of its own, which may hang, or take all the memory there is.
+READERS = """
+import os, resource, sys, warnings
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_AS, (12_000_000_000, -1))
+os.chdir(sys.argv[1])
+from mmerank.jobs.accuracy import _kept
+from mmerank.analysis.estimates import estimates
+from mmerank.models.checkpoints import yaml_keys
+from mmerank.jobs.clip import _read
+from mmerank.inputs.load import load_data
+from mmerank.errors import MmerankError
+from mmerank.inputs.pictures import open_picture
+from mmerank.runs.parts import read_part
+from mmerank.analysis.finished import read_runs
+from mmerank.jobs.paper.studies import _read as read_study
+readers = {
+    "picture": lambda: open_picture(Path("x.png")),
+    "llava": lambda: load_data("llava:x.json"),
+    "minigpt": lambda: load_data("minigpt:minigpt"),
+    "text": lambda: load_data("text:x.txt", pipe=False),
+    "packed": lambda: load_data("text:x.txt.gz", pipe=False),
+    "jsonl": lambda: load_data("text:x.jsonl#t"),
+    "parquet": lambda: load_data("text:x.parquet#t"),
+    "piqa": lambda: load_data("piqa:x.jsonl"),
+    "yaml": lambda: yaml_keys(Path("x.yaml")),
+    "study": lambda: read_study(Path("x.yaml")),
+    "run.json": lambda: read_runs([Path("run")]),
+    "estimates": lambda: estimates("run"),
+    "part": lambda: read_part(Path("000000.parquet"), None),
+    "clip": lambda: _read(Path("clip.parquet"), "clip"),
+    "accuracy": lambda: _kept(Path("x.json")),
+}
+warnings.simplefilter("error", UserWarning)  # what is set aside is warned of
+for name, read in readers.items():
+    try:
+        answer = f"read: {read()}"
+    except (MmerankError, OSError, ValueError, UserWarning) as error:
+        answer = f"{error}"
+    print(f"{name}\\t{answer[:300]}", flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_only_regular_files_are_read(kind: str, tmp_path: Path) -> None:
+    names = [
+        "x.png",
+        "x.json",
+        "x.txt",
+        "x.txt.gz",
+        "x.jsonl",
+        "x.parquet",
+        "x.yaml",
+        "000000.parquet",
+        "clip.parquet",
+    ]
+    for name in [*names, "minigpt/filter_cap.json", "run/run.json"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        special(tmp_path, kind, name)
+    done = subprocess.run(
+        [sys.executable, "-c", READERS, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    answers = dict(line.split("\t", 1) for line in done.stdout.splitlines())
+    assert len(answers) == 15
+    reasons = ["expected a file", "not a regular file"] + (["folder", "directory"] if kind == "folder" else [])
+    for name, answer in answers.items():
+        assert any(reason in answer for reason in reasons) and not answer.startswith("read: "), (name, answer)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """Between the look at a file and its opening another may take its place."""
+    code = """
+import os, sys
+from pathlib import Path
+from mmerank.files import opened
+path = Path(sys.argv[1])
+look = Path.stat
+def swapped(self, **named):
+    found = look(self, **named)
+    if str(self) == sys.argv[1] and not os.path.exists(sys.argv[1] + '.was'):
+        os.rename(path, sys.argv[1] + '.was')
+        os.mkfifo(path)
+    return found
+Path.stat = swapped
+try:
+    opened(path)
+except OSError as error:
+    print(error.strerror)
+"""
+    (tmp_path / "x").write_text("content")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x")], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "is a pipe, expected a file"
+
+
+def test_a_pipe_is_taken_where_a_person_names_it(tmp_path: Path) -> None:
+    """What `text:<(command)` is."""
+    code = "from mmerank import load_data; print([e.text for e in load_data('text:/dev/stdin')])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input="one\ntwo\n", capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "['one', 'two']"
+
+
+def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmerank.inputs.table_files.LONGEST_LINE", 1000)
+    (tmp_path / "long.txt").write_text(f"short\n{'x' * 5000}\n")
+    with pytest.raises(DataError, match=r"long.txt: line 2 has .* MB and more, expected texts"):
+        text("text:x", str(tmp_path / "long.txt"))
+    packed = tmp_path / "long.txt.gz"
+    packed.write_bytes(gzip.compress(b"x" * 1_000_000))
+    with pytest.raises(DataError, match="line 1 has"):
+        text("text:x", str(packed))

@@ -8,6 +8,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -209,7 +210,10 @@ def test_colours_of_a_jpeg_stay() -> None:
         (274, 3, 1, b"\x09\0\0\0"),
         (274, 2, 2, b"6\0\0\0"),
         (274, 99, 1, b"\6\0\0\0"),
-        (274, 3, 0xFFFFFFFF, b"\0\0\0\0"),
+        pytest.param(
+            *(274, 3, 0xFFFFFFFF, b"\0\0\0\0"),
+            marks=pytest.mark.skipif(PIL.__version__ < "13", reason="Pillow before 13 does not open it"),
+        ),
         (282, 2, 3, b"abc\0"),
         (700, 2, 4, b"abc\0"),
         (700, 3, 1, b"a\0\0\0"),

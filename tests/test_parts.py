@@ -201,7 +201,7 @@ def test_what_is_no_regular_file(tmp_path: Path) -> None:
     others[0].mkdir()
     os.mkfifo(others[1])
     others[2].symlink_to("nowhere")
-    for other, reason in zip(others, ("not a regular file", "not a regular file", "a link to nothing"), strict=True):
+    for other, reason in zip(others, ("Is a directory", "is a pipe", "a link to nothing"), strict=True):
         with pytest.raises(DamagedPart, match=reason):
             read_part(other, rules(tmp_path))
 

@@ -50,7 +50,9 @@ def test_a_place_that_cannot_be(monkeypatch: pytest.MonkeyPatch, values: tuple[o
         rank()
 
 
-@pytest.mark.parametrize(("command", "model"), [("align", HF_MODEL), ("diff", str(OPT.folder))])
+@pytest.mark.parametrize(
+    ("command", "model"), [("align", HF_MODEL), ("diff", str(OPT.folder))], ids=["align", "diff"]
+)
 def test_processes_need_a_folder_to_meet_in(monkeypatch: pytest.MonkeyPatch, command: str, model: str) -> None:
     launched(monkeypatch, 1, 2, 1)
     status, line = failure(command, model, "--data", "demo")

@@ -148,5 +148,5 @@ def test_what_is_no_run_json(content: bytes | None, reason: str, tmp_path: Path)
 
 def test_what_is_no_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.json")
-    with pytest.raises(RunFolderError, match=r"run.json: cannot be read \(not a regular file\)"):
+    with pytest.raises(RunFolderError, match=r"run.json: cannot be read \(is a pipe"):
         estimates(tmp_path)

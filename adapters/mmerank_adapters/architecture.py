@@ -14,12 +14,14 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from mmerank.errors import ModelError
+from mmerank.models.checkpoints import configuration
+from mmerank.models.plausible import check_fetched
 
 _NO_LIMIT = 2**31 - 1
 
 
 def configuration_of(checkpoint: str, revision: str | None = None) -> Any:
-    """The configuration, as transformers reads it.
+    """The configuration, as transformers reads it, without its choice of how the model is run.
 
     Args:
         checkpoint: Hub id or directory.
@@ -29,8 +31,10 @@ def configuration_of(checkpoint: str, revision: str | None = None) -> Any:
         A configuration class of transformers.
 
     Raises:
-        ModelError: transformers does not know the model, a value cannot be meant, or it is an encoder-decoder.
+        ModelError: transformers does not know the model, a value cannot be meant, or not beside these weights, or
+            it is an encoder-decoder.
     """
+    check_fetched(checkpoint, configuration(checkpoint, revision), revision)
     try:
         config = AutoConfig.from_pretrained(checkpoint, revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -45,6 +49,25 @@ def configuration_of(checkpoint: str, revision: str | None = None) -> Any:
         raise ModelError(
             f"{checkpoint}: model_type {config.model_type!r} is an encoder-decoder; expected one of the two"
         )
+    return run_as_usual(config)
+
+
+def run_as_usual(config: Any) -> Any:
+    """The configuration without what a file may say of how attention and experts are computed.
+
+    It may name a kernel, which would be fetched from the hub and run. Without it transformers takes `sdpa`, or
+    `eager` for a family that does not have it.
+
+    Args:
+        config: Of transformers; changed.
+
+    Returns:
+        The same.
+    """
+    config._output_attentions = False  # would choose `eager`
+    config._attn_implementation = None  # of the parts of a model too
+    config._experts_implementation = None
+    config.return_dict = True
     return config
 
 

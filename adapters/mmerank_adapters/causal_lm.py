@@ -15,6 +15,7 @@ from mmerank.errors import ModelError
 from mmerank.models.checkpoints import commit_of, configuration, placement
 from mmerank.models.hooks import Point, capture
 from mmerank.models.loading import tokenizer_fingerprint
+from mmerank.models.plausible import check_built
 from mmerank.models.soundness import check_files, check_loaded, check_tied, embedding_rows
 from mmerank.models.special_tokens import size_cautions, special_cautions
 from mmerank.models.stored import unread
@@ -101,9 +102,17 @@ class LanguageModel:
         causal = is_causal(config, checkpoint)
         place = placement(device, load_in)
         check_files(checkpoint, revision)
+        auto = AutoModelForCausalLM if causal else AutoModel
+        check_built(
+            lambda: auto.from_config(copy.deepcopy(config), trust_remote_code=False),
+            configuration(checkpoint, revision),
+            checkpoint,
+            revision,
+        )
         try:
-            model, report = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
+            model, report = auto.from_pretrained(
                 checkpoint,
+                config=config,
                 revision=revision or "main",
                 dtype=dtype or "auto",
                 output_loading_info=True,

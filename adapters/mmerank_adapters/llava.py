@@ -20,6 +20,7 @@ from mmerank.inputs.sequence import Kind, Role, TokenSequence, image_places
 from mmerank.models.chat_template import ANSWER, PICTURE, QUESTION, other_template
 from mmerank.models.checkpoints import commit_of, configuration, placement
 from mmerank.models.hooks import Point
+from mmerank.models.plausible import check_built
 from mmerank.models.sequences import bare_sequence, begin, end, spliced_embeddings, tokenized
 from mmerank.models.soundness import check_files, check_loaded, check_pixels, embedding_rows
 from mmerank.models.special_tokens import check_bos, size_cautions, special_cautions
@@ -107,12 +108,19 @@ class Llava:
             ModelError: A part of the checkpoint is missing or cannot be read, or weights are missing or not used.
         """
         _check_configuration(checkpoint)
-        _check_layers(configuration_of(str(checkpoint)), checkpoint)
+        config = configuration_of(str(checkpoint))
+        _check_layers(config, checkpoint)
         place = placement(device, load_in)
         check_files(checkpoint)
+        check_built(
+            lambda: AutoModelForImageTextToText.from_config(copy.deepcopy(config), trust_remote_code=False),
+            configuration(checkpoint),
+            checkpoint,
+        )
         try:
             model, report = AutoModelForImageTextToText.from_pretrained(
                 checkpoint,
+                config=config,
                 dtype=dtype or "auto",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
@@ -289,8 +297,8 @@ def _check_layers(config: Any, checkpoint: str | Path) -> None:
 def _check_configuration(checkpoint: str | Path) -> None:
     """Refuse what the classes of transformers would build but this adapter would read in the wrong place."""
     config = configuration(checkpoint)
-    vision = config.get("vision_config", {}).get("model_type", "clip_vision_model")
-    text = config.get("text_config", {}).get("model_type", "llama")
+    vision = (config.get("vision_config") or {}).get("model_type", "clip_vision_model")
+    text = (config.get("text_config") or {}).get("model_type", "llama")
     wrong = None
     if vision != "clip_vision_model":
         wrong = f"vision_config.model_type is {vision!r}, expected 'clip_vision_model'"

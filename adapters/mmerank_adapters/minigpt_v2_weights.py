@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import re
 import zipfile
@@ -17,7 +18,11 @@ from transformers import AutoConfig, LlamaConfig, LlamaModel
 from transformers.utils import logging
 
 from mmerank.errors import ModelError
+from mmerank.files import opened
+from mmerank.models.checkpoints import configuration
+from mmerank.models.plausible import check_built, check_folder
 from mmerank.models.soundness import check_files, check_finite, check_loaded
+from mmerank_adapters.architecture import run_as_usual
 from mmerank_adapters.eva_vit import interpolated
 
 # Of the vision file: what comes after the last block, or served pre-training only.
@@ -28,6 +33,7 @@ _LORA = re.compile(r"llama_model\.base_model\.model\.model\.(layers\.\d+\..+)\.l
 # Derived from the configuration. Saved because MiniGPT-v2's code leaves out frozen parameters, but no buffers.
 _ROTARY = re.compile(r"(.*\.)?rotary_emb\.inv_freq$")
 _TRAINING_STATE = frozenset({"optimizer", "config", "scaler", "epoch"})
+_MOST_PATCHES = 64  # for each that the file has a position of
 _LORA_TARGETS = frozenset({"self_attn.q_proj", "self_attn.v_proj"})  # what MiniGPT-v2's code trains
 
 
@@ -73,6 +79,11 @@ def vit_weights(path: Path, depth: int, grid: int) -> tuple[dict[str, Tensor], t
     used = {key: h for key, h in tensors.items() if key not in ignored}
     if "pos_embed" not in used:
         raise ModelError(f"{path}: no entry 'pos_embed'; expected the state dict of an EVA ViT, as in eva_vit_g.pth")
+    blocks = {int(block[1]) for key in tensors if (block := _BLOCK.match(key))}
+    if depth > len(blocks):
+        raise ModelError(f"{path}: {len(blocks)} blocks in it, and vit_depth is {depth}")
+    if grid**2 > _MOST_PATCHES * used["pos_embed"].shape[:-1].numel():
+        raise ModelError(f"{path}: too few positions in it for a picture of {grid} x {grid} patches; see image_size")
     try:
         used["pos_embed"] = interpolated(used["pos_embed"], grid)
     except ValueError as error:
@@ -171,6 +182,8 @@ def llama_config(checkpoint: str) -> LlamaConfig:
     Raises:
         ModelError: There is none, or it is of another family than Llama.
     """
+    if Path(checkpoint).is_dir():
+        check_folder(checkpoint)
     try:
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -180,7 +193,7 @@ def llama_config(checkpoint: str) -> LlamaConfig:
         ) from error
     if config.model_type != "llama":
         raise ModelError(f"{checkpoint}: model_type is {config.model_type!r}; MiniGPT-v2 needs a Llama model")
-    return config
+    return run_as_usual(config)
 
 
 def llama_weights(checkpoint: str, config: LlamaConfig) -> tuple[LlamaModel, tuple[str, ...]]:
@@ -197,6 +210,7 @@ def llama_weights(checkpoint: str, config: LlamaConfig) -> tuple[LlamaModel, tup
         ModelError: The checkpoint cannot be read, lacks weights, or has some that are not understood.
     """
     check_files(checkpoint)
+    check_built(lambda: LlamaModel(copy.deepcopy(config)), configuration(checkpoint), checkpoint)
     try:
         with _quietly():  # of what is missing or left over, what matters is an error below
             model, report = LlamaModel.from_pretrained(
@@ -240,6 +254,7 @@ def merge_lora(
 def _unpickled(path: Path) -> dict[str, Any]:
     """The dictionary in a file of torch.save, without running any code of it."""
     try:
+        opened(path).close()
         # Mapped, so that what is not used (the optimizer, surplus blocks) is not read.
         file = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:

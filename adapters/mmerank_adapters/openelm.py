@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmerank.errors import ModelError
+from mmerank.files import json_of
 from mmerank.models.checkpoints import commit_of, configuration, configuration_fingerprint
 from mmerank.models.hooks import Point
 from mmerank.models.loading import tokenizer_fingerprint
+from mmerank.models.plausible import check_fetched
 from mmerank.models.soundness import check_files, check_finite
 from mmerank.models.special_tokens import size_cautions, special_cautions
 from mmerank.models.tokenizer import Loaded, load_tokenizer, stated
@@ -94,6 +95,7 @@ class OpenELM:
                 it holds other weights than OpenELM's.
         """
         content = configuration(checkpoint, revision)
+        check_fetched(checkpoint, content, revision)
         config = OpenELMConfig.from_json(content, checkpoint)
         words = _tokenizer(checkpoint, revision, tokenizer, config.vocab_size)
         folder = _folder(checkpoint, revision)
@@ -218,7 +220,7 @@ def _tensors(folder: Path, checkpoint: str) -> dict[str, Tensor]:
     try:
         names = [_WEIGHTS]
         if not (folder / _WEIGHTS).is_file() and (folder / _INDEX).is_file():
-            names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+            names = sorted(set(json_of(folder / _INDEX)["weight_map"].values()))
         for name in names:
             tensors |= load_file(folder / name)
     except (OSError, ValueError, KeyError, SafetensorError) as error:

@@ -1,16 +1,24 @@
 """The options that commands share, each defined once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mmerank import convention
+from mmerank.files import require_local
 
 _RUN = "Run"
 _HOW = "How to compute"
 _CONVENTION = "Convention (stored in every result)"
 _BESIDE = "Beside eRank1 to eRank5"
+
+
+def _local(parameter: typer.CallbackParam, value: Any) -> Any:
+    """Refuse an address before anything is imported or measured."""
+    require_local(value, parameter.opts[0])
+    return value
+
 
 Models = Annotated[
     list[str],
@@ -47,10 +55,15 @@ Seed = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(metavar="RUN_DIR", help="Keep records here; continue when it exists.", rich_help_panel=_RUN),
+    typer.Option(
+        metavar="RUN_DIR", help="Keep records here; continue when it exists.", rich_help_panel=_RUN, callback=_local
+    ),
 ]
 DemoOut = Annotated[
-    Path, typer.Option(metavar="DIR", help="Keep records here; continue when it exists.", rich_help_panel=_RUN)
+    Path,
+    typer.Option(
+        metavar="DIR", help="Keep records here; continue when it exists.", rich_help_panel=_RUN, callback=_local
+    ),
 ]
 Export = Annotated[
     Path | None,
@@ -58,6 +71,7 @@ Export = Annotated[
         metavar="DIR",
         help="Only write the demo's pairs here, replacing an earlier export, as a data set to imitate.",
         show_default=False,
+        callback=_local,
     ),
 ]
 Json = Annotated[
@@ -67,6 +81,7 @@ Json = Annotated[
         metavar="FILE",
         help="Write the results as JSON, replacing FILE; - for stdout.",
         rich_help_panel=_RUN,
+        callback=_local,
     ),
 ]
 Strict = Annotated[
@@ -80,12 +95,23 @@ Runs = Annotated[
 ]
 ReportOut = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Where to write; default: report in the run folder.", show_default=False),
+    typer.Option(
+        metavar="DIR", help="Where to write; default: report in the run folder.", show_default=False, callback=_local
+    ),
 ]
 Html = Annotated[bool, typer.Option("--html", help="Only the page.")]
 Latex = Annotated[bool, typer.Option("--latex", help="Only the tables, in LaTeX (booktabs).")]
 Csv = Annotated[bool, typer.Option("--csv", help="Only the numbers, of the data sets and of each example.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Only the tables, in Markdown.")]
+
+WithData = Annotated[
+    bool,
+    typer.Option(
+        "--with-data",
+        help="Read the data that a run names again wherever they lie, for texts and pictures on the page; without "
+        "it only those below the run's folder or the current one. For runs of people you trust.",
+    ),
+]
 
 Transforms = Annotated[
     list[str],
@@ -160,6 +186,7 @@ StudyOut = Annotated[
         metavar="DIR",
         help="Keep run folders here; continue them. (default: runs/reproduce/NAME)",
         rich_help_panel=_RUN,
+        callback=_local,
     ),
 ]
 
@@ -235,7 +262,8 @@ AccuracyTasks = Annotated[
     typer.Option(
         "--accuracy",
         metavar="TASKS",
-        help="Accuracy on these tasks of lm-eval, too: piqa,winogrande,openbookqa, ..., or a YAML file.",
+        help="Accuracy on these tasks of lm-eval, too: piqa,winogrande,openbookqa, ..., or a YAML file, which may "
+        "run code.",
         show_default=False,
     ),
 ]

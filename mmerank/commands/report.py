@@ -15,6 +15,7 @@ def report(
     latex: options.Latex = False,
     csv: options.Csv = False,
     markdown: options.Markdown = False,
+    with_data: options.WithData = False,
     debug: options.Debug = False,
 ) -> None:
     """Tables, figures and one HTML page from finished runs, without the models."""
@@ -24,6 +25,7 @@ def report(
 
     asked = {"html": html, "latex": latex, "csv": csv, "markdown": markdown}
     with Console(stderr=True).status("reading runs, drawing and writing"):  # shown in a terminal only
-        written = write(runs, out, formats=[name for name, wanted in asked.items() if wanted])
+        formats = [name for name, wanted in asked.items() if wanted]
+        written = write(runs, out, formats=formats, with_data=with_data)
     for path in written:
         typer.echo(path)

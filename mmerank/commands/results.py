@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations, pairwise
@@ -12,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmerank.commands.interrupts import interrupts
 from mmerank.errors import Interrupted, UsageError
+from mmerank.files import require_local
 from mmerank.processes import rank
+from mmerank.runs.durable import try_whole, whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
     from mmerank.runs.folder import RunFolder
 
 
+_STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
 def check_writable(json_file: str | None) -> None:
     """Refuse what --json cannot be written to: better now than after the run.
 
@@ -30,22 +37,33 @@ def check_writable(json_file: str | None) -> None:
         json_file: What it says.
 
     Raises:
-        UsageError: It is a folder, or cannot be written.
+        UsageError: It is an address, a folder, or cannot be written.
     """
-    if json_file in (None, "-"):
+    if json_file is None or json_file in _STDOUT:
         return
-    if not Path(json_file).absolute().parent.is_dir():
-        raise UsageError(f"--json {json_file}: no such folder to write to")
-    if Path(json_file).is_dir():
-        raise UsageError(f"--json {json_file}: is a folder; name a file in it")
-    new = not Path(json_file).exists()
+    require_local(json_file, "--json")
     try:
-        with Path(json_file).open("a"):
-            pass
-        if new:
-            Path(json_file).unlink()
-    except OSError as error:
-        raise UsageError(f"--json {json_file}: cannot be written ({error.strerror})") from None
+        reason = _hindrance(_target(Path(json_file)))
+    except (OSError, RuntimeError, ValueError) as error:  # also of loops of links, and names that no file can have
+        reason = f"cannot be written ({(isinstance(error, OSError) and error.strerror) or error})"
+    if reason:
+        raise UsageError(f"--json {json_file}: {reason}")
+
+
+def _hindrance(target: Path) -> str | None:
+    """Why a file cannot be written, if it cannot."""
+    if not target.parent.is_dir():
+        return "no such folder to write to"
+    if target.is_dir():
+        return "is a folder; name a file in it"
+    kind = target.stat().st_mode if target.exists() else stat.S_IFREG
+    if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind) or stat.S_ISCHR(kind)):
+        return "is no file"
+    if target.exists() and not os.access(target, os.W_OK):
+        return "cannot be written (no permission)"
+    if not _in_place(target):
+        try_whole(target)
+    return None
 
 
 def write_json(content: dict[str, Any], json_file: str | None) -> bool:
@@ -59,11 +77,34 @@ def write_json(content: dict[str, Any], json_file: str | None) -> bool:
         Whether it went to stdout, where nothing else may go then.
     """
     text = json.dumps(content, indent=1, allow_nan=False)
-    if json_file == "-":
+    if json_file in _STDOUT:
         print(text)
     elif json_file is not None:
-        Path(json_file).write_text(text + "\n")
-    return json_file == "-"
+        _write(_target(Path(json_file)), f"{text}\n")
+    return json_file in _STDOUT
+
+
+def _target(path: Path) -> Path:
+    """What a person's name for a file stands for: a link that they name stays, and what it leads to is written."""
+    if path.exists() and not path.is_file():
+        return path  # what /dev/fd/5 leads to may have no name
+    return path.resolve()
+
+
+def _in_place(target: Path) -> bool:
+    """Whether a whole file cannot take the place of what is there: a pipe, a terminal, or no right to the folder."""
+    return target.exists() and (not target.is_file() or not os.access(target.parent, os.W_OK))
+
+
+def _write(target: Path, text: str) -> None:
+    if _in_place(target):
+        target.write_text(text)
+        return
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+    with whole(target) as unfinished:
+        unfinished.write_text(text)
+        if mode is not None:  # what others may read of it stays as it was
+            unfinished.chmod(mode)
 
 
 def quiet() -> None:

@@ -53,7 +53,12 @@ class Budget:
 
 
 # What CUDA and its libraries say where the memory that is lacking is not that of torch's allocator.
-_OF_LIBRARIES = ("CUDA error: out of memory", "HIP error: out of memory", "_STATUS_ALLOC_FAILED")
+_OF_LIBRARIES = (
+    "CUDA error: out of memory",
+    "HIP error: out of memory",
+    "MPS backend out of memory",
+    "_STATUS_ALLOC_FAILED",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

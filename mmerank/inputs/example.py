@@ -13,6 +13,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from mmerank.errors import DataError, UsageError
+from mmerank.files import regular_bytes
 from mmerank.inputs.layouts import at_home, check_layout, located
 from mmerank.inputs.pictures import Encoded
 
@@ -99,11 +100,7 @@ def llava(data: str, rest: str) -> DataSet:
     Raises:
         DataError: The manifest is missing, is not JSON, or has another schema.
     """
-    manifest, query = located(rest, "?")
-    stated = query.removeprefix("?")
-    # A folder may have a name with an ampersand.
-    whole = stated.removeprefix("images=") if stated.startswith("images=") else ""
-    options = {"images": whole} if whole and at_home(whole).is_dir() else options_of(stated, ("images",), data)
+    manifest, images = llava_files(data, rest)
     records, fingerprint = _read_json(manifest)
     if isinstance(records, dict) and _turns(records) is not None:
         records = [records]
@@ -111,9 +108,29 @@ def llava(data: str, rest: str) -> DataSet:
         raise DataError(
             f"{manifest}: expected a JSON list of records with id, image and conversations, {_got(records)}"
         )
-    images = at_home(options["images"]) if "images" in options else manifest.parent / "images"
     entries = (_llava_entry(record, i, images) for i, record in enumerate(records))
     return DataSet(data, fingerprint, tuple(unique(entries)))
+
+
+def llava_files(data: str, rest: str) -> tuple[Path, Path]:
+    """The manifest and the image folder of `llava:FILE.json[?images=DIR]`, whether or not they exist.
+
+    Args:
+        data: The whole DATA argument.
+        rest: What stands behind `llava:`.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        UsageError: There is another option.
+    """
+    manifest, query = located(rest, "?")
+    stated = query.removeprefix("?")
+    # A folder may have a name with an ampersand.
+    whole = stated.removeprefix("images=") if stated.startswith("images=") else ""
+    options = {"images": whole} if whole and at_home(whole).is_dir() else options_of(stated, ("images",), data)
+    return manifest, at_home(options["images"]) if "images" in options else manifest.parent / "images"
 
 
 def minigpt(data: str, rest: str) -> DataSet:
@@ -414,7 +431,7 @@ def _read_json(path: Path) -> tuple[Any, str]:
     """The value in a file, or a list of those in its lines; and a hash of the file."""
     check_layout(path, unpacks=False)
     try:
-        content = path.read_bytes()
+        content = regular_bytes(path)
         fingerprint = hashlib.sha256(content).hexdigest()[:16]
         try:
             return json.loads(content), fingerprint

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from mmerank.errors import DataError, UsageError
+from mmerank.files import regular_bytes
 from mmerank.inputs.example import DataSet, Example, options_of
 from mmerank.inputs.pictures import Encoded
 from mmerank.inputs.table_files import Row, column_text, examples_of, sample, without_repeated_texts
@@ -196,7 +196,7 @@ def _content(value: Any) -> bytes:
     if value["bytes"] is not None:
         return bytes(value["bytes"])
     if "://" not in value["path"]:
-        return Path(value["path"]).read_bytes()
+        return regular_bytes(value["path"])
     import fsspec
 
     with fsspec.open(value["path"], "rb") as file:

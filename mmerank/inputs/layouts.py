@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from mmerank.errors import DataError
+from mmerank.files import opened
 
 _UNPACK = "unpack it, and name what is in it"
 _ROWS = (
@@ -95,7 +96,7 @@ def check_layout(path: Path, *, unpacks: bool = True, folder: bool = False) -> N
         return
     name = Path(path.name.lower())
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             start = file.read(512)
     except OSError:
         return  # the reader says why

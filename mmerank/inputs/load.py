@@ -44,7 +44,7 @@ _TO_DOWNLOAD = {
 }
 
 
-def load_data(data: str) -> DataSet:
+def load_data(data: str, *, pipe: bool = True) -> DataSet:
     """The examples that a DATA argument names.
 
     `llava:FILE.json[?images=DIR]`: a list of LLaVA conversations (detail_23k), or one in each line: the first human
@@ -71,6 +71,7 @@ def load_data(data: str) -> DataSet:
 
     Args:
         data: One of the forms above.
+        pipe: Whether `text:FILE` may be a pipe, as of `text:<(command)`. Every other file must be a regular one.
 
     Returns:
         The data set. Records that cannot be used stand in it as `Skipped`.
@@ -91,4 +92,6 @@ def load_data(data: str) -> DataSet:
     if name not in _READERS or not rest:
         meant = "" if name in _READERS else did_you_mean(name.strip().lower(), ("demo", *texts.SETS, *_READERS))
         raise UsageError(f"unknown data {data!r}" + (meant or f"; known: {', '.join(FORMS)}"))
+    if name == "text":
+        return texts.text(data, rest, pipe=pipe)
     return _READERS[name](data, rest)

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mmerank.errors import DataError, SourceError
+from mmerank.files import opened
 from mmerank.inputs.picture_metadata import loaded, turned, without_metadata
 
 MAX_PIXELS = 100_000_000
+# What data sets come in. Pillow knows some forty more: programs (EPS), containers that decode another picture while
+# they are opened (ICO, ICNS), and formats whose decoders see few files.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM")
 # Pauses before a picture is read again that a disk or a network share failed to give.
 RETRY_AFTER_S = (0.2, 1.0, 4.0)
 _MAY_PASS = {
@@ -30,7 +37,12 @@ _MAY_PASS = {
 }
 # What Pillow may open with room for 32 bits though the format has 16 at most.
 _16_BITS = ("PNG", "PPM")
-_pillow_limit = threading.Lock()
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # of TIFF
+_CHUNK = 1 << 20  # pixels
+# Pillow's limit is a global, and several threads open pictures: those at it now, and what it was before them.
+_limits: list[int] = []
+_limit_before: list[int | None] = []
+_limits_lock = threading.Lock()
 # A picture in memory may stand in several examples, and Pillow reads it, and its EXIF, when it is first asked.
 _in_memory = threading.Lock()
 
@@ -56,15 +68,15 @@ def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_
     16-bit grey is scaled to 8 bits (Pillow alone would clip it).
 
     Args:
-        source: A file, the content of one, or a picture already opened.
+        source: A regular file in one of `FORMATS`, the content of one, or a picture already opened.
         max_pixels: Width times height above which the picture is refused before it is decoded.
 
     Returns:
         A picture of mode RGB.
 
     Raises:
-        DataError: The file is missing, empty, not an image, cut short, too large, or in floating point or
-            32-bit whole numbers; or it could not be read, several times, which is a `SourceError`.
+        DataError: The file is missing, empty, no regular file, not an image, cut short, too large, or in floating
+            point or 32-bit whole numbers; or it could not be read, several times, which is a `SourceError`.
     """
     for pause in RETRY_AFTER_S:
         try:
@@ -77,16 +89,22 @@ def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_
 def _picture(source: Path | Encoded | Image.Image, max_pixels: int) -> Image.Image:
     name = "the picture" if isinstance(source, Image.Image) else source.name
     try:
-        if not isinstance(source, Image.Image):
-            return _decoded(source, max_pixels)
-        with _in_memory:
-            return _upright(source, name, max_pixels)
+        with pillow_limit(max_pixels):
+            if isinstance(source, Image.Image):
+                with _in_memory:
+                    return _upright(source, name, max_pixels)
+            with opened(source) if isinstance(source, Path) else io.BytesIO(source.read()) as file:
+                return _decoded(file, name, max_pixels)
     except DataError:
         raise
     except FileNotFoundError:
         raise DataError(f"{name}: no such file in {_folder(source)}") from None
     except UnidentifiedImageError:
-        raise DataError(f"{name}: not an image that Pillow can read") from None
+        raise DataError(f"{name}: not an image in a format that is read: {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError:
+        raise DataError(
+            f"{name}: it, or a part of it, is over the limit of {max_pixels / 1e6:g} megapixels"
+        ) from None
     except Exception as error:  # decoders raise anything on damaged files
         reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         if _may_pass(error):
@@ -94,30 +112,77 @@ def _picture(source: Path | Encoded | Image.Image, max_pixels: int) -> Image.Ima
         raise DataError(f"{name}: cannot be decoded ({reason})") from error
 
 
-def _decoded(source: Path | Encoded, max_pixels: int) -> Image.Image:
-    """The picture of a file; where that cannot be read, that of its pixels alone."""
+def _decoded(file: BinaryIO | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
+    """The picture in a file; where that cannot be read, that of its pixels alone."""
     try:
-        return _upright(_open(source), source.name, max_pixels)
+        return _opened(file, name, max_pixels)
     except Exception as error:
         # What the system says, with a number, is of the source, and asking again would be of no use.
-        if isinstance(error, DataError) or getattr(error, "errno", None) is not None or _may_pass(error):
+        if isinstance(error, (DataError, Image.DecompressionBombError)) or getattr(error, "errno", None) is not None:
             raise
-        content = without_metadata(source.read_bytes() if isinstance(source, Path) else source.read())
+        if _may_pass(error):
+            raise
+        file.seek(0)
+        content = without_metadata(file.read())
         if content is None:
             raise
         try:
-            return _upright(_open(Encoded(source.name, lambda: content)), source.name, max_pixels)
-        except DataError:
+            return _opened(io.BytesIO(content), name, max_pixels)
+        except (DataError, Image.DecompressionBombError):
             raise
         except Exception:  # then it was not the metadata
             raise error from None
 
 
+def _opened(file: BinaryIO | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
+    if not file.seek(0, os.SEEK_END):
+        raise DataError(f"{name}: empty file (0 bytes)")
+    with Image.open(file, formats=FORMATS) as picture:
+        tags = getattr(picture, "tag_v2", {})
+        width, length = tags.get(_TILE_WIDTH), tags.get(_TILE_LENGTH)
+        # A tile is unpacked whole, however small the picture that it is cut to.
+        if isinstance(width, int) and isinstance(length, int):
+            _check_limit(width, length, f"{name}: a tile of", max_pixels)
+        return _upright(picture, name, max_pixels)
+
+
 def _upright(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    width, height = picture.size
+    _check_limit(*picture.size, f"{name}:", max_pixels)
+    picture = loaded(picture)
+    _check_limit(*picture.size, f"{name}:", max_pixels)
+    return _rgb(turned(picture), name)
+
+
+def _check_limit(width: int, height: int, what: str, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise DataError(f"{name}: {width} x {height} px is over the limit of {max_pixels / 1e6:g} megapixels")
-    return _rgb(turned(loaded(picture)), name)
+        raise DataError(f"{what} {width} x {height} px is over the limit of {max_pixels / 1e6:g} megapixels")
+
+
+@contextmanager
+def pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Have Pillow refuse, while the block runs, what is more than twice as large, wherever it first sees the size.
+
+    Some formats name sizes of their own for frames and tiles, for which memory is taken while a file is opened or
+    decoded. Of several threads the largest limit holds. Pillow's own holds where it is larger, so that it warns of
+    nothing that it did not warn of before; what it lets pass is refused by its size.
+
+    Args:
+        max_pixels: Width times height.
+
+    Yields:
+        Nothing.
+    """
+    with _limits_lock:
+        if not _limits:
+            _limit_before[:] = [Image.MAX_IMAGE_PIXELS]
+        _limits.append(max_pixels)
+        Image.MAX_IMAGE_PIXELS = max(*_limits, _limit_before[0] or 0)
+    try:
+        yield
+    finally:
+        with _limits_lock:
+            _limits.remove(max_pixels)
+            Image.MAX_IMAGE_PIXELS = max(*_limits, _limit_before[0] or 0) if _limits else _limit_before[0]
 
 
 def _may_pass(error: Exception) -> bool:
@@ -163,38 +228,27 @@ def square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image:
     return filled
 
 
-def _open(source: Path | Encoded) -> Image.Image:
-    content = source.read() if isinstance(source, Encoded) else None
-    if content == b"" or (isinstance(source, Path) and source.is_file() and source.stat().st_size == 0):
-        raise DataError(f"{source.name}: empty file (0 bytes)")
-    # Pillow has a limit of its own, in a global; it is checked while the header is read.
-    with _pillow_limit:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(source if isinstance(source, Path) else io.BytesIO(content or b""), formats=_formats())
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """All that Pillow reads but PostScript, which is a program that it has Ghostscript run."""
-    Image.init()
-    return tuple(name for name in Image.OPEN if name != "EPS")
-
-
 def _rgb(picture: Image.Image, name: str) -> Image.Image:
     if picture.mode == "F":
         raise DataError(f"{name}: floating-point pixels have no defined white; convert it to 8 or 16 bits")
     if picture.mode == "I" and picture.format not in _16_BITS:
         raise DataError(f"{name}: 32-bit whole numbers have no defined white; convert it to 8 or 16 bits")
     if picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.int64)
-        picture = Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8))
+        picture = Image.fromarray(_eight_bits(np.asarray(picture)))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("RGB")
+
+
+def _eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Whole numbers from 0 to 65535 as 0 to 255; in pieces, or a large picture would take gigabytes."""
+    found = np.empty(values.size, np.uint8)
+    flat = values.reshape(-1)
+    for start in range(0, values.size, _CHUNK):
+        part = flat[start : start + _CHUNK].astype(np.int64)
+        found[start : start + _CHUNK] = (part.clip(0, 65535) / 257).round()
+    return found.reshape(values.shape)
 
 
 def _folder(source: Path | Encoded | Image.Image) -> str:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import mmap
 import random
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from mmerank.errors import DataError
+from mmerank.files import opened
 from mmerank.inputs.example import Example, Skipped, kind
 from mmerank.inputs.layouts import check_layout
 
 # A row, or why there is none.
 Row = dict[str, Any] | DataError
 JSON_LINES = (".jsonl", ".ndjson", ".json")
+# What a line may have, unpacked: without an end to it, a text would fill the memory.
+LONGEST_LINE = 256_000_000
 # How many rows are looked at to tell which fields a file of JSON lines has.
 _FIRST_ROWS = 1000
 _BLOCK = 1 << 16  # bytes
@@ -130,25 +134,28 @@ class _Counted(io.RawIOBase):
         return len(block)
 
 
-def lines(path: Path, digest: Digest | None = None) -> Iterator[bytes]:
+def lines(path: Path, digest: Digest | None = None, *, pipe: bool = False) -> Iterator[bytes]:
     """The lines of a file, without their ends (LF or CR LF), unpacked if its name ends in .gz.
 
     Args:
-        path: The file; it is opened once, so it may be a pipe.
+        path: The file, which is opened once.
         digest: Takes in the file's content as it lies on the disk. It is complete when all lines are read.
+        pipe: Whether it may be a pipe.
 
     Yields:
         One line after the other; the end of the last one may be missing.
 
     Raises:
-        DataError: The file is missing, or cannot be read or unpacked.
+        DataError: The file is missing, cannot be read or unpacked, or has a line without end.
     """
     try:
-        with path.open("rb") as raw:
+        with opened(path, pipe=pipe) as raw:
             counted = io.BufferedReader(cast(io.RawIOBase, (digest or Digest()).of(raw)), _BLOCK)
             # Both of them give bytes.
             file = cast(IO[bytes], gzip.open(counted) if path.suffix.lower() == ".gz" else counted)
-            for i, line in enumerate(file):
+            for i, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b"")):
+                if len(line) == LONGEST_LINE:
+                    raise DataError(f"{path}: line {i + 1} has {LONGEST_LINE / 1e6:g} MB and more, expected texts")
                 start = 3 if i == 0 and line.startswith(b"\xef\xbb\xbf") else 0
                 yield line[start:].removesuffix(b"\n").removesuffix(b"\r")
     except (OSError, EOFError, zlib.error) as error:
@@ -242,7 +249,7 @@ def _object(line: bytes) -> Row:
 
 class _Parquet:
     def __init__(self, path: Path):
-        from pyarrow import ArrowException, memory_map
+        from pyarrow import ArrowException, BufferReader, py_buffer
         from pyarrow.parquet import ParquetFile
 
         self.name = str(path)
@@ -250,10 +257,10 @@ class _Parquet:
         digest = Digest()
         try:
             # One opening for hash and rows: another file may take the path between two.
-            content = memory_map(str(path))
-            digest.add(content.read_buffer())
-            content.seek(0)
-            self._file = ParquetFile(content)
+            with opened(path) as file:
+                content = py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            digest.add(content)
+            self._file = ParquetFile(BufferReader(content))
         except self._errors as error:
             reason = "No such file" if isinstance(error, FileNotFoundError) else _reason(error)
             raise DataError(f"{path}: not a Parquet file ({reason})") from None

@@ -186,7 +186,7 @@ def text_set(data: str, path: str) -> DataSet:
     return DataSet(data, table.fingerprint, entries)
 
 
-def text(data: str, rest: str) -> DataSet:
+def text(data: str, rest: str, *, pipe: bool = True) -> DataSet:
     """The examples of `text:FILE`, `text:FILE.jsonl#FIELD` or `text:FILE.parquet#COLUMN`.
 
     Of other files every line is a text, in UTF-8. Ids are the rows' numbers, from 1, or their own field `id` where
@@ -197,6 +197,7 @@ def text(data: str, rest: str) -> DataSet:
     Args:
         data: The whole DATA argument.
         rest: What stands behind `text:`.
+        pipe: Whether FILE, read line by line, may be a pipe.
 
     Returns:
         The data set.
@@ -222,7 +223,7 @@ def text(data: str, rest: str) -> DataSet:
         raise UsageError(f"{data!r}: #{field} is for .jsonl and .parquet, {path.name} is read line by line")
     else:
         digest = Digest()
-        entries = tuple(_line(path, i, line) for i, line in enumerate(lines(path, digest), start=1))
+        entries = tuple(_line(path, i, line) for i, line in enumerate(lines(path, digest, pipe=pipe), start=1))
         if not entries:
             raise DataError(f"{path}: empty file")
         fingerprint = digest.text

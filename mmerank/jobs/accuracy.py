@@ -16,6 +16,7 @@ from typing import Any
 
 from mmerank.analysis.results.diff import Accuracy
 from mmerank.errors import DataError, ModelError, UsageError
+from mmerank.files import regular_bytes
 from mmerank.models.checkpoints import is_yaml
 from mmerank.models.identity import KNOWN_BY, identity
 from mmerank.models.loading import TextAdapter
@@ -80,7 +81,8 @@ def accuracies(
 
     Args:
         adapter: A model that predicts the next token.
-        tasks: Names as lm-eval knows them, `piqa` for example, or YAML files with tasks of one's own.
+        tasks: Names as lm-eval knows them, `piqa` for example, or YAML files with tasks of one's own; lm-eval runs
+            the code that they name (`!function`).
         limit: Use only this many questions of each, the first ones.
         batch_tokens: As in `mmerank.diff`.
         progress: Show progress on stderr.
@@ -122,13 +124,13 @@ def accuracies(
 
 def _asked(task: str, limit: int | None, model: Mapping[str, Any]) -> list[Any]:
     """What an accuracy depends on."""
-    content = hashlib.sha256(Path(task).read_bytes()).hexdigest()[:16] if is_yaml(task) else None
+    content = hashlib.sha256(regular_bytes(task)).hexdigest()[:16] if is_yaml(task) else None
     known = [model.get(key) for key in ("weights", "configuration", KNOWN_BY)]
     return [task, content, limit, *known, version("lm_eval")]
 
 
 def _kept(file: Path) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+    entries: list[dict[str, Any]] = json.loads(regular_bytes(file)) if file.exists() else []
     return entries
 
 

@@ -18,9 +18,10 @@ import torch
 from mmerank.analysis.metrics.clip_score import ClipEmbeddings
 from mmerank.engine.progress import Meter
 from mmerank.errors import ModelError, RunFolderError, UsageError
+from mmerank.files import NotAFileError, regular_bytes
 from mmerank.inputs.example import Example, Skipped, unique
 from mmerank.inputs.pictures import MAX_PIXELS, open_picture
-from mmerank.runs.durable import regular_bytes, whole
+from mmerank.runs.durable import whole
 from mmerank.runs.parts import read_table
 from mmerank.runs.rules import DamagedPart
 
@@ -166,10 +167,11 @@ def _read(path: Path, name: str) -> dict[str, tuple[Any, Any, bool]]:
     try:
         found = read_table(regular_bytes(path), sound=False)
         there = _checked(found)
-    except ValueError as error:
+    except (ValueError, NotAFileError) as error:
         aside = path.with_name(f"{path.name}.damaged")
         path.replace(aside)
-        reason = f"{path} is damaged ({error}); it is set aside as {aside.name}"
+        said = error.strerror if isinstance(error, OSError) else error
+        reason = f"{path} is damaged ({said}); it is set aside as {aside.name}"
         warnings.warn(f"{reason}, and what it held is computed again", stacklevel=3)
         return {}
     except OSError as error:

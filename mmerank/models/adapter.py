@@ -98,7 +98,8 @@ def load(
 
     Args:
         model: A hub id, a local directory, a YAML file `{adapter: NAME, ...}`, or `demo-llava` or
-            `demo-minigpt-v2`, the small trained models that come with mmerank.
+            `demo-minigpt-v2`, the small trained models that come with mmerank. NAME may be `package.module:Class`,
+            whose code is run; it is not looked for in the current folder.
         dtype: `float32`, `bfloat16`, `float16` or `float64`; default: the checkpoint's own, and float32 for the
             models that come with mmerank.
         device: As torch names it, or `auto` to spread the model over all devices (`device_map="auto"`);

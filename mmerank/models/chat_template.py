@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mmerank.files import regular_bytes
 from mmerank.models.stored import file_of, json_object
 
 QUESTION, ANSWER, PICTURE = "What is this?", "A red ball.", "<image>"
@@ -50,7 +51,7 @@ def _template(checkpoint: str | Path, tokenizer: Any) -> str | None:
     """The template of the processor, or that of the tokenizer."""
     if file := file_of(checkpoint, "chat_template.jinja"):
         try:
-            return file.read_text(encoding="utf-8")
+            return regular_bytes(file).decode()
         except (OSError, ValueError):
             return None
     for name in ("chat_template.json", "processor_config.json"):

@@ -7,9 +7,12 @@ import importlib
 import importlib.util
 import inspect
 import json
+import os
 import re
 import reprlib
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from typing import Any
 import torch
 
 from mmerank.errors import ModelError, UsageError
+from mmerank.files import regular_bytes
+from mmerank.models.plausible import check_folder
 from mmerank.models.soundness import check_no_adapter_alone
 from mmerank.processes import rank
 
@@ -133,6 +138,8 @@ def _own_gpu() -> str:
 def family_named(group: str, name: str) -> Any:
     """The adapter class of an entry point name, or of `package.module:Class`.
 
+    The name may come out of a file of somebody else, so that the module is not looked for in the current folder.
+
     Args:
         group: Entry point group.
         name: The name.
@@ -146,7 +153,8 @@ def family_named(group: str, name: str) -> Any:
     if ":" in name:
         module, _, attribute = name.partition(":")
         try:
-            family = getattr(importlib.import_module(module), attribute)
+            with _without_current_folder():
+                family = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise UsageError(f"adapter {name!r} cannot be imported: {error}") from error
         if not all(hasattr(family, wanted) for wanted in ("load", "model_types")):
@@ -156,6 +164,26 @@ def family_named(group: str, name: str) -> Any:
     if name not in known:
         raise UsageError(f"unknown adapter {name!r}; known: {', '.join(sorted(known))}")
     return known[name].load()
+
+
+@contextmanager
+def _without_current_folder() -> Iterator[None]:
+    """Leave the current folder out of what is imported from, where Python put it there by itself, as `-m` does.
+
+    It stays where PYTHONPATH names it. What is installed from it stands further behind in the path.
+    """
+    here = Path.cwd()
+    named = os.environ.get("PYTHONPATH")
+    asked = named is not None and any(Path(entry or ".").resolve() == here for entry in named.split(os.pathsep))
+    before = list(sys.path)
+    first = before[:1] if before and Path(before[0] or ".").resolve() == here else []
+    if not asked:
+        sys.path[:] = [entry for entry in before[len(first) :] if entry not in ("", ".")]
+    try:
+        yield
+    finally:
+        if not asked:
+            sys.path[:] = before
 
 
 def families(group: str) -> dict[str, Any]:
@@ -191,7 +219,7 @@ def yaml_keys(path: Path) -> tuple[str, dict[str, Any]]:
     import yaml
 
     try:
-        keys = yaml.safe_load(path.read_text())
+        keys = yaml.safe_load(regular_bytes(path).decode())
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # what int(), float() and others raise comes through, and RecursionError
@@ -273,7 +301,8 @@ def configuration(model: str | Path, revision: str | None = None) -> dict[str, A
         Its content; `model_type` is there, and text.
 
     Raises:
-        ModelError: There is none, it names no model_type, or a directory is asked for a revision.
+        ModelError: There is none, it names no model_type, it cannot be that of the weights beside it, or a directory
+            is asked for a revision.
     """
     from transformers import PretrainedConfig
 
@@ -282,6 +311,8 @@ def configuration(model: str | Path, revision: str | None = None) -> dict[str, A
     check_no_adapter_alone(model)
     if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
         raise ModelError(f"{model}: no config.json in this folder, so it is not a checkpoint of transformers")
+    if Path(model).is_dir():
+        check_folder(model)
     try:
         config, _ = PretrainedConfig.get_config_dict(str(model), revision=revision)
     except (AttributeError, TypeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmerank.errors import ModelError
+from mmerank.files import json_of
 
 if TYPE_CHECKING:  # a MODEL argument is looked at before torch is there
     from torch import Tensor
@@ -92,8 +92,8 @@ def file_of(checkpoint: str | Path, name: str, revision: str | None = None) -> P
 def json_object(path: Path | None) -> dict[str, Any]:
     """The JSON object in a file, or an empty one where there is none: who needs it says so."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, ValueError, RecursionError):
+        content = json_of(path) if path else {}
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -15,8 +15,7 @@ from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.known import main_sample
 from mmerank.eranks import ERANKS
 from mmerank.errors import MmerankError, printable
-from mmerank.inputs.example import DataSet, Example
-from mmerank.inputs.load import load_data
+from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import open_picture
 
 # What the most and the least are by: of a perturbation, the mean over the five measurements of how far the entropy
@@ -101,31 +100,6 @@ def extremes(run: Finished, table: pd.DataFrame, found: Mapping[str, Example]) -
         ]
 
     return shown(list(ranked.index[:count])), shown(list(ranked.index[::-1][:count]))
-
-
-def find_examples(run: Finished) -> tuple[dict[str, Example], str]:
-    """The examples that a run measured, from their files.
-
-    Args:
-        run: Any.
-
-    Returns:
-        Examples by id, and why there are none.
-    """
-    name, _, rest = run.data.partition(":")
-    if name == "hub" or (not rest and name != "demo"):
-        return {}, "the data are not in local files, and a report fetches nothing"
-    try:
-        data: DataSet = load_data(run.data)
-    except (MmerankError, OSError) as error:
-        return {}, f"the data were not found ({error}); a relative path counts from where mmerank report is called"
-    if data.fingerprint != run.settings["data"].get("fingerprint"):
-        return {}, "the data have changed since the run"
-    found: dict[str, Example] = {}
-    for entry in data:
-        if isinstance(entry, Example):
-            found.setdefault(entry.id, entry)
-    return found, ""
 
 
 def text_of(example: Example | None) -> str:

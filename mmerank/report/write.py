@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
 from mmerank.analysis.finished import read_runs
 from mmerank.errors import UsageError
+from mmerank.files import require_local
 from mmerank.report.examples import by_example
 from mmerank.report.figures.numbers import figures
 from mmerank.report.figures.style import save
@@ -16,26 +18,35 @@ from mmerank.report.numbers import all_numbers
 from mmerank.report.render.formats import csv, latex, latex_list, markdown, markdown_list
 from mmerank.report.render.html import Drawing, page
 from mmerank.report.tables import null_table, printed_tables
-from mmerank.runs.durable import whole
+from mmerank.runs.durable import own_folder, whole
 
 FORMATS = ("html", "latex", "csv", "markdown")
 
 
-def report(runs: Sequence[str | Path], out: str | Path | None = None, *, formats: Collection[str] = ()) -> list[Path]:
+def report(
+    runs: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    formats: Collection[str] = (),
+    with_data: bool = False,
+) -> list[Path]:
     """Write tables, figures and one HTML page of finished runs, from their folders alone.
 
     Args:
         runs: Run folders, of any kinds.
         out: Where to. Default: `report` in the run folder, if there is one run.
         formats: Any of `html`, `latex`, `csv`, `markdown`. Default: all of them, and every figure as PDF and PNG.
+        with_data: Read the data that a run names again wherever they lie, for texts and pictures on the page. Without
+            it only those below the run's folder or the current one are.
 
     Returns:
         What was written.
 
     Raises:
         RunFolderError: A folder is not a run's, has no records, or they are damaged.
-        UsageError: There is no run, no such format, or there are several runs and no `out`.
+        UsageError: There is no run, no such format, there are several runs and no `out`, or it cannot be written to.
     """
+    require_local(out, "--out")
     if not runs:
         raise UsageError("expected at least one run folder")
     if unknown := sorted(set(formats) - set(FORMATS)):
@@ -45,17 +56,19 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, *, formats
     read = read_runs([Path(run) for run in runs])
     numbers = all_numbers(read)
     folder = Path(out) if out is not None else read[0].path / "report"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written to ({error.strerror})") from None
     written: list[Path] = []
 
     def write(name: str, text: str) -> None:
         path = folder / name
-        with whole(path) as unfinished:
+        with _writable(path), whole(path) as unfinished:
             unfinished.write_text(text, encoding="utf-8", errors="replace")
         written.append(path)
+
+    with _writable(folder):
+        if out is None:
+            own_folder(folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
 
     wanted = formats or FORMATS
     tables, against = printed_tables(read, numbers), null_table(read)
@@ -69,8 +82,17 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, *, formats
         write("tables.tex", "\n".join([*map(latex, tables), *([latex_list(against)] if against else [])]))
     if "html" in wanted:
         drawings = [Drawing(*drawn) for drawn in figures(read, numbers)]
-        write("report.html", page(read, numbers, drawings))
+        write("report.html", page(read, numbers, drawings, with_data=with_data))
         if not formats:
             for drawing in drawings:
-                written += save(drawing.figure, folder / "figures" / drawing.name)
+                with _writable(folder / "figures"):
+                    written += save(drawing.figure, folder / "figures" / drawing.name)
     return written
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written to ({error.strerror or error})") from None

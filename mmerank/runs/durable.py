@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +14,7 @@ UNFINISHED = ".unfinished"
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A file to write in place of `path`, which it becomes when the block ends.
+    """A file to write in place of `path`, which it becomes when the block ends; of a link, it takes the link's place.
 
     It is on the disk before it gets its name, so that after a power loss the name never stands for half of it.
 
@@ -25,8 +24,7 @@ def whole(path: Path) -> Iterator[Path]:
     Yields:
         A path beside it, which is gone when the block raises.
     """
-    # A name of its own, since several processes may write the same file; short, since names have a limit.
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    unfinished = _beside(path)
     try:
         yield unfinished
         with unfinished.open("rb") as file:
@@ -39,24 +37,32 @@ def whole(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
-def regular_bytes(path: Path) -> bytes:
-    """What a regular file holds; never waits for a pipe, nor reads a device.
+def try_whole(path: Path) -> None:
+    """Try whether a file can be written with `whole`, leaving `path` as it is.
 
     Args:
-        path: The file; links are followed.
-
-    Returns:
-        All of it.
+        path: Where.
 
     Raises:
-        ValueError: There is something else of that name.
+        OSError: It cannot.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise ValueError("not a regular file")
-    with os.fdopen(handle, "rb") as file:
-        return file.read()
+    unfinished = _beside(path)
+    unfinished.touch()
+    unfinished.unlink()
+
+
+def own_folder(path: Path) -> None:
+    """Make a folder to write to, if there is none; one that a link leads to is not taken, wherever it leads.
+
+    Args:
+        path: Where.
+
+    Raises:
+        OSError: It is a link, or cannot be made.
+    """
+    if path.is_symlink():
+        raise OSError(f"{path.name} is a link, and files are not written through links; remove it")
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def remove_unfinished(folder: Path, *, older_than: float = 0) -> None:
@@ -70,6 +76,11 @@ def remove_unfinished(folder: Path, *, older_than: float = 0) -> None:
         with suppress(OSError):
             if not older_than or time.time() - left.stat().st_mtime > older_than:
                 left.unlink()
+
+
+def _beside(path: Path) -> Path:
+    """A name of its own, since several processes may write the same file; short, since names have a limit."""
+    return path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}{UNFINISHED}")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -19,10 +19,11 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from mmerank.errors import RunFolderError
+from mmerank.files import require_local
 from mmerank.inputs.contents import Content
 from mmerank.inputs.example import DataSet, Example, Skipped, fingerprint
 from mmerank.processes import rank
-from mmerank.runs.durable import UNFINISHED, remove_unfinished, whole
+from mmerank.runs.durable import UNFINISHED, own_folder, remove_unfinished, whole
 from mmerank.runs.parts import FOLDER, examples_of, next_number, part_files, read_part, read_records, write_part
 from mmerank.runs.record import Record, contents_of
 from mmerank.runs.rules import DamagedPart, Rules
@@ -51,6 +52,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, waits: bool = False):
+        require_local(path, "run folder")
         self.path = path
         self._records = path / FOLDER
         self._stated = path / STATED
@@ -90,7 +92,7 @@ class RunFolder:
                 else:
                     known[name] = source
                     _write_json(self._stated, self.settings)
-            self._records.mkdir(exist_ok=True)
+            own_folder(self._records)
 
     def records(self, model: str | None = None) -> list[Record]:
         """All records written so far, those of an example and model once.
@@ -166,7 +168,7 @@ class RunFolder:
             RunFolderError: The file system has no locks.
         """
         with self._explained("written"):
-            (self.path / ".locks").mkdir(exist_ok=True)
+            own_folder(self.path / ".locks")
         lock = self._lock(f".locks/{name}")
         if not self._take(lock, -1 if wait else 0):
             yield False
@@ -271,7 +273,10 @@ class RunFolder:
             lock.release()
 
     def _lock(self, name: str) -> FileLock:
-        return FileLock(self.path / name)
+        path = self.path / name
+        if path.is_symlink():  # what it leads to would be opened for writing, by some versions emptied
+            raise RunFolderError(f"{path}: is a link; remove it")
+        return FileLock(path)
 
     def _take(self, lock: FileLock, timeout: float) -> bool:
         try:

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmerank.errors import RunFolderError
-from mmerank.runs.durable import regular_bytes, whole
+from mmerank.files import NotAFileError, regular_bytes
+from mmerank.runs.durable import whole
 from mmerank.runs.record import SCHEMA, Record, records_of, table_of
 from mmerank.runs.rules import DamagedPart, Rules
 from mmerank.runs.settings import read_settings
@@ -87,8 +88,8 @@ def read_part(part: Path, rules: Rules) -> pa.Table:
         if part.is_symlink():
             raise DamagedPart("a link to nothing") from None
         raise
-    except ValueError as error:
-        raise DamagedPart(str(error)) from None
+    except NotAFileError as error:
+        raise DamagedPart(error.strerror) from None
     if name is not None and _digest(content) != name[2]:
         raise DamagedPart("its content is not what was written: the digest in its name is of something else")
     table = read_table(content, sound=name is not None)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmerank.convention import Convention, TextConvention
 from mmerank.errors import RunFolderError
-from mmerank.runs.durable import regular_bytes
+from mmerank.files import json_of
 
 STATED = "run.json"
 SUMMARY = "summary.json"
@@ -155,16 +155,13 @@ _HINT = "put the file back as it was, or name another folder"
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        text = regular_bytes(path)
+        content = json_of(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise RunFolderError(f"{path}: cannot be read ({reason})") from error
-    try:
-        content = json.loads(text.decode())
-    except (ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path}: not valid JSON ({error}); {_HINT}") from None
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise RunFolderError(f"{path}: {error}; {_HINT}") from None
     if not isinstance(content, dict):
         raise RunFolderError(f"{path}: not the settings of a run ({_kind(content)}, expected an object); {_HINT}")
     return content

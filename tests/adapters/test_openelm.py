@@ -236,7 +236,7 @@ def test_without_gate_and_without_norms(tmp_path: Path) -> None:
         ({"num_kv_heads": [1, 2]}, r"num_kv_heads \[1, 2\] do not divide"),
         ({"num_kv_heads": [1, 3, 2]}, r"num_kv_heads \[1, 3, 2\] do not divide the query heads \[4, 8, 8\]"),
         ({"ffn_multipliers": [1.0, 2.0, 3.0, 4.0]}, "not one of OpenELM .4 multipliers for 3 layers"),
-        ({"model_dim": "wide"}, "not one of OpenELM"),
+        ({"model_dim": "wide"}, r"model_dim is text .'wide'., expected a whole number"),
         ({"num_transformer_layers": 4, "ffn_multipliers": [0.5, 4.0], "num_kv_heads": None}, "are not in the check"),
         ({"vocab_size": 700}, r"token_embeddings.weight is \(640, 96\), expected \(700, 96\)"),
         ({"normalize_qk_projections": False}, "6 weights are not understood .*k_norm"),

@@ -79,7 +79,7 @@ def test_followed_and_said(tmp_path: Path, settings: dict[str, Any], llava_tiny:
         {"image_mean": GONE, "image_std": GONE},
         {"do_rescale": GONE, "rescale_factor": GONE},
     ],
-    ids=str,
+    ids=lambda settings: ", ".join(settings) or "nothing",
 )
 def test_what_changes_no_pixels(tmp_path: Path, settings: dict[str, Any], llava_tiny: Any) -> None:
     with warnings.catch_warnings():

@@ -18,7 +18,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mmerank.errors import UsageError
+from mmerank.files import require_local
 from mmerank.inputs.example import Example
+from mmerank.runs.durable import own_folder, whole
 
 Split = Literal["train", "validation", "held-out"]
 
@@ -178,17 +181,26 @@ def export(scenes: Sequence[Scene], folder: Path) -> Path:
 
     Returns:
         The manifest, for `llava:FILE.json`.
+
+    Raises:
+        UsageError: The folder is an address, or cannot be written to.
     """
-    images = folder / "images"
-    images.mkdir(parents=True, exist_ok=True)
+    require_local(folder, "--export")
+    images, manifest = folder / "images", folder / "scenes.json"
     records = []
-    for each in scenes:
-        each.picture().save(images / f"{each.name}.png")
-        turns = (("human", f"<image>\n{each.instruction}"), ("gpt", each.description))
-        conversation = [{"from": speaker, "value": value} for speaker, value in turns]
-        records.append({"id": each.name, "image": f"{each.name}.png", "conversations": conversation})
-    manifest = folder / "scenes.json"
-    manifest.write_text(json.dumps(records, indent=1) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        own_folder(images)
+        for each in scenes:
+            with whole(images / f"{each.name}.png") as unfinished:
+                each.picture().save(unfinished, "PNG")
+            turns = (("human", f"<image>\n{each.instruction}"), ("gpt", each.description))
+            conversation = [{"from": speaker, "value": value} for speaker, value in turns]
+            records.append({"id": each.name, "image": f"{each.name}.png", "conversations": conversation})
+        with whole(manifest) as unfinished:
+            unfinished.write_text(json.dumps(records, indent=1) + "\n")
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written to ({error.strerror or error})") from None
     return manifest
 
 

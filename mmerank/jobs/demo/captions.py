@@ -55,7 +55,10 @@ def causal_lm(adapter: Adapter) -> Any:
         llama, head = model.model.language_model, model.lm_head
     else:
         folder = Path(adapter.source["llama_model"]["path"])
-        llama, head = model.llama_model, LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).lm_head
+        llama, head = (
+            model.llama_model,
+            LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").lm_head,
+        )
     with torch.device("meta"):
         whole = LlamaForCausalLM(llama.config)
     whole.model, whole.lm_head = llama, head

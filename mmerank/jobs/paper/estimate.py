@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from mmerank.files import opened
 from mmerank.jobs.paper.studies import OPENELM_TOKENIZER, OPT_1_3B, ROTATIONS, Job, parameters
 
 GB = 1e9
@@ -181,9 +182,9 @@ def _counted(path: Path) -> float | None:
     """Parameters of a local checkpoint, from the heads of its files; None where it is in another format."""
     count = 0
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else ():
-        with file.open("rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            head: dict[str, Any] = json.loads(opened.read(length))
+        with opened(file) as content:
+            (length,) = struct.unpack("<Q", content.read(8))
+            head: dict[str, Any] = json.loads(content.read(length))
         for key, tensor in head.items():
             if key != "__metadata__":
                 size = 1

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from mmerank.errors import UsageError
+from mmerank.files import regular_bytes
 from mmerank.report.paper import tables as paper
 
 OPT_1_3B = "OPT-1.3B"
@@ -240,7 +241,7 @@ def _mapping(path: Path, what: str) -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(regular_bytes(path).decode())
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.sample import Floats
 from mmerank.eranks import ERANKS
+from mmerank.runs.durable import own_folder, whole
 
 # Okabe and Ito, which the colour-blind see; markers and lines tell them apart in grey.
 LOOKS: tuple[dict[str, Any], ...] = (
@@ -190,12 +191,14 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     Returns:
         What was written.
     """
-    stem.parent.mkdir(exist_ok=True)
+    own_folder(stem.parent)
+    kinds: dict[str, dict[str, Any]] = {"pdf": {"metadata": {"CreationDate": None}}, "png": {"dpi": 200}}
+    paths = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in kinds}
     with styled():
-        paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
-        figure.savefig(paths[0], metadata={"CreationDate": None})
-        figure.savefig(paths[1], dpi=200)
-    return paths
+        for kind, settings in kinds.items():
+            with whole(paths[kind]) as unfinished:
+                figure.savefig(unfinished, format=kind, **settings)
+    return [*paths.values()]
 
 
 def svg(figure: Figure, name: str) -> str:

@@ -19,9 +19,10 @@ from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.known import quantity
 from mmerank.report.cautions import cautions, mean_tokens
 from mmerank.report.elsewhere import elsewhere
-from mmerank.report.examples import CHANGE, RANKED_BY, by_example, cut, extremes, find_examples, id_shown, text_of
+from mmerank.report.examples import CHANGE, RANKED_BY, by_example, cut, extremes, id_shown, text_of
 from mmerank.report.figures.style import svg
 from mmerank.report.numbers import skipped
+from mmerank.report.reopened import find_examples
 from mmerank.report.tables import data_names, model_names, null_table, printed_tables
 
 # Rows of the table of examples, over all runs; the rest is in examples.csv.
@@ -47,13 +48,16 @@ class Drawing:
     figure: Figure
 
 
-def page(runs: Sequence[Finished], numbers: pd.DataFrame, drawings: Sequence[Drawing]) -> str:
+def page(
+    runs: Sequence[Finished], numbers: pd.DataFrame, drawings: Sequence[Drawing], *, with_data: bool = False
+) -> str:
     """The page.
 
     Args:
         runs: At least one.
         numbers: From `mmerank.report.numbers.all_numbers`.
         drawings: The figures.
+        with_data: As for `mmerank.report.reopened.find_examples`.
 
     Returns:
         HTML.
@@ -68,7 +72,7 @@ def page(runs: Sequence[Finished], numbers: pd.DataFrame, drawings: Sequence[Dra
     script = files("mmerank.report").joinpath("page/report.js").read_text()
     share = MOST_ROWS // len(runs)
     called, data = model_names(runs), data_names(run.data for run in runs)
-    views = [_view(run, share, called, data[run.data]) for run in runs]
+    views = [_view(run, share, called, data[run.data], with_data) for run in runs]
     return environment.get_template("report.html").render(
         version=__version__,
         style=files("mmerank.report").joinpath("page/report.css").read_text(),
@@ -85,10 +89,12 @@ def page(runs: Sequence[Finished], numbers: pd.DataFrame, drawings: Sequence[Dra
     )
 
 
-def _view(run: Finished, most_rows: int, called: dict[tuple[str, str], str], data: str) -> dict[str, Any]:
+def _view(
+    run: Finished, most_rows: int, called: dict[tuple[str, str], str], data: str, with_data: bool
+) -> dict[str, Any]:
     table = by_example(run)
     table["model"] = [called[run.name, model] for model in table["model"]]
-    found, missing = find_examples(run)
+    found, missing = find_examples(run, with_data=with_data)
     highest, lowest = extremes(run, table, found)
     ranked = RANKED_BY[run.job]
     left_out = _left_out(run, called)
