@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmerank.runs.durable import remove_unfinished, whole
+from mmerank.durable import remove_unfinished, whole
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmerank.commands.interrupts import interrupts
+from mmerank.durable import try_whole, whole
 from mmerank.errors import Interrupted, UsageError
 from mmerank.files import require_local
 from mmerank.processes import rank
-from mmerank.runs.durable import try_whole, whole
 
 if TYPE_CHECKING:
     from rich.table import Table

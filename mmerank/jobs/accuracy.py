@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from mmerank.analysis.results.diff import Accuracy
+from mmerank.durable import whole
 from mmerank.errors import DataError, ModelError, UsageError
 from mmerank.files import regular_bytes
 from mmerank.models.checkpoints import is_yaml
 from mmerank.models.identity import KNOWN_BY, identity
 from mmerank.models.loading import TextAdapter
 from mmerank.processes import rank
-from mmerank.runs.durable import whole
 
 ACCURACY = "accuracy.json"  # in a run folder
 

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import torch
 
 from mmerank.analysis.metrics.clip_score import ClipEmbeddings
+from mmerank.durable import whole
 from mmerank.engine.progress import Meter
 from mmerank.errors import ModelError, RunFolderError, UsageError
 from mmerank.files import NotAFileError, regular_bytes
 from mmerank.inputs.example import Example, Skipped, unique
 from mmerank.inputs.pictures import MAX_PIXELS, open_picture
-from mmerank.runs.durable import whole
 from mmerank.runs.parts import read_table
 from mmerank.runs.rules import DamagedPart
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from mmerank.analysis.finished import read_runs
+from mmerank.durable import own_folder, whole
 from mmerank.errors import UsageError
 from mmerank.files import require_local
 from mmerank.report.examples import by_example
@@ -18,7 +19,6 @@ from mmerank.report.numbers import all_numbers
 from mmerank.report.render.formats import csv, latex, latex_list, markdown, markdown_list
 from mmerank.report.render.html import Drawing, page
 from mmerank.report.tables import null_table, printed_tables
-from mmerank.runs.durable import own_folder, whole
 
 FORMATS = ("html", "latex", "csv", "markdown")
 

@@ -18,12 +18,12 @@ from typing import Any
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
+from mmerank.durable import UNFINISHED, own_folder, remove_unfinished, whole
 from mmerank.errors import RunFolderError
 from mmerank.files import require_local
 from mmerank.inputs.contents import Content
 from mmerank.inputs.example import DataSet, Example, Skipped, fingerprint
 from mmerank.processes import rank
-from mmerank.runs.durable import UNFINISHED, own_folder, remove_unfinished, whole
 from mmerank.runs.parts import FOLDER, examples_of, next_number, part_files, read_part, read_records, write_part
 from mmerank.runs.record import Record, contents_of
 from mmerank.runs.rules import DamagedPart, Rules

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmerank.durable import whole
 from mmerank.errors import RunFolderError
 from mmerank.files import NotAFileError, regular_bytes
-from mmerank.runs.durable import whole
 from mmerank.runs.record import SCHEMA, Record, records_of, table_of
 from mmerank.runs.rules import DamagedPart, Rules
 from mmerank.runs.settings import read_settings

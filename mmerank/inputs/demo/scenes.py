@@ -18,10 +18,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mmerank.durable import own_folder, whole
 from mmerank.errors import UsageError
 from mmerank.files import require_local
 from mmerank.inputs.example import Example
-from mmerank.runs.durable import own_folder, whole
 
 Split = Literal["train", "validation", "held-out"]
 

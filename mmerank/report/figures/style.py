@@ -20,8 +20,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.sample import Floats
+from mmerank.durable import own_folder, whole
 from mmerank.eranks import ERANKS
-from mmerank.runs.durable import own_folder, whole
 
 # Okabe and Ito, which the colour-blind see; markers and lines tell them apart in grey.
 LOOKS: tuple[dict[str, Any], ...] = (
