@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from mmerank.analysis.statistics.paired import FalseDiscovery
 from mmerank.analysis.steps import by_step
 from mmerank.convention import Aggregate
 from mmerank.errors import RunFolderError
-from mmerank.runs.parts import read_records
-from mmerank.runs.record import to_frame
+from mmerank.runs.parts import read_whole
+from mmerank.runs.record import frame_of
 from mmerank.runs.settings import read_settings
 
 
@@ -36,9 +36,22 @@ def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
         RunFolderError: It is not a run folder, or has no records.
     """
     stated = _stated(Path(folder))
-    records = to_frame(read_records(Path(folder)), spectrum=False)
+    records = frame_of(read_whole(Path(folder), without=["spectrum"]))
     if records.empty:
         raise RunFolderError(f"{folder}: has no records yet")
+    return by_model(records, stated)
+
+
+def by_model(records: pd.DataFrame, stated: dict[str, Any]) -> dict[str, pd.DataFrame]:
+    """Records by trained model.
+
+    Args:
+        records: Of a run.
+        stated: As in its `run.json`.
+
+    Returns:
+        As from `run_records`.
+    """
     found = {}
     for model in by_step(list(records["model"].unique())):
         if not model.startswith(TWIN):
@@ -70,11 +83,27 @@ def estimates(
         RunFolderError: It is not a run folder, or has no records.
     """
     by = aggregate or _stated(Path(folder))["convention"]["aggregate"]
+    return numbers_by_model(run_records(folder), by, bootstrap)
+
+
+def numbers_by_model(
+    frames: Mapping[str, pd.DataFrame], aggregate: Aggregate, bootstrap: Bootstrap | None = None
+) -> pd.DataFrame:
+    """The same of records that have been read.
+
+    Args:
+        frames: As from `run_records`.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
+        bootstrap: Level, resamples, seed and method.
+
+    Returns:
+        As from `estimates`.
+    """
     rows = [
         {"model": model, "transform": transform, **row}
-        for model, records in run_records(folder).items()
+        for model, records in frames.items()
         for transform, frame in records.groupby("transform", sort=False)
-        for row in numbers_of(frame, by, bootstrap)
+        for row in numbers_of(frame, aggregate, bootstrap)
     ]
     return pd.DataFrame(rows)
 

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
-from mmerank.analysis.estimates import estimates, run_records
+from mmerank.analysis.estimates import by_model, numbers_by_model
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.perturbation import Null, against_nulls, paired_tests
+from mmerank.analysis.sample import Floats
 from mmerank.analysis.statistics.null import NullTest
 from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.analysis.steps import by_step
 from mmerank.errors import RunFolderError
-from mmerank.runs.parts import read_records
-from mmerank.runs.record import Record
+from mmerank.runs.parts import mean_spectra, read_whole
+from mmerank.runs.record import Record, frame_of, records_of
 from mmerank.runs.settings import read_settings, read_summary
 
 JOBS = {"align": "Image-text alignment", "perturb": "Before and after a change", "diff": "Diff-eRank"}
@@ -34,7 +36,7 @@ class Finished:
         settings: As in its `run.json`.
         results: By model, as in its `summary.json`, of a perturbation the base's; empty where the run was not
             finished.
-        records: All of them.
+        table: All records, without their spectra.
         frames: Records by model, as from `mmerank.analysis.estimates.run_records`.
         estimates: As from `mmerank.analysis.estimates.estimates`.
     """
@@ -44,7 +46,7 @@ class Finished:
     job: str
     settings: dict[str, Any]
     results: dict[str, dict[str, Any]]
-    records: tuple[Record, ...]
+    table: pa.Table
     frames: dict[str, pd.DataFrame]
     estimates: pd.DataFrame
 
@@ -101,8 +103,15 @@ class Finished:
         found: dict[str, Any] = self.settings["models"].get(model, {})
         return found
 
+    @cached_property
+    def _records(self) -> dict[tuple[str, str], list[Record]]:
+        found: dict[tuple[str, str], list[Record]] = {}
+        for record in records_of(self.table):
+            found.setdefault((record.model, record.transform), []).append(record)
+        return found
+
     def of(self, model: str, transform: str = "none") -> list[Record]:
-        """Records of one model under one transform.
+        """Records of one model under one transform, without their spectra.
 
         Args:
             model: Its name.
@@ -111,7 +120,12 @@ class Finished:
         Returns:
             The records.
         """
-        return [record for record in self.records if record.model == model and record.transform == transform]
+        return self._records.get((model, transform), [])
+
+    @cached_property
+    def mean_spectra(self) -> dict[tuple[str, str, str], Floats]:
+        """Mean spectrum of untouched examples by model, hook point and input; sums 1, (m,)."""
+        return mean_spectra(self.path)
 
     def n(self, model: str) -> int:
         """Number of examples behind a model's numbers."""
@@ -147,11 +161,11 @@ def _read(path: Path, name: str) -> Finished:
     summary = read_summary(path)
     results = [summary["base"]] if "base" in summary else summary.get("results", [])
     try:
-        records = tuple(read_records(path))
-        frames = run_records(path)
+        table = read_whole(path, without=["spectrum"])
+        frames = by_model(frame_of(table), settings)
         if not frames:
             raise RunFolderError(f"{path}: has no records of a trained model yet")
-        numbers = estimates(path)
+        numbers = numbers_by_model(frames, settings["convention"]["aggregate"])
     except ValueError as error:
         if isinstance(error, RunFolderError):
             raise
@@ -162,7 +176,7 @@ def _read(path: Path, name: str) -> Finished:
         job=settings["job"],
         settings=settings,
         results={result["model"]: result for result in by_step(results, lambda result: str(result["model"]))},
-        records=records,
+        table=table,
         frames={model: frame for model, frame in frames.items() if not model.startswith(TWIN)},
         estimates=numbers,
     )

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mmerank.durable import whole
 from mmerank.errors import RunFolderError
 from mmerank.files import NotAFileError, regular_bytes
-from mmerank.runs.record import SCHEMA, Record, records_of, table_of
+from mmerank.runs.record import SCHEMA, Record, complete, records_of, table_of
 from mmerank.runs.rules import DamagedPart, Rules
 from mmerank.runs.settings import read_settings
 
@@ -100,8 +104,49 @@ def read_part(part: Path, rules: Rules) -> pa.Table:
     return table
 
 
-def read_records(folder: Path, *, model: str | None = None) -> list[Record]:
+def read_whole(folder: Path, *, model: str | None = None, without: Collection[str] = ()) -> pa.Table:
     """All records of a run folder, in the order of its parts; what a later part repeats of an example is left out.
+
+    Args:
+        folder: The run folder.
+        model: Only this one's.
+        without: Columns that are let go as soon as a part is known to be sound, as the spectra, which are most of it.
+
+    Returns:
+        A row per record, in the columns of `SCHEMA`; of what parts of earlier versions lack, the default.
+
+    Raises:
+        RunFolderError: A part, or what the folder states, is damaged or cannot be read; names it.
+    """
+    parts = part_files(folder)  # before the settings: a model is stated before there are records of it
+    rules = Rules(folder, read_settings(folder)) if parts else None
+    schema = pa.schema([field for field in SCHEMA if field.name not in without])
+    found: list[pa.Table] = []
+    known: set[tuple[str, str]] = set()
+    for part in parts:
+        assert rules is not None
+        try:
+            here = complete(read_part(part, rules), schema)
+        except FileNotFoundError:
+            continue  # the run goes on at this moment, and has set it aside
+        except DamagedPart as error:
+            raise RunFolderError(
+                f"{part}: a damaged part ({error}); the command that wrote it sets it aside and measures it again"
+            ) from None
+        except OSError as error:
+            raise RunFolderError(f"{part}: cannot be read ({error.strerror or error})") from error
+        if model is not None:
+            here = here.filter(pc.equal(here["model"], model))
+        keys = list(zip(here["model"].to_pylist(), here["example"].to_pylist(), strict=True))
+        if not known.isdisjoint(keys):
+            here = here.filter(pa.array([key not in known for key in keys]))
+        known.update(keys)
+        found.append(here)
+    return pa.concat_tables(found) if found else schema.empty_table()
+
+
+def read_records(folder: Path, *, model: str | None = None) -> list[Record]:
+    """The same as records.
 
     Args:
         folder: The run folder.
@@ -113,25 +158,41 @@ def read_records(folder: Path, *, model: str | None = None) -> list[Record]:
     Raises:
         RunFolderError: A part, or what the folder states, is damaged or cannot be read; names it.
     """
-    parts = part_files(folder)  # before the settings: a model is stated before there are records of it
-    rules = Rules(folder, read_settings(folder)) if parts else None
-    found: list[Record] = []
+    return records_of(read_whole(folder, model=model))
+
+
+def mean_spectra(folder: Path) -> dict[tuple[str, str, str], NDArray[np.float64]]:
+    """Mean spectra over the untouched examples of a run that has been read, so that its parts are known to be sound.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        By model, hook point and input: (m,), as long as the longest; an example with fewer eigenvalues counts as 0
+        beyond them.
+    """
+    totals: dict[tuple[str, str, str], NDArray[np.float64]] = {}
+    counts: Counter[tuple[str, str, str]] = Counter()
     known: set[tuple[str, str]] = set()
-    for part in parts:
-        assert rules is not None
+    for part in part_files(folder):
+        columns = ["model", "example", "point", "input", "transform", "spectrum"]
         try:
-            here = records_of(read_part(part, rules), model)
+            table = pq.ParquetFile(pa.BufferReader(regular_bytes(part))).read(columns)
         except FileNotFoundError:
-            continue  # the run goes on at this moment, and has set it aside
-        except DamagedPart as error:
-            raise RunFolderError(
-                f"{part}: a damaged part ({error}); the command that wrote it sets it aside and measures it again"
-            ) from None
-        except OSError as error:
-            raise RunFolderError(f"{part}: cannot be read ({error.strerror or error})") from error
-        found += [record for record in here if (record.model, record.example) not in known]
-        known.update((record.model, record.example) for record in here)
-    return found
+            continue
+        table = table.filter(pc.equal(table["transform"], "none"))
+        keys = [table[name].to_pylist() for name in columns[:4]]
+        for model, example, point, kind, spectrum in zip(*keys, table["spectrum"].to_pandas(), strict=True):
+            if (model, example) in known:
+                continue
+            key = (model, point, kind)
+            total = totals.get(key, np.zeros(0))
+            if len(total) < len(spectrum):
+                total = totals[key] = np.pad(total, (0, len(spectrum) - len(total)))
+            total[: len(spectrum)] += spectrum
+            counts[key] += 1
+        known.update(examples_of(table))
+    return {key: total / counts[key] for key, total in totals.items()}
 
 
 def examples_of(table: pa.Table) -> set[tuple[str, str]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,7 @@ SCHEMA = pa.schema(
         ("picture_stamp", pa.string()),
     ]
 )
+_NO_SPECTRUM: NDArray[np.float32] = np.zeros(0, np.float32)
 _CONTENT = ("text_digest", "picture_digest", "picture_stamp")
 _WITHOUT_SPECTRUM = SCHEMA.remove(SCHEMA.get_field_index("spectrum"))
 
@@ -135,18 +137,50 @@ def to_frame(records: Iterable[Record], *, spectrum: bool = True) -> pd.DataFram
     Returns:
         The columns of `Record`, and `erank`, `stable_rank`, and `erank_fraction` = eRank / min(n - 1, d).
     """
-    frame: pd.DataFrame = table_of(records, SCHEMA if spectrum else _WITHOUT_SPECTRUM).to_pandas()
+    return frame_of(table_of(records, SCHEMA if spectrum else _WITHOUT_SPECTRUM))
+
+
+def frame_of(table: pa.Table) -> pd.DataFrame:
+    """The same of a table.
+
+    Args:
+        table: In the columns of `SCHEMA`, with or without the spectra.
+
+    Returns:
+        As from `to_frame`.
+    """
+    frame: pd.DataFrame = table.to_pandas()
     frame.insert(8, "erank", np.exp(frame["entropy"]))
     frame.insert(9, "erank_fraction", frame["erank"] / np.minimum(frame["n"] - 1, frame["d"]))
     frame.insert(12, "stable_rank", 1 / frame["top_share"])
     return frame
 
 
+def complete(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """A table with all columns of a schema.
+
+    Args:
+        table: Of records of this version or an earlier one.
+        schema: Some columns of `SCHEMA`.
+
+    Returns:
+        The table; of columns that it lacks, the default of `Record`.
+    """
+    defaults = {field.name: field.default for field in fields(Record)}
+    columns = [
+        table[field.name]
+        if field.name in table.column_names
+        else pa.chunked_array([pa.array([defaults[field.name]] * table.num_rows, field.type)])
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
 def records_of(table: pa.Table, model: str | None = None) -> list[Record]:
     """The records that a table holds.
 
     Args:
-        table: The first columns of `SCHEMA`, or all of them; of what it lacks, records have the default.
+        table: Columns of `SCHEMA`; of what it lacks, records have the default, and an empty spectrum.
         model: Only this one's.
 
     Returns:
@@ -154,7 +188,9 @@ def records_of(table: pa.Table, model: str | None = None) -> list[Record]:
     """
     if model is not None:
         table = table.filter(pc.equal(table["model"], model))
-    return list(map(Record, *map(_values, table.columns)))
+    given = dict(zip(table.column_names, map(_values, table.columns), strict=True))
+    given.setdefault("spectrum", repeat(_NO_SPECTRUM, table.num_rows))
+    return [Record(**dict(zip(given, row, strict=True))) for row in zip(*given.values(), strict=True)]
 
 
 def contents_of(table: pa.Table) -> dict[str, list[str]]:

@@ -26,7 +26,7 @@ from mmerank.errors import RunFolderError, UsageError
 from mmerank.jobs.diff import open_diff_run
 from mmerank.report.cautions import cautions
 from mmerank.report.examples import RANKED_BY, by_example
-from mmerank.report.figures.numbers import figures, mean_spectrum
+from mmerank.report.figures.numbers import figures
 from mmerank.report.figures.style import LOOKS, look
 from mmerank.report.numbers import all_numbers
 from mmerank.report.paper import tables as paper
@@ -35,6 +35,8 @@ from mmerank.report.render.formats import csv, latex, markdown
 from mmerank.report.render.html import _left_out
 from mmerank.report.tables import Cell, Printed, data_names, null_table, printed_tables, short_data
 from mmerank.report.write import report
+from mmerank.runs.parts import read_records
+from mmerank.runs.record import records_of
 from tests.adapters.cases import LLAVA
 from tests.adapters.text_cases import LLAMA, OPT
 from tests.test_cli import failure, run
@@ -165,7 +167,7 @@ def test_examples_by_themselves(written: Path, runs: dict[str, Path]) -> None:
     """By the definition: exp of the record's entropy, ratios of the five, entropy moved by the transform."""
     (run_read,) = read_runs([runs["perturb"]])
     table = by_example(run_read).set_index(["id", "transform"])
-    entropies = {(r.example, r.transform, r.point, r.input): r.entropy for r in run_read.records}
+    entropies = {(r.example, r.transform, r.point, r.input): r.entropy for r in records_of(run_read.table)}
 
     def entropy(transform: str, where: tuple[str, str]) -> float:
         return entropies[("two", transform, *where)]
@@ -413,11 +415,14 @@ def test_colours_that_meet_differ_in_grey_or_in_line() -> None:
 
 def test_mean_spectrum(runs: dict[str, Path]) -> None:
     (found,) = read_runs([runs["align"]])
-    of_pairs = [record for record in found.records if record.input == "pair"]
-    mean = mean_spectrum(of_pairs)
-    assert len({len(record.spectrum) for record in of_pairs}) > 1 or len(of_pairs) == 4
-    assert mean.sum() == pytest.approx(1, abs=1e-5) and (np.diff(mean) <= 1e-9).all()
-    assert mean[0] == pytest.approx(np.mean([record.top_share for record in of_pairs]), rel=1e-5)
+    of_pairs = [r for r in read_records(runs["align"]) if r.input == "pair"]
+    (model,) = found.frames
+    mean = found.mean_spectra[model, "llm", "pair"]
+    expected = np.zeros(max(len(r.spectrum) for r in of_pairs))
+    for r in of_pairs:
+        expected[: len(r.spectrum)] += r.spectrum / len(of_pairs)
+    assert mean == pytest.approx(expected, abs=1e-7) and mean.sum() == pytest.approx(1, abs=1e-5)
+    assert mean[0] == pytest.approx(np.mean([r.top_share for r in of_pairs]), rel=1e-5)
 
 
 def test_what_all_models_skipped_stands_there_once(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from mmerank.analysis.metrics.matched import MATCHED
 from mmerank.analysis.metrics.token_curve import token_curve
 from mmerank.analysis.perturbation import differences_frame
 from mmerank.analysis.sample import Floats
-from mmerank.eranks import ERANKS
+from mmerank.eranks import ERANKS, FINAL
 from mmerank.report.figures.doses import dose_response, sweeps
 from mmerank.report.figures.flow import flow
 from mmerank.report.figures.layers import has_layers, layer_curves
@@ -22,7 +22,6 @@ from mmerank.report.figures.sizes import against_size, sized
 from mmerank.report.figures.style import bare, distances, legend, log_axes, look, panels, shortened, stage, styled
 from mmerank.report.figures.training import training, trajectories
 from mmerank.report.tables import data_names, model_names
-from mmerank.runs.record import Record
 
 # Smaller eigenvalues are rounding.
 _LEAST = 1e-9
@@ -182,8 +181,7 @@ def spectra(found: Sequence[tuple[Finished, str]], called: dict[tuple[str, str],
     """
     figure, grid = panels(len(found))
     for axes, (run, model) in zip(grid, found, strict=True):
-        for i, (label, records) in enumerate(_spectra_of(run, model).items()):
-            mean = mean_spectrum(records)
+        for i, (label, mean) in enumerate(_spectra_of(run, model).items()):
             shown = mean > _LEAST
             style = look(i) | {"marker": "none"}
             axes.plot(np.arange(1, len(mean) + 1)[shown], mean[shown], label=label, **style)
@@ -196,32 +194,15 @@ def spectra(found: Sequence[tuple[Finished, str]], called: dict[tuple[str, str],
     return figure
 
 
-def mean_spectrum(records: Sequence[Record]) -> Floats:
-    """Mean over examples of the k-th largest eigenvalue.
-
-    Args:
-        records: Of one measurement; at least one.
-
-    Returns:
-        Sum 1, as long as the longest spectrum; float64.
-    """
-    total = np.zeros(max(len(record.spectrum) for record in records))
-    for record in records:
-        total[: len(record.spectrum)] += record.spectrum
-    return np.asarray(total / len(records))
-
-
-def _spectra_of(run: Finished, model: str) -> dict[str, list[Record]]:
+def _spectra_of(run: Finished, model: str) -> dict[str, Floats]:
+    found = run.mean_spectra
     if run.job != "diff":
-        records = run.of(model)
-        return {stage(label): [r for r in records if (r.point, r.input) == where] for label, where in ERANKS.items()}
-    twins = {name for name in run.frames[model]["model"].unique() if name.startswith(TWIN)}
-    final = [record for record in run.records if record.point == "final"]
-    found = {
-        "untrained": [record for record in final if record.model in twins],
-        "trained": [record for record in final if record.model == model],
-    }
-    return {label: records for label, records in found.items() if records}
+        return {stage(label): found[(model, *where)] for label, where in ERANKS.items()}
+    twins = [name for name in run.frames[model]["model"].unique() if name.startswith(TWIN)]
+    by_twin = [found[name, FINAL, "text"] for name in twins if (name, FINAL, "text") in found]
+    longest = max(map(len, by_twin), default=0)
+    untrained = [np.mean([np.pad(of, (0, longest - len(of))) for of in by_twin], axis=0)] if by_twin else []
+    return {**dict(zip(["untrained"], untrained, strict=False)), "trained": found[model, FINAL, "text"]}
 
 
 def _called(runs: Sequence[Finished], *, within: bool = False) -> dict[tuple[str, str], str]:
