@@ -38,7 +38,7 @@ used = next((int(s.split()[1]) for s in status.read_text().splitlines() if s.sta
 resource.setrlimit(resource.RLIMIT_AS, (used + 4_000_000_000, -1))
 for name in sys.argv[1:]:
     try:
-        (load if "llava" in name or name.endswith(".yaml") else load_text)(name, device="cpu")
+        (load if "llava" in name or name.endswith("minigpt_v2.yaml") else load_text)(name, device="cpu")
         answer = "loaded"
     except MmerankError as error:
         answer = str(error)
@@ -275,6 +275,17 @@ def test_only_regular_files_are_loaded(kind: str, tmp_path: Path) -> None:
             folder = shutil.copytree(original, tmp_path / f"{name}-{file}")
             instead(folder / file)
             cases.append(folder)
+        (folder := shutil.copytree(original, tmp_path / f"{name}-shard") / "shards").mkdir()
+        (folder.parent / "model.safetensors").unlink()
+        index = {"weight_map": dict.fromkeys(load_file(original / "model.safetensors"), "shards/1.safetensors")}
+        (folder.parent / "model.safetensors.index.json").write_text(json.dumps(index))
+        instead(folder / "1.safetensors")
+        cases.append(folder.parent)
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        instead(shutil.copytree(LLAMA.folder, tmp_path / f"words-{file}") / file)
+        keys = {"adapter": "causal-lm", "checkpoint": str(LLAMA.folder), "tokenizer": str(tmp_path / f"words-{file}")}
+        (tmp_path / f"{file}-text.yaml").write_text(yaml.safe_dump(keys))
+        cases.append(tmp_path / f"{file}-text.yaml")
     for file in ("checkpoint.pth", "eva_vit_g.pth", "minigpt_v2.yaml", "llama_base/config.json"):
         folder = shutil.copytree(MINIGPT, tmp_path / file.replace("/", "-").removesuffix(".yaml"))
         instead(folder / file)
