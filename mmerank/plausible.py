@@ -87,6 +87,11 @@ def check_folder(folder: str | Path) -> None:
         if not path.is_dir():
             _check_regular(path)
     content = {name: _object(folder / name) for name in _OBJECTS if (folder / name).exists()}
+    longest = content.get("tokenizer_config.json", {}).get("model_max_length")
+    if longest is not None and (isinstance(longest, bool) or not isinstance(longest, (int, float))):
+        raise ModelError(
+            f"{folder / 'tokenizer_config.json'}: model_max_length is {kind(longest)}, expected a number"
+        )
     if "config.json" in content:
         config = content["config.json"]
         weights = _files(folder, config)

@@ -323,3 +323,22 @@ def test_an_adapter_is_not_imported_from_the_current_folder(start: str, on_path:
     assert done.returncode == (7 if on_path else 2), done.stderr
     assert (tmp_path / "ran").exists() is on_path
     assert on_path or "adapter 'received:Evil' cannot be imported" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("original", "file", "field", "value"),
+    [
+        (LLAMA.folder, "tokenizer_config.json", "model_max_length", ""),
+        (LLAMA.folder, "tokenizer_config.json", "model_max_length", [None]),
+        (LLAVA, "processor_config.json", "image_processor__resample", "x"),
+        (OPENELM, "config.json", "num_gqa_groups", False),
+        (OPENELM, "config.json", "qkv_multipliers", 2**63),
+    ],
+)
+def test_values_over_which_a_library_stumbles(
+    original: Path, file: str, field: str, value: Any, tmp_path: Path
+) -> None:
+    folder = changed(original, tmp_path / "model", file, **{field: value})
+    with pytest.raises(ModelError) as raised:
+        (load if original == LLAVA else load_text)(folder, device="cpu")
+    assert str(folder) in str(raised.value) and "\n" not in str(raised.value)
