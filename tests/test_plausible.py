@@ -38,7 +38,7 @@ used = next((int(s.split()[1]) for s in status.read_text().splitlines() if s.sta
 resource.setrlimit(resource.RLIMIT_AS, (used + 4_000_000_000, -1))
 for name in sys.argv[1:]:
     try:
-        (load if "llava" in name or name.endswith(".yaml") else load_text)(name, device="cpu")
+        (load if "llava" in name or name.endswith("minigpt_v2.yaml") else load_text)(name, device="cpu")
         answer = "loaded"
     except MmerankError as error:
         answer = str(error)
@@ -275,6 +275,17 @@ def test_only_regular_files_are_loaded(kind: str, tmp_path: Path) -> None:
             folder = shutil.copytree(original, tmp_path / f"{name}-{file}")
             instead(folder / file)
             cases.append(folder)
+        (folder := shutil.copytree(original, tmp_path / f"{name}-shard") / "shards").mkdir()
+        (folder.parent / "model.safetensors").unlink()
+        index = {"weight_map": dict.fromkeys(load_file(original / "model.safetensors"), "shards/1.safetensors")}
+        (folder.parent / "model.safetensors.index.json").write_text(json.dumps(index))
+        instead(folder / "1.safetensors")
+        cases.append(folder.parent)
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        instead(shutil.copytree(LLAMA.folder, tmp_path / f"words-{file}") / file)
+        keys = {"adapter": "causal-lm", "checkpoint": str(LLAMA.folder), "tokenizer": str(tmp_path / f"words-{file}")}
+        (tmp_path / f"{file}-text.yaml").write_text(yaml.safe_dump(keys))
+        cases.append(tmp_path / f"{file}-text.yaml")
     for file in ("checkpoint.pth", "eva_vit_g.pth", "minigpt_v2.yaml", "llama_base/config.json"):
         folder = shutil.copytree(MINIGPT, tmp_path / file.replace("/", "-").removesuffix(".yaml"))
         instead(folder / file)
@@ -312,3 +323,22 @@ def test_an_adapter_is_not_imported_from_the_current_folder(start: str, on_path:
     assert done.returncode == (7 if on_path else 2), done.stderr
     assert (tmp_path / "ran").exists() is on_path
     assert on_path or "adapter 'received:Evil' cannot be imported" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("original", "file", "field", "value"),
+    [
+        (LLAMA.folder, "tokenizer_config.json", "model_max_length", ""),
+        (LLAMA.folder, "tokenizer_config.json", "model_max_length", [None]),
+        (LLAVA, "processor_config.json", "image_processor__resample", "x"),
+        (OPENELM, "config.json", "num_gqa_groups", False),
+        (OPENELM, "config.json", "qkv_multipliers", 2**63),
+    ],
+)
+def test_values_over_which_a_library_stumbles(
+    original: Path, file: str, field: str, value: Any, tmp_path: Path
+) -> None:
+    folder = changed(original, tmp_path / "model", file, **{field: value})
+    with pytest.raises(ModelError) as raised:
+        (load if original == LLAVA else load_text)(folder, device="cpu")
+    assert str(folder) in str(raised.value) and "\n" not in str(raised.value)

@@ -405,7 +405,7 @@ def test_a_processor_of_another_size(llava: Path, change: dict[str, Any]) -> Non
         ({"num_hidden_layers": 4}, r"9 weights are not in the checkpoint \(first: model\.layers\.3"),
         ({"vocab_size": 600}, "another shape than config.json says"),
         ({"attention_bias": True}, r"weights are not in the checkpoint .*bias"),
-        ({"hidden_act": "of-nobody"}, "cannot be loaded .*of-nobody"),
+        ({"hidden_act": "of-nobody"}, "no model can be built from its config.json .*of-nobody"),
     ],
 )
 def test_a_configuration_of_another_model(llama: Path, config: dict[str, Any], message: str) -> None:

@@ -96,13 +96,19 @@ class OpenELM:
         """
         content = configuration(checkpoint, revision)
         check_fetched(checkpoint, content, revision)
-        config = OpenELMConfig.from_json(content, checkpoint)
+        try:
+            config = OpenELMConfig.from_json(content, checkpoint)
+            with torch.device("meta"):
+                model = OpenELMModel(config)
+        except ModelError:
+            raise
+        except Exception as error:  # what the sizes come to: no division, no tensor
+            reason = str(error).strip().split("\n")[0]
+            raise ModelError(f"{checkpoint}: no model can be built from its config.json ({reason})") from error
         words = _tokenizer(checkpoint, revision, tokenizer, config.vocab_size)
         folder = _folder(checkpoint, revision)
         check_files(checkpoint, revision)
         tensors = _tensors(folder, checkpoint)
-        with torch.device("meta"):
-            model = OpenELMModel(config)
         _check_tensors(tensors, model, checkpoint)
         check_finite(tensors, checkpoint)
         number = getattr(torch, dtype) if dtype else tensors["transformer.token_embeddings.weight"].dtype

@@ -50,6 +50,8 @@ def check_processing(processor: Any, checkpoint: str | Path) -> None:
         value = getattr(processor, name, None)
         if not _is_colour(value):
             wrong.append(f"{name} is {value!r}, expected three numbers between 0 and 1")
+    if (value := getattr(processor, "resample", None)) not in tuple(PILImageResampling):
+        wrong.append(f"resample is {value!r:.40}, expected the number of one of Pillow's filters")
     if not wrong and (difference := _difference(processor)) > _ROUNDING:
         wrong = [f"a {type(processor).__name__} does more to pixels than its settings say, by up to {difference:.3g}"]
     if wrong:

@@ -84,17 +84,20 @@ def check_folder(folder: str | Path) -> None:
     """
     folder = Path(folder)
     for path in sorted(folder.iterdir()):
-        if not path.is_dir() and path.exists():  # a link that leads nowhere is what a missing file is
-            try:
-                opened(path).close()
-            except PermissionError:
-                pass
-            except OSError as error:
-                raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
+        if not path.is_dir():
+            _check_regular(path)
     content = {name: _object(folder / name) for name in _OBJECTS if (folder / name).exists()}
+    longest = content.get("tokenizer_config.json", {}).get("model_max_length")
+    if longest is not None and (isinstance(longest, bool) or not isinstance(longest, (int, float))):
+        raise ModelError(
+            f"{folder / 'tokenizer_config.json'}: model_max_length is {kind(longest)}, expected a number"
+        )
     if "config.json" in content:
         config = content["config.json"]
-        check_fields(config, held_in(_files(folder, config)), str(folder / "config.json"))
+        weights = _files(folder, config)
+        for path in weights:  # an index may name one in a folder of its own
+            _check_regular(path)
+        check_fields(config, held_in(weights), str(folder / "config.json"))
         side = config["vision_config"].get("image_size") if config.get("vision_config") else None
         for name in ("preprocessor_config.json", "processor_config.json"):
             _check_processor(content.get(name, {}), side, folder / name)
@@ -238,6 +241,8 @@ def _count(path: Path) -> int:
 def _files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     """The files that transformers reads weights from."""
     stated = config.get("transformers_weights")
+    if isinstance(stated, str):
+        _check_inside(stated, f"{folder / 'config.json'}: transformers_weights")
     named = [stated] if isinstance(stated, str) else WEIGHTS
     first = next((name for name in named if (folder / name).is_file()), None)
     if first is None or not first.endswith(".index.json"):
@@ -245,8 +250,8 @@ def _files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     listed = _object(folder / first).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
         raise ModelError(f"{folder / first}: weight_map is {kind(listed)}, expected an object of file names")
-    if away := [name for name in listed.values() if Path(name).is_absolute() or ".." in Path(name).parts]:
-        raise ModelError(f"{folder / first}: {away[0]!r:.200} is no file of this folder")
+    for name in listed.values():
+        _check_inside(name, str(folder / first))
     return [folder / name for name in sorted(set(listed.values()))]
 
 
@@ -258,7 +263,22 @@ def _fetched(checkpoint: str | Path, config: Mapping[str, Any], revision: str | 
     if first is None:
         return []
     listed = _files(first.parent, {"transformers_weights": first.name})
-    return [path for file in listed if (path := file_of(checkpoint, file.name, revision))]
+    names = [file.relative_to(first.parent).as_posix() for file in listed]
+    return [path for name in names if (path := file_of(checkpoint, name, revision))]
+
+
+def _check_inside(name: str, where: str) -> None:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ModelError(f"{where}: {name!r:.200} is no file of this folder")
+
+
+def _check_regular(path: Path) -> None:
+    try:
+        opened(path).close()
+    except (FileNotFoundError, PermissionError):
+        pass  # also a link that leads nowhere: whoever needs the file says so
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _object(path: Path) -> dict[str, Any]:

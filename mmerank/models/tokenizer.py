@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmerank.errors import ModelError
+from mmerank.models.plausible import check_folder
 from mmerank.models.stored import file_of, json_object
 
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -83,10 +84,12 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> Loaded:
 
     Raises:
         ModelError: There is none, it cannot be loaded, it draws at random, or says that it adds a token that it does
-            not name.
+            not name; or what lies in the directory is no regular file.
     """
     from transformers import AutoTokenizer
 
+    if Path(source).is_dir():
+        check_folder(source)  # which need not be that of the model
     where = {"revision": revision or "main", "trust_remote_code": False}
     file, settings = file_of(source, FILE, revision), json_object(file_of(source, CONFIG, revision))
     raw = None if file is None else _read(file)

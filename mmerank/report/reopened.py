@@ -32,13 +32,14 @@ def find_examples(run: Finished, *, with_data: bool = False) -> tuple[dict[str, 
     """
     try:
         places = list(_places(run.data))
-    except MmerankError:
+        found_there = not places or places[0].exists()
+    except (MmerankError, OSError, ValueError):  # names that no file can have
         return {}, "the data could not be read again"
     if run.data != "demo" and not places:
         return {}, "the data are not in local files, and a report fetches nothing"
     if not with_data and not all(_near(place, run.path) for place in places):
         return {}, f"the data are neither in the run's folder nor in the current one; {_HOW}"
-    if places and not places[0].exists():
+    if not found_there:
         return {}, "the data were not found; a relative path counts from where mmerank report is called"
     try:
         data = load_data(run.data, pipe=False)

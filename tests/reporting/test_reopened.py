@@ -117,6 +117,28 @@ def test_a_link_to_a_text_elsewhere(texts: Path, tmp_path: Path) -> None:
     assert SECRET not in page(run) and SECRET in page(run, with_data=True)
 
 
+def test_the_home_folder_is_elsewhere(
+    pictures: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers take `~` for it, wherever the command is called."""
+    monkeypatch.chdir(tmp_path)
+    for original, data in ((texts, "text:~/x.txt"), (pictures, "llava:~/data/x.json?images=~/data/images")):
+        monkeypatch.setenv("HOME", str(original))
+        run = received(original / "run", tmp_path / original.name, data)
+        found = page(run)
+        assert SECRET not in found and "data:image/jpeg" not in found and "--with-data" in found
+        assert SECRET in page(run, with_data=True)
+
+
+@pytest.mark.parametrize(
+    "data", [f"text:{'x' * 5000}", f"llava:{'x' * 5000}", "text:\0", "llava:x?y=1", "minigpt:\0"]
+)
+def test_data_that_no_reader_takes_cost_no_report(data: str, texts: Path, tmp_path: Path) -> None:
+    for with_data in (False, True):
+        found = page(received(texts / "run", tmp_path / f"run{with_data}", data), with_data=with_data)
+        assert "Without texts and pictures" in found and SECRET not in found
+
+
 @pytest.mark.parametrize(
     "data",
     [
