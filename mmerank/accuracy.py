@@ -12,13 +12,15 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmerank.checkpoints import is_yaml
 from mmerank.durable import whole
 from mmerank.errors import DataError, ModelError, UsageError
+from mmerank.located import is_yaml
 from mmerank.processes import rank
-from mmerank.text_adapter import TextAdapter
+
+if TYPE_CHECKING:
+    from mmerank.text_adapter import TextAdapter
 
 ACCURACY = "accuracy.json"  # in a run folder
 

@@ -10,24 +10,23 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmerank.checkpoints import (
-    check_dtype,
     check_keys,
     chosen_device,
     configuration,
     families,
     family_named,
-    is_yaml,
     quantised,
     yaml_keys,
 )
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.demo import MODELS
-from mmerank.errors import ModelError, UsageError, did_you_mean
+from mmerank.errors import ModelError, UsageError
 from mmerank.hooks import Point
 from mmerank.inputs import Example
+from mmerank.located import MULTIMODAL, check_dtype, is_yaml
 from mmerank.sequences import Kind, TokenSequence
 
-GROUP = "mmerank.adapters"
+GROUP = MULTIMODAL
 
 
 @runtime_checkable
@@ -164,8 +163,6 @@ def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:
             raise UsageError(f"{path}: adapter {name} is given by a hub id or a directory, not by a YAML file")
         check_keys(path, name, family.load, keys)
         return family, keys
-    if not Path(model).exists() and (meant := did_you_mean(str(model), MODELS)):  # no need to ask the hub
-        raise UsageError(f"unknown model {str(model)!r}{meant}")
     model_type, known = configuration(model)["model_type"], families(GROUP)
     if model_type not in known:
         raise ModelError(

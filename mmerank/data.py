@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mmerank import inputs, texts
 from mmerank.errors import DataError, UsageError, did_you_mean
 from mmerank.hub import hub
 from mmerank.inputs import DataSet
+from mmerank.rows import JSON_LINES
 
 FORMS = (
     "llava:FILE.json[?images=DIR]",
@@ -85,6 +88,23 @@ def load_data(data: str) -> DataSet:
     if data in _TO_DOWNLOAD:
         raise DataError(f"{data} cannot be fetched with its pictures: {_TO_DOWNLOAD[data]}")
     if name not in _READERS or not rest:
-        meant = "" if name in _READERS else did_you_mean(name, ("demo", *texts.SETS, *_READERS))
+        meant = "" if name in _READERS else did_you_mean(name, ("demo", *texts.SETS, *_READERS)) or _as_path(data)
         raise UsageError(f"unknown data {data!r}" + (meant or f"; known: {', '.join(FORMS)}"))
     return _READERS[name](data, rest)
+
+
+def _as_path(data: str) -> str:
+    """The end of a message about a path that was given without saying how it is read."""
+    path = Path(data)
+    if not path.exists():
+        return ""
+    if path.is_dir():
+        ways = [f"llava:{file}" for file in sorted(path.glob("*.json"))[:3]]
+        if (path / "filter_cap.json").is_file():
+            ways = [f"minigpt:{data}"]
+        named = ", ".join(ways) or "minigpt:DIR, or NAME:DIR for a set of the paper"
+        return f", a folder; say how it is read: {named}"
+    kind = path.name.lower().removesuffix(".gz")
+    ways = [f"llava:{data}"] if kind.endswith(".json") else []
+    ways.append(f"text:{data}" + ("#FIELD" if kind.endswith((*JSON_LINES, ".parquet")) else ""))
+    return f", a file; say how it is read: {', or '.join(ways)}"

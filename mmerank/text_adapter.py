@@ -11,22 +11,21 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from mmerank.checkpoints import (
-    check_dtype,
     check_keys,
+    check_named,
     chosen_device,
     configuration,
     families,
     family_named,
     folder_or_hub_id,
-    is_yaml,
     quantised,
     yaml_keys,
 )
-from mmerank.demo import MODELS
-from mmerank.errors import ModelError, UsageError, did_you_mean
+from mmerank.errors import ModelError
 from mmerank.hooks import Point
+from mmerank.located import LANGUAGE, check_dtype, is_yaml
 
-GROUP = "mmerank.text_adapters"
+GROUP = LANGUAGE
 FALLBACK = "causal-lm"  # takes whatever transformers knows
 
 
@@ -119,10 +118,7 @@ def check_text_adapter(adapter: object) -> None:
 def _found(model: str | Path, revision: str | None) -> tuple[Any, dict[str, Any]]:
     """Adapter class of a MODEL argument, and what its `load` is given beside name, dtype and device."""
     if not is_yaml(model):
-        if not Path(model).exists() and (str(model) in MODELS or did_you_mean(str(model), MODELS)):
-            raise UsageError(
-                f"{model}: the models that come with mmerank read pictures; `mmerank align` measures them"
-            )
+        check_named(GROUP, model, revision)
         kind = configuration(model, revision)["model_type"]
         return families(GROUP).get(kind) or family_named(GROUP, FALLBACK), {"checkpoint": str(model)}
     path = Path(model)

@@ -12,6 +12,7 @@ from mmerank.errors import UsageError
 from mmerank.reporting.examples import by_example
 from mmerank.reporting.figures import figures
 from mmerank.reporting.finished import read_runs
+from mmerank.reporting.folders import run_folders
 from mmerank.reporting.formats import csv, latex, latex_list, markdown, markdown_list
 from mmerank.reporting.html import Drawing, page
 from mmerank.reporting.numbers import all_numbers
@@ -25,8 +26,8 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, *, formats
     """Write tables, figures and one HTML page of finished runs, from their folders alone.
 
     Args:
-        runs: Run folders, of any kinds.
-        out: Where to. Default: `report` in the run folder, if there is one run.
+        runs: Run folders, of any kinds, and folders of run folders.
+        out: Where to. Default: `report` in the folder, if one is named.
         formats: Any of `html`, `latex`, `csv`, `markdown`. Default: all of them, and every figure as PDF and PNG.
 
     Returns:
@@ -34,17 +35,19 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, *, formats
 
     Raises:
         RunFolderError: A folder is not a run's, has no records, or they are damaged.
-        UsageError: There is no run, no such format, or there are several runs and no `out`.
+        TypeError: `runs` is no list of paths.
+        UsageError: There is no run, no such format, or several folders are named and no `out`.
     """
-    if not runs:
+    folders = run_folders(runs)
+    if not folders:
         raise UsageError("expected at least one run folder")
     if unknown := sorted(set(formats) - set(FORMATS)):
         raise UsageError(f"unknown format {unknown[0]!r}; known: {', '.join(FORMATS)}")
     if out is None and len(runs) > 1:
         raise UsageError("of several runs, name the folder to write to: --out DIR")
-    read = read_runs([Path(run) for run in runs])
+    read = read_runs(folders)
     numbers = all_numbers(read)
-    folder = Path(out) if out is not None else read[0].path / "report"
+    folder = Path(out) if out is not None else Path(runs[0]) / "report"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
