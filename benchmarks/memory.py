@@ -7,12 +7,14 @@ Texts of about 10 tokens through a tiny OPT of the tests, so that what grows is 
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 
 def texts(count: int) -> None:
@@ -33,23 +35,35 @@ def detail_23k() -> None:
     """23,000 examples with five records each, spectra as long as LLaVA-1.5's."""
     import numpy as np
 
-    from mmerank.records import Record, read_parts, write_part
+    from mmerank.parts import read_records, write_part
+    from mmerank.records import Record
+    from mmerank.run_files import record_fingerprint
 
     points = {("vision", "image"): 576, ("connector", "image"): 576, ("llm", "image"): 577, ("llm", "text"): 150,
               ("llm", "pair"): 727}  # fmt: skip
     draw = np.random.default_rng(0)
+
+    def numbers(n: int) -> tuple[float, float, float, int, str, Any]:
+        spectrum = -np.sort(-(draw.random(n) ** 8))
+        spectrum /= spectrum.sum()
+        entropy = -float((spectrum * np.log(np.maximum(spectrum, 1e-300))).sum())
+        kept = spectrum.astype(np.float32)
+        return entropy, 1 / float((spectrum**2).sum()), float(spectrum[0]), 0, record_fingerprint({}, {}), kept
+
     with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "records").mkdir()
+        (folder / "run.json").write_text(json.dumps({"job": "align", "convention": {}, "models": {"model": {}}}))
         for part in range(23):
             rows = [
-                Record("model", f"{part}-{i}", point, fed, "none", n, 4096, 5.0, 2.0, 0.5, 0, "f",
-                       draw.random(n, dtype=np.float32))
+                Record("model", f"{part}-{i}", point, fed, "none", n, 4096, *numbers(n))
                 for i in range(1000)
                 for (point, fed), n in points.items()
-            ]  # fmt: skip
-            write_part(Path(scratch) / f"{part:06d}.parquet", rows)
-        size = sum(part.stat().st_size for part in Path(scratch).iterdir())
+            ]
+            write_part(folder / "records" / f"{part:06d}.parquet", rows)
+        size = sum(part.stat().st_size for part in (folder / "records").iterdir())
         began, before = time.monotonic(), peak()
-        found = read_parts(Path(scratch))
+        found = read_records(folder)
         print(
             f"{len(found)} records, {size / 1e6:.0f} MB on the disk: read in {time.monotonic() - began:.1f} s, "
             f"{peak() - before:.0f} MB above {before:.0f} MB"

@@ -27,7 +27,7 @@ from mmerank.variants import BASE, Variant, variant
 PAIRS = (("mmerank", "bare"), ("mmerank", "inputs + bare"), ("naive", "bare"), ("naive", "mmerank"))
 TRANSFORMS = {"tiny": (1, 4), "small": (1, 4, 16), "full": (1, 4, 16)}
 FLOP_TRANSFORMS = 10
-BUILD: dict[str, Callable[..., tuple[Any, nn.Module, nn.Module]]] = {"llava": shapes.llava, "minigpt": shapes.minigpt}
+BUILD: dict[str, Callable[..., tuple[Any, nn.Module]]] = {"llava": shapes.llava, "minigpt": shapes.minigpt}
 
 
 class Pairs:
@@ -47,7 +47,7 @@ class Pairs:
         self, name: str, stage: Stage, size: str, examples: int, dtype: str, folder: Path, transforms: int = 0
     ):
         self.adapter: Adapter
-        self.adapter, self.llm, self.head = BUILD[name](size, stage.device, getattr(torch, dtype))
+        self.adapter, self.llm = BUILD[name](size, stage.device, getattr(torch, dtype))
         self.examples = shapes.pairs(examples, size, folder)
         self._budget = default_budget(stage.device)
         made = [parse(f"rotate:{5 * (i + 1)}")[0] for i in range(transforms)]
@@ -84,13 +84,13 @@ class Pairs:
     def naive(self) -> None:
         """Whole model passes for image, text and pair, of every version of the picture, with the recipe's SVDs."""
         for pixels in self.pixels.values():
-            pair_passes(self.adapter, self.llm, self.head, [r.sequences for r in self.readings], pixels)
+            pair_passes(self.adapter, self.llm, [r.sequences for r in self.readings], pixels)
 
     def naive_passes(self) -> None:
         """The same without SVDs, on the last example."""
         for pixels in self.pixels.values():
             last = [self.readings[-1].sequences], pixels[-1:]
-            pair_passes(self.adapter, self.llm, self.head, *last, measure=torch.Tensor.size)
+            pair_passes(self.adapter, self.llm, *last, measure=torch.Tensor.size)
 
     @torch.inference_mode()
     def bare(self) -> None:
@@ -152,8 +152,8 @@ def flops(stage: Stage, size: str, dtype: str) -> Iterator[dict[str, Any]]:
         yield _flop_row({"model": f"llava {size}, run", "transforms": k}, counted)
     encoder, image, text, pair = _published_size()
     for k in (0, FLOP_TRANSFORMS):
-        naive = (1 + k) * (2 * encoder + image["logits"] + text["logits"] + pair["logits"])
-        least = text["states"] + (1 + k) * (encoder + pair["states"])
+        naive = (1 + k) * (2 * encoder + image + text + pair)
+        least = text + (1 + k) * (encoder + pair)
         counted = {"naive": naive, "mmerank": least}
         yield _flop_row({"model": "LLaVA-1.5-7B, by pass", "transforms": k}, counted)
 
@@ -170,8 +170,8 @@ def _counted(work: Any) -> int:
     return int(counter.get_total_flops())
 
 
-def _published_size() -> tuple[int, dict[str, int], dict[str, int], dict[str, int]]:
-    """FLOPs of the encoder with the connector, and of the LLM on image, text and pair, without and with LM head."""
+def _published_size() -> tuple[int, int, int, int]:
+    """FLOPs of the encoder with the connector, and of the LLM on image, text and pair, up to its final norm."""
     with torch.device("meta"):
         config = shapes.llava_config("full")
         model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
@@ -183,14 +183,13 @@ def _published_size() -> tuple[int, dict[str, int], dict[str, int], dict[str, in
             states = core.vision_tower(picture, output_hidden_states=True).hidden_states[config.vision_feature_layer]
             core.multi_modal_projector(states[:, 1:])
 
-        def passed(n: int) -> dict[str, int]:
+        def passed(n: int) -> int:
             embeddings = torch.empty(1, n, config.text_config.hidden_size)
             # A mask that is there is not looked into, which cannot be done without values.
             mask = torch.empty(1, 1, n, n)
-            states = _counted(
+            return _counted(
                 lambda: core.language_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
             )
-            return {"states": states, "logits": states + _counted(lambda: model.lm_head(embeddings))}
 
         t = shapes.PAIR_TOKENS["full"]
         return _counted(encode), passed(1 + m), passed(1 + t), passed(1 + m + t)

@@ -90,7 +90,7 @@ def overlap(stage: Stage, size: str, examples: int) -> Iterator[dict[str, Any]]:
         A line for each speed of the model.
     """
     stage = replace(stage, device=torch.device("cpu"), waits=True)
-    inner, _, _ = shapes.llava("tiny" if size == "tiny" else "small", stage.device, torch.float32)
+    inner, _ = shapes.llava("tiny" if size == "tiny" else "small", stage.device, torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         pairs = shapes.pairs(examples, size, Path(folder))
         text, pair = (len(inner.sequence(pairs[0], kind, "bare")) for kind in ("text", "pair"))

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmerank import capture
 from mmerank.adapter import Adapter
 from mmerank.sequences import TokenSequence, padded, spliced_embeddings
-from mmerank.text_adapter import TextAdapter
 
 Measure = Callable[[Tensor], object]
 
@@ -27,33 +26,63 @@ def recipe_entropy(h: Tensor) -> Tensor:
     return entropy
 
 
-@torch.inference_mode()
-def text_passes(adapters: Sequence[TextAdapter], texts: Sequence[Tensor], layers: Sequence[int]) -> None:
-    """Per text and model: one forward with all hidden states and logits of every position, the loss, and SVDs."""
-    for adapter in adapters:
-        for ids in texts:
-            output = adapter.model(input_ids=ids, output_hidden_states=True, use_cache=False, labels=ids)
-            for layer in layers:
-                recipe_entropy(output.hidden_states[layer][0])
+@torch.no_grad()
+def published_passes(
+    bodies: Sequence[Any], tokenizer: Any, texts: Sequence[str], *, all_layers: bool = False
+) -> None:
+    """What the published code does: `AutoModel`, so neither LM head nor loss; one text at a time, an SVD of each.
+
+    Args:
+        bodies: Models as `AutoModel` gives them, trained and untrained.
+        tokenizer: Theirs.
+        texts: Any.
+        all_layers: Keep the hidden states of all layers and take an SVD of each, which the published code does not.
+    """
+    for body in bodies:
+        device = next(body.parameters()).device
+        for text in texts:
+            ids = tokenizer(text, return_tensors="pt")["input_ids"].to(device)
+            output = body(input_ids=ids, output_hidden_states=all_layers)
+            for h in output.hidden_states if all_layers else [output.last_hidden_state]:
+                recipe_entropy(h[0])
+
+
+@torch.no_grad()
+def script_passes(models: Sequence[Any], tokenizer: Any, texts: Sequence[str], *, all_layers: bool = False) -> None:
+    """What a plain script does that wants losses too: the language model with labels, all hidden states kept.
+
+    Args:
+        models: As `AutoModelForCausalLM` gives them, trained and untrained.
+        tokenizer: Theirs.
+        texts: Any.
+        all_layers: Take an SVD of every layer, not of the last alone.
+    """
+    for model in models:
+        device = next(model.parameters()).device
+        for text in texts:
+            ids = tokenizer(text, return_tensors="pt")["input_ids"].to(device)
+            output = model(input_ids=ids, labels=ids, output_hidden_states=True)
+            output.loss.item()
+            for h in output.hidden_states if all_layers else output.hidden_states[-1:]:
+                recipe_entropy(h[0])
 
 
 @torch.inference_mode()
 def pair_passes(
     adapter: Adapter,
     llm: Any,
-    head: nn.Module,
     readings: Sequence[dict[Any, TokenSequence]],
     pixels: Sequence[Tensor],
     measure: Measure = recipe_entropy,
 ) -> None:
     """The recipe carried over to images: a pass of the whole model for each of image, text and pair.
 
-    Each keeps all hidden states and computes logits; eRank1 and eRank2 are read in the pass of the image.
+    As in the published code of text, no logits are computed and no list of hidden states is kept; eRank1 and
+    eRank2 are read in the pass of the image.
 
     Args:
         adapter: The model.
         llm: Its LLM.
-        head: Its LM head.
         readings: What the LLM reads, by kind of input, for each example.
         pixels: (3, h, w) for each example.
         measure: What is done to each of the five sets of hidden states.
@@ -69,6 +98,4 @@ def pair_passes(
                     for h in seen.values():
                         measure(h[0])
             embeddings = spliced_embeddings(llm.get_input_embeddings(), padded([sequence])[0], images)
-            output = llm(inputs_embeds=embeddings, use_cache=False, output_hidden_states=True)
-            head(output.hidden_states[-1])
-            measure(output.hidden_states[-1][0])
+            measure(llm(inputs_embeds=embeddings, use_cache=False).last_hidden_state[0])

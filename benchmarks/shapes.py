@@ -121,25 +121,24 @@ def llava_config(size: str) -> LlavaConfig:
     )
 
 
-def llava(size: str, device: torch.device, dtype: torch.dtype) -> tuple[Llava, nn.Module, nn.Module]:
-    """A LLaVA-1.5, its LLM and its LM head."""
+def llava(size: str, device: torch.device, dtype: torch.dtype) -> tuple[Llava, nn.Module]:
+    """A LLaVA-1.5 and its LLM."""
     with _drawn_on(device, dtype):
         model = LlavaForConditionalGeneration(llava_config(size)).eval()
     side = CLIP[size]["image_size"]
     processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     adapter = Llava(model, tokenizer(VOCABULARY[size]), processor, name="llava", source={"weights": "random"})
-    return adapter, model.model.language_model, model.lm_head
+    return adapter, model.model.language_model
 
 
-def minigpt(size: str, device: torch.device, dtype: torch.dtype) -> tuple[MiniGPTv2, nn.Module, nn.Module]:
-    """A MiniGPT-v2, its LLM and an LM head."""
+def minigpt(size: str, device: torch.device, dtype: torch.dtype) -> tuple[MiniGPTv2, nn.Module]:
+    """A MiniGPT-v2 and its LLM."""
     config = LlamaConfig(vocab_size=VOCABULARY[size], **LLAMA[size])
     with _drawn_on(device, dtype):
         model = MiniGPTv2Model(config, **EVA[size]).eval()
-        head = nn.Linear(config.hidden_size, VOCABULARY[size], bias=False)
     model.visual_encoder.zero_key_biases()
     adapter = MiniGPTv2(model, tokenizer(VOCABULARY[size]), name="minigpt-v2", source={"weights": "random"})
-    return adapter, model.llama_model, head
+    return adapter, model.llama_model
 
 
 @contextmanager

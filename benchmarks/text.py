@@ -1,4 +1,4 @@
-"""The text path: the published recipe, bare forwards, and `mmerank.diff` end to end, final norm or all layers."""
+"""The text path: the published recipe, a plain script, bare forwards, and `mmerank.diff`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,31 @@ from torch import Tensor
 import mmerank
 from benchmarks import shapes
 from benchmarks.clock import Stage, row
-from benchmarks.recipe import text_passes
+from benchmarks.recipe import published_passes, script_passes
 from mmerank.batches import batches, default_budget
 from mmerank.sequences import Role, padded, tokens_of
 from mmerank.text_adapter import TextAdapter, tokenizer_fingerprint
 
-PAIRS = (("mmerank", "bare"), ("recipe", "bare"), ("recipe", "mmerank"))
+# Equal work beside equal work: eRanks alone, and eRanks with losses.
+PAIRS = (
+    ("mmerank", "published"),
+    ("mmerank", "bare"),
+    ("published", "bare"),
+    ("mmerank with losses", "script with losses"),
+    ("mmerank with losses", "bare with losses"),
+    ("script with losses", "bare with losses"),
+)
 
 
 def text(stage: Stage, size: str, examples: int, dtype: str, layers: str = "") -> Iterator[dict[str, Any]]:
     """Trained model and untrained twin on the same texts.
 
-    `recipe` runs all hidden states, logits of every position and an SVD per text; `bare` the forwards of the same
-    batches as `mmerank`, and the loss, nothing measured. Loading, and building the twin, count nowhere. What
-    `mmerank` does once a run however many texts there are, hashing the tokenizer, is also timed by itself.
+    Without losses: `published` is the published code's `AutoModel`, text by text, and an SVD of each; `mmerank` is
+    `mmerank.diff(..., loss=False)`; `bare` the forwards of the same batches as `mmerank`, nothing measured. With
+    losses: `script` is `AutoModelForCausalLM` with labels and all hidden states, text by text, and an SVD; `mmerank`
+    is `mmerank.diff`; `bare` has the loss, too. Loading, and building the twin, count nowhere; tokenising counts in
+    all but `bare`. What `mmerank` does once a run however many texts there are, hashing the tokenizer, is also timed
+    by itself.
 
     Args:
         stage: Where and how often.
@@ -44,27 +55,36 @@ def text(stage: Stage, size: str, examples: int, dtype: str, layers: str = "") -
         twin = adapter.untrained(0)
         adapter.untrained = lambda seed: twin  # what mmerank.diff finds is built already
         texts = shapes.texts(examples, size)
-        sequences = [tokens_of(adapter.token_ids(example.text), Role.TEXT) for example in texts]
-        alone = [torch.tensor([sequence.ids]).to(stage.device) for sequence in sequences]
-        measured = range(len(adapter.layers)) if layers == "all" else [-1]
-        budget = default_budget(stage.device, len(measured))
-        together = [padded(batch) for batch in batches(sequences, len, budget)]
+        alone = [example.text for example in texts]
+        sequences = [tokens_of(adapter.token_ids(text), Role.TEXT) for text in alone]
+        measured = len(adapter.layers) if layers == "all" else 1
+        together = [padded(batch) for batch in batches(sequences, len, default_budget(stage.device, measured))]
+        both = [adapter, twin]
+        models = [one.model for one in both]
+        # The module that AutoModel gives for this configuration.
+        bodies = [model.base_model for model in models]
+        every = {"all_layers": layers == "all"}
         works = {
-            "recipe": lambda: text_passes([adapter, twin], alone, measured),
-            "bare": lambda: bare([adapter, twin], together),
-            "mmerank": lambda: mmerank.diff(adapter, texts, layers=layers),
+            "published": lambda: published_passes(bodies, adapter.tokenizer, alone, **every),
+            "bare": lambda: bare(both, together, loss=False),
+            "mmerank": lambda: mmerank.diff(adapter, texts, layers=layers, loss=False),
+            "script with losses": lambda: script_passes(models, adapter.tokenizer, alone, **every),
+            "bare with losses": lambda: bare(both, together, loss=True),
+            "mmerank with losses": lambda: mmerank.diff(adapter, texts, layers=layers),
             "once a run": lambda: tokenizer_fingerprint(adapter.tokenizer),
         }
-        what = {"model": f"OPT {size}", "examples": examples, "layers": len(measured), "dtype": dtype}
+        what = {"model": f"OPT {size}", "examples": examples, "layers": measured, "dtype": dtype}
         yield row(stage, what, works, PAIRS, memory=True)
 
 
 @torch.inference_mode()
-def bare(adapters: Sequence[TextAdapter], together: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Forwards and loss alone."""
+def bare(adapters: Sequence[TextAdapter], together: Sequence[tuple[Tensor, Tensor]], *, loss: bool) -> None:
+    """Forwards alone, or forwards and loss."""
     for adapter in adapters:
         for ids, mask in together:
             h = adapter.forward(ids, mask)
+            if not loss:
+                continue
             for states, tokens, counts in zip(h, ids.to(h.device), mask.to(h.device), strict=True):
                 n = int(counts.sum())
                 logits = adapter.logits(states[None, : n - 1])[0].float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -30,12 +31,13 @@ def _run(given: list[str]) -> None:
 
 
 def guarded(work: Callable[[], Any], *, debug: bool = False) -> None:
-    """Run a program so that errors are one line on stderr and an exit status; what the scripts end with too.
+    """Run a program so that errors and warnings are one line each on stderr, and errors an exit status; scripts too.
 
     Args:
         work: The program.
         debug: Let errors through.
     """
+    before, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         work()
     except KeyboardInterrupt:
@@ -47,6 +49,12 @@ def guarded(work: Callable[[], Any], *, debug: bool = False) -> None:
         if isinstance(error, MmerankError):
             sys.exit(_fail(str(error), status=statuses.get(type(error), 1)))
         sys.exit(_fail(f"{type(error).__name__}: {error} (--debug shows where)"))
+    finally:
+        warnings.formatwarning = before
+
+
+def _warning(message: Warning | str, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
+    return f"warning: {printable(str(message))}\n"
 
 
 def _fail(message: str, status: int = 1) -> int:

@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -119,12 +119,14 @@ def accuracies(
     # Not `simple_evaluate`, which seeds all generators and takes seconds to list what is installed.
     from lm_eval import evaluate
 
+    from mmerank.identity import identity
     from mmerank.scored_model import ScoredModel
 
     model = ScoredModel(adapter, batch_tokens, progress)
     found: dict[str, Accuracy] = {}
+    known = {} if kept is None else identity(adapter)
     for task in named:
-        asked = _asked(task, limit, adapter)
+        asked = _asked(task, limit, known)
         of_task = None if kept is None else _looked_up(kept, asked)
         if of_task is None:
             of_task = _read(task, evaluate(model, _questions(task), limit=limit, log_samples=False))
@@ -134,11 +136,11 @@ def accuracies(
     return found
 
 
-def _asked(task: str, limit: int | None, adapter: TextAdapter) -> list[Any]:
+def _asked(task: str, limit: int | None, model: Mapping[str, Any]) -> list[Any]:
     """What an accuracy depends on."""
     content = hashlib.sha256(Path(task).read_bytes()).hexdigest()[:16] if is_yaml(task) else None
-    weights = [adapter.source.get(key) for key in ("weights", "configuration", "seed", "dtype")]
-    return [task, content, limit, *weights, version("lm_eval")]
+    known = [model.get(key) for key in ("weights", "configuration", "known_by")]
+    return [task, content, limit, *known, version("lm_eval")]
 
 
 def _kept(file: Path) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from mmerank.checkpoints import (
     configuration,
     families,
     family_named,
+    lacking,
     quantised,
     yaml_keys,
 )
@@ -41,7 +42,7 @@ class Adapter(Protocol):
     Attributes:
         name: The model as results name it.
         source: What was read from where, for the record: JSON values by name. Of an untrained twin: `adapter`,
-            `untrained` (true), `seed`, `dtype` and `weights`.
+            `untrained` (true), `seed` and `dtype`. `mmerank.identity` adds what the model is when it is measured.
         model: The module that the hook points are paths in.
         tokenizer: The LLM's, as transformers loads it.
         points: Hook point for each of `vision`, `connector` and `llm`.
@@ -146,6 +147,11 @@ def check_adapter(adapter: object) -> None:
     Raises:
         TypeError: It lacks what an `Adapter` has.
     """
+    if missing := lacking(adapter, Adapter):
+        raise TypeError(
+            f"{type(adapter).__name__} is no adapter yet: it lacks {', '.join(missing)}; the docstring of "
+            "mmerank.adapter.Adapter says what each is"
+        )
     if not isinstance(adapter, Adapter):
         raise TypeError(
             f"expected a model that mmerank.load(MODEL) returns, got {type(adapter).__name__}; mmerank.diff measures "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +16,15 @@ from mmerank.analysis.alignment import alignment
 from mmerank.analysis.bootstrap import Bootstrap, Interval, intervals
 from mmerank.analysis.companions import clip_score, companions
 from mmerank.analysis.layers import layer_eranks
-from mmerank.analysis.tokens import matched_alignment, row_eranks, token_curve
+from mmerank.analysis.tokens import matched_alignment, matched_rows, row_eranks, token_curve
 from mmerank.clip import Clip, ClipEmbeddings, clip_embeddings
 from mmerank.collect import collect
 from mmerank.convention import Convention, all_choices
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.images import MAX_PIXELS
-from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen
+from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen, unique
+from mmerank.placeholders import without_placeholders
 from mmerank.probe import Probe
 from mmerank.records import Record, to_frame
 from mmerank.runs import RunFolder, open_run, versions
@@ -49,7 +50,7 @@ class Alignment:
         erank5: LLM, image and text input.
         image_reduction_ratio: (eRank1 - eRank2) / eRank1.
         image_text_alignment: mean(eRank3, eRank4, eRank5) / max(eRank3, eRank4, eRank5).
-        source: Where the model came from: checkpoint, dtype, fingerprint of the weights.
+        source: What the model is known by, see `mmerank.identity.identity`.
         records: One per example and measurement.
         layer_records: One per example and further layer, of the pair input; none where no layers were asked for.
         limit: How many examples were asked for; None for all.
@@ -88,13 +89,19 @@ class Alignment:
 
     @cached_property
     def matched(self) -> dict[str, Any] | None:
-        """The same on equally many rows everywhere, see `mmerank.analysis.tokens`; None if not asked for."""
+        """The same on equally many rows everywhere, see `mmerank.analysis.tokens`; None if not asked for.
+
+        `intervals` are those over the examples that could be matched.
+        """
         asked = self.convention
         if asked.match_tokens is None:
             return None
-        return matched_alignment(
+        found = matched_alignment(
             self.records, tokens=asked.match_tokens, repeats=asked.match_repeats, aggregate=asked.aggregate
         )
+        rows = matched_rows(to_frame(self.records, spectrum=False))
+        limits = intervals(rows, aggregate=asked.aggregate, bootstrap=self.bootstrap) if found["n"] else {}
+        return {**found, "intervals": {label: list(interval) for label, interval in limits.items()}}
 
     @cached_property
     def token_curve(self) -> dict[str, Any] | None:
@@ -256,21 +263,24 @@ def align(
         out = open_align_run(out, examples, convention, layers=layers, max_pixels=max_pixels, limit=limit, seed=seed)
     folder = out
     if folder is not None:
-        folder.add_model(adapter.name, dict(adapter.source))
+        folder.add_model(adapter.name, dict(probe.source))
+    entries: Iterable[Example | Skipped] = without_placeholders(
+        probe.placeholders, unique(asked := chosen(examples, limit, seed))
+    )
     records, skipped = collect(
         probe.measure,
-        chosen(examples, limit, seed),
+        list(entries) if isinstance(asked, Sized) else entries,
         model=adapter.name,
         job="align",
         folder=folder,
         strict=strict,
         progress=progress,
     )
-    result = alignment_of(records, skipped, adapter=adapter, data=name, convention=convention, limit=limit, seed=seed)
+    result = alignment_of(records, skipped, probe=probe, data=name, limit=limit, seed=seed)
     if scorer is not None:
         embeddings = clip_embeddings(
             scorer,
-            chosen(examples, limit, seed),
+            without_placeholders(probe.placeholders, chosen(examples, limit, seed)),
             {record.example for record in result.records},
             folder=folder.path if folder is not None else None,
             max_pixels=max_pixels,
@@ -286,9 +296,8 @@ def alignment_of(
     records: Iterable[Record],
     skipped: Sequence[Skipped],
     *,
-    adapter: Adapter,
+    probe: Probe,
     data: str,
-    convention: Convention,
     limit: int | None,
     seed: int | None,
 ) -> Alignment:
@@ -297,9 +306,8 @@ def alignment_of(
     Args:
         records: Five per example, in any order, and those of further layers.
         skipped: The examples without.
-        adapter: The model.
+        probe: What measured them.
         data: Name of the data set.
-        convention: The choices in force.
         limit: How many examples were asked for.
         seed: Of their choice.
 
@@ -309,7 +317,7 @@ def alignment_of(
     Raises:
         DataError: There are no records.
     """
-    order = list(ERANKS.values())
+    order, convention = list(ERANKS.values()), probe.convention
     rows = sorted(records, key=lambda r: r.example)
     records = sorted(
         (r for r in rows if (r.point, r.input) in order), key=lambda r: (r.example, order.index((r.point, r.input)))
@@ -318,12 +326,12 @@ def alignment_of(
         first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
         raise DataError(f"{data}: no example could be measured, {len(skipped)} skipped{first}")
     return Alignment(
-        model=adapter.name,
+        model=probe.adapter.name,
         data=data,
         n=len(records) // len(ERANKS),
         skipped=tuple(skipped),
         convention=convention,
-        source=dict(adapter.source),
+        source=dict(probe.source),
         records=tuple(records),
         limit=limit,
         seed=seed,

@@ -1,4 +1,4 @@
-"""What every way of loading a model shares: how a MODEL argument is read, and how a loaded one is identified."""
+"""What every way of loading a model shares: how a MODEL argument is read, and what a configuration is known by."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from mmerank.located import LANGUAGE, check_device, check_load_in, check_located
 from mmerank.processes import rank
 
 if TYPE_CHECKING:  # a MODEL argument is read before torch is imported
-    import torch
-    from torch import nn
+    pass
 
 # What no adapter's `load` takes from a YAML file, because the caller says it.
 _CALLERS = ("name", "dtype", "device", "load_in")
@@ -156,13 +155,14 @@ def _entry_point(group: str, name: str) -> EntryPoint:
     return known[name]
 
 
-def check_named(group: str, model: str | Path, revision: str | None = None) -> None:
+def check_named(group: str, model: str | Path, revision: str | None = None, *, ask_hub: bool = True) -> None:
     """Refuse a MODEL argument that names nothing, before anything heavy is imported.
 
     Args:
         group: Entry point group of the adapters that may take it.
         model: A hub id, a directory, a YAML file, or the name of a model that comes with mmerank.
         revision: Branch, tag or commit on the hub; None for the newest.
+        ask_hub: Whether the hub is asked for what may be on it.
 
     Raises:
         UsageError: It is no name, or nearly that of a model that comes with mmerank; an adapter is unknown.
@@ -176,7 +176,22 @@ def check_named(group: str, model: str | Path, revision: str | None = None) -> N
     if group == LANGUAGE and not Path(model).exists() and (str(model) in MODELS or did_you_mean(str(model), MODELS)):
         raise UsageError(f"{model}: the models that come with mmerank read pictures; `mmerank align` measures them")
     if str(model) not in MODELS or revision:
-        check_located(model, revision)
+        check_located(model, revision, ask_hub=ask_hub)
+
+
+def lacking(given: object, protocol: type) -> list[str]:
+    """What an object lacks of a protocol, if it is nearly all there: a slip in an adapter of one's own.
+
+    Args:
+        given: What was given for one.
+        protocol: A class of declared attributes and methods.
+
+    Returns:
+        Names, sorted; none if more than half are missing, since it is something else then.
+    """
+    wanted = {*protocol.__annotations__, *(name for name in vars(protocol) if not name.startswith("_"))}
+    missing = sorted(name for name in wanted if not hasattr(given, name))
+    return missing if 2 * len(missing) <= len(wanted) else []
 
 
 def families(group: str) -> dict[str, Any]:
@@ -294,6 +309,9 @@ def configuration(model: str | Path, revision: str | None = None) -> dict[str, A
     check_located(model, revision)
     from transformers import PretrainedConfig
 
+    from mmerank.soundness import check_no_adapter_alone
+
+    check_no_adapter_alone(model)
     try:
         config, _ = PretrainedConfig.get_config_dict(str(model), revision=revision)
     except (AttributeError, TypeError) as error:
@@ -328,35 +346,28 @@ def commit_of(model: str | Path, revision: str | None = None) -> str | None:
     return commit[1] if commit else None
 
 
-def weights_fingerprint(model: nn.Module) -> str:
-    """A hash of names, shapes, dtypes, the first values and an exact sum of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if not tensor.is_meta:  # offloaded by device_map
-            digest.update(tensor.flatten()[:16].double().cpu().numpy().tobytes())
-            digest.update(str(_bit_sum(tensor)).encode())
-    return digest.hexdigest()[:16]
-
-
-def _bit_sum(tensor: torch.Tensor) -> int:
-    """The sum of the values' bit patterns as whole numbers: exact, so it does not depend on the order of adding."""
-    import torch
-
-    if tensor.is_floating_point():
-        whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size(), torch.uint8)
-        tensor = tensor.contiguous().view(whole)
-    return int(tensor.sum(dtype=torch.int64))
-
-
-def configuration_fingerprint(config: Mapping[str, Any]) -> str:
+def configuration_fingerprint(config: Any) -> str:
     """A hash of the architecture that a configuration describes: the same for every checkpoint of it.
 
     Args:
-        config: JSON values by name, as in config.json.
+        config: JSON values by name, as in config.json, or several of those.
 
     Returns:
         16 hexadecimal digits.
     """
-    kept = {key: value for key, value in config.items() if key not in _NOT_ARCHITECTURE}
+    kept = without_origin(config)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def without_origin(value: Any) -> Any:
+    """A configuration without what says where it, or a part of it, came from or how it is run.
+
+    Args:
+        value: JSON values, nested in any way.
+
+    Returns:
+        The same with text for all names.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): without_origin(of) for key, of in value.items() if key not in _NOT_ARCHITECTURE}
+    return [without_origin(of) for of in value] if isinstance(value, (list, tuple)) else value

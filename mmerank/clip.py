@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +17,12 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from mmerank.durable import whole
+from mmerank.durable import regular_bytes, whole
 from mmerank.errors import ModelError, RunFolderError, UsageError
 from mmerank.images import MAX_PIXELS, open_picture
 from mmerank.inputs import Example, Skipped, unique
+from mmerank.part_rules import DamagedPart
+from mmerank.parts import read_table
 from mmerank.progress import Meter
 
 FILE = "clip.parquet"
@@ -26,6 +31,16 @@ WRITE_EVERY_S = 60.0
 # Hessel et al., Sec. 3: what stands before a caption.
 PROMPT = "A photo depicts "
 _WHOLE = ("hf-hub:", "local-dir:")
+_SCHEMA = pa.schema(
+    [
+        ("example", pa.string()),
+        ("image", pa.list_(pa.float32())),
+        ("text", pa.list_(pa.float32())),
+        ("text_cut", pa.bool_()),
+    ]
+)
+# How far from 1 the length of an embedding may be: some models compute in half precision.
+_UNIT = 0.02
 
 
 @dataclass(frozen=True)
@@ -166,34 +181,68 @@ def clip_embeddings(
 
 
 def _read(path: Path, name: str) -> dict[str, tuple[Any, Any, bool]]:
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise RunFolderError(f"{path}: damaged ({error}); delete it, and it is computed again") from error
-    there = (table.schema.metadata or {}).get(b"clip", b"").decode()
+        found = read_table(regular_bytes(path), sound=False)
+        there = _checked(found)
+    except ValueError as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        reason = f"{path} is damaged ({error}); it is set aside as {aside.name}"
+        warnings.warn(f"{reason}, and what it held is computed again", stacklevel=3)
+        return {}
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be read ({error.strerror or error})") from error
     if there != name:
         raise RunFolderError(f"{path}: embeddings by {there}, not by {name}; delete it, or name another run folder")
-    columns = (table["example"].to_pylist(), table["image"].to_pandas(), table["text"].to_pandas())
-    rows = zip(*columns, table["text_cut"].to_pylist(), strict=True)
+    columns = (found["example"].to_pylist(), found["image"].to_pandas(), found["text"].to_pandas())
+    rows = zip(*columns, found["text_cut"].to_pylist(), strict=True)
     return {example: (image, text, cut) for example, image, text, cut in rows}
 
 
+def _checked(table: pa.Table) -> str:
+    """By which model the embeddings in a file are; DamagedPart if they are none."""
+    metadata = table.schema.metadata or {}
+    # Files of earlier versions have no digest.
+    if not table.schema.remove_metadata().equals(_SCHEMA) or {*metadata, b"digest"} != {b"clip", b"digest"}:
+        raise DamagedPart("other columns than those of embeddings")
+    if any(column.null_count for column in table.columns):
+        raise DamagedPart("a value is missing")
+    if len(set(table["example"].to_pylist())) != table.num_rows:
+        raise DamagedPart("an example stands there twice")
+    for kind in ("image", "text"):
+        column = table[kind].combine_chunks()
+        widths = {*np.diff(column.offsets.to_numpy()).tolist()}
+        if len(widths) > 1 or column.values.null_count:
+            raise DamagedPart(f"embeddings of {kind}s of different lengths")
+        vectors = column.values.to_numpy().reshape(table.num_rows, -1)
+        if not (np.abs(np.linalg.norm(vectors, axis=1) - 1) < _UNIT).all():
+            raise DamagedPart(f"an embedding of a{'n' * (kind == 'image')} {kind} that is no unit vector")
+    name: str = metadata[b"clip"].decode()
+    if metadata.get(b"digest", _digest(table, name)) != _digest(table, name):
+        raise DamagedPart("its content is not what was written: its digest is of something else")
+    return name
+
+
+def _digest(table: pa.Table, name: str) -> bytes:
+    """Of all that a file says."""
+    digest = hashlib.sha256(json.dumps([name, table["example"].to_pylist(), table["text_cut"].to_pylist()]).encode())
+    for kind in ("image", "text"):
+        digest.update(table[kind].combine_chunks().values.to_numpy().tobytes())
+    return digest.hexdigest()[:16].encode()
+
+
 def _write(path: Path, name: str, found: dict[str, tuple[Any, Any, bool]]) -> None:
-    schema = pa.schema(
-        [
-            ("example", pa.string()),
-            ("image", pa.list_(pa.float32())),
-            ("text", pa.list_(pa.float32())),
-            ("text_cut", pa.bool_()),
-        ],
-        metadata={"clip": name},
-    )
     images, texts, cut = zip(*found.values(), strict=True)
-    table = pa.table({"example": list(found), "image": images, "text": texts, "text_cut": cut}, schema=schema)
+    table = pa.table(
+        {"example": list(found), "image": images, "text": texts, "text_cut": [bool(c) for c in cut]}, schema=_SCHEMA
+    )
+    table = table.replace_schema_metadata({"clip": name, "digest": _digest(table, name)})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
     try:
         with whole(path) as unfinished:
-            pq.write_table(table, unfinished, compression="zstd")
+            unfinished.write_bytes(sink.getvalue())
     except OSError as error:
         raise RunFolderError(f"{path}: cannot be written ({error.strerror or error})") from error

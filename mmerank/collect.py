@@ -14,7 +14,9 @@ from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
 from mmerank.batches import WINDOW, Budget, batches, free_memory, is_out_of_memory, windows
+from mmerank.contents import difference
 from mmerank.errors import DataError, RunFolderError
+from mmerank.images import MAX_PIXELS
 from mmerank.inputs import Example, Skipped, unique
 from mmerank.processes import rank
 from mmerank.progress import Meter
@@ -44,6 +46,8 @@ PART_SECONDS = 30.0
 SHARES_PER_PROCESS = 8
 # So many examples in a row that could not be read, or that the model makes nothing of, are no accident.
 SUSPECT_IN_A_ROW = 8
+# Nor are so many one after the other, wherever they stand in the data: batches take them in another order.
+SUSPECT_ON_END = 32
 
 
 @dataclass(frozen=True)
@@ -233,7 +237,8 @@ def collect(
     Raises:
         DataError: An example was skipped, and `strict` is set; or so many in a row that the disk, the network or the
             model must be at fault.
-        RunFolderError: Another process writes to the folder, or it cannot be written.
+        RunFolderError: Another process writes to the folder, it cannot be written, or it has records of other
+            examples of these ids.
     """
     shown = progress and rank().leads
     total = len(examples) if isinstance(examples, Sized) else None
@@ -242,14 +247,29 @@ def collect(
             work = _Work(measure, model, None, strict, meter)
             work.do(unique(examples))
             return work.records, work.skipped_in_order()
+    examples = list(unique(examples))
     with folder.writing(), Meter(f"{job} {model}", total, done=len(folder.done(model)), shown=shown) as meter:
+        _check_contents(folder, examples)
         work = _Work(measure, model, folder, strict, meter)
         if rank().count == 1:
-            work.do(unique(examples))
+            work.do(examples)
         else:
-            work.do_with_others(list(unique(examples)))
+            work.do_with_others(examples)
         records = [record for record in folder.records(model) if record.example in work.order]
         return records, work.skipped_in_order()
+
+
+def _check_contents(folder: RunFolder, examples: Iterable[Example | Skipped]) -> None:
+    """Refuse examples that are not those that a folder has records of: numbers of both would stand side by side."""
+    known = folder.contents()
+    most = folder.settings.get("max_pixels", MAX_PIXELS)
+    for entry in examples:
+        if isinstance(entry, Example) and entry.id in known:
+            if unlike := difference(entry, known[entry.id], max_pixels=most):
+                raise RunFolderError(
+                    f"{folder.path}: example {entry.id!r} is not the one that was measured: {unlike}; name another "
+                    "folder"
+                )
 
 
 class _Work:
@@ -271,7 +291,7 @@ class _Work:
         self.order: dict[str, int] = {}
         self.records: list[Record] = []  # where no folder has them
         self._skipped: list[Skipped] = []
-        self._suspect = 0  # in a row
+        self._suspects = _Suspects()
 
     def do(self, entries: Iterable[Example | Skipped]) -> None:
         """Measure what of `entries` is not done."""
@@ -279,16 +299,18 @@ class _Work:
 
         def missing() -> Iterator[Example | Skipped]:
             for entry in entries:
-                self.order.setdefault(entry.id, len(self.order))
+                place = self.order.setdefault(entry.id, len(self.order))
                 if isinstance(entry, Skipped) or entry.id not in done:
                     yield entry
+                else:
+                    self._suspects.done(place)
 
         with _Parts(self._folder) as parts:
             for result in self._measure(missing()):
                 if isinstance(result, Skipped):
                     self._skip(result)
                     continue
-                self._suspect = 0
+                self._suspects.good(self.order[result.id])
                 if self._folder is None:
                     self.records.extend(result.records)
                 else:
@@ -298,10 +320,11 @@ class _Work:
     def _skip(self, entry: Skipped) -> None:
         if self._strict:
             raise DataError(f"example {entry.id!r}: {entry.reason} (strict: no example may be skipped)")
-        self._suspect += entry.suspect is not None
-        if self._suspect == SUSPECT_IN_A_ROW:
+        if entry.suspect is None:
+            self._suspects.passed_over(self.order[entry.id])
+        elif many := self._suspects.add(self.order[entry.id]):
             what = "could not be measured" if entry.suspect == "model" else "could not be read"
-            raise DataError(f"{self._suspect} examples in a row {what}, the last, {entry.id!r}: {entry.reason}")
+            raise DataError(f"{many} examples in a row {what}, the last, {entry.id!r}: {entry.reason}")
         self._skipped.append(entry)
         self._meter.advance(0)
 
@@ -327,6 +350,50 @@ class _Work:
     def skipped_in_order(self) -> list[Skipped]:
         """Skipped examples, in the data's order."""
         return sorted(self._skipped, key=lambda entry: self.order[entry.id])
+
+
+class _Suspects:
+    """Examples that failed for a reason that may be everybody's, by their place in the data.
+
+    What an earlier run has done counts as good, so that a run that came to its end can be run again: in it, no more
+    of them stood in a row. Examples that were skipped for a reason of their own say nothing.
+    """
+
+    def __init__(self) -> None:
+        self._good: dict[int, bool | None] = {}  # by place; None says nothing, no entry: not known yet
+        self._before: set[int] = set()  # done by others, or in an earlier run
+        self._on_end = 0
+        self._last = 0
+
+    def done(self, place: int) -> None:
+        self._good[place] = True
+        self._before.add(place)
+
+    def good(self, place: int) -> None:
+        self._good[place] = True
+        self._on_end = 0
+
+    def passed_over(self, place: int) -> None:
+        self._good.setdefault(place, None)
+
+    def add(self, place: int) -> int:
+        """How many are in a row with this one, where that is too many; else 0."""
+        self._good[place] = False
+        row = 1 + self._beside(place, 1) + self._beside(place, -1)
+        between = range(min(place, self._last), max(place, self._last))
+        self._on_end = 1 + (0 if any(i in self._before for i in between) else self._on_end)
+        self._last = place
+        if row >= SUSPECT_IN_A_ROW:
+            return row
+        return self._on_end if self._on_end >= SUSPECT_ON_END else 0
+
+    def _beside(self, place: int, step: int) -> int:
+        """How many stand beside a place in one direction, as far as it is known."""
+        count, at = 0, place + step
+        while self._good.get(at, True) is not True and count < SUSPECT_IN_A_ROW:
+            count += self._good[at] is False
+            at += step
+        return count
 
 
 class _Parts:

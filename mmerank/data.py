@@ -49,13 +49,13 @@ _TO_DOWNLOAD = {
 def load_data(data: str) -> DataSet:
     """The examples that a DATA argument names.
 
-    `llava:FILE.json[?images=DIR]`: a list of LLaVA conversations (detail_23k): the first human turn is the
-    instruction, without its <image> tag, and the first answer the response. Pictures are in `images/` beside
-    the file, or in DIR.
+    `llava:FILE.json[?images=DIR]`: a list of LLaVA conversations (detail_23k), or one in each line: the first human
+    turn is the instruction, without its <image> tag, and the answer to it the response. Pictures are in `images/`
+    beside the file, or in DIR.
     `minigpt:DIR`: cc_sbu_align: `filter_cap.json` and `image/ID.jpg`; the instruction is always "Describe this
     image in detail.".
     `text:FILE`: one text per line; `text:FILE.jsonl#FIELD`, `text:FILE.parquet#COLUMN`: one per row; each also
-    with .gz. See `mmerank.texts.text`.
+    with .gz. Rows of JSON may also stand in a list. See `mmerank.texts.text`.
     `hub:OWNER/NAME[/CONFIG][:SPLIT]#COLUMN`, `hub:...?image=COLUMN&response=COLUMN`: any data set of the Hugging
     Face hub that needs no loading script. See `mmerank.hub.hub`.
     `dolly-15k`, `hh-rlhf`, `wikipedia`, `openwebtext2`, `openbookqa`, `piqa`, `winogrande`: the paper's text sets
@@ -64,6 +64,9 @@ def load_data(data: str) -> DataSet:
     `detail_23k:FILE.json`, `cc_sbu_align:DIR`: the same as `llava:` and `minigpt:`; the bare names say what to
     download.
     `demo`: generated pictures.
+
+    Paths may begin with `~`; a file is meant whose whole name has `?` or `#` in it. What is data of another layout
+    (a table of commas, a saved data set, an archive) is refused by its name.
 
     Of `text:` and `hub:`, texts that occurred before are skipped, so that a text does not count twice by accident;
     `?duplicates=keep` keeps them. The paper's data sets and image-text pairs keep them always.
@@ -77,7 +80,10 @@ def load_data(data: str) -> DataSet:
     Raises:
         UsageError: The form is none of those above.
         DataError: The data are missing, cannot be reached, or have another schema.
+        TypeError: It is not text: a table in memory, for example, or examples, which are measured as they are.
     """
+    if not isinstance(data, str):
+        raise TypeError(f"load_data: expected text, as 'text:FILE', got {_no_text(data)}")
     name, _, rest = data.partition(":")
     if data == "demo":
         from mmerank import demo
@@ -88,9 +94,26 @@ def load_data(data: str) -> DataSet:
     if data in _TO_DOWNLOAD:
         raise DataError(f"{data} cannot be fetched with its pictures: {_TO_DOWNLOAD[data]}")
     if name not in _READERS or not rest:
-        meant = "" if name in _READERS else did_you_mean(name, ("demo", *texts.SETS, *_READERS)) or _as_path(data)
+        meant = (
+            ""
+            if name in _READERS
+            else did_you_mean(name.strip().lower(), ("demo", *texts.SETS, *_READERS)) or _as_path(data)
+        )
         raise UsageError(f"unknown data {data!r}" + (meant or f"; known: {', '.join(FORMS)}"))
     return _READERS[name](data, rest)
+
+
+def _no_text(data: object) -> str:
+    """What was given in the place of a DATA argument, and what to do with it."""
+    if isinstance(data, Path):
+        return f"the path {data}" + (_as_path(str(data)) or "; write 'llava:FILE.json', 'minigpt:DIR' or 'text:FILE'")
+    if rows := inputs.of_rows(data):
+        return rows
+    kind = type(data).__name__
+    examples = isinstance(data, DataSet) or (isinstance(data, (list, tuple)) and data)
+    if examples and all(isinstance(entry, (inputs.Example, inputs.Skipped)) for entry in data):
+        return f"{kind} of examples, which mmerank.align, perturb and diff take as they are"
+    return f"{kind}; known: {', '.join(FORMS)}"
 
 
 def _as_path(data: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from itertools import starmap
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,12 +19,13 @@ from mmerank.analysis.bootstrap import Bootstrap, Interval, intervals_by_point
 from mmerank.analysis.diff_erank import PointDiff, diff_erank, mean_loss
 from mmerank.collect import collect
 from mmerank.convention import TextConvention, all_choices
-from mmerank.errors import DataError, UsageError
+from mmerank.errors import DataError, RunFolderError, UsageError
+from mmerank.identity import identity
 from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen
 from mmerank.layers import layer_points
 from mmerank.records import Record, to_frame
-from mmerank.runs import RunFolder, open_run, versions
-from mmerank.text_adapter import TextAdapter, check_text_adapter, tokenizer_fingerprint
+from mmerank.runs import RunFolder, open_run, versions, without_cache
+from mmerank.text_adapter import TextAdapter, check_text_adapter
 from mmerank.text_probe import FINAL, TextProbe
 from mmerank.twins import Measure, built_when_needed, full_twin_name, twin_cache, twin_name, twin_source
 
@@ -45,7 +48,7 @@ class Diff:
         loss_untrained_per_token: The mean over all tokens, whatever text they belong to.
         loss_trained_per_token: The same of the trained model.
         tokens: Tokens of all texts.
-        source: Where the model came from.
+        source: What the model is known by, see `mmerank.identity.identity`.
         records: Of the trained model and its twins.
         limit: How many texts were asked for; None for all.
         seed: Of their choice; None for the first ones.
@@ -167,6 +170,8 @@ def diff(
     out: str | Path | RunFolder | None = None,
     cache: str | Path | None = None,
     untrained: Diff | None = None,
+    loss: bool = True,
+    last_use: bool = False,
     progress: bool = False,
 ) -> Diff:
     """Diff-eRank and reduced loss of a language model.
@@ -187,9 +192,14 @@ def diff(
         strict: Raise at the first text that cannot be measured, in place of skipping it.
         out: A run folder; when it exists, only what it lacks is measured.
         cache: Folder in which the twins' records are kept between runs, by configuration, seed, mode, data and
-            convention: of several checkpoints of a configuration only the first builds them. Default: none.
+            convention: of several checkpoints of a configuration only the first builds them. Default: none. One
+            that cannot be used costs a warning and time.
         untrained: An earlier result of the same configuration, texts, convention, layers and seeds; its twins'
             records are taken, and no twin is built.
+        loss: Whether losses are computed beside the eRanks. Without them the LM head is not run, and all losses of
+            the result are NaN.
+        last_use: Whether `adapter` is not needed afterwards: its weights are freed before a twin is built, so that
+            memory holds one of the two, and it cannot be used again. Default: both are held.
         progress: Show progress bars on stderr.
 
     Returns:
@@ -213,15 +223,26 @@ def diff(
     examples = examples if isinstance(examples, DataSet) else list(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
     entries = list(chosen(examples, limit, seed))
-    settings = {"convention": convention.to_dict(), "layers": layers}
+    settings = _settings(convention, layers, loss)
+    known = identity(adapter)
+    twins = {twin_seed: twin_source(known, twin_seed) for twin_seed in seeds}
     if untrained is not None:
-        _check_same(untrained, adapter, name, convention, layers, seeds)
+        _check_same(untrained, adapter, name, convention, layers, twins, loss)
     own_folder = out is not None and not isinstance(out, RunFolder)
     if out is not None and not isinstance(out, RunFolder):
-        out = open_diff_run(out, examples, convention, layers=layers, limit=limit, seed=seed)
+        out = open_diff_run(out, examples, convention, layers=layers, limit=limit, seed=seed, loss=loss)
 
-    def probe(model: TextAdapter, called: str, dropout: int | None = None) -> TextProbe:
-        return TextProbe(model, called, convention, points=points, batch_tokens=batch_tokens, dropout_seed=dropout)
+    def probe(model: TextAdapter, called: str, source: Mapping[str, Any], dropout: int | None = None) -> TextProbe:
+        return TextProbe(
+            model,
+            called,
+            convention,
+            points=points,
+            batch_tokens=batch_tokens,
+            dropout_seed=dropout,
+            loss=loss,
+            source=source,
+        )
 
     def collected(
         measure: Measure,
@@ -234,24 +255,30 @@ def diff(
             folder.add_model(called, source)
         return collect(measure, texts, model=called, job="diff", folder=folder, strict=strict, progress=progress)
 
-    trained = probe(adapter, adapter.name)
-    runs = [collected(trained.measure, entries, adapter.name, dict(adapter.source), out)]
+    def with_cache(measure: Measure, texts: Sequence[Example], called: str, source: dict[str, Any]) -> _Collected:
+        if cache is not None:
+            try:
+                return collected(measure, texts, called, source, twin_cache(Path(cache), called, texts, settings))
+            except RunFolderError as error:
+                warnings.warn(without_cache(Path(cache), error), stacklevel=3)
+        return collected(measure, texts, called, source, out)
+
+    trained = probe(adapter, adapter.name, known)
+    runs = [collected(trained.measure, entries, adapter.name, known, out)]
     if untrained is not None:
         runs += _twins_of(untrained, seeds, runs[0])
     else:
-        tokenizer = tokenizer_fingerprint(adapter.tokenizer)
         texts = _measured_texts(entries, runs[0])
-        for twin_seed in seeds:
-            source = twin_source(adapter, twin_seed, tokenizer)
+        for twin_seed, source in twins.items():
             called = full_twin_name(twin_seed, source)
-            folder = out if cache is None else twin_cache(Path(cache), called, texts, settings)
             dropout = twin_seed if convention.untrained_mode == "train" else None
-            measure = built_when_needed(adapter, twin_seed, partial(probe, called=called, dropout=dropout))
-            runs.append(collected(measure, texts, called, source, folder))
-            if out is not None and folder is not out:
+            measuring = partial(probe, called=called, source=source, dropout=dropout)
+            measure = built_when_needed(adapter, twin_seed, measuring, last_use=last_use)
+            runs.append(with_cache(measure, texts, called, source))
+            if out is not None and cache is not None:
                 out.add_model(called, source)
                 out.adopt(called, runs[-1][0])
-    result = replace(_result(adapter, name, convention, tuple(seeds), runs), limit=limit, seed=seed)
+    result = replace(_result(adapter, known, name, convention, tuple(seeds), runs), limit=limit, seed=seed)
     if own_folder and isinstance(out, RunFolder):
         out.write_summary({"results": [result.to_dict()]})
     return result
@@ -265,17 +292,28 @@ def open_diff_run(
     layers: str,
     limit: int | None,
     seed: int | None,
+    loss: bool = True,
 ) -> RunFolder:
     """The run folder for these settings, new or continued. Arguments and errors as in `diff`."""
-    settings = {"convention": convention.to_dict(), "layers": layers}
-    return open_run(out, "diff", examples, settings, limit=limit, seed=seed)
+    return open_run(out, "diff", examples, _settings(convention, layers, loss), limit=limit, seed=seed)
+
+
+def _settings(convention: TextConvention, layers: str, loss: bool) -> dict[str, Any]:
+    """What records of the same texts must share to stand in one folder."""
+    stated = {"convention": convention.to_dict(), "layers": layers}
+    return stated if loss else {**stated, "loss": False}
 
 
 _Collected = tuple[list[Record], list[Skipped]]
 
 
 def _result(
-    adapter: TextAdapter, name: str, convention: TextConvention, seeds: tuple[int, ...], runs: list[_Collected]
+    adapter: TextAdapter,
+    known: dict[str, Any],
+    name: str,
+    convention: TextConvention,
+    seeds: tuple[int, ...],
+    runs: list[_Collected],
 ) -> Diff:
     """The numbers over the texts that every model could measure."""
     common = set.intersection(*({record.example for record in records} for records, _ in runs))
@@ -301,13 +339,19 @@ def _result(
         loss_untrained_per_token=fmean(mean_loss(records, per="token") for records in final[1:]),
         loss_trained_per_token=mean_loss(final[0], per="token"),
         tokens=sum(record.n for record in final[0]) + convention.skip_first * len(common),
-        source=dict(adapter.source),
+        source=known,
         records=tuple(sorted((*trained, *(r for twin in twins for r in twin)), key=lambda r: (r.example, r.model))),
     )
 
 
 def _check_same(
-    untrained: Diff, adapter: TextAdapter, name: str, convention: TextConvention, layers: str, seeds: Sequence[int]
+    untrained: Diff,
+    adapter: TextAdapter,
+    name: str,
+    convention: TextConvention,
+    layers: str,
+    twins: Mapping[int, Mapping[str, Any]],
+    loss: bool,
 ) -> None:
     """UsageError where the twins of an earlier result are not those that would be measured now."""
     points = tuple(layer_points(adapter.layers, layers, last=FINAL))
@@ -315,22 +359,26 @@ def _check_same(
         ("data set", untrained.data, name),
         ("convention", untrained.convention, convention),
         ("choice of layers", tuple(point.point for point in untrained.points), points),
-        ("choice of seeds", untrained.seeds, tuple(seeds)),
-        ("configuration", untrained.source.get("configuration"), adapter.source.get("configuration")),
+        ("choice of seeds", untrained.seeds, tuple(twins)),
+        ("choice of losses", not math.isnan(untrained.loss_trained), loss and adapter.predicts_next),
+        ("configuration, tokenizer or dtype", _twin_names(untrained), [*starmap(full_twin_name, twins.items())]),
     ):
         if there != here:
             raise UsageError(f"untrained is a result of another {word}: {there} there, {here} here")
 
 
+def _twin_names(of: Diff) -> list[str]:
+    """One a seed, in the order of the seeds."""
+    found = {record.model for record in of.records}
+    return [name for seed in of.seeds for name in sorted(found) if name.startswith(twin_name(seed))]
+
+
 def _twins_of(untrained: Diff, seeds: Sequence[int], trained: _Collected) -> list[_Collected]:
     """What was measured of the twins of an earlier result, one entry a seed."""
-    tokens = {record.example: record.n for record in trained[0]}
+    digests = {record.example: record.text_digest for record in trained[0]}
     for record in untrained.records:
-        if tokens.get(record.example, record.n) != record.n:
-            raise UsageError(
-                f"untrained is a result of other texts: {record.example!r} has {record.n} tokens there, "
-                f"{tokens[record.example]} here"
-            )
+        if digests.get(record.example, record.text_digest) != record.text_digest:
+            raise UsageError(f"untrained is a result of other texts: that of {record.example!r} is another one here")
     return [
         ([r for r in untrained.records if r.model.startswith(twin_name(seed))], list(untrained.skipped))
         for seed in seeds

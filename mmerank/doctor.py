@@ -49,7 +49,7 @@ class Examination:
 
     Attributes:
         model: Name of the model.
-        source: What was read from where.
+        source: What the model is known by, see `mmerank.identity.identity`.
         parameters: Number of parameters.
         places: Where they are: `dtype on device`, most parameters first.
         points: By name of hook point: module path, side, leading rows left out, and (n, d) of what counted.
@@ -117,7 +117,7 @@ def examine(
     layout = {kind: _stretches(adapter, prepared.sequences[kind], convention) for kind in KINDS}
     return Examination(
         model=adapter.name,
-        source=dict(adapter.source),
+        source=dict(probe.source),
         parameters=sum(counts.values()),
         places=tuple(sorted(counts, key=lambda place: -counts[place])),
         points={name: _described(point, name, records) for name, point in points.items()},
@@ -155,6 +155,7 @@ def _stretches(adapter: Adapter, sequence: TokenSequence, convention: Convention
 
 
 def _warnings(adapter: Adapter, probe: Probe, records: dict[tuple[str, str], Record]) -> Iterable[str]:
+    yield from adapter.source.get("cautions", ())
     dtypes = {parameter.dtype for parameter in adapter.model.parameters()}
     if torch.float16 in dtypes:
         yield "float16 overflows at 65504: massive activations may become infinite; bfloat16 does not"

@@ -25,7 +25,7 @@ def examination_view(found: Examination) -> RenderableType:
     facts.add_column(overflow="fold")
     facts.add_row("model", Breakable(clean(found.model)))
     for key, value in found.source.items():
-        if value not in (None, []):
+        if value not in (None, []) and key != "cautions":  # among the warnings
             facts.add_row(key, Breakable(_fact(value)))
     facts.add_row("parameters", f"{found.parameters:,} ({', '.join(found.places)})")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,26 @@ def whole(path: Path) -> Iterator[Path]:
             unfinished.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def regular_bytes(path: Path) -> bytes:
+    """What a regular file holds; never waits for a pipe, nor reads a device.
+
+    Args:
+        path: The file; links are followed.
+
+    Returns:
+        All of it.
+
+    Raises:
+        ValueError: There is something else of that name.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ValueError("not a regular file")
+    with os.fdopen(handle, "rb") as file:
+        return file.read()
 
 
 def remove_unfinished(folder: Path, *, older_than: float = 0) -> None:

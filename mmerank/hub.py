@@ -12,8 +12,10 @@ from mmerank.errors import DataError, UsageError
 from mmerank.images import Encoded
 from mmerank.inputs import DataSet, Example, options_of
 from mmerank.located import NO_ANSWER, asked_of_hub
-from mmerank.rows import Row, Table, column_text, examples_of, sample, without_repeated_texts
+from mmerank.rows import Row, column_text, examples_of, sample, without_repeated_texts
 
+# What `datasets` calls the types of text.
+_TEXT = ("string", "large_string", "string_view")
 OPTIONS = ("image", "instruction", "response", "revision", "first", "sample", "duplicates")
 
 
@@ -22,7 +24,9 @@ def hub(data: str, rest: str) -> DataSet:
 
     NAME is `owner/name`; a third part is the configuration. SPLIT is `train` when it is not given.
     `#COLUMN`, short for `?response=COLUMN`, names the column with the text. Options, joined by `&`:
-    `image=`, `instruction=`, `response=` name columns; `revision=` a branch, tag or commit
+    `image=`, `instruction=`, `response=` name columns. `instruction=` with nothing behind it says that there is no
+    instruction; with pictures one of both is asked for where the data set has further columns of text, since numbers
+    with and without an instruction differ as those of two models do. `revision=` names a branch, tag or commit
     (`refs/convert/parquet` where the main branch has only a loading script); `first=N` fetches no more than the
     first N rows; `sample=N` draws N rows as the paper's code does (`random.seed(123)`), which needs the whole
     split on disk, but not in memory; `duplicates=keep` keeps repeated texts (see `load_data`).
@@ -32,16 +36,17 @@ def hub(data: str, rest: str) -> DataSet:
         rest: What stands behind `hub:`.
 
     Returns:
-        The data set; its fingerprint is the commit that was read.
+        The data set; its fingerprint is of the commit and of the columns that were read.
 
     Raises:
         UsageError: The argument cannot be read.
-        DataError: The hub cannot be reached, or has no such data set, configuration, split or column.
+        DataError: The hub cannot be reached, or has no such data set, configuration, split or column, or it is not
+            said whether there is an instruction.
     """
     rest, _, column = rest.partition("#")
     rest, _, query = rest.partition("?")
     location, _, split = rest.partition(":")
-    options = options_of(query, OPTIONS, data)
+    options = options_of(query, OPTIONS, data, may_be_empty=("instruction",))
     owner, *names = location.split("/")
     if not owner or not all(names) or len(names) > 2:
         raise UsageError(f"{data!r}: expected hub:OWNER/NAME[/CONFIG][:SPLIT], got {location!r}")
@@ -67,6 +72,8 @@ def hub(data: str, rest: str) -> DataSet:
     if response is None or (missing := [name for name in wanted if name not in table.fields()]):
         problem = "say which column holds the text, as #COLUMN" if response is None else f"no column {missing[0]!r}"
         raise DataError(f"{data}: {problem}; columns: {', '.join(table.fields())}")
+    if image is not None and instruction is None:
+        _expect_no_other_text(data, table, response)
 
     def example(name: str, row: dict[str, Any]) -> Example:
         asked = column_text(row, instruction) if instruction else ""
@@ -76,7 +83,19 @@ def hub(data: str, rest: str) -> DataSet:
     # Many pictures may well have the same answer.
     if image is None and "duplicates" not in options:
         entries = without_repeated_texts(entries)
-    return DataSet(data, table.fingerprint, tuple(entries))
+    # The same rows read by other columns are other data.
+    columns = {"image": image, "instruction": instruction, "response": response}
+    read = " ".join(f"{name}={column}" for name, column in columns.items() if column)
+    return DataSet(data, f"{table.fingerprint} {read}", tuple(entries))
+
+
+def _expect_no_other_text(data: str, table: _Rows, response: str) -> None:
+    """DataError where a column that nobody named may hold the instruction."""
+    if others := [name for name in table.text_fields() if name not in (response, "id")]:
+        raise DataError(
+            f"{data}: say whether there is an instruction, since numbers with and without one differ: "
+            f"&instruction=COLUMN, or &instruction= for none; other columns of text: {', '.join(others)}"
+        )
 
 
 def hub_table(
@@ -88,7 +107,7 @@ def hub_table(
     revision: str | None = None,
     first: int | None = None,
     image: str | None = None,
-) -> Table:
+) -> _Rows:
     """The rows of one split of a data set on the hub, memory-mapped from the cache of `datasets`.
 
     Args:
@@ -127,16 +146,21 @@ def hub_table(
                 raise DataError(f"{repository}: column {image!r} holds no pictures; those that do: {found}")
             dataset = dataset.cast_column(image, datasets.Image(decode=False))
         if first is not None:
-            rows = list(dataset.take(first))
-            return _Rows(repository, builder.hash, list(dataset.features), rows, image)
-        return _Rows(repository, builder.hash, dataset.column_names, dataset, image)
+            rows: Any = list(dataset.take(first))
+        else:
+            rows = dataset
+        texts = [name for name, kind in dataset.features.items() if getattr(kind, "dtype", "") in _TEXT]
+        return _Rows(repository, builder.hash, list(dataset.features), texts, rows, image)
 
 
 class _Rows:
-    def __init__(self, name: str, fingerprint: str | None, fields: list[str], rows: Any, image: str | None):
+    def __init__(
+        self, name: str, fingerprint: str | None, fields: list[str], texts: list[str], rows: Any, image: str | None
+    ):
         self.name = name
         self.fingerprint = fingerprint or "unknown"
         self._fields = fields
+        self._text_fields = texts
         self._rows = rows
         self._image = image
         # Text is read without the pictures beside it.
@@ -157,8 +181,16 @@ class _Rows:
     def fields(self) -> list[str]:
         return self._fields
 
+    def text_fields(self) -> list[str]:
+        """The names of the columns of text."""
+        return self._text_fields
+
     def _picture(self, number: int) -> Encoded:
-        return Encoded(f"the picture of row {number + 1}", lambda: _content(self._rows[number][self._image]))
+        return Encoded(
+            f"the picture of row {number + 1}",
+            lambda: _content(self._rows[number][self._image]),
+            f"{self.name} {self.fingerprint} {self._image} {number}",
+        )
 
 
 def _content(value: Any) -> bytes:

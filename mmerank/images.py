@@ -12,9 +12,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from mmerank.errors import DataError, SourceError
+from mmerank.metadata import loaded, turned, without_metadata
 
 MAX_PIXELS = 100_000_000
 # Pauses before a picture is read again that a disk or a network share failed to give.
@@ -27,6 +28,8 @@ _MAY_PASS = {
     ).split()
     if hasattr(errno, name)
 }
+# What Pillow may open with room for 32 bits though the format has 16 at most.
+_16_BITS = ("PNG", "PPM")
 _pillow_limit = threading.Lock()
 # A picture in memory may stand in several examples, and Pillow reads it, and its EXIF, when it is first asked.
 _in_memory = threading.Lock()
@@ -39,10 +42,12 @@ class Encoded:
     Attributes:
         name: For messages.
         read: Gives the content of the picture's file; called when the picture is needed.
+        stamp: Differs where the content does, as a commit and a row; empty where only reading tells.
     """
 
     name: str
     read: Callable[[], bytes]
+    stamp: str = ""
 
 
 def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -58,8 +63,8 @@ def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_
         A picture of mode RGB.
 
     Raises:
-        DataError: The file is missing, empty, not an image, cut short, too large, or in floating point; or it could
-            not be read, several times, which is a `SourceError`.
+        DataError: The file is missing, empty, not an image, cut short, too large, or in floating point or
+            32-bit whole numbers; or it could not be read, several times, which is a `SourceError`.
     """
     for pause in RETRY_AFTER_S:
         try:
@@ -73,7 +78,7 @@ def _picture(source: Path | Encoded | Image.Image, max_pixels: int) -> Image.Ima
     name = "the picture" if isinstance(source, Image.Image) else source.name
     try:
         if not isinstance(source, Image.Image):
-            return _upright(_open(source), name, max_pixels)
+            return _decoded(source, max_pixels)
         with _in_memory:
             return _upright(source, name, max_pixels)
     except DataError:
@@ -89,12 +94,30 @@ def _picture(source: Path | Encoded | Image.Image, max_pixels: int) -> Image.Ima
         raise DataError(f"{name}: cannot be decoded ({reason})") from error
 
 
+def _decoded(source: Path | Encoded, max_pixels: int) -> Image.Image:
+    """The picture of a file; where that cannot be read, that of its pixels alone."""
+    try:
+        return _upright(_open(source), source.name, max_pixels)
+    except Exception as error:
+        # What the system says, with a number, is of the source, and asking again would be of no use.
+        if isinstance(error, DataError) or getattr(error, "errno", None) is not None or _may_pass(error):
+            raise
+        content = without_metadata(source.read_bytes() if isinstance(source, Path) else source.read())
+        if content is None:
+            raise
+        try:
+            return _upright(_open(Encoded(source.name, lambda: content)), source.name, max_pixels)
+        except DataError:
+            raise
+        except Exception:  # then it was not the metadata
+            raise error from None
+
+
 def _upright(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
     width, height = picture.size
     if width * height > max_pixels:
         raise DataError(f"{name}: {width} x {height} px is over the limit of {max_pixels / 1e6:g} megapixels")
-    picture.load()
-    return _rgb(ImageOps.exif_transpose(picture), name)
+    return _rgb(turned(loaded(picture)), name)
 
 
 def _may_pass(error: Exception) -> bool:
@@ -163,6 +186,8 @@ def _formats() -> tuple[str, ...]:
 def _rgb(picture: Image.Image, name: str) -> Image.Image:
     if picture.mode == "F":
         raise DataError(f"{name}: floating-point pixels have no defined white; convert it to 8 or 16 bits")
+    if picture.mode == "I" and picture.format not in _16_BITS:
+        raise DataError(f"{name}: 32-bit whole numbers have no defined white; convert it to 8 or 16 bits")
     if picture.mode.startswith("I"):
         values = np.asarray(picture).astype(np.int64)
         picture = Image.fromarray((values.clip(0, 65535) / 257).round().astype(np.uint8))

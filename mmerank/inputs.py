@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,14 @@ from PIL import Image
 
 from mmerank.errors import DataError, UsageError
 from mmerank.images import Encoded
+from mmerank.layouts import at_home, check_layout, located
 
 # cc_sbu_align carries no instruction: MiniGPT-4's code draws one of four prompts at random. This is one of them.
 MINIGPT_INSTRUCTION = "Describe this image in detail."
 IMAGE_TAG = "<image>"
+_ORIENTATION = 0x0112  # in EXIF
+# Who speaks in a conversation, as LLaVA's data have it and as chats have it.
+_SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class DataSet:
 
 
 def llava(data: str, rest: str) -> DataSet:
-    """The examples of `llava:FILE.json[?images=DIR]`.
+    """The examples of `llava:FILE.json[?images=DIR]`; FILE may also hold a record in each line.
 
     Args:
         data: The whole DATA argument.
@@ -95,15 +99,19 @@ def llava(data: str, rest: str) -> DataSet:
     Raises:
         DataError: The manifest is missing, is not JSON, or has another schema.
     """
-    location, _, query = rest.partition("?")
-    options = options_of(query, ("images",), data)
-    manifest = Path(location)
+    manifest, query = located(rest, "?")
+    stated = query.removeprefix("?")
+    # A folder may have a name with an ampersand.
+    whole = stated.removeprefix("images=") if stated.startswith("images=") else ""
+    options = {"images": whole} if whole and at_home(whole).is_dir() else options_of(stated, ("images",), data)
     records, fingerprint = _read_json(manifest)
-    if not isinstance(records, list) or not any(isinstance(r, dict) and "conversations" in r for r in records):
+    if isinstance(records, dict) and _turns(records) is not None:
+        records = [records]
+    if not isinstance(records, list) or not any(isinstance(r, dict) and _turns(r) is not None for r in records):
         raise DataError(
             f"{manifest}: expected a JSON list of records with id, image and conversations, {_got(records)}"
         )
-    images = Path(options["images"]) if "images" in options else manifest.parent / "images"
+    images = at_home(options["images"]) if "images" in options else manifest.parent / "images"
     entries = (_llava_entry(record, i, images) for i, record in enumerate(records))
     return DataSet(data, fingerprint, tuple(unique(entries)))
 
@@ -121,24 +129,31 @@ def minigpt(data: str, rest: str) -> DataSet:
     Raises:
         DataError: The manifest is missing, is not JSON, or has another schema.
     """
-    manifest = Path(rest) / "filter_cap.json"
+    folder = at_home(rest)
+    if folder.is_file():
+        raise DataError(f"{folder}: is a file, expected the folder that holds filter_cap.json and image/")
+    if not (manifest := folder / "filter_cap.json").is_file():
+        check_layout(folder, folder=True)
     content, fingerprint = _read_json(manifest)
     records = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(records, list):
         raise DataError(
             f'{manifest}: expected a JSON object {{"annotations": [{{"image_id", "caption"}}, ...]}}, {_got(content)}'
         )
-    entries = (_minigpt_entry(record, i, Path(rest) / "image") for i, record in enumerate(records))
+    entries = (_minigpt_entry(record, i, folder / "image") for i, record in enumerate(records))
     return DataSet(data, fingerprint, tuple(unique(entries)))
 
 
-def options_of(query: str, known: tuple[str, ...], data: str) -> dict[str, str]:
+def options_of(
+    query: str, known: tuple[str, ...], data: str, *, may_be_empty: tuple[str, ...] = ()
+) -> dict[str, str]:
     """The options behind the question mark of a DATA argument.
 
     Args:
         query: `NAME=VALUE`, joined by `&`.
         known: Names that may stand there.
         data: The whole argument, for the message.
+        may_be_empty: Those of them for which nothing, as in `NAME=`, is a value.
 
     Returns:
         Name -> value.
@@ -150,38 +165,74 @@ def options_of(query: str, known: tuple[str, ...], data: str) -> dict[str, str]:
     options = {name: value for name, _, value in (option.partition("=") for option in query.split("&") if option)}
     if unknown := sorted(set(options) - set(known)):
         raise UsageError(f"unknown option {unknown[0]!r} in {data!r}; known: {', '.join(known)}")
-    if empty := [name for name, value in options.items() if not value]:
+    if empty := [name for name, value in options.items() if not value and name not in may_be_empty]:
         raise UsageError(f"option {empty[0]!r} in {data!r} has no value")
     return options
 
 
 def _llava_entry(record: Any, index: int, images: Path) -> Example | Skipped:
+    if isinstance(record, DataError):
+        return Skipped(f"#{index}", str(record))
     if not isinstance(record, dict):
         return Skipped(f"#{index}", f"record is {kind(record)}, expected an object")
     name = f"#{index}" if record.get("id") is None else _name(record["id"], index)
     try:
-        turns = record.get("conversations")
+        turns = _turns(record)
         if not isinstance(turns, list):
             raise DataError("no list of conversations" if turns is None else f"conversations is {kind(turns)}")
-        instruction = _turn(turns, "human").replace(IMAGE_TAG, "").strip()
-        response = _turn(turns, "gpt").replace(IMAGE_TAG, "").strip()
+        question, answer = _exchange(turns)
+        response = answer.strip()
         if not response:
             raise DataError("the response is empty")
-        if "image" not in record:
-            raise DataError("no image")
-        return Example(name, _inside(images, record["image"]), instruction, response)
+        return Example(name, _inside(images, _picture(record)), question.replace(IMAGE_TAG, "").strip(), response)
     except DataError as error:
         return Skipped(name, str(error))
 
 
-def _turn(turns: list[Any], speaker: str) -> str:
-    turn = next((t for t in turns if isinstance(t, dict) and t.get("from") == speaker), None)
-    if turn is None:
-        raise DataError(f"no turn from {speaker!r} in conversations")
-    value = turn.get("value")
+def _turns(record: dict[str, Any]) -> Any:
+    """What is said in a record, under LLaVA's name or that of chats; None where there is nothing."""
+    return record["conversations"] if "conversations" in record else record.get("messages")
+
+
+def _exchange(turns: list[Any]) -> tuple[str, str]:
+    """The first human turn and the answer to it, whatever was said before: a greeting, a system prompt."""
+    said = [turn for turn in turns if isinstance(turn, dict)]
+    names = [turn["from"] if "from" in turn else turn.get("role") for turn in said]
+    speakers = [_SPEAKERS.get(name) if isinstance(name, str) else None for name in names]
+    found = f"; its turns are from {', '.join(map(repr, dict.fromkeys(map(str, names))))}" if names else ""
+    if "human" not in speakers:
+        raise DataError(f"no turn from 'human' in conversations{found}")
+    asked = speakers.index("human")
+    if "gpt" not in speakers[asked:]:
+        raise DataError(f"no turn from 'gpt' behind the first from 'human' in conversations{found}")
+    answered = speakers.index("gpt", asked)
+    if answered != asked + 1:
+        between = ", ".join(map(repr, map(str, names[asked + 1 : answered])))
+        raise DataError(f"between the first turn from 'human' and the answer there are others, from {between}")
+    return _value(said[asked], "human"), _value(said[answered], "gpt")
+
+
+def _value(turn: dict[str, Any], speaker: str) -> str:
+    value = turn["value"] if "value" in turn else turn.get("content")
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        # The parts of a chat's message; its picture stands in the record.
+        value = "\n".join(part["text"] for part in value if isinstance(part.get("text"), str))
     if not isinstance(value, str):
         raise DataError(f"the {speaker} turn's value is {kind(value)}, expected text")
     return value
+
+
+def _picture(record: dict[str, Any]) -> Any:
+    """The name of a record's one picture, which may stand in a list."""
+    key = next((key for key in ("image", "images") if key in record), None)
+    if key is None:
+        raise DataError("no image")
+    value = record[key]
+    if not isinstance(value, list):
+        return value
+    if len(value) != 1:
+        raise DataError(f"{key} lists {len(value)} pictures, expected one")
+    return value[0]
 
 
 def _minigpt_entry(record: Any, index: int, images: Path) -> Example | Skipped:
@@ -295,10 +346,38 @@ def check_examples(examples: object) -> None:
     Raises:
         TypeError: It is text, or no iterable.
     """
+    if hint := of_rows(examples):
+        raise TypeError(f"expected mmerank.Example objects, got {hint}")
     if isinstance(examples, (str, bytes, Path)) or not isinstance(examples, Iterable):
         raise TypeError(
             f"expected mmerank.Example objects, got {type(examples).__name__}; mmerank.load_data(DATA) reads them"
         )
+
+
+def of_rows(data: object) -> str:
+    """What a table in memory is, and how its rows become examples: nothing says which of its columns is which.
+
+    Args:
+        data: A table of datasets, pandas, polars or pyarrow, or splits of such tables by name; or anything else.
+
+    Returns:
+        The end of a message; empty of what is no table.
+    """
+    kind = type(data).__name__
+    if isinstance(data, Mapping):
+        splits = [str(name) for name, of in data.items() if of_rows(of)]
+        return f"{kind}, tables by name: {', '.join(splits)}; choose one of them" if splits else ""
+    named = getattr(data, "column_names", getattr(data, "columns", None))
+    if isinstance(data, DataSet) or (named is None and not type(data).__module__.startswith("datasets.")):
+        return ""
+    ways = {"iter_rows": "iter_rows(named=True)", "to_pylist": "to_pylist()", "iterrows": 'to_dict("records")'}
+    rows = next((f"DATA.{way}" for method, way in ways.items() if hasattr(data, method)), "DATA")
+    columns = f" of the columns {', '.join(map(str, named))}" if named is not None and len(named) else ""
+    return (
+        f"{kind}, a table{columns}; make examples of its rows, [mmerank.Example(str(i), row[IMAGE], "
+        f"row[INSTRUCTION], row[RESPONSE]) for i, row in enumerate({rows})], with the names of columns, and None as "
+        "the image of a text"
+    )
 
 
 def fingerprint(examples: Iterable[Example | Skipped]) -> str:
@@ -318,12 +397,19 @@ def fingerprint(examples: Iterable[Example | Skipped]) -> str:
         if isinstance(entry, Skipped):
             digest.update(repr((entry.id, entry.reason)).encode())
             continue
-        image = entry.image
-        picture: Any = str(image) if isinstance(image, Path) else getattr(image, "name", None)
-        if isinstance(image, Image.Image):
-            picture = (image.size, image.mode, hashlib.sha256(image.tobytes()).hexdigest())
+        named = entry.image.name if isinstance(entry.image, Encoded) else entry.image
+        picture = _picture_in_memory(entry.image) or (None if named is None else str(named))
         digest.update(repr((entry.id, picture, entry.instruction, entry.response)).encode())
     return digest.hexdigest()[:16]
+
+
+def _picture_in_memory(image: Path | Encoded | Image.Image | None) -> tuple[Any, ...] | None:
+    """Its content; None of what is yet to be read, and looked at when it is measured."""
+    if not isinstance(image, Image.Image):
+        return None
+    content = (image.size, image.mode, hashlib.sha256(image.tobytes()).hexdigest())
+    beside = (image.getpalette(), image.info.get("transparency"), image.getexif().get(_ORIENTATION))
+    return content if beside == (None, None, None) else (*content, beside)
 
 
 def chosen(examples: Iterable[Example | Skipped], limit: int | None, seed: int | None) -> Iterable[Example | Skipped]:
@@ -353,9 +439,17 @@ def chosen(examples: Iterable[Example | Skipped], limit: int | None, seed: int |
 
 
 def _read_json(path: Path) -> tuple[Any, str]:
+    """The value in a file, or a list of those in its lines; and a hash of the file."""
+    check_layout(path, unpacks=False)
     try:
         content = path.read_bytes()
-        return json.loads(content), hashlib.sha256(content).hexdigest()[:16]
+        fingerprint = hashlib.sha256(content).hexdigest()[:16]
+        try:
+            return json.loads(content), fingerprint
+        except ValueError:
+            if (records := _lines(content)) is None:
+                raise
+            return records, fingerprint
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # not JSON, not UTF-8, or a number of too many digits
@@ -370,13 +464,30 @@ def _read_json(path: Path) -> tuple[Any, str]:
         ) from None
 
 
+def _lines(content: bytes) -> list[Any] | None:
+    """The records of JSON lines, a `DataError` for one that cannot be read; None where the first is no object."""
+    records: list[Any] = []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            records.append(DataError(f"line {number}: not valid JSON ({error})"))
+        if not isinstance(records[0], dict):
+            return None
+    return records if len(records) > 1 else None
+
+
 def _got(content: Any) -> str:
     if isinstance(content, dict):
-        return f"got an object with the keys {_keys(content) or 'none'}"
+        hint = "; minigpt:DIR reads a folder with such a filter_cap.json" if "annotations" in content else ""
+        return f"got an object with the keys {_keys(content) or 'none'}{hint}"
     if isinstance(content, list):
         first = content[0] if content else None
         keys = f" with the keys {_keys(first)}" if isinstance(first, dict) else ""
-        return f"got a list of {len(content)}" + (f", the first {kind(first)}{keys}" if content else "")
+        hint = "; llava:FILE.json reads such a list" if isinstance(first, dict) and _turns(first) is not None else ""
+        return f"got a list of {len(content)}" + (f", the first {kind(first)}{keys}{hint}" if content else "")
     return f"got {kind(content)}"
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from mmerank.hooks import Point
+if TYPE_CHECKING:
+    from mmerank.hooks import Point
 
 
 def layer_points(layers: Sequence[Point], chosen: str, *, last: str) -> dict[str, Point]:
@@ -26,10 +28,31 @@ def layer_points(layers: Sequence[Point], chosen: str, *, last: str) -> dict[str
         ValueError: A name or number is unknown.
 
     Example:
+        >>> from mmerank.hooks import Point
         >>> list(layer_points([Point(str(i)) for i in range(5)], "first,3", last="final"))
         ['layer 1', 'layer 3', 'final']
     """
     end = len(layers) - 1
+    return {last if i == end else f"layer {i}": layers[i] for i in layer_numbers(end, chosen)}
+
+
+def layer_numbers(end: int, chosen: str) -> list[int]:
+    """The layers that a choice names, the last one always among them.
+
+    Args:
+        end: Number of the last layer.
+        chosen: As for `layer_points`.
+
+    Returns:
+        Their numbers, ascending.
+
+    Raises:
+        ValueError: A name or number is unknown.
+
+    Example:
+        >>> layer_numbers(4, "first,3")
+        [1, 3, 4]
+    """
     named = {"first": [1], "middle": [end // 2], "last": [end], "all": list(range(end + 1))}
     numbers = {end}
     for word in filter(None, (part.strip() for part in chosen.split(","))):
@@ -39,4 +62,4 @@ def layer_points(layers: Sequence[Point], chosen: str, *, last: str) -> dict[str
             numbers.add(int(word))
         else:
             raise ValueError(f"unknown layer {word!r}; known: all, first, middle, last, 0 to {end}")
-    return {last if i == end else f"layer {i}": layers[i] for i in sorted(numbers)}
+    return sorted(numbers)

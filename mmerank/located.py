@@ -96,13 +96,16 @@ def check_layers(chosen: str) -> None:
             raise UsageError(f"unknown layer {word!r}; known: all, first, middle, last, and numbers from 0 on")
 
 
-def check_located(model: str | Path, revision: str | None = None, *, file: str = "config.json") -> None:
+def check_located(
+    model: str | Path, revision: str | None = None, *, file: str = "config.json", ask_hub: bool = True
+) -> None:
     """Refuse a checkpoint that is neither on the disk nor on the hub.
 
     Args:
         model: Directory or hub id.
         revision: Branch, tag or commit on the hub; None for the newest.
         file: What the checkpoint must have.
+        ask_hub: Whether the hub is asked for what may be on it.
 
     Raises:
         UsageError: The name of a model that comes with mmerank, nearly; or a word that is no name at all.
@@ -122,6 +125,8 @@ def check_located(model: str | Path, revision: str | None = None, *, file: str =
     if meant := did_you_mean(name, MODELS):  # no need to ask the hub
         raise UsageError(f"unknown model {name!r}{meant}")
     check_hub_id(name)
+    if not ask_hub:
+        return
     asked = f" at revision {revision}" if revision else ""
     if reason := _not_on_hub(name, revision, file):
         raise ModelError(f"{model}: no such folder, and not to be had from the hub{asked} ({reason})")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,14 +14,14 @@ from mmerank.errors import NonFiniteTokens, NoSpectrum, TooFewTokens
 from mmerank.inputs import Skipped
 from mmerank.records import Record
 from mmerank.row_study import RowStudy
+from mmerank.run_files import record_fingerprint
 from mmerank.spectrum import PendingGram, shares
 from mmerank.subsets import TokenSet
 
 
 def measurement_fingerprint(source: Mapping[str, Any], convention: Convention | TextConvention) -> str:
-    """What a record knows its model and convention by: 16 hexadecimal digits."""
-    stored = {"model": dict(source), "convention": convention.to_dict()}
-    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
+    """What a record knows its model, as `mmerank.identity` states it, and convention by: 16 hexadecimal digits."""
+    return record_fingerprint(source, convention.to_dict())
 
 
 def no_spectrum(example: str, error: NoSpectrum, where: str = "") -> Skipped:

@@ -22,6 +22,7 @@ from mmerank.eranks import ERANKS
 from mmerank.errors import UsageError
 from mmerank.inputs import DataSet, Example, Skipped
 from mmerank.text_adapter import TextAdapter, wrap_text
+from mmerank.wrapped import eager, evaluated, unwrapped
 
 PREFIX = "probe_"
 
@@ -55,6 +56,7 @@ class _Monitor(TrainerCallback, ABC):  # type: ignore[misc]
 
         Raises:
             UsageError: The parameters lie in shards (FSDP, ZeRO-3), or the adapter measures another model.
+            ModelError: The model is not understood, or by itself would be another one.
         """
         from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -65,13 +67,15 @@ class _Monitor(TrainerCallback, ABC):  # type: ignore[misc]
             )
         # Only now: with `model_init` this is not the model that the Trainer was built with.
         model = self._trainer.model
+        unwrapped(model)  # refuses what by itself would be another model
         with _as_it_was(model):
             measured = self._begin(model)
         known = {id(parameter) for parameter in model.parameters()}
         if any(id(parameter) not in known for parameter in measured.parameters()):
             raise UsageError(
                 f"{type(self).__name__}: the adapter measures another model than the Trainer trains; train "
-                "`adapter.model`, or give a function that makes the adapter of a model"
+                "`adapter.model`, or a model of peft around it, or give a function that makes the adapter of the "
+                "model that is trained"
             )
         self._log(state.global_step, control)
 
@@ -106,8 +110,9 @@ class DiffErankMonitor(_Monitor):
     `probe_layer_I_diff_erank`. The untrained twins (Diff-eRank, arXiv:2401.17139, Def. 3.5) have the model's
     configuration and random weights of their own seeds; they are built and measured once, when training begins. The
     weights are measured in the dtype they are held and saved in, without the casts of mixed precision, so the
-    numbers are those that `mmerank.diff` gives for a checkpoint saved at the same step. Training goes on as if
-    nothing had been measured.
+    numbers are those that `mmerank.diff` gives for a checkpoint saved at the same step. Of a model with LoRA (peft)
+    that is the checkpoint with LoRA merged into it, and the twins are those of the model without. Training goes on
+    as if nothing had been measured.
 
     Args:
         trainer: The Trainer; add the monitor with `trainer.add_callback(monitor)`.
@@ -154,7 +159,7 @@ class DiffErankMonitor(_Monitor):
         if tokenizer is None:
             raise UsageError("DiffErankMonitor: the Trainer has no tokenizer; give it `processing_class`")
         self._adapter = wrap_text(model, getattr(tokenizer, "tokenizer", tokenizer), name="in training")
-        return model
+        return self._adapter.model
 
     def _numbers(self) -> dict[str, float]:
         found = diff(
@@ -194,7 +199,7 @@ class AlignmentMonitor(_Monitor):
         examples: The probe set: from `mmerank.load_data`, or any `mmerank.Example`; they are kept in memory.
         every: Number of steps between measurements; before the first step and after the last it always measures.
         adapter: Around the model in training, as when `adapter = mmerank.load(...)` and the Trainer trains
-            `adapter.model`; or a function that makes the adapter of the model.
+            `adapter.model`, or peft's model of it; or a function that makes the adapter of the model.
         convention: The choices the paper leaves open.
         batch_tokens: As in `mmerank.align`.
 
@@ -240,18 +245,14 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    modes = [(module, module.training) for module in model.modules()]
     generators = random.getstate(), np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     cpu = torch.get_rng_state()
-    model.eval()
     try:
-        yield
+        with evaluated(model), eager(model):
+            yield
     finally:
-        # Not `model.train(mode)`: a part that is frozen in eval mode stays so.
-        for module, training in modes:
-            module.training = training
         random.setstate(generators[0])
         np.random.set_state(generators[1])
         torch.set_rng_state(cpu)

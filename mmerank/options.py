@@ -244,6 +244,10 @@ AccuracyTasks = Annotated[
 AccuracyLimit = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Use only N questions of each task, the first ones.")
 ]
+NoLoss = Annotated[
+    bool,
+    typer.Option("--no-loss", help="eRanks alone: the LM head is not run.", rich_help_panel=_HOW),
+]
 NoCache = Annotated[
     bool,
     typer.Option("--no-cache", help="Do not keep the untrained models' records between runs.", rich_help_panel=_HOW),

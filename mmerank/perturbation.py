@@ -31,6 +31,7 @@ from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.images import MAX_PIXELS
 from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen, unique
+from mmerank.placeholders import placeholders, without_placeholders
 from mmerank.probe import Probe
 from mmerank.records import Record, to_frame
 from mmerank.runs import RunFolder, open_run
@@ -135,6 +136,14 @@ class Perturbation:
         aggregate = self.base.convention.aggregate
         return paired_tests(to_frame(self.records, spectrum=False), aggregate=aggregate, bootstrap=self.bootstrap)
 
+    @cached_property
+    def tests_matched(self) -> dict[str, Comparison]:
+        """The same on equally many rows everywhere; empty where that was not asked for, or no example has as many."""
+        if self.base.convention.match_tokens is None:
+            return {}
+        records, aggregate = to_frame(self.records, spectrum=False), self.base.convention.aggregate
+        return paired_tests(records, aggregate=aggregate, bootstrap=self.bootstrap, matched=True)
+
     def tests_to_pandas(self) -> pd.DataFrame:
         """One row per transform and quantity; columns as in `mmerank.analysis.perturbation.differences_frame`."""
         return differences_frame(self.tests)
@@ -145,10 +154,15 @@ class Perturbation:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as `--json` prints it."""
+        matched = self.tests_matched
         return {
             "base": self.base.to_dict(),
             "transforms": [
-                {**perturbed.to_dict(), "tests": self.tests[perturbed.transform].to_dict()}
+                {
+                    **perturbed.to_dict(),
+                    "tests": self.tests[perturbed.transform].to_dict(),
+                    **({"tests_matched": found.to_dict()} if (found := matched.get(perturbed.transform)) else {}),
+                }
                 for perturbed in self.transforms
             ],
             "controls": [null.to_dict(self.base.n) for null in self.controls],
@@ -219,7 +233,9 @@ def perturb(
         examples = list(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
     sample_seed = seed if limit is not None else None
-    entries = list(unique(chosen(examples, limit, sample_seed)))
+    # Here too: what is drawn from other examples, or changed, is their text without it.
+    signs = placeholders(adapter.model, adapter.tokenizer)
+    entries = list(without_placeholders(signs, unique(chosen(examples, limit, sample_seed))))
     usable = [entry for entry in entries if isinstance(entry, Example)]
     drawn_by = seed or 0
     variants = [variant(transform, usable, seed=drawn_by, max_pixels=max_pixels) for transform in asked]
@@ -246,7 +262,7 @@ def perturb(
             seed=seed,
         )
     if out is not None:
-        out.add_model(adapter.name, dict(adapter.source))
+        out.add_model(adapter.name, dict(probe.source))
     records, skipped = collect(
         probe.measure,
         entries,
@@ -259,9 +275,8 @@ def perturb(
     summary = partial(
         alignment_of,
         skipped=skipped,
-        adapter=adapter,
+        probe=probe,
         data=name,
-        convention=convention,
         limit=limit,
         seed=sample_seed,
     )
@@ -341,7 +356,14 @@ def _checked(
     chosen_ones = [example for example in examples if example.id in measured][:CHECKED]
     # A picture may have become larger than those that are opened may be.
     limit = max(probe.max_pixels, MAX_PIXELS)
-    alone = Probe(probe.adapter, probe.convention, batch_tokens=0, share_prefix=probe.share_prefix, max_pixels=limit)
+    alone = Probe(
+        probe.adapter,
+        probe.convention,
+        batch_tokens=0,
+        share_prefix=probe.share_prefix,
+        max_pixels=limit,
+        source=probe.source,
+    )
     text, reuse, identity = [], [], []
     count = max(len(variants), len(chosen_ones)) if variants else 0
     again: set[str] = set()

@@ -53,17 +53,18 @@ def told_from_zero(test: PairedDifference) -> bool:
     return test.q < ALPHA and (test.low > 0 or test.high < 0)
 
 
-def tests_table(tests: Mapping[str, Comparison], base: Mapping[str, Interval]) -> Table:
+def tests_table(tests: Mapping[str, Comparison], base: Mapping[str, Interval], of: str = "") -> Table:
     """Limits, q and smallest detectable difference of what each transform can move.
 
     Args:
         tests: By transform.
         base: Intervals of the base.
+        of: What the title adds.
 
     Returns:
         The table, for a rich console.
     """
-    table = _by_quantity("Intervals and tests of the differences")
+    table = _by_quantity(f"Intervals and tests of the differences{of}")
     if base:
         cells = (
             f"{base[name][0]:.{d}f}\n{base[name][1]:.{d}f}" if name in base else "" for name, d in DECIMALS.items()
@@ -97,7 +98,7 @@ def tests_notes(tests: Mapping[str, Comparison]) -> list[str]:
         f"  q: over {first.tests} tests ({name}), n = {first.n}",
     ]
     if any(comparison.fixed for comparison in tests.values()):
-        lines.append("  left blank: what the transform cannot move, which is not among the tests")
+        lines.append("  left blank: what the transform moves in no example, which is not among the tests")
     if first.exact:
         swaps = f"all {first.permutations} swaps within examples; no p can be below {min(1, 2 / 2**first.n):.2g}"
     else:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,20 +17,25 @@ from torch import Tensor
 from mmerank.adapter import Adapter
 from mmerank.batches import Budget, default_budget
 from mmerank.collect import Measured, in_batches
+from mmerank.contents import Content, content_of, picture_stamp
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError, NoSpectrum, SourceError, UsageError
 from mmerank.hooks import capture
+from mmerank.identity import identity
 from mmerank.images import MAX_PIXELS, open_picture
 from mmerank.inputs import Example, Skipped
 from mmerank.layers import layer_points
 from mmerank.measurement import Measurement, measurement_fingerprint, no_spectrum
+from mmerank.placeholders import placeholders, without_placeholder
 from mmerank.records import Record
 from mmerank.row_study import RowStudy
-from mmerank.sequences import Kind, Role, TokenSequence, image_places, padded
+from mmerank.sequences import Kind, Role, SpecialTokens, TokenSequence, image_places, outside, padded
+from mmerank.soundness import embedding_rows
 from mmerank.transfer import sent
 from mmerank.variants import BASE, ORIGINAL, Variant, Version
 from mmerank.workers import Workers, default_workers
+from mmerank.wrapped import evaluated
 
 KINDS: tuple[Kind, ...] = ("image", "text", "pair")
 # Largest relative difference between a prefix read from the pair pass and a pass of its own that is still
@@ -77,6 +83,7 @@ class _Found:
     """What the model is fed for an example, and what has been measured of it so far."""
 
     item: Prepared
+    content: Content
     pixels: dict[Version, Tensor]
     unreadable: dict[Version, DataError]  # in the place of which `pixels` has the example's own
     outcomes: dict[_Key, Future[Record | NoSpectrum]] = field(default_factory=dict)
@@ -124,6 +131,8 @@ class Probe:
         variants: What is measured of each example; the base is the first of them.
         layers: Further layers at which the pair is measured, in the same pass: all rows, image rows and text rows.
             See `mmerank.layers.layer_points`.
+        placeholders: What stands for a picture in a text, see `mmerank.placeholders`.
+        source: What the model is known by. Default: its `mmerank.identity`, taken now.
 
     Raises:
         UsageError: The adapter has no vision point of that name, fewer rows for a picture than are to be matched, or
@@ -138,6 +147,8 @@ class Probe:
     workers: int | None = None
     variants: Sequence[Variant] = (BASE,)
     layers: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    placeholders: tuple[str, ...] = field(default=(), init=False)
     _prefix_verified: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -152,7 +163,10 @@ class Probe:
                 f"{self.adapter.name}: {self.convention.match_tokens} rows cannot be drawn to match, a picture has "
                 f"only {self.adapter.image_tokens} behind the connector"
             )
+        self._special_tokens = SpecialTokens(self.adapter.tokenizer)
+        self.placeholders = placeholders(self.adapter.model, self.adapter.tokenizer)
         self._device = next(self.adapter.model.parameters()).device
+        self._rows = embedding_rows(self.adapter.model)
         try:
             self._layers = layer_points(self.adapter.layers, self.layers, last="llm")
         except ValueError as error:
@@ -162,7 +176,8 @@ class Probe:
             self.batch_tokens = default_budget(self._device, 1 + len(self._layers))
         self._workers = Workers(default_workers(self._device) if self.workers is None else self.workers)
         self._budget = Budget(self.batch_tokens)
-        self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)
+        self.source = self.source or identity(self.adapter)
+        self._fingerprint = measurement_fingerprint(self.source, self.convention)
         # Dictionaries, for their order.
         self._texts = dict.fromkeys(variant.text for variant in self.variants)
         self._text_passes = dict.fromkeys(v.text for v in self.variants if v.read != "pair")
@@ -185,7 +200,7 @@ class Probe:
         Yields:
             One result for each of `examples`.
         """
-        with self._workers:
+        with evaluated(self.adapter.model), self._workers:
             yield from in_batches(
                 examples,
                 prepare=self.prepare,
@@ -207,12 +222,21 @@ class Probe:
         """
         if example.image is None:
             return Skipped(example.id, "no image")
+        plain = without_placeholder(self.placeholders, example)
+        if isinstance(plain, Skipped):
+            return plain
+        example = plain
         if not example.text.strip():
             return Skipped(example.id, "the text is empty")
+        self._special_tokens.look_at(example.id, example.text)
         readings = {text: self.reading(text.of(example)) for text in self._texts}
         if None in readings.values():
             limit = self.adapter.max_tokens
             return Skipped(example.id, f"longer than the model's limit of {limit} tokens without any text")
+        for reading in filter(None, readings.values()):
+            for sequence in reading.sequences.values():
+                if reason := outside(sequence, self._rows, self.adapter.tokenizer):
+                    return Skipped(example.id, reason)
         return Prepared(example, {text: reading for text, reading in readings.items() if reading is not None})
 
     def reading(self, example: Example) -> Reading | None:
@@ -237,11 +261,14 @@ class Probe:
         """The encoder's input for each version of an example's picture."""
         assert item.example.image is not None  # prepare saw to it
         try:
-            opened = replace(item.example, image=open_picture(item.example.image, max_pixels=self.max_pixels))
+            stamp = picture_stamp(item.example.image)  # before: what is written meanwhile is looked at again
+            picture = open_picture(item.example.image, max_pixels=self.max_pixels)
+            opened = replace(item.example, image=picture)
             own = self._pixels(opened, ORIGINAL)
         except DataError as error:
             return _unreadable(item, error)
-        found = _Found(item, dict.fromkeys(self._pair_passes, own), {})
+        content = content_of(item.example, picture, stamp)
+        found = _Found(item, content, dict.fromkeys(self._pair_passes, own), {})
         for image in self._pair_passes:
             try:
                 if image != ORIGINAL:
@@ -423,7 +450,7 @@ class Probe:
                 outcome = found.outcomes[_key(point, kind, variant)].result()
                 if isinstance(outcome, NoSpectrum):
                     return no_spectrum(found.item.id, outcome, where)
-                records.append(replace(outcome, transform=variant.name))
+                records.append(replace(outcome, transform=variant.name, **found.content._asdict()))
         return Measured(found.item.example.id, tuple(records), found.tokens)
 
     def _may_share(self, reading: Reading) -> bool:

@@ -1,20 +1,17 @@
-"""Record: one row per (example, measurement). Parquet parts, in and out."""
+"""Record: one row per (example, measurement). Tables of them, in and out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-
-from mmerank.durable import whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +48,10 @@ class Record:
         decisive_row: Row whose removal changes the collision entropy (Rényi's of order 2) most.
         decisive_token: What stands there.
         entropy_without_decisive: Entropy of the others.
+        text_digest: Hash of the example's text, see `mmerank.contents.Content`; empty in records of earlier versions,
+            as are the next two.
+        picture_digest: Hash of its picture's pixels; empty where no picture was read.
+        picture_stamp: Size and time of modification of its file, or commit and row; empty where there is none.
     """
 
     model: str
@@ -80,8 +81,12 @@ class Record:
     decisive_row: int = -1
     decisive_token: str = ""
     entropy_without_decisive: float = math.nan
+    text_digest: str = ""
+    picture_digest: str = ""
+    picture_stamp: str = ""
 
 
+# In the order of the fields. Later versions may add some at the end, see `mmerank.parts.VERSIONS`.
 SCHEMA = pa.schema(
     [
         ("model", pa.string()),
@@ -111,8 +116,12 @@ SCHEMA = pa.schema(
         ("decisive_row", pa.int32()),
         ("decisive_token", pa.string()),
         ("entropy_without_decisive", pa.float64()),
+        ("text_digest", pa.string()),
+        ("picture_digest", pa.string()),
+        ("picture_stamp", pa.string()),
     ]
 )
+_CONTENT = ("text_digest", "picture_digest", "picture_stamp")
 _WITHOUT_SPECTRUM = SCHEMA.remove(SCHEMA.get_field_index("spectrum"))
 
 
@@ -126,84 +135,41 @@ def to_frame(records: Iterable[Record], *, spectrum: bool = True) -> pd.DataFram
     Returns:
         The columns of `Record`, and `erank`, `stable_rank`, and `erank_fraction` = eRank / min(n - 1, d).
     """
-    frame: pd.DataFrame = _table(records, SCHEMA if spectrum else _WITHOUT_SPECTRUM).to_pandas()
+    frame: pd.DataFrame = table_of(records, SCHEMA if spectrum else _WITHOUT_SPECTRUM).to_pandas()
     frame.insert(8, "erank", np.exp(frame["entropy"]))
     frame.insert(9, "erank_fraction", frame["erank"] / np.minimum(frame["n"] - 1, frame["d"]))
     frame.insert(12, "stable_rank", 1 / frame["top_share"])
     return frame
 
 
-def write_part(path: Path, records: Iterable[Record]) -> None:
-    """Write a Parquet file that is either whole or not there.
+def records_of(table: pa.Table, model: str | None = None) -> list[Record]:
+    """The records that a table holds.
 
     Args:
-        path: Where; its folder exists.
-        records: What.
-    """
-    with whole(path) as unfinished:
-        pq.write_table(_table(records), unfinished, compression="zstd", write_page_checksum=True)
-
-
-def read_parts(folder: Path, *, model: str | None = None) -> list[Record]:
-    """All records in the Parquet parts of a folder, in the order of their names.
-
-    An example of a model counts once: what a later part says of it is left out.
-
-    Args:
-        folder: May be empty.
+        table: The first columns of `SCHEMA`, or all of them; of what it lacks, records have the default.
         model: Only this one's.
 
     Returns:
-        The records.
+        The records, in the order of the rows.
     """
-    records: list[Record] = []
-    known: set[tuple[str, str]] = set()
-    for part in sorted(folder.glob("*.parquet")):
-        found = [
-            record
-            for record in read_part(part)
-            if model in (None, record.model) and (record.model, record.example) not in known
-        ]
-        known.update((record.model, record.example) for record in found)
-        records += found
-    return records
+    if model is not None:
+        table = table.filter(pc.equal(table["model"], model))
+    return list(map(Record, *map(_values, table.columns)))
 
 
-def read_part(part: Path) -> list[Record]:
-    """The records in one Parquet part.
+def contents_of(table: pa.Table) -> dict[str, list[str]]:
+    """What the examples in a table are known by, see `mmerank.contents.Content`.
 
     Args:
-        part: The file.
+        table: Of records; those of earlier versions do not say.
 
     Returns:
-        The records.
-
-    Raises:
-        ArrowException: The part is damaged; names it.
+        By example.
     """
-    try:
-        table = pq.read_table(part, schema=SCHEMA, page_checksum_verification=True)
-    except pa.ArrowException as error:
-        raise type(error)(f"{part.name}: {error}") from error
-    columns = {name: _values(table[name]) for name in table.column_names}
-    # A part of an earlier version lacks columns: they are null, and the record has its default.
-    return [
-        Record(**{name: value for name, value in zip(columns, row, strict=True) if value is not None})
-        for row in zip(*columns.values(), strict=True)
-    ]
-
-
-def read_examples(part: Path) -> set[tuple[str, str]]:
-    """Model and example of the records in one Parquet part, without the rest of it.
-
-    Args:
-        part: The file.
-
-    Returns:
-        The pairs.
-    """
-    table = pq.read_table(part, columns=["model", "example"])
-    return set(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    if not set(_CONTENT) <= set(table.column_names):
+        return {}
+    columns = [table[name].to_pylist() for name in ("example", *_CONTENT)]
+    return {example: known for example, *known in zip(*columns, strict=True)}
 
 
 def _values(column: pa.ChunkedArray) -> Iterable[Any]:
@@ -212,6 +178,15 @@ def _values(column: pa.ChunkedArray) -> Iterable[Any]:
     return values
 
 
-def _table(records: Iterable[Record], schema: pa.Schema = SCHEMA) -> pa.Table:
+def table_of(records: Iterable[Record], schema: pa.Schema = SCHEMA) -> pa.Table:
+    """A row for each record.
+
+    Args:
+        records: Any number.
+        schema: Columns and their types.
+
+    Returns:
+        The table.
+    """
     rows = list(records)
     return pa.table({name: [getattr(row, name) for row in rows] for name in schema.names}, schema=schema)

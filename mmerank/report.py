@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmerank.alignment import Alignment
+from mmerank.analysis.tokens import unlike_rows, unlike_text
 from mmerank.eranks import ERANKS
 from mmerank.perturbation import Perturbation
 from mmerank.perturbation_report import (
@@ -85,8 +86,18 @@ def alignment_text(results: Sequence[Alignment]) -> str:
 
 
 def alignment_notes(results: Sequence[Alignment]) -> list[str]:
-    """What all results stand on, as lines."""
-    return [line for result in results for line in standing(result)]
+    """What all results stand on, as lines, and whether they can be held against each other."""
+    lines = [line for result in results for line in standing(result)]
+    if unlike := unlike_rows([result.records for result in results]):
+        names = [short(result.model) for result in results]
+        lines.append(f"caution: {unlike_text(unlike, names)}")
+        matched = [result.convention.match_tokens for result in results]
+        lines.append(
+            f"  hold {matched[0]} rows each against each other"
+            if None not in matched
+            else "  --match-tokens puts them on equally many"
+        )
+    return lines
 
 
 def standing(result: Alignment, *, brackets: bool = True) -> list[str]:
@@ -165,7 +176,11 @@ def perturbation_view(result: Perturbation) -> RenderableType:
         tables.append(null_table(result.controls))
     matched = {c.transform: c.delta_matched for c in result.transforms if c.delta_matched is not None}
     if matched:
-        tables.append(matched_table(matched, result.base.convention.match_tokens or 0))
+        rows = result.base.convention.match_tokens or 0
+        tables.append(matched_table(matched, rows))
+        if result.tests_matched and result.base.matched:
+            limits = {name: (low, high) for name, (low, high) in result.base.matched["intervals"].items()}
+            tables.append(tests_table(result.tests_matched, limits, f", on {rows} rows each"))
     tables += row_tables(result.base, "base")
     for changed in result.transforms:
         tables += row_tables(changed.result, changed.transform)

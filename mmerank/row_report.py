@@ -73,16 +73,24 @@ def row_standing(result: Alignment) -> list[str]:
 def _matched(matched: Mapping[str, Any], name: str) -> Table:
     k, n = matched["tokens"], matched["n"]
     table = Table(title=f"{name}: on {k} rows each, n = {n}", title_justify="left", caption_justify="left")
-    table.caption = f"{k} rows: drawn at random, mean over the draws; ± a draw: standard deviation of a single one"
+    table.caption = (
+        f"{k} rows: drawn at random, mean over the draws, with its interval over examples\n"
+        "± a draw: standard deviation of a single one"
+    )
     table.add_column("")
     for heading in ("all rows", f"{k} rows", "± a draw"):
         table.add_column(heading, justify="right")
     for label in (*ERANKS, *_RATIOS):
         if label == next(iter(_RATIOS)):
             table.add_section()
-        numbers = (matched["all_rows"][label], matched[label], matched["stdev_of_a_draw"][label])
         digits = 4 if label in _RATIOS else 2
-        table.add_row(_RATIOS.get(label, _title(label)), *(_number(number, digits) for number in numbers))
+        everywhere, drawn, spread = (
+            _number(number, digits)
+            for number in (matched["all_rows"][label], matched[label], matched["stdev_of_a_draw"][label])
+        )
+        limits = matched["intervals"].get(label)
+        interval = interval_text(tuple(limits) if limits else None, digits)
+        table.add_row(_RATIOS.get(label, _title(label)), everywhere, Text(f"{drawn} {interval}".rstrip()), spread)
     return table
 
 

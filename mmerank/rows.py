@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import random
 import zlib
@@ -14,12 +15,14 @@ from typing import IO, Any, Protocol, cast
 
 from mmerank.errors import DataError
 from mmerank.inputs import Example, Skipped, kind
+from mmerank.layouts import check_layout
 
 # A row, or why there is none.
 Row = dict[str, Any] | DataError
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 # How many rows are looked at to tell which fields a file of JSON lines has.
 _FIRST_ROWS = 1000
+_BLOCK = 1 << 16  # bytes
 
 
 class Table(Protocol):
@@ -52,8 +55,8 @@ def open_table(path: Path, patterns: Sequence[str] = ()) -> Table:
     """The rows of a file, or of the files of a folder.
 
     Args:
-        path: A file that ends in .jsonl, .ndjson or .json (one JSON object per line), each also with .gz, or in
-            .parquet; or a folder.
+        path: A file that ends in .jsonl, .ndjson or .json (one JSON object per line, or a list of them), each also
+            with .gz, or in .parquet; or a folder.
         patterns: For a folder, the files in it, in this order; of one pattern, by name. A file `NAME.gz` is also
             found as `NAME`.
 
@@ -63,33 +66,76 @@ def open_table(path: Path, patterns: Sequence[str] = ()) -> Table:
     Raises:
         DataError: A file is missing, cannot be read, is empty, or is of another kind.
     """
+    check_layout(path, folder=bool(patterns))
     if not path.is_dir():
         return _open_file(path)
     found: list[Path] = []
     for pattern in patterns:
         files = sorted(path.glob(pattern)) or sorted(path.glob(pattern.removesuffix(".gz")))
         if not files:
-            raise DataError(f"{path}: no {pattern} in this folder; expected the files {', '.join(patterns)}")
+            raise DataError(
+                f"{path}: no {pattern} in this folder; expected the files {', '.join(patterns)}, or the name of one "
+                "file with the rows"
+            )
         found += files
-    if not found:
-        raise DataError(f"{path}: is a folder, expected a file")
     return _open_file(found[0]) if len(found) == 1 else _Joined(path, found)
 
 
 def _open_file(path: Path) -> Table:
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: not a regular file; rows are read more than once, so save them to a file first")
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes[-1:] == [".parquet"]:
         return _Parquet(path)
     if (suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:]) in [[known] for known in JSON_LINES]:
-        return _JsonLines(path)
+        return _json_table(path)
     raise DataError(f"{path}: expected a file that ends in .jsonl, .jsonl.gz or .parquet")
 
 
-def lines(path: Path) -> Iterator[bytes]:
+class Digest:
+    """Hash of a file's content, taken while the file is read, so that it is of what was read.
+
+    A pipe gives its content once, and a file may change between two readings.
+    """
+
+    def __init__(self) -> None:
+        self._state = hashlib.sha256()
+
+    def of(self, file: IO[bytes]) -> IO[bytes]:
+        """A file whose content counts as it is read."""
+        return cast(IO[bytes], _Counted(file, self._state.update))
+
+    def add(self, content: Any) -> None:
+        """Count content that is in memory."""
+        self._state.update(content)
+
+    @property
+    def text(self) -> str:
+        """16 hexadecimal digits."""
+        return self._state.hexdigest()[:16]
+
+
+class _Counted(io.RawIOBase):
+    def __init__(self, file: IO[bytes], count: Callable[[bytes], None]):
+        self._file = file
+        self._count = count
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._file.read(len(buffer))
+        self._count(block)
+        buffer[: len(block)] = block
+        return len(block)
+
+
+def lines(path: Path, digest: Digest | None = None) -> Iterator[bytes]:
     """The lines of a file, without their ends (LF or CR LF), unpacked if its name ends in .gz.
 
     Args:
-        path: The file.
+        path: The file; it is opened once, so it may be a pipe.
+        digest: Takes in the file's content as it lies on the disk. It is complete when all lines are read.
 
     Yields:
         One line after the other; the end of the last one may be missing.
@@ -98,8 +144,10 @@ def lines(path: Path) -> Iterator[bytes]:
         DataError: The file is missing, or cannot be read or unpacked.
     """
     try:
-        # Both of them give bytes.
-        with cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
+        with path.open("rb") as raw:
+            counted = io.BufferedReader(cast(io.RawIOBase, (digest or Digest()).of(raw)), _BLOCK)
+            # Both of them give bytes.
+            file = cast(IO[bytes], gzip.open(counted) if path.suffix.lower() == ".gz" else counted)
             for i, line in enumerate(file):
                 start = 3 if i == 0 and line.startswith(b"\xef\xbb\xbf") else 0
                 yield line[start:].removesuffix(b"\n").removesuffix(b"\r")
@@ -107,24 +155,55 @@ def lines(path: Path) -> Iterator[bytes]:
         raise DataError(f"{path}: cannot be read ({_reason(error)})") from None
 
 
-def file_hash(path: Path) -> str:
-    """Hash of a file's content; DataError if it cannot be read."""
+def _json_table(path: Path) -> Table:
+    """The rows of a file of JSON: one per line, or in a list, which is held in memory."""
+    first = next((line.strip() for line in lines(path) if line.strip()), b"")
+    if first not in (b"{", b"[") and not first.startswith(b"[{"):
+        return _JsonLines(path)
+    digest = Digest()
     try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({_reason(error)})") from None
-    return digest.hexdigest()[:16]
+        content = json.loads(b"\n".join(lines(path, digest)))
+    except ValueError:
+        return _JsonLines(path)  # which says of each line why it is none
+    except (RecursionError, MemoryError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else "too large for the memory there is"
+        raise DataError(f"{path}: a JSON list, {reason}; write one object per line") from None
+    if isinstance(content, list):
+        return _JsonList(path, content, digest.text)
+    keys = ", ".join(f"{key!r:.40}" for key in list(content)[:5])
+    raise DataError(f"{path}: one JSON object, with the keys {keys}; write its rows one per line, as .jsonl")
+
+
+class _JsonList:
+    def __init__(self, path: Path, content: list[Any], fingerprint: str):
+        self.name = str(path)
+        self.fingerprint = fingerprint
+        self._rows: list[Row] = [
+            row if isinstance(row, dict) else DataError(f"{kind(row)}, expected a JSON object") for row in content
+        ]
+        if not self._rows:
+            raise DataError(f"{path}: no rows")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def rows(self, numbers: Collection[int] | None = None) -> Iterator[tuple[int, Row]]:
+        return ((i, row) for i, row in enumerate(self._rows) if numbers is None or i in numbers)
+
+    def place(self, number: int) -> str:
+        return f"entry {number + 1}"
+
+    def fields(self) -> list[str]:
+        return list(dict.fromkeys(name for row in self._rows[:_FIRST_ROWS] if isinstance(row, dict) for name in row))
 
 
 class _JsonLines:
     def __init__(self, path: Path):
+        digest = Digest()
         self.name = str(path)
-        self.fingerprint = file_hash(path)
         self._path = path
-        self._length = sum(1 for _ in lines(path))
+        self._length = sum(1 for _ in lines(path, digest))
+        self.fingerprint = digest.text
         if not self._length:
             raise DataError(f"{path}: empty file")
 
@@ -132,9 +211,12 @@ class _JsonLines:
         return self._length
 
     def rows(self, numbers: Collection[int] | None = None) -> Iterator[tuple[int, Row]]:
-        for number, line in enumerate(lines(self._path)):
+        digest = Digest()
+        for number, line in enumerate(lines(self._path, digest)):
             if numbers is None or number in numbers:
                 yield number, _object(line)
+        if digest.text != self.fingerprint:
+            raise DataError(f"{self.name}: changed while it was read; start again when nothing writes to it")
 
     def place(self, number: int) -> str:
         return f"line {number + 1}"
@@ -160,16 +242,22 @@ def _object(line: bytes) -> Row:
 
 class _Parquet:
     def __init__(self, path: Path):
-        from pyarrow import ArrowException
+        from pyarrow import ArrowException, memory_map
         from pyarrow.parquet import ParquetFile
 
         self.name = str(path)
-        self.fingerprint = file_hash(path)
         self._errors = (ArrowException, OSError, ValueError)
+        digest = Digest()
         try:
-            self._file = ParquetFile(path, memory_map=True)
+            # One opening for hash and rows: another file may take the path between two.
+            content = memory_map(str(path))
+            digest.add(content.read_buffer())
+            content.seek(0)
+            self._file = ParquetFile(content)
         except self._errors as error:
-            raise DataError(f"{path}: not a Parquet file ({_reason(error)})") from None
+            reason = "No such file" if isinstance(error, FileNotFoundError) else _reason(error)
+            raise DataError(f"{path}: not a Parquet file ({reason})") from None
+        self.fingerprint = digest.text
         if not len(self):
             raise DataError(f"{path}: no rows")
 

@@ -7,10 +7,10 @@ import json
 import os
 import platform
 import re
-import secrets
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,18 @@ from typing import Any
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
+from mmerank.contents import Content
 from mmerank.durable import UNFINISHED, remove_unfinished, whole
 from mmerank.errors import RunFolderError
 from mmerank.inputs import DataSet, Example, Skipped, fingerprint
+from mmerank.part_rules import DamagedPart, Rules
+from mmerank.parts import FOLDER, examples_of, next_number, part_files, read_part, read_records, write_part
 from mmerank.processes import rank
-from mmerank.records import Record, read_examples, read_part, read_parts, write_part
+from mmerank.records import Record, contents_of
+from mmerank.run_files import STATED, SUMMARY, read_settings, record_fingerprint
 
+# Of run.json. Before the second it did not state all that model and data are known by.
+FORMAT = 2
 # No process takes that long to write a file.
 UNFINISHED_FOR_S = 600.0
 
@@ -46,12 +52,12 @@ class RunFolder:
 
     def __init__(self, path: Path, settings: dict[str, Any], *, waits: bool = False):
         self.path = path
-        self._records = path / "records"
-        self._stated = path / "run.json"
+        self._records = path / FOLDER
+        self._stated = path / STATED
         self._waits = waits
-        self._asked = {**settings, "versions": versions()}
-        self._done: dict[str, set[tuple[str, str]]] = {}  # by part
-        self._sound: set[str] = set()  # parts
+        self._asked = {**settings, "versions": versions(), "format": FORMAT}
+        self._done: dict[str, set[tuple[str, str]]] = {}  # by part, of those that are sound
+        self._contents: dict[str, Content] = {}  # by example
         with self._explained("used as a run folder"):
             if not self._stated.is_file() and path.exists() and (not path.is_dir() or _foreign(path)):
                 raise RunFolderError(f"{path}: not empty, and not a run folder (no run.json); name another")
@@ -75,7 +81,12 @@ class RunFolder:
                 self.settings = self._read()
                 known = self.settings["models"]
                 if name in known:
-                    self._require(known[name], source)
+                    self._require(
+                        known[name],
+                        source,
+                        f"models.{name}",
+                        "name another folder, or measure the model under another name, if it is to be another one",
+                    )
                 else:
                     known[name] = source
                     _write_json(self._stated, self.settings)
@@ -93,13 +104,7 @@ class RunFolder:
         Raises:
             RunFolderError: A part is damaged.
         """
-        try:
-            return read_parts(self._records, model=model)
-        except (pa.ArrowException, OSError) as error:
-            raise RunFolderError(
-                f"{self._records}: a part is damaged ({_reason(error)}); the command that wrote it sets it aside and "
-                "measures it again"
-            ) from error
+        return read_records(self.path, model=model)
 
     def done(self, model: str) -> set[str]:
         """Ids of the examples that have records of a model by now, whoever wrote them.
@@ -110,13 +115,17 @@ class RunFolder:
         Returns:
             The ids.
         """
-        with self._explained("read"):
-            for part in sorted(self._records.glob("*.parquet")):
-                if part.name not in self._done:
-                    # The first process may be setting it aside at this moment.
-                    with suppress(pa.ArrowException, FileNotFoundError):
-                        self._done[part.name] = read_examples(part)
+        self._look()  # the first process may be setting a damaged part aside at this moment
         return {example for found in self._done.values() for by, example in found if by == model}
+
+    def contents(self) -> dict[str, Content]:
+        """What the examples that have records are known by, whichever model they are of.
+
+        Returns:
+            By id.
+        """
+        self._look()  # a part that is damaged is set aside when writing begins
+        return dict(self._contents)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -179,14 +188,13 @@ class RunFolder:
         if not records:
             return
         with self._explained("written"):
-            taken = [
-                int(n) for part in self._records.glob("*.parquet") if (n := part.stem.partition("-")[0]).isdigit()
-            ]
-            own = "" if rank().count == 1 else f"-{rank().index}-{secrets.token_hex(4)}"
-            write_part(self._records / f"{max(taken, default=-1) + 1:06d}{own}.parquet", records)
+            own = "" if rank().count == 1 else f"-{rank().index}"
+            write_part(self._records / f"{next_number(part_files(self.path)):06d}{own}.parquet", records)
 
     def adopt(self, model: str, records: list[Record]) -> None:
         """Add what is lacking of a model's records that were measured elsewhere; of several processes the first does.
+
+        They must be what this run would have measured; they become known by its convention.
 
         Args:
             model: Its name.
@@ -195,7 +203,8 @@ class RunFolder:
         if rank().leads:
             with self.writing():
                 have = self.done(model)
-                self.write([record for record in records if record.example not in have])
+                known = record_fingerprint(self.settings["models"][model], self.settings.get("convention", {}))
+                self.write([replace(r, fingerprint=known) for r in records if r.example not in have])
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write `summary.json`; of several processes the first one does.
@@ -205,36 +214,51 @@ class RunFolder:
         """
         if rank().leads:
             with self._explained("written"):
-                _write_json(self.path / "summary.json", summary)
+                _write_json(self.path / SUMMARY, summary)
 
     def _read(self) -> dict[str, Any]:
         """What `run.json` states, if it is this run; what it will state where there is none."""
         if not self._stated.is_file():
             return {**self._asked, "models": {}}
-        try:
-            stated = json.loads(self._stated.read_text())
-        except (ValueError, RecursionError) as error:
-            raise RunFolderError(f"{self._stated}: not valid JSON ({error}); name another folder") from None
-        if not isinstance(stated, dict) or not isinstance(stated.get("models"), dict):
-            raise RunFolderError(f"{self._stated}: not the settings of a run; name another folder")
+        stated = read_settings(self.path)
+        if stated.get("format") != FORMAT:
+            raise RunFolderError(
+                f"{self.path}: was begun by an earlier version of mmerank, which did not state all that decides the "
+                "numbers of a model, so it cannot be told whether this is the same one; `mmerank report` reads the "
+                "folder, and to measure, name another"
+            )
         self._require({key: value for key, value in stated.items() if key != "models"}, self._asked)
         return stated
 
-    def _set_damaged_parts_aside(self) -> None:
+    def _look(self) -> dict[Path, str]:
+        """Look at the parts that are new; what is wrong with damaged ones."""
+        damaged: dict[Path, str] = {}
         with self._explained("read"):
-            for part in sorted(self._records.glob("*.parquet")):
-                if part.name in self._sound:
-                    continue
+            new = [part for part in part_files(self.path) if part.name not in self._done]
+            # Behind the list: a model is stated before there are records of it.
+            rules = Rules(self.path, self._read()) if new else None
+            for part in new:
+                assert rules is not None
                 try:
-                    read_part(part)
-                    self._sound.add(part.name)
-                except (pa.ArrowException, OSError) as error:
-                    if isinstance(error, OSError) and error.errno is not None:
-                        raise  # of the disk or the network; what the part holds may be well
-                    aside = part.with_name(f"{part.name}.damaged")
-                    part.replace(aside)
-                    reason = f"{part} is damaged ({_reason(error)}); it is set aside as {aside.name}"
-                    warnings.warn(f"{reason}, and what it held is measured again", stacklevel=5)
+                    table = read_part(part, rules)
+                    self._done[part.name] = examples_of(table)
+                    known = {example: Content(*of) for example, of in contents_of(table).items()}
+                    self._contents = known | self._contents
+                except DamagedPart as error:
+                    damaged[part] = str(error)
+                except FileNotFoundError:
+                    pass
+        return damaged
+
+    def _set_damaged_parts_aside(self) -> None:
+        for part, reason in self._look().items():
+            aside = part.with_name(f"{part.name}.damaged")
+            with self._explained("written"):
+                part.replace(aside)
+            warnings.warn(
+                f"{part} is damaged ({reason}); it is set aside as {aside.name}, and what it held is measured again",
+                stacklevel=5,
+            )
 
     @contextmanager
     def _locked(self, name: str, timeout: float) -> Iterator[None]:
@@ -269,12 +293,15 @@ class RunFolder:
                 "continues"
             ) from error
 
-    def _require(self, stated: dict[str, Any], asked: dict[str, Any]) -> None:
-        if differences := _differences(stated, asked):
-            raise RunFolderError(
-                f"{self.path}: holds another run ({'; '.join(differences)}); "
-                "name another folder, or use the same settings"
-            )
+    def _require(
+        self,
+        stated: dict[str, Any],
+        asked: dict[str, Any],
+        where: str = "",
+        remedy: str = "name another folder, or use the same settings",
+    ) -> None:
+        if differences := _differences(stated, asked, where):
+            raise RunFolderError(f"{self.path}: holds another run ({'; '.join(differences)}); {remedy}")
 
 
 def open_run(
@@ -324,12 +351,36 @@ def folder_name(argument: str) -> str:
     return f"{last}-{hashlib.sha256(argument.encode()).hexdigest()[:6]}"
 
 
-def cache_folder() -> Path:
-    """Where things are kept between runs: MMERANK_CACHE, else mmerank in the user's cache folder."""
-    stated = os.environ.get("MMERANK_CACHE")
-    if stated:
-        return Path(stated)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmerank"
+def cache_folder() -> Path | None:
+    """Where things are kept between runs: MMERANK_CACHE, else mmerank in the user's cache folder.
+
+    Returns:
+        The folder, which may not be there yet; None, with a warning, where nobody knows the user's home.
+    """
+    try:
+        if stated := os.environ.get("MMERANK_CACHE"):
+            return Path(stated).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmerank"
+    except RuntimeError as error:
+        warnings.warn(without_cache(None, error), stacklevel=2)
+        return None
+
+
+def without_cache(folder: Path | None, error: Exception) -> str:
+    """What to say where the cache cannot be used: nothing is lost but time.
+
+    Args:
+        folder: It, if there is one.
+        error: Why.
+
+    Returns:
+        One line.
+    """
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    return (
+        f"no cache ({f'{folder}: ' if folder else ''}{_reason(cause)}): untrained models are measured for this run "
+        "alone; MMERANK_CACHE names another folder, and --no-cache goes without"
+    )
 
 
 def versions() -> dict[str, str]:
@@ -348,7 +399,7 @@ def _foreign(folder: Path) -> bool:
     return any(not (p.name.startswith(".lock") or p.name.endswith(UNFINISHED)) for p in folder.iterdir())
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     # The system's own words: pyarrow puts more around them.
     reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return (reason.strip() or type(error).__name__).split("\n")[0]

@@ -11,14 +11,17 @@ from torch import Tensor
 from mmerank.batches import batches, default_budget
 from mmerank.errors import DataError, UsageError
 from mmerank.progress import Meter
-from mmerank.sequences import Role, padded, tokens_of
+from mmerank.sequences import Role, outside, padded, tokens_of
+from mmerank.soundness import embedding_rows
 from mmerank.text_adapter import TextAdapter
+from mmerank.wrapped import evaluated
 
 
 class ScoredModel(TemplateLM):  # type: ignore[misc]
     """What lm-eval asks, answered by a text adapter.
 
-    Ids, and what is cut on the left of a question that is too long, are as in lm-eval's own `HFLM`; OpenELM, which
+    Ids, and what is cut on the left of a question that is too long, are as in lm-eval's own `HFLM` where that reads
+    the tokenizer as its file has it; OpenELM, which
     `HFLM` cannot load, gets the ids that its adapter gives it everywhere else.
 
     Args:
@@ -73,9 +76,12 @@ class ScoredModel(TemplateLM):  # type: ignore[misc]
             Sum of the answer's log-likelihoods in nats, and whether each of its tokens is the likeliest.
 
         Raises:
-            DataError: An answer is longer than the model's longest sequence.
+            DataError: An answer is longer than the model's longest sequence, or a token has no embedding.
         """
-        self._adapter.model.eval()
+        with evaluated(self._adapter.model):
+            return self._answers(requests)
+
+    def _answers(self, requests: list[tuple[Any, list[int], list[int]]]) -> list[tuple[float, bool]]:
         answers: dict[int, tuple[float, bool]] = {}
         # The last token is only predicted.
         inputs = [(question + answer)[-(self._adapter.max_tokens + 1) : -1] for _, question, answer in requests]
@@ -83,6 +89,10 @@ class ScoredModel(TemplateLM):  # type: ignore[misc]
             raise DataError(
                 f"accuracy: an answer of {longest} tokens, and {self._adapter.name} takes {self._adapter.max_tokens}"
             )
+        rows = embedding_rows(self._adapter.model)
+        for sequence in inputs:
+            if reason := outside(tokens_of(sequence, Role.TEXT), rows, self.tokenizer):
+                raise DataError(f"accuracy: {reason}")
         assert self._budget is not None
         with Meter(f"answers {self._adapter.name}", len(requests), shown=self._progress) as meter:
             for batch in batches(range(len(requests)), lambda i: len(inputs[i]), self._budget):

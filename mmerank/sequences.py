@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -16,6 +17,36 @@ from mmerank.transfer import sent
 Kind = Literal["image", "text", "pair"]
 
 IMAGE_ID = -200  # stands where a row of the connector's output goes; LLaVA's own code uses this number
+
+
+class SpecialTokens:
+    """Says once where a text spells out a special token, which a tokenizer reads as such, as in the published code.
+
+    Args:
+        tokenizer: As transformers loads it.
+    """
+
+    def __init__(self, tokenizer: Any):
+        added = tokenizer.added_tokens_decoder.values()
+        # Some tokenizers pad with a mark that every other text has.
+        self._tokens = sorted(t.content for t in added if t.special and len(t.content) > 2)
+        self._said = False
+
+    def look_at(self, name: str, text: str) -> None:
+        """Warn of a text that holds one, if there was none before.
+
+        Args:
+            name: The example's id.
+            text: Its text.
+        """
+        if self._said or not (found := [token for token in self._tokens if token in text]):
+            return
+        self._said = True
+        warnings.warn(
+            f"the text of example {name!r} spells out {', '.join(found)}; there, and in any other text, "
+            "it is read as the special token",
+            stacklevel=2,
+        )
 
 
 class Role(IntEnum):
@@ -63,6 +94,44 @@ def tokens_of(ids: Sequence[int], role: Role) -> TokenSequence:
 def begin(tokenizer: Any) -> TokenSequence:
     """The tokenizer's BOS, or nothing where it has none."""
     return tokens_of([] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id], Role.BOS)
+
+
+def end(tokenizer: Any) -> TokenSequence:
+    """The tokenizer's EOS, with which a template ends.
+
+    Args:
+        tokenizer: The model's.
+
+    Returns:
+        One token.
+
+    Raises:
+        ModelError: It names none.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "the tokenizer names no eos_token, with which the template ends; name it in tokenizer_config.json, or "
+            "measure bare sequences"
+        )
+    return tokens_of([tokenizer.eos_token_id], Role.TEMPLATE)
+
+
+def outside(sequence: TokenSequence, rows: int | None, tokenizer: Any) -> str | None:
+    """Why a sequence must not reach the model: a lookup outside its embedding, which on a GPU ends the process.
+
+    Args:
+        sequence: What the model would read.
+        rows: Of its embedding; None where that is not known.
+        tokenizer: Its tokenizer, for the message.
+
+    Returns:
+        The reason; None where every id has a row, or stands for a picture's.
+    """
+    for i, role in zip(sequence.ids, sequence.roles, strict=True):
+        if not (i == IMAGE_ID and role is Role.IMAGE) and (i < 0 or (rows is not None and i >= rows)):
+            token = "" if i < 0 else f" ({tokenizer.convert_ids_to_tokens(i)!r})"
+            return f"token {i}{token} has no row in the model's embedding of {rows}"
+    return None
 
 
 def image_places(count: int) -> TokenSequence:

@@ -18,12 +18,15 @@ from mmerank.checkpoints import (
     families,
     family_named,
     folder_or_hub_id,
+    lacking,
     quantised,
+    without_origin,
     yaml_keys,
 )
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
 from mmerank.located import LANGUAGE, check_dtype, is_yaml
+from mmerank.wrapped import unwrapped
 
 GROUP = LANGUAGE
 FALLBACK = "causal-lm"  # takes whatever transformers knows
@@ -40,9 +43,10 @@ class TextAdapter(Protocol):
     Attributes:
         name: The model as results name it.
         source: What was read from where, for the record: JSON values by name. Of a checkpoint: `adapter`,
-            `checkpoint`, `commit`, `dtype`, `weights`, `configuration`, `tokenizer`, `ignored`. Of an untrained
-            twin: `adapter`, `untrained` (true), `seed`, `dtype`, `weights`, `configuration`, and `tokenizer` by its
-            content, so that all checkpoints of a configuration have the same twin.
+            `checkpoint`, `commit`, `dtype`, `tokenizer`, `ignored`; also `configuration`, a hash, where no module
+            has one as `config`. Of an untrained twin: `adapter`, `untrained` (true), `seed`, `dtype`, and `tokenizer`
+            by its content. `mmerank.identity` adds what the model is when it is
+            measured.
         model: The module that the hook points are paths in.
         tokenizer: As transformers loads it.
         max_tokens: Longest sequence the model takes, special tokens included.
@@ -108,6 +112,11 @@ def check_text_adapter(adapter: object) -> None:
     Raises:
         TypeError: It lacks what a `TextAdapter` has.
     """
+    if missing := lacking(adapter, TextAdapter):
+        raise TypeError(
+            f"{type(adapter).__name__} is no adapter yet: it lacks {', '.join(missing)}; the docstring of "
+            "mmerank.text_adapter.TextAdapter says what each is"
+        )
     if not isinstance(adapter, TextAdapter):
         raise TypeError(
             f"expected a model that mmerank.load_text(MODEL) returns, got {type(adapter).__name__}; mmerank.align "
@@ -175,7 +184,8 @@ def wrap_text(model: Any, tokenizer: Any, *, name: str = "model") -> TextAdapter
     """A language model that is in memory already, ready to be measured as it is at that moment.
 
     Args:
-        model: A model of transformers; it stays where it is, in its dtype.
+        model: A model of transformers, bare or with LoRA (peft), compiled, or in a DataParallel or
+            DistributedDataParallel; it stays where it is, in its dtype. LoRA is measured as it is active.
         tokenizer: Its tokenizer, as transformers loads it.
         name: The model as results name it.
 
@@ -184,40 +194,16 @@ def wrap_text(model: Any, tokenizer: Any, *, name: str = "model") -> TextAdapter
         has a classmethod `wrap(model, tokenizer, *, name)`.
 
     Raises:
-        ModelError: No adapter understands such a model.
+        ModelError: No adapter understands such a model; or by itself it would be another one, see
+            `mmerank.wrapped.unwrapped`.
     """
+    model = unwrapped(model)
     kind = getattr(getattr(model, "config", None), "model_type", None)
     family = families(GROUP).get(str(kind)) or family_named(GROUP, FALLBACK)
     wrap = getattr(family, "wrap", None)
     if wrap is None or kind is None:
         raise ModelError(f"{name}: a {type(model).__name__} in memory cannot be measured, only one loaded by mmerank")
     return wrap(model, tokenizer, name=name)  # type: ignore[no-any-return]
-
-
-def load_tokenizer(source: str, revision: str | None = None) -> Any:
-    """The tokenizer of a checkpoint.
-
-    Args:
-        source: Hub id or directory.
-        revision: On the hub; None for the newest.
-
-    Returns:
-        As transformers loads it.
-
-    Raises:
-        ModelError: There is none, or it cannot be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
-    except Exception as error:  # tokenizers raises bare Exceptions
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(f"{source}: its tokenizer cannot be loaded ({reason})") from error
-    # Without any file of one, several classes of transformers give a tokenizer of nothing but special tokens.
-    if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
-        raise ModelError(f"{source}: no tokenizer there (its vocabulary would be empty)")
-    return tokenizer
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -229,10 +215,17 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    content: Any = [sorted(tokenizer.get_vocab().items()), sorted(map(str, tokenizer.all_special_tokens))]
+    content: Any = [sorted(tokenizer.get_vocab().items()), without_origin(_without_paths(tokenizer.init_kwargs))]
     if tokenizer.is_fast:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
         # What the last call asked for, not what the tokenizer is.
         del content["truncation"], content["padding"]
-    stated = [type(tokenizer).__name__, content]
-    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
+    elif (pieces := getattr(tokenizer, "sp_model", None)) is not None:
+        content.append(hashlib.sha256(pieces.serialized_model_proto()).hexdigest())
+    special = [sorted(tokenizer.special_tokens_map.items()), sorted(map(str, tokenizer.all_special_tokens))]
+    stated = [type(tokenizer).__name__, content, special]
+    return hashlib.sha256(json.dumps(stated, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: of for key, of in settings.items() if key != "name_or_path" and not key.endswith("_file")}

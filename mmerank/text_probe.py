@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmerank.batches import Budget, default_budget
 from mmerank.collect import Measured, in_batches
+from mmerank.contents import content_of
 from mmerank.convention import TextConvention
 from mmerank.errors import NoSpectrum
 from mmerank.hooks import Point, capture
+from mmerank.identity import identity
 from mmerank.inputs import Example, Skipped
 from mmerank.measurement import Measurement, measurement_fingerprint, no_spectrum
 from mmerank.records import Record
-from mmerank.sequences import Role, TokenSequence, padded, tokens_of
+from mmerank.sequences import Role, SpecialTokens, TokenSequence, outside, padded, tokens_of
+from mmerank.soundness import embedding_rows
 from mmerank.text_adapter import TextAdapter
 from mmerank.transfer import Arriving, sent
 from mmerank.workers import Workers, default_workers
+from mmerank.wrapped import evaluated
 
 FINAL = "final"
 # Positions whose logits are held at once: the vocabulary is what makes them large.
@@ -37,6 +43,7 @@ class _Prepared:
     id: str
     sequence: TokenSequence
     text_cut: int
+    text_digest: str
 
 
 @dataclass
@@ -53,8 +60,11 @@ class TextProbe:
         dropout_seed: Leave dropout on, as the published code does in the untrained model, with random numbers
             that follow from this seed and the text's id, so that neither order nor batching matters; texts run
             one by one then. None: dropout is off.
+        loss: Whether the loss is computed beside the eRank, where the model predicts the next token. It needs the LM
+            head, which may take as long as a third of a small model.
         workers: Threads that compute eigenvalues beside the model. Default: none on a CPU, where the model itself
             takes all cores, and elsewhere one for each core but one. The numbers are equal to rounding.
+        source: What the model is known by. Default: its `mmerank.identity`, taken now.
     """
 
     adapter: TextAdapter
@@ -63,7 +73,9 @@ class TextProbe:
     points: Mapping[str, Point] | None = None
     batch_tokens: int | None = None
     dropout_seed: int | None = None
+    loss: bool = True
     workers: int | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.points is None:
@@ -74,8 +86,11 @@ class TextProbe:
         elif self.batch_tokens is None:
             self.batch_tokens = default_budget(device, len(self.points))
         self._workers = Workers(default_workers(device) if self.workers is None else self.workers)
+        self._special_tokens = SpecialTokens(self.adapter.tokenizer)
+        self._rows = embedding_rows(self.adapter.model)
         self._budget = Budget(self.batch_tokens)
-        self._fingerprint = measurement_fingerprint(self.adapter.source, self.convention)
+        self.source = self.source or identity(self.adapter)
+        self._fingerprint = measurement_fingerprint(self.source, self.convention)
 
     def measure(self, examples: Iterable[Example | Skipped]) -> Iterator[Measured | Skipped]:
         """Records of each text, in the order in which batches finish.
@@ -84,10 +99,10 @@ class TextProbe:
             examples: Texts; pictures are not looked at.
 
         Yields:
-            One result for each of `examples`; in `records` one per hook point, the loss with each.
+            One result for each of `examples`; in `records` one per hook point, with each the loss if it is asked for.
         """
-        self.adapter.model.eval()  # once: in a model of many modules it takes as long as a short text
-        with self._workers:
+        # Once: in a model of many modules it takes as long as a short text.
+        with evaluated(self.adapter.model), self._workers:
             yield from in_batches(
                 examples,
                 prepare=self._prepare,
@@ -101,6 +116,7 @@ class TextProbe:
     def _prepare(self, example: Example) -> _Prepared | Skipped:
         if not example.text.strip():
             return Skipped(example.id, "the text is empty")
+        self._special_tokens.look_at(example.id, example.text)
         ids = self.adapter.token_ids(example.text)
         limit = min(self.convention.max_tokens, self.adapter.max_tokens)
         kept = ids[:limit]
@@ -108,7 +124,11 @@ class TextProbe:
         if counted < 2:
             behind = f" behind the first {self.convention.skip_first}" if self.convention.skip_first else ""
             return Skipped(example.id, f"{max(counted, 0)} tokens{behind}; at least 2 are needed")
-        return _Prepared(example.id, tokens_of(kept, Role.TEXT), len(ids) - len(kept))
+        sequence = tokens_of(kept, Role.TEXT)
+        if reason := outside(sequence, self._rows, self.adapter.tokenizer):
+            return Skipped(example.id, reason)
+        digest = content_of(example).text_digest
+        return _Prepared(example.id, sequence, len(ids) - len(kept), digest)
 
     @torch.inference_mode()
     def _start(self, batch: list[_Prepared]) -> Callable[[], Iterable[Measured | Skipped]]:
@@ -123,7 +143,7 @@ class TextProbe:
             stack.enter_context(self._mode(batch))
             states = self.adapter.forward(ids, mask)
         losses = None
-        if self.adapter.predicts_next:
+        if self.loss and self.adapter.predicts_next:
             lengths = [len(item.sequence) for item in batch]
             of_each = [self._loss(h[:n], row[:n]) for h, row, n in zip(states, ids, lengths, strict=True)]
             losses = Arriving(torch.stack(of_each))
@@ -139,10 +159,15 @@ class TextProbe:
             bad = None
             for outcome in (future.result() for future in found.values()):
                 if isinstance(outcome, Record):
-                    records.append(outcome if loss is None else replace(outcome, loss=loss, predicted=n - 1))
+                    lost = {} if loss is None else {"loss": loss, "predicted": n - 1}
+                    records.append(replace(outcome, text_digest=item.text_digest, **lost))
                 else:
                     bad = bad or outcome
-            yield no_spectrum(item.id, bad) if bad else Measured(item.id, tuple(records), n)
+            if bad is None and loss is not None and not math.isfinite(loss):
+                reason = f"the loss is {loss}; check the model's dtype and weights"
+                yield Skipped(item.id, reason, suspect="model")
+            else:
+                yield no_spectrum(item.id, bad) if bad else Measured(item.id, tuple(records), n)
 
     def _reduce(
         self, name: str, batch: Sequence[_Prepared], outcomes: Sequence[_Outcomes]

@@ -10,12 +10,13 @@ from typing import Any
 from mmerank.errors import DataError, UsageError
 from mmerank.hub import hub_table
 from mmerank.inputs import DataSet, Example, Skipped, kind, options_of
+from mmerank.layouts import at_home, check_layout, located
 from mmerank.rows import (
     JSON_LINES,
+    Digest,
     Table,
     column_text,
     examples_of,
-    file_hash,
     lines,
     open_table,
     sample,
@@ -25,6 +26,11 @@ from mmerank.rows import (
 
 # What is drawn of Wikipedia and openwebtext2.
 SAMPLE = 10_000
+# Fields that the originals of piqa and winogrande do not have in every file.
+_ELSEWHERE = {
+    "label": "; piqa's own files keep the labels in another one, as valid-labels.lst: put them into the rows",
+    "answer": "; of winogrande's own files test.jsonl has no answers, dev.jsonl has",
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,9 @@ def _dolly(row: dict[str, Any]) -> str | None:
 
 
 def _openbookqa(row: dict[str, Any]) -> str:
+    # OpenBookQA's own files have the question and its choices in one field; those on the hub are flat.
+    if isinstance(row.get("question"), dict) and "question_stem" not in row:
+        row = {**row, "question_stem": row["question"].get("stem"), "choices": row["question"].get("choices")}
     choices = row.get("choices")
     if isinstance(choices, list):
         # One object for each choice, in place of one list for each field.
@@ -163,7 +172,7 @@ def text_set(data: str, path: str) -> DataSet:
     chosen = SETS[data.partition(":")[0]]
     table: Table
     if path:
-        table = open_table(Path(path), chosen.files)
+        table = open_table(at_home(path), chosen.files)
     else:
         table = hub_table(chosen.repository, split=chosen.split, files=chosen.files, revision=chosen.revision)
 
@@ -183,7 +192,7 @@ def text(data: str, rest: str) -> DataSet:
     Of other files every line is a text, in UTF-8. Ids are the rows' numbers, from 1, or their own field `id` where
     that is text. A row without usable text is a `Skipped`: an empty line, a line that is no JSON object, a field
     that is missing, empty, or no text. So is a text that occurred before, unless `?duplicates=keep` stands
-    before the `#`.
+    before the `#`. A file of lines is read once, so it may be a pipe, as `text:<(COMMAND)` of a shell.
 
     Args:
         data: The whole DATA argument.
@@ -196,15 +205,12 @@ def text(data: str, rest: str) -> DataSet:
         UsageError: A file of rows is given without a field.
         DataError: The file is missing, empty, not UTF-8, or no row has the field.
     """
-    # A name may hold these signs.
-    location, field, query = rest, "", ""
-    if not Path(rest).is_file():
-        location, _, field = rest.partition("#")
-        location, _, query = location.partition("?")
-    options = options_of(query, ("duplicates",), data)
+    path, behind = located(rest, "?#")
+    query, _, field = behind.partition("#")
+    options = options_of(query.removeprefix("?"), ("duplicates",), data)
     if options.get("duplicates", "keep") != "keep":
         raise UsageError(f"{data!r}: duplicates={options['duplicates']}; known: keep")
-    path = Path(location)
+    check_layout(path)
     if path.name.lower().removesuffix(".gz").endswith((*JSON_LINES, ".parquet")):
         table = open_table(path)
         if not field:
@@ -215,10 +221,11 @@ def text(data: str, rest: str) -> DataSet:
     elif field:
         raise UsageError(f"{data!r}: #{field} is for .jsonl and .parquet, {path.name} is read line by line")
     else:
-        entries = tuple(_line(path, i, line) for i, line in enumerate(lines(path), start=1))
+        digest = Digest()
+        entries = tuple(_line(path, i, line) for i, line in enumerate(lines(path, digest), start=1))
         if not entries:
             raise DataError(f"{path}: empty file")
-        fingerprint = file_hash(path)
+        fingerprint = digest.text
     if "duplicates" not in options:
         entries = tuple(without_repeated_texts(entries))
     return DataSet(data, fingerprint, entries)
@@ -240,7 +247,8 @@ def _check_fields(table: Table, fields: tuple[str, ...], entries: tuple[Example 
         return
     found = table.fields()
     if found and (missing := [name for name in fields if name not in found]):
-        raise DataError(f"{table.name}: no field {missing[0]!r} in any row; found: {_listed(table)}")
+        hint = _ELSEWHERE.get(missing[0], "")
+        raise DataError(f"{table.name}: no field {missing[0]!r} in any row; found: {_listed(table)}{hint}")
     if not entries:
         raise DataError(f"{table.name}: no text in any of {len(table)} rows")
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mmerank.analysis.diff_erank import TWIN
 from mmerank.collect import Measured
+from mmerank.identity import KNOWN_BY, OF_TWINS
 from mmerank.inputs import Example, Skipped
 from mmerank.runs import RunFolder, versions
 from mmerank.text_adapter import TextAdapter
@@ -27,21 +29,21 @@ def twin_name(seed: int) -> str:
     return f"{TWIN}{seed} "
 
 
-def twin_source(adapter: TextAdapter, seed: int, tokenizer: str) -> dict[str, Any]:
+def twin_source(trained: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """What an untrained twin is known by, so that its records are found without building it.
 
     Its weights are drawn in float32 on the CPU: they follow from these values and from the versions of the libraries.
 
     Args:
-        adapter: The trained model.
+        trained: The trained model's `mmerank.identity.identity`.
         seed: Of the twin's weights.
-        tokenizer: Fingerprint of the tokenizer.
 
     Returns:
         JSON values by name.
     """
-    kept = {key: adapter.source.get(key) for key in ("adapter", "configuration", "dtype")}
-    return {**kept, "untrained": True, "seed": seed, "tokenizer": tokenizer}
+    kept = {key: trained.get(key) for key in ("adapter", "configuration", "dtype")}
+    known = {key: trained[KNOWN_BY][key] for key in OF_TWINS}
+    return {**kept, "untrained": True, "seed": seed, "tokenizer": known["tokenizer"], KNOWN_BY: known}
 
 
 def full_twin_name(seed: int, source: Mapping[str, Any]) -> str:
@@ -49,13 +51,16 @@ def full_twin_name(seed: int, source: Mapping[str, Any]) -> str:
     return f"{twin_name(seed)}[{_digest(source)[:8]}]"
 
 
-def built_when_needed(adapter: TextAdapter, seed: int, probe: Callable[[TextAdapter], TextProbe]) -> Measure:
+def built_when_needed(
+    adapter: TextAdapter, seed: int, probe: Callable[[TextAdapter], TextProbe], *, last_use: bool = False
+) -> Measure:
     """A measurement with an untrained twin that is built at the first text: none is where all is measured already.
 
     Args:
         adapter: The trained model.
         seed: Of the twin's weights.
         probe: What measures with the twin.
+        last_use: Whether the trained model is not needed any more, so that its weights are freed first.
 
     Returns:
         Texts -> a result for each.
@@ -64,10 +69,27 @@ def built_when_needed(adapter: TextAdapter, seed: int, probe: Callable[[TextAdap
     def measure(examples: Iterable[Example | Skipped]) -> Iterator[Measured | Skipped]:
         waiting = iter(examples)
         for first in waiting:
+            if last_use:
+                free_weights(adapter.model)
             with _built(adapter, seed) as twin:
                 yield from probe(twin).measure(chain([first], waiting))
 
     return measure
+
+
+def free_weights(model: nn.Module) -> None:
+    """Free the memory of a model's weights, and leave what a twin is made like: shapes, dtypes and devices.
+
+    Of quantised or offloaded models nothing is freed, since their weights are not only in their parameters.
+
+    Args:
+        model: One that is not run again.
+    """
+    parameters = list(model.parameters())
+    if hasattr(model, "hf_device_map") or not all(p.is_floating_point() and not p.is_meta for p in parameters):
+        return
+    for parameter in parameters:
+        parameter.data = torch.zeros((), dtype=parameter.dtype, device=parameter.device).expand(parameter.shape)
 
 
 @contextmanager

@@ -81,7 +81,8 @@ def comparison_table(comparison: Comparison) -> Table:
     Returns:
         The table, for a rich console.
     """
-    title = Text(f"{comparison.a} - {comparison.b}, n = {comparison.n}")
+    rows = ", on equally many rows" if comparison.matched else ""
+    title = Text(f"{comparison.a} - {comparison.b}{rows}, n = {comparison.n}")
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for heading in ("difference", "q", "d_z", "MDE"):
@@ -117,6 +118,8 @@ def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
         f"  q: permutation test, {swaps} swaps; {name} over {first.tests} tests",
         "  d_z: mean / sd of the examples' differences; MDE: detectable at this n with 80 % power",
     ]
+    if any(comparison.fixed for comparison in comparisons):
+        lines.insert(2, "  q -: equal in every example, which is not among the tests")
     left = max(comparison.unpaired for comparison in comparisons)
     return [*lines, f"  only on one side, not compared: up to {left} examples"] if left else lines
 

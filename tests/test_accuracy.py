@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 import yaml
 
 from mmerank.accuracy import Accuracy, accuracies, check_tasks
@@ -52,11 +53,14 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def harness(case: TextCase, task: str) -> Any:
-    """lm-eval by itself, on the checkpoint's folder."""
+    """lm-eval by itself, on the checkpoint's folder, with the tokenizer as its file has it."""
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    model = HFLM(str(case.folder), device="cpu", dtype="float32", batch_size=1)
+    words = None
+    if (case.folder / "tokenizer.json").exists():  # of which Llama's class leaves a space out in front
+        words = transformers.PreTrainedTokenizerFast.from_pretrained(case.folder)
+    model = HFLM(str(case.folder), tokenizer=words, device="cpu", dtype="float32", batch_size=1)
     return lm_eval.evaluate(model, TaskManager(include_defaults=False).load([task]))
 
 

@@ -129,16 +129,16 @@ def test_run_folder_is_continued(tmp_path: Path, golden_pairs: Path, golden: Pat
 
 
 def test_what_was_measured_before_an_error_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = ADAPTER.pixels
+    encode = ADAPTER.encode_images
     calls = iter(range(10))
 
     def fail_at_the_third(*args: Any) -> Any:
         if next(calls) == 2:
             raise Interrupted
-        return pixels(*args)
+        return encode(*args)
 
     whole = align(ADAPTER, examples())
-    monkeypatch.setattr(ADAPTER, "pixels", fail_at_the_third)
+    monkeypatch.setattr(ADAPTER, "encode_images", fail_at_the_third)
     with pytest.raises(Interrupted):
         align(ADAPTER, examples(), out=tmp_path / "run")
     resumed = align(ADAPTER, examples(), out=tmp_path / "run")

@@ -162,14 +162,14 @@ def test_checkpoint_of_an_unknown_class(data: str, tmp_path: Path) -> None:
 
 
 def test_non_finite_states(data: str, tmp_path: Path) -> None:
-    import torch
     from safetensors.torch import load_file, save_file
 
     model = tmp_path / "model"
     shutil.copytree(HF_MODEL, model)
     state = load_file(model / "model.safetensors")
-    name = next(name for name in state if name.endswith("multi_modal_projector.linear_2.bias"))
-    state[name] = torch.full_like(state[name], torch.nan)
+    for name in state:  # finite themselves, while what they make is not
+        if "multi_modal_projector.linear_" in name:
+            state[name] *= 1e30
     save_file(state, model / "model.safetensors", metadata={"format": "pt"})
     status, line = failure("align", str(model), "--data", data)
     assert status == 1 and "skipped; first: '" in line and "': hook point 'connector'" in line

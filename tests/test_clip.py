@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import open_clip
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -97,9 +99,45 @@ def test_run_folder_keeps_the_embeddings(names: list[str], tmp_path: Path, monke
     assert again.companions == first.companions
     with pytest.raises(RunFolderError, match=r"clip.parquet: embeddings by local-dir:.*, not by tiny-clip:"):
         align(LLAVA.adapter, examples(), clip=names[1], out=run)
-    (run / "clip.parquet").write_bytes(b"PAR1")
-    with pytest.raises(RunFolderError, match=r"clip.parquet: damaged .* delete it"):
-        align(LLAVA.adapter, examples(), clip=names[0], out=run)
+
+
+def other_vector(table: pa.Table) -> pa.Table:
+    vectors = [[0.0] * 15 + [1.0], *table["image"].to_pylist()[1:]]
+    return table.set_column(1, "image", pa.array(vectors, pa.list_(pa.float32())))
+
+
+DAMAGE: dict[str, Callable[[pa.Table], pa.Table]] = {
+    "its content is not what was written": other_vector,
+    "an example stands there twice": lambda t: pa.concat_tables([t, t.slice(0, 1)]),
+    "no unit vector": lambda t: t.set_column(2, "text", pa.array([[2.0]] * 3, pa.list_(pa.float32()))),
+    "of different lengths": lambda t: t.set_column(2, "text", pa.array([[1.0], [1.0], []], pa.list_(pa.float32()))),
+    "other columns": lambda t: t.drop_columns(["text_cut"]),
+    "other columns than those of": lambda t: t.replace_schema_metadata({}),
+    "a value is missing": lambda t: t.set_column(3, "text_cut", pa.nulls(3, pa.bool_())),
+}
+
+
+@pytest.mark.parametrize("reason", [*DAMAGE, "file size"])
+def test_damaged_embeddings_are_set_aside_and_computed_again(reason: str, names: list[str], tmp_path: Path) -> None:
+    first = align(LLAVA.adapter, examples(), clip=names[0], out=tmp_path)
+    file = tmp_path / "clip.parquet"
+    if reason in DAMAGE:
+        pq.write_table(DAMAGE[reason](pq.read_table(file)), file)
+    else:
+        file.write_bytes(b"PAR1")
+    with pytest.warns(UserWarning, match=f"clip.parquet is damaged .*{reason}.* computed again"):
+        again = align(LLAVA.adapter, examples(), clip=names[0], out=tmp_path)
+    assert again.companions == first.companions
+    assert file.with_name("clip.parquet.damaged").exists()
+
+
+def test_embeddings_of_an_earlier_version_have_no_digest(names: list[str], tmp_path: Path) -> None:
+    first = align(LLAVA.adapter, examples(), clip=names[0], out=tmp_path)
+    file = tmp_path / "clip.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.replace_schema_metadata({"clip": names[0]}), file)
+    assert align(LLAVA.adapter, examples(), clip=names[0], out=tmp_path).companions == first.companions
+    assert not (tmp_path / "clip.parquet.damaged").exists()
 
 
 @pytest.mark.parametrize("every", [0.0, 60.0])

@@ -21,11 +21,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mmerank import Example, align, collect, diff, images, records, runs
+from mmerank import Example, align, collect, diff, images, runs
 from mmerank.errors import DataError, RunFolderError
 from mmerank.images import Encoded
 from mmerank.inputs import Skipped
 from mmerank.measurement import Measurement
+from mmerank.parts import write_part
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT
 from tests.conftest import LONGEST_S
@@ -92,7 +93,7 @@ def test_a_part_written_twice_counts_once(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     whole = align(ADAPTER, examples(), out=folder)
     (part,) = parts(folder)
-    part.with_name("000001.parquet").write_bytes(part.read_bytes())
+    part.with_name(part.name.replace("000000", "000001")).write_bytes(part.read_bytes())
     assert same(align(ADAPTER, examples(), out=folder), whole)
 
 
@@ -106,7 +107,7 @@ def test_a_damaged_part_is_set_aside_and_measured_again(damage: str, tmp_path: P
     first, *others = parts(folder)
     sound = first.read_bytes()
     flipped = bytearray(sound)
-    flipped[len(sound) // 3] ^= 4
+    flipped[len(sound) // 4] ^= 4
     content = {"cut in half": sound[: len(sound) // 2], "empty": b"", "one bit": bytes(flipped)}[damage]
     first.write_bytes(content)
 
@@ -160,12 +161,11 @@ def test_a_full_disk(tmp_path: Path, part_each_batch: None) -> None:
 
 def test_a_disk_that_fills_up_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_each_batch: None) -> None:
     folder = tmp_path / "run"
-    write = records.write_part
 
     def full(path: Path, records: Any) -> None:
         if path.name == "000002.parquet":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(path, records)
+        write_part(path, records)
 
     whole = align(ADAPTER, examples())
     with monkeypatch.context() as patched:
@@ -434,6 +434,57 @@ def test_pictures_that_fail_here_and_there_in_a_batch_stop_nothing(batch_tokens:
     ]
     result = align(ADAPTER, entries, batch_tokens=batch_tokens)
     assert [entry.id for entry in result.skipped] == [f"{i}" for i in range(0, 30, 3)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("batch_tokens", [0, 100_000])
+def test_a_finished_run_with_many_unreadable_examples_can_be_run_again(
+    batch_tokens: int, processes: int, tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30 of 40 done: what is done stands between those that are tried again. Their texts are the shortest, so that
+    batches take them one after the other."""
+    content = PICTURE.read_bytes()
+    entries = [
+        Example(
+            f"{i}", Encoded(f"{i}.png", Share(10**6) if i % 4 == 0 else lambda: content), "", "A" + " b" * (i % 4)
+        )
+        for i in range(40)
+    ]
+    for process in range(processes):
+        if processes > 1:
+            for name, value in {"RANK": process, "WORLD_SIZE": processes, "LOCAL_RANK": process}.items():
+                monkeypatch.setenv(name, str(value))
+        result = align(ADAPTER, entries, out=tmp_path / "run", batch_tokens=batch_tokens)
+        assert result.n == 30 and [entry.id for entry in result.skipped] == [f"{i}" for i in range(0, 40, 4)]
+    again = align(ADAPTER, entries, out=tmp_path / "run", batch_tokens=batch_tokens)
+    assert same(again, result) and len(again.skipped) == 10
+
+
+def test_what_is_in_a_row_is_so_by_the_data_whatever_the_batches(tmp_path: Path, pauses: list[float]) -> None:
+    """Texts of other lengths, so that the batches take none of them one after the other."""
+    content = PICTURE.read_bytes()
+    entries = [
+        Example(
+            f"{i}",
+            Encoded(f"{i}.png", Share(10**6) if 16 <= i < 24 else lambda: content),
+            "",
+            "A" + " b" * (2 * (i - 16) if 16 <= i < 24 else 2 * (i % 16) + 1),
+        )
+        for i in range(40)
+    ]
+    with pytest.raises(DataError, match="8 examples in a row could not be read"):
+        align(ADAPTER, entries, out=tmp_path / "run")
+
+
+def test_many_on_end_stop_the_run_wherever_they_stand(pauses: list[float]) -> None:
+    """Each has a longer text than the last, but for the picture that is well, which comes at the end."""
+    content, count = PICTURE.read_bytes(), 3 * collect.SUSPECT_ON_END
+    pictures = [(lambda: content) if i % 3 else Share(10**6) for i in range(count)]
+    entries = [
+        Example(f"{i}", Encoded(f"{i}.png", picture), "", "A" + " b" * (i % 3)) for i, picture in enumerate(pictures)
+    ]
+    with pytest.raises(DataError, match="32 examples in a row could not be read"):
+        align(ADAPTER, entries)
 
 
 def test_single_pictures_that_fail_stop_nothing(pauses: list[float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -22,11 +23,12 @@ from mmerank.accuracy import Accuracy
 from mmerank.commands.results import compared
 from mmerank.diff_report import diff_text
 from mmerank.errors import DataError, RunFolderError, UsageError
-from mmerank.text_probe import text_seed
+from mmerank.runs import RunFolder, cache_folder
+from mmerank.text_probe import TextProbe, text_seed
 from tests import reference
 from tests.adapters.cases import LLAVA
 from tests.adapters.text_cases import BERT, LLAMA, OPT, TEXT_CASES, TEXTS, TextCase
-from tests.test_cli import failure, run
+from tests.test_cli import failure, process, run
 
 FAMILIES = [case for case in TEXT_CASES if case.name in ("opt-125m", "opt-350m", "cerebras-gpt", "llama")]
 GPT2 = FAMILIES[2]
@@ -173,6 +175,27 @@ def test_encoders_have_no_loss() -> None:
     content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert content["reduced_loss"] is None and content["diff_erank"] == found.diff_erank
     assert "loss" not in str(found)
+
+
+@every_family
+def test_without_losses_the_eranks_are_the_same_and_the_head_is_not_run(case: TextCase) -> None:
+    whole, alone = diff(case.adapter, texts()), diff(case.adapter, texts(), loss=False)
+    assert [(r.model, r.example, r.entropy) for r in alone.records] == [
+        (r.model, r.example, r.entropy) for r in whole.records
+    ]
+    assert all(math.isnan(r.loss) and r.predicted == 0 for r in alone.records)
+    printed = alone.to_dict()
+    assert printed["diff_erank"] == whole.diff_erank
+    assert [printed[name] for name in ("loss_untrained", "loss_trained", "reduced_loss")] == [None] * 3
+    with pytest.raises(UsageError, match="another choice of losses"):
+        diff(case.adapter, texts(), untrained=alone)
+
+
+def test_a_run_with_losses_does_not_continue_one_without(tmp_path: Path) -> None:
+    diff(OPT.adapter, texts(), loss=False, out=tmp_path / "run", cache=tmp_path / "cache")
+    with pytest.raises(RunFolderError, match="loss: false there"):
+        diff(OPT.adapter, texts(), out=tmp_path / "run", cache=tmp_path / "cache")
+    assert diff(OPT.adapter, texts(), cache=tmp_path / "cache").loss_untrained > 0  # not the cached twin without
 
 
 def test_leading_tokens_can_be_left_out() -> None:
@@ -323,6 +346,44 @@ def test_twins_are_kept_between_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert counter.count == 2 * count, changed
 
 
+@pytest.mark.parametrize("fault", ["no folder", "full disk", "another run"])
+def test_a_cache_that_cannot_be_used_costs_a_warning(
+    tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = numbers(diff(OPT.adapter, texts()))
+    cache = tmp_path / "cache"
+    reason = {
+        "no folder": "Not a directory",
+        "full disk": "No space left on device",
+        "another run": "not valid JSON",
+    }[fault]
+    if fault == "no folder":
+        cache.write_text("a file")
+    elif fault == "another run":
+        diff(OPT.adapter, texts(), cache=cache)
+        for stated in cache.glob("*/run.json"):
+            stated.write_text("{")
+    else:
+        original = RunFolder.write
+
+        def write(folder: RunFolder, records: list[Any]) -> None:
+            if records and folder.path.is_relative_to(cache):
+                with folder._explained("written"):
+                    raise OSError(errno.ENOSPC, "No space left on device")
+            original(folder, records)
+
+        monkeypatch.setattr(RunFolder, "write", write)
+    with pytest.warns(
+        UserWarning, match=f"^no cache \\({cache}.*{reason}.*untrained models are measured for this run"
+    ):
+        found = diff(
+            OPT.adapter, texts(), cache=cache / "below" if fault == "no folder" else cache, out=tmp_path / "run"
+        )
+    assert numbers(found) == expected
+    counter = Counter(monkeypatch)
+    assert numbers(diff(OPT.adapter, texts(), out=tmp_path / "run")) == expected and counter.count == 0
+
+
 def other_weights(case: TextCase, folder: Path, factor: float) -> Path:
     """Another checkpoint of the same configuration."""
     shutil.copytree(case.folder, folder)
@@ -433,6 +494,31 @@ def test_run_folder_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         diff(OPT.adapter, texts(), out=tmp_path / "run", layers="all")
 
 
+def test_command_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(example.text for example in texts()) + "\n")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MMERANK_CACHE", str(tmp_path / "file" / "cache"))
+    # In a process of its own: here pytest keeps the warnings.
+    command = ("diff", str(OPT.folder), "--data", f"text:{tmp_path}/texts.txt")
+    done = process(*command, "--json", str(tmp_path / "out.json"))
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(said) == 1 and f"no cache ({tmp_path}/file/cache: Not a directory)" in said[0]
+    (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert result["diff_erank"] == diff(OPT.adapter, load_data(f"text:{tmp_path}/texts.txt")).diff_erank
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("MMERANK_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    with pytest.warns(UserWarning, match=r"^no cache \(Could not determine home directory.\): untrained models"):
+        assert cache_folder() is None
+    with pytest.warns(UserWarning, match="no cache"):
+        assert run(*command).returncode == 0
+
+
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMERANK_CACHE", str(tmp_path / "cache"))
     (tmp_path / "texts.txt").write_text("\n".join(example.text for example in texts()) + "\n")
@@ -496,3 +582,17 @@ def test_real_texts(shared_data: Path) -> None:
     found = diff(OPT.adapter, data, convention=TextConvention(max_tokens=128))
     assert found.n == 48 and len(found.skipped) == 12
     assert all("empty" in entry.reason for entry in found.skipped)
+
+
+def test_a_loss_that_is_not_finite_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits may overflow where hidden states do not: NaN of one text would be that of the data set."""
+    whole, entries = diff(OPT.adapter, texts(5)), texts(6)
+    longest = max(len(OPT.adapter.token_ids(entry.text)) for entry in entries)
+    loss = TextProbe._loss
+    monkeypatch.setattr(TextProbe, "_loss", lambda self, h, ids: loss(self, h, ids) / (len(ids) != longest))
+    for _ in range(2):
+        found = diff(OPT.adapter, entries, out=tmp_path / "run")
+        assert [(entry.id, entry.reason) for entry in found.skipped] == [
+            (entries[-1].id, "the loss is inf; check the model's dtype and weights")
+        ]
+        assert found.loss_trained == whole.loss_trained and math.isfinite(found.loss_untrained)

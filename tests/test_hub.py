@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mmerank import Example, align, hub, load_data
-from mmerank.errors import DataError, UsageError
+from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.images import Encoded, open_picture
 from mmerank.inputs import Skipped
 from tests.test_texts import columns, jsonl, question, texts
@@ -118,6 +118,62 @@ def test_pictures_beside_a_table(repository: Path) -> None:
         assert open_picture(found["The sky."]).getpixel((0, 0)) == (0, 0, 255)
 
 
+@pytest.fixture
+def questions(repository: Path) -> Path:
+    """Pictures with a question, an answer, an id, a label and a list."""
+    path = repository / "me" / "vqa" / "train.parquet"
+    path.parent.mkdir(parents=True)
+    text, number = datasets.Value("string"), datasets.Value("int64")
+    features = datasets.Features(
+        {"id": text, "image": datasets.Image(), "question": text, "answer": text, "label": number, "tags": [text]}
+    )
+    content = {
+        "id": ["a", "b"],
+        "image": [{"bytes": picture(colour), "path": None} for colour in ("red", "blue")],
+        "question": ["Which colour?", "And this one?"],
+        "answer": ["Red, all over the picture.", "Blue, all over the picture."],
+        "label": [0, 1],
+        "tags": [["x"], ["y"]],
+    }
+    datasets.Dataset.from_dict(content, features=features).to_parquet(str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    "form", ["image=image&response=answer{}", "image=image{}#answer", "image=image&first=2{}#answer"]
+)
+def test_an_instruction_is_never_left_out_unsaid(questions: Path, form: str) -> None:
+    with pytest.raises(DataError, match=r"&instruction=COLUMN, or &instruction= for none; .* of text: question$"):
+        load_data(f"hub:me/vqa?{form.format('')}")
+    none, asked = (load_data(f"hub:me/vqa?{form.format(f'&instruction={name}')}") for name in ("", "question"))
+    assert [entry.instruction for entry in none if isinstance(entry, Example)] == ["", ""]
+    assert [entry.text for entry in asked if isinstance(entry, Example)] == [
+        "Which colour? Red, all over the picture.",
+        "And this one? Blue, all over the picture.",
+    ]
+    # A run states both, and neither continues the other or is taken for the same data.
+    assert none.name != asked.name and none.fingerprint != asked.fingerprint
+    assert "instruction=question" in asked.fingerprint and "instruction" not in none.fingerprint
+
+
+def test_runs_with_and_without_an_instruction_differ(questions: Path, llava_tiny: Any, tmp_path: Path) -> None:
+    for name in ("", "question"):
+        data = load_data(f"hub:me/vqa?image=image&response=answer&instruction={name}")
+        align(llava_tiny, data, out=tmp_path / f"run-{name}")
+    stated = [json.loads((tmp_path / f"run-{name}" / "run.json").read_text())["data"] for name in ("", "question")]
+    assert stated[0]["name"].endswith("&instruction=") and stated[1]["name"].endswith("&instruction=question")
+    assert stated[0]["fingerprint"] != stated[1]["fingerprint"]
+    with pytest.raises(RunFolderError):
+        align(llava_tiny, data, out=tmp_path / "run-")
+
+
+def test_no_other_column_of_text_is_no_question(pairs: Path, repository: Path) -> None:
+    (example, *_) = load_data("hub:me/pairs?image=image&response=caption")
+    assert isinstance(example, Example) and example.instruction == ""
+    columns(repository / "me" / "set" / "train.parquet", ROWS)
+    assert len(load_data("hub:me/set#t")) == len(load_data("hub:me/set?instruction=#t")) == 5  # no pictures
+
+
 def test_pairs_from_the_hub_can_be_measured(pairs: Path, llava_tiny: Any) -> None:
     result = align(llava_tiny, load_data("hub:me/pairs?image=image&response=caption"))
     assert result.n == 2 and [entry.id for entry in result.skipped] == ["2", "3"]
@@ -150,6 +206,7 @@ def test_what_is_not_there(pairs: Path, rest: str, message: str) -> None:
         ("a/b?first=3&sample=3#t", "exclude each other"),
         ("a/b?first=0#t", "first=0; expected a number above 0"),
         ("a/b?sample=x#t", "sample=x; expected a number above 0"),
+        ("a/b?image=&response=t", "option 'image' .* has no value"),
         ("a/b?text=t", "unknown option 'text' .* known: image, instruction, response"),
         ("a/b?duplicates=drop#t", "duplicates=drop; known: keep"),
     ],

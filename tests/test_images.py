@@ -177,3 +177,15 @@ def test_content_of_a_file() -> None:
         open_picture(Encoded("row 3", lambda: b"text"))
     with pytest.raises(DataError, match="over the limit"):
         open_picture(red, max_pixels=1)
+
+
+def test_integers_of_32_bits(tmp_path: Path) -> None:
+    """They have no defined white, as floating point has none: 0 to 255 would be nearly black, read as 16 bits."""
+    values = np.array([[0, 100, 255]], dtype=np.int32)
+    for picture in (saved(tmp_path, "whole.tiff", Image.fromarray(values)), Image.fromarray(values)):
+        with pytest.raises(
+            DataError, match=r"32-bit whole numbers have no defined white; convert it to 8 or 16 bits"
+        ):
+            open_picture(picture)
+    (tmp_path / "grey.pgm").write_bytes(b"P5 3 1 65535\n" + np.array([0, 257, 65535], dtype=">u2").tobytes())
+    assert np.asarray(open_picture(tmp_path / "grey.pgm"))[0, :, 0].tolist() == [0, 1, 255]

@@ -61,6 +61,9 @@ def test_first_exchange_of_a_longer_conversation(tmp_path: Path) -> None:
         ({"id": "a", "image": "a.jpg"}, "no list of conversations"),
         ({"id": "a", "image": "a.jpg", "conversations": 3}, "conversations is a number (3)"),
         ({"id": "a", "image": "a.jpg", "conversations": []}, "no turn from 'human' in conversations"),
+        (record(image=["a.jpg", "b.jpg"]), "image lists 2 pictures, expected one"),
+        (record(image=[]), "image lists 0 pictures, expected one"),
+        (record(image=[3]), "image is a number (3), expected a file name"),
         ({k: v for k, v in record().items() if k != "image"}, "no image"),
         (record(image=None), "image is null, expected a file name"),
         (record(image=""), "image is text (''), expected a file name"),
@@ -192,3 +195,62 @@ def test_real_pairs(shared_data: Path) -> None:
         entries = list(load_data(data))
         assert len(entries) == count and all(isinstance(entry, Example) for entry in entries)
         assert not any("<image>" in entry.text for entry in entries if isinstance(entry, Example))
+
+
+def said(*turns: tuple[str, Any]) -> dict[str, Any]:
+    return {**record(), "conversations": [{"from": speaker, "value": value} for speaker, value in turns]}
+
+
+QUESTION, ANSWER = ("human", "<image>\nWhat?"), ("gpt", "A cat.")
+MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
+    {"role": "assistant", "content": "A cat."},
+]
+
+
+@pytest.mark.parametrize(
+    "conversation",
+    [
+        said(("gpt", "Hello!"), QUESTION, ANSWER),
+        said(("gpt", "Hello!"), ("gpt", "Ask me."), QUESTION, ANSWER, ("human", "And?"), ("gpt", "A dog.")),
+        said(("system", "Be brief."), QUESTION, ANSWER),
+        said(QUESTION, ANSWER, ("gpt", "Or a dog.")),
+        said(("user", "What?"), ("assistant", "A cat.")),
+        {"id": "a", "image": "a.jpg", "messages": MESSAGES},
+        {"id": "a", "image": "a.jpg", "conversations": MESSAGES},
+        record(image=["a.jpg"]),
+        {**{k: v for k, v in record().items() if k != "image"}, "images": ["a.jpg"]},
+        {**{k: v for k, v in record().items() if k != "image"}, "images": "a.jpg"},
+    ],
+)
+def test_the_first_question_and_the_answer_to_it(tmp_path: Path, conversation: Any) -> None:
+    (entry,) = llava(tmp_path, conversation)
+    assert entry == Example("a", tmp_path / "images" / "a.jpg", "What?", "A cat.")
+
+
+@pytest.mark.parametrize(
+    ("conversation", "reason"),
+    [
+        (
+            said(ANSWER, QUESTION),
+            "no turn from 'gpt' behind the first from 'human' in conversations; its turns are from",
+        ),
+        (
+            said(("alice", "What?"), ("bob", "A cat.")),
+            "no turn from 'human' in conversations; its turns are from 'alice', 'bob'",
+        ),
+        (
+            said(QUESTION, ("human", "Where?"), ANSWER),
+            "between the first turn from 'human' and the answer there are others, from 'human'",
+        ),
+        (
+            said(QUESTION, ("tool", "12"), ANSWER),
+            "between the first turn from 'human' and the answer there are others, from 'tool'",
+        ),
+        (said(("human", ""), ("gpt", ""), QUESTION, ANSWER), "the response is empty"),
+    ],
+)
+def test_an_exchange_that_cannot_be_told_is_skipped(tmp_path: Path, conversation: Any, reason: str) -> None:
+    (entry,) = llava(tmp_path, conversation)
+    assert isinstance(entry, Skipped) and entry.id == "a" and entry.reason.startswith(reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -260,3 +261,62 @@ def test_earlier_twins_must_be_those_that_are_meant() -> None:
     ):
         with pytest.raises(UsageError, match=word):
             diff(OPT.adapter, **{"examples": texts(), "untrained": first, **arguments})  # type: ignore[arg-type]
+
+
+def with_lora(model: Any, **settings: Any) -> Any:
+    """The model of peft around `model`, LoRA at zero as training begins with it."""
+    peft = pytest.importorskip("peft")
+    return peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "fc1"], **settings))
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}, {"bf16": True}], ids=str)
+def test_lora_in_training(tmp_path: Path, tokenizer: Any, settings: dict[str, Any]) -> None:
+    base = small_model()
+    model = with_lora(copy.deepcopy(base), lora_dropout=0.3)
+    if settings:
+        model.enable_input_require_grads()
+    training = trainer(tmp_path, tokenizer, model, 6, **settings)
+    training.add_callback(DiffErankMonitor(training, PROBES, every=4, layers="first"))
+    training.train()
+    entries = logged(training.state.log_history)
+    assert [entry["step"] for entry in entries] == [0, 4, 6]
+    # LoRA begins with zeros: the base model's numbers, and its twin's, to the last bit.
+    alone = diff(wrap_text(base, tokenizer), PROBES, layers="first")
+    assert entries[0]["probe_diff_erank"] == alone.diff_erank and entries[0]["probe_loss"] == alone.loss_trained
+    assert entries[0]["probe_layer_1_erank"] == alone.points[0].erank_trained
+    # And ends as what peft itself makes of it: a model without LoRA, whose weights hold it.
+    merged = diff(wrap_text(model.merge_and_unload(), tokenizer), PROBES)
+    assert entries[-1]["probe_diff_erank"] == pytest.approx(merged.diff_erank, rel=1e-5)
+    assert entries[-1]["probe_loss"] == pytest.approx(merged.loss_trained, rel=1e-5)
+    assert abs(entries[-1]["probe_erank"] - entries[0]["probe_erank"]) > 1e-3
+    assert entries[-1]["probe_erank_untrained"] == entries[0]["probe_erank_untrained"]
+
+
+def test_lora_in_a_multimodal_training(tmp_path: Path) -> None:
+    adapter, pairs = load(HF_MODEL, device="cpu"), scenes(2)
+    before = align(adapter, pairs)
+    ids = [{"input_ids": (row := torch.tensor(adapter.sequence(pairs[0], "text", "bare").ids)), "labels": row}]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), max_steps=2, learning_rate=1e-1, use_cpu=True, report_to=[], disable_tqdm=True
+    )
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(adapter.model, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    training = transformers.Trainer(model=model, args=arguments, train_dataset=ids)
+    training.add_callback(AlignmentMonitor(training, pairs, every=1, adapter=adapter))
+    training.train()
+    first, *_, last = logged(training.state.log_history)
+    for key in ("erank1", "erank3", "erank4", "erank5", "image_text_alignment"):
+        assert first[f"probe_{key}"] == getattr(before, key)
+    model.merge_adapter()
+    merged = align(adapter, pairs)
+    assert last["probe_erank5"] == pytest.approx(merged.erank5, rel=1e-4)
+    assert abs(merged.erank5 - before.erank5) > 1e-3
+
+
+def test_prompts_that_are_learned_are_no_model(tmp_path: Path, tokenizer: Any) -> None:
+    peft = pytest.importorskip("peft")
+    prompts = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    training = trainer(tmp_path, tokenizer, peft.get_peft_model(small_model(), prompts), 1)
+    training.add_callback(DiffErankMonitor(training, PROBES, every=1))
+    with pytest.raises(ModelError, match="'default' of peft is PROMPT_TUNING, which is not in the layers"):
+        training.train()

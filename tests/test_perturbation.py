@@ -413,6 +413,15 @@ def test_matched_differences() -> None:
     assert swapped.result.matched is not None and swapped.result.matched["n"] == 4
     assert swapped.delta_matched is not None and swapped.delta_matched["n"] == 3
     assert "Differences on 8 rows each" in str(result)
+    # Intervals and tests are over the same examples.
+    for changed, tests in zip(result.transforms, result.to_dict()["transforms"], strict=True):
+        matched = result.tests_matched[changed.transform]
+        assert tests["tests_matched"] == matched.to_dict() and matched.matched
+        assert changed.delta_matched is not None and matched.n == changed.delta_matched["n"]
+        for difference in matched.differences:
+            assert difference.difference == pytest.approx(changed.delta_matched[difference.quantity], abs=1e-12)
+            assert difference.low - 1e-12 <= difference.difference <= difference.high + 1e-12
+    assert "Intervals and tests of the differences, on 8 rows each" in str(result)
 
 
 def test_seed_and_limit() -> None:

@@ -11,6 +11,7 @@ import pytest
 from mmerank import Convention, align
 from mmerank.eranks import ERANKS
 from mmerank.runs import RunFolder
+from mmerank.uncertainty import interval_text
 from tests.adapters.cases import LLAVA, examples
 from tests.conftest import GOLDEN
 from tests.test_cli import failure, results, run
@@ -90,8 +91,10 @@ def test_matched_stand_beside_all_rows() -> None:
     lines = str(result).splitlines()
     for i, label in enumerate(ERANKS, start=1):
         _, line = [line for line in lines if line.startswith(f"│ eRank{i} ")]
-        numbers = (getattr(result, label), result.matched[label], result.matched["stdev_of_a_draw"][label])
-        assert line.split()[2:] == [part for number in numbers for part in ("│", f"{number:.2f}")] + ["│"]
+        interval = interval_text(tuple(result.matched["intervals"][label]), 2)
+        cells = [cell.strip() for cell in line.split("│")[2:-1]]
+        spread = result.matched["stdev_of_a_draw"][label]
+        assert cells == [f"{getattr(result, label):.2f}", f"{result.matched[label]:.2f} {interval}", f"{spread:.2f}"]
 
 
 def test_left_out_examples_are_said() -> None:

@@ -8,29 +8,34 @@ import pytest
 
 from mmerank.errors import RunFolderError
 from mmerank.runs import RunFolder
-from tests.test_records import record
+from tests.test_parts import CONVENTION, measured
 
-SETTINGS: dict[str, Any] = {"job": "align", "data": {"name": "d"}}
+SETTINGS: dict[str, Any] = {"job": "align", "data": {"name": "d"}, "convention": CONVENTION}
+FLOAT32 = {"dtype": "float32"}
 
 
 def test_records_and_settings_are_there_when_opened_again(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run", SETTINGS)
-    folder.add_model("m", {"dtype": "float32"})
-    folder.write([record("a")])
+    folder.add_model("m", FLOAT32)
+    folder.write(measured("a", source=FLOAT32))
     folder.write([])
-    folder.write([record("b")])
+    folder.write(measured("b", source=FLOAT32))
     again = RunFolder(tmp_path / "run", SETTINGS)
-    again.add_model("m", {"dtype": "float32"})
-    again.add_model("other", {"dtype": "float32"})
-    again.write([record("c")])
-    assert [r.example for r in again.records()] == ["a", "b", "c"]
+    again.add_model("m", FLOAT32)
+    again.add_model("other", FLOAT32)
+    again.write(measured("c", "other", FLOAT32))
+    assert [r.example for r in again.records()] == [*"aaaaabbbbbccccc"]
     stated = json.loads((tmp_path / "run" / "run.json").read_text())
     assert stated["job"] == "align" and "torch" in stated["versions"] and list(stated["models"]) == ["m", "other"]
 
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"data": {"name": "e"}}, "data.name"), ({"job": "diff"}, "job: "), ({"x": 1}, "x")],
+    [
+        ({"data": {"name": "e"}}, "data.name"),
+        ({"convention": {**CONVENTION, "tokens": "modality"}}, "convention.tokens"),
+        ({"x": 1}, "x"),
+    ],
 )
 def test_other_settings_are_refused(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
     RunFolder(tmp_path / "run", SETTINGS).add_model("m", {})
@@ -55,7 +60,7 @@ def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", ""])
 def test_damaged_settings(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(RunFolderError, match="not valid JSON"):
+    with pytest.raises(RunFolderError, match="run.json: not valid JSON"):
         RunFolder(tmp_path, SETTINGS)
 
 
@@ -98,8 +103,8 @@ def test_settings_of_another_kind(tmp_path: Path) -> None:
 def test_damaged_part_is_named(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run", SETTINGS)
     folder.add_model("m", {})
-    folder.write([record("a")])
+    folder.write(measured("a"))
     (part,) = (tmp_path / "run" / "records").glob("*.parquet")
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(RunFolderError, match=r"a part is damaged \(000000.parquet: "):
+    with pytest.raises(RunFolderError, match=f"{part.name}: a damaged part "):
         folder.records()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,11 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from transformers import AddedToken
 
+from mmerank import Example, align, diff
+from mmerank.demo import examples as scenes
 from mmerank.errors import ModelError
 from mmerank.sequences import (
     IMAGE_ID,
     Role,
+    SpecialTokens,
     TokenSequence,
     bare_sequence,
     image_places,
@@ -21,6 +28,7 @@ from mmerank.sequences import (
     tokens_of,
 )
 from tests.adapters.cases import LLAVA
+from tests.adapters.text_cases import OPT
 
 roles = st.lists(st.sampled_from(list(Role)), max_size=30).map(
     lambda roles: TokenSequence(tuple(range(len(roles))), tuple(roles))
@@ -92,3 +100,24 @@ def test_a_device_is_not_asked_for_values_that_the_cpu_has() -> None:
     assert embeddings.shape == (1, 4, 4) and embeddings.is_meta
     with pytest.raises(ModelError, match="3 rows per picture"):
         spliced_embeddings(embed, ids, torch.ones(1, 3, 4, device="meta"))
+
+
+def test_a_special_token_that_a_text_spells_out_is_said_once() -> None:
+    tokens = {0: AddedToken("</s>", special=True), 1: AddedToken("!", special=True), 2: AddedToken("word")}
+    special = SpecialTokens(SimpleNamespace(added_tokens_decoder=tokens))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        special.look_at("a", "A word, < / s>, and a mark!")
+    with pytest.warns(UserWarning, match="the text of example 'b' spells out </s>; there, and in any other text"):
+        special.look_at("b", "The end.</s>")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        special.look_at("c", "</s>")
+
+
+def test_both_probes_look_at_their_texts() -> None:
+    pair = replace(scenes(1)[0], response="A cat.</s>")
+    with pytest.warns(UserWarning, match="spells out </s>"):
+        align(LLAVA.adapter, [pair])
+    with pytest.warns(UserWarning, match="spells out </s>"):
+        diff(OPT.adapter, [Example("a", None, "", "A cat.</s> A dog.")])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import os
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +198,54 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
     before = load_data(f"text:{jsonl(tmp_path / 'a.jsonl', {'t': 'a'})}#t").fingerprint
     assert load_data(f"text:{jsonl(tmp_path / 'b.jsonl', {'t': 'a'})}#t").fingerprint == before
     assert load_data(f"text:{jsonl(tmp_path / 'a.jsonl', {'t': 'b'})}#t").fingerprint != before
+
+
+def piped(path: Path, content: bytes) -> str:
+    """DATA argument of a pipe that gives its content once, as a shell's `<(cat FILE)` does."""
+    os.mkfifo(path)
+    threading.Thread(target=path.write_bytes, args=(content,), daemon=True).start()
+    return f"text:{path}"
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.txt", "pipe.txt.gz"])
+def test_a_pipe_is_known_by_what_came_through_it(tmp_path: Path, name: str) -> None:
+    first, second = b"A cat.\nA dog.\n", b"A cat.\nA cow.\n"
+    if name.endswith(".gz"):
+        first, second = gzip.compress(first, mtime=0), gzip.compress(second, mtime=0)
+    found = []
+    for content in (first, second, first):
+        found.append(load_data(piped(tmp_path / name, content)))
+        (tmp_path / name).unlink()
+    assert [[e.text for e in data if isinstance(e, Example)][1] for data in found] == ["A dog.", "A cow.", "A dog."]
+    assert [data.fingerprint for data in found] == [
+        hashlib.sha256(content).hexdigest()[:16] for content in (first, second, first)
+    ]
+
+
+@pytest.mark.parametrize("name", ["pipe.jsonl", "pipe.jsonl.gz", "pipe.parquet"])
+def test_rows_from_a_pipe_are_refused_before_anything_waits_for_it(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=f"{name}: not a regular file; .* save them to a file first"):
+        load_data(f"text:{tmp_path / name}#t")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "parquet", "txt", "txt.gz"])
+def test_fingerprint_is_the_hash_of_the_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    if suffix.startswith("txt"):
+        path.write_bytes(gzip.compress(b"a\nb") if suffix.endswith(".gz") else b"a\nb")
+    else:
+        columns(path, [{"t": "a"}]) if suffix == "parquet" else jsonl(path, {"t": "a"})
+    data = load_data(f"text:{path}" + ("" if suffix.startswith("txt") else "#t"))
+    assert data.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def test_rows_that_change_while_they_are_read_are_refused(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"t": "a"})
+    table = open_table(path)
+    jsonl(path, {"t": "b"})
+    with pytest.raises(DataError, match=r"a.jsonl: changed while it was read"):
+        list(table.rows())
 
 
 # The paper's data sets.

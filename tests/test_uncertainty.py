@@ -72,7 +72,7 @@ def test_comparison_fits_80_columns() -> None:
     assert "…" not in printed and "<0.001" in printed
     assert "+0.00 [0.00, 0.00]" in printed  # eRank3, where nothing was shifted
     notes = comparison_text([found])
-    assert "9999 random swaps; Benjamini-Hochberg over 7 tests" in notes and "95 % bootstrap" in notes
+    assert "9999 random swaps; Benjamini-Hochberg over 6 tests" in notes and "95 % bootstrap" in notes
 
 
 @pytest.mark.parametrize(

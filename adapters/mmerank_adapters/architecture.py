@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -28,7 +29,7 @@ def configuration_of(checkpoint: str, revision: str | None = None) -> Any:
         A configuration class of transformers.
 
     Raises:
-        ModelError: transformers does not know the model, or it is an encoder-decoder.
+        ModelError: transformers does not know the model, a value cannot be meant, or it is an encoder-decoder.
     """
     try:
         config = AutoConfig.from_pretrained(checkpoint, revision=revision or "main", trust_remote_code=False)
@@ -37,6 +38,9 @@ def configuration_of(checkpoint: str, revision: str | None = None) -> Any:
         raise ModelError(
             f"{checkpoint}: not a model of transformers, whose own code is never run ({reason})"
         ) from error
+    except Exception as error:  # transformers checks some values, and stumbles over others
+        reason = str(error).strip().split("\n")[-1].strip()
+        raise ModelError(f"{checkpoint}: its config.json cannot be loaded ({reason})") from error
     if config.is_encoder_decoder:
         raise ModelError(
             f"{checkpoint}: model_type {config.model_type!r} is an encoder-decoder; expected one of the two"
@@ -73,6 +77,23 @@ def without_pooler(model: Any) -> Any:
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model
+
+
+def head_names(config: Any) -> set[str]:
+    """Names of the weights with which an encoder of this kind predicts tokens, and which are not measured.
+
+    Args:
+        config: The encoder's.
+
+    Returns:
+        All names in the models that it was pre-trained as, the body's among them.
+    """
+    names: set[str] = set()
+    for auto in (AutoModelForMaskedLM, AutoModelForPreTraining):
+        if type(config) in auto._model_mapping:
+            with torch.device("meta"):
+                names |= set(auto.from_config(config, trust_remote_code=False).state_dict())
+    return names
 
 
 def blocks_of(body: nn.Module, count: int | None) -> nn.ModuleList:

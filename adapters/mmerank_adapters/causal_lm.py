@@ -11,13 +11,25 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
-from mmerank.checkpoints import commit_of, configuration_fingerprint, placement, weights_fingerprint
+from mmerank.checkpoints import commit_of, configuration, placement
 from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
-from mmerank.text_adapter import load_tokenizer, tokenizer_fingerprint
+from mmerank.soundness import check_files, check_loaded, check_tied, embedding_rows
+from mmerank.special_tokens import size_cautions, special_cautions
+from mmerank.stored import unread
+from mmerank.text_adapter import tokenizer_fingerprint
+from mmerank.tokenizer import load_tokenizer, stated
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
-from mmerank_adapters.architecture import blocks_of, configuration_of, is_causal, max_tokens, without_pooler
+from mmerank.wrapped import eager, evaluated
+from mmerank_adapters.architecture import (
+    blocks_of,
+    configuration_of,
+    head_names,
+    is_causal,
+    max_tokens,
+    without_pooler,
+)
 
 
 class LanguageModel:
@@ -82,48 +94,51 @@ class LanguageModel:
             The adapter, its model in eval mode.
 
         Raises:
-            ModelError: A part of the checkpoint is missing or cannot be read, weights are missing, or the model is
-                of a kind that this adapter does not understand.
+            ModelError: A part of the checkpoint is missing or cannot be read, weights are missing or not used, or the
+                model is of a kind that this adapter does not understand.
         """
         config = configuration_of(checkpoint, revision)
         causal = is_causal(config, checkpoint)
         place = placement(device, load_in)
+        check_files(checkpoint, revision)
         try:
             model, report = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
                 checkpoint,
                 revision=revision or "main",
                 dtype=dtype or "auto",
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
                 trust_remote_code=False,
                 **place,
             )
         except Exception as error:  # each of the libraries below has errors of its own
             raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
-        if not causal:
+        if causal:
+            check_tied(model, checkpoint)
+        else:
             model = without_pooler(model)
-        if missing := sorted(key for key in report["missing_keys"] if causal or not key.startswith("pooler.")):
-            raise ModelError(
-                f"{checkpoint}: {len(missing)} weights are not in the checkpoint (first: {missing[0]}); "
-                "they would be random"
-            )
+        unused = () if causal else head_names(config)
+        ignored = check_loaded(model, report, checkpoint, revision, unused=unused, encoder=not causal)
         if not place:
             model.to(device)
         model.eval()
+        words = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(checkpoint, revision)
+        rows = embedding_rows(model)
+        if tokenizer and (size := words.tokenizer.vocab_size) > (rows or 0):
+            raise ModelError(f"{tokenizer}: a tokenizer of {size} tokens, but {checkpoint} has {rows} embeddings")
+        cautions = special_cautions(words.tokenizer, configuration(checkpoint, revision), tokenizer or checkpoint)
         source = {
             "adapter": "causal-lm",
             "checkpoint": checkpoint,
             "commit": commit_of(checkpoint, revision),
-            **_identity(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
             "tokenizer": tokenizer or checkpoint,
-            "ignored": sorted(report["unexpected_keys"]),
+            "ignored": ignored,
+            **({"unread": beside} if (beside := unread(checkpoint, revision)) else {}),
+            **stated(name, words, *cautions, *size_cautions(words.tokenizer, rows)),
             **({"load_in": load_in} if load_in else {}),
         }
-        words = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(checkpoint, revision)
-        if tokenizer and words.vocab_size > (rows := model.get_input_embeddings().num_embeddings):
-            raise ModelError(
-                f"{tokenizer}: a tokenizer of {words.vocab_size} tokens, but {checkpoint} has {rows} embeddings"
-            )
-        adapter = cls(model, words, predicts_next=causal, name=name, source=source)
+        adapter = cls(model, words.tokenizer, predicts_next=causal, name=name, source=source)
         adapter._check(checkpoint)
         return adapter
 
@@ -148,11 +163,11 @@ class LanguageModel:
                 f"{name}: expected a causal language model or an encoder of transformers, got {_kind(model)}; with a "
                 "head of another kind, give `model.base_model`"
             )
-        source = {
+        source: dict[str, Any] = {
             "adapter": "causal-lm",
             "checkpoint": getattr(model.config, "_name_or_path", None) or None,
             "commit": None,
-            **_identity(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
             "tokenizer": getattr(tokenizer, "name_or_path", None) or None,
             "ignored": [],
         }
@@ -160,13 +175,10 @@ class LanguageModel:
         # For mixed precision accelerate gives the model a `forward` of its own that casts to a narrower dtype;
         # what is measured is the weights as they are saved, without it.
         cast = model.__dict__.pop("forward", None)
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
         try:
-            adapter._check(name)
+            with evaluated(model), eager(model):
+                adapter._check(name)
         finally:
-            for module, training in modes:
-                module.training = training
             if cast is not None:
                 model.forward = cast
         return adapter
@@ -247,7 +259,7 @@ class LanguageModel:
             "adapter": "causal-lm",
             "untrained": True,
             "seed": seed,
-            **_identity(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
             "tokenizer": tokenizer_fingerprint(self.tokenizer),
         }
         name = f"{self.name} untrained (seed {seed})"
@@ -261,7 +273,7 @@ class LanguageModel:
     @torch.no_grad()
     def _check(self, checkpoint: str) -> None:
         """Hold the hook points and `logits` against what the model itself returns, on four tokens."""
-        ids = torch.arange(4)[None] % self.model.get_input_embeddings().num_embeddings
+        ids = torch.arange(4)[None] % self.model.get_input_embeddings().weight.shape[0]
         mask = torch.ones_like(ids, dtype=torch.bool)
         points = {str(i): point for i, point in enumerate(self.layers)}
         inputs = {"input_ids": ids.to(self._device()), "attention_mask": mask.long().to(self._device())}
@@ -287,14 +299,6 @@ class LanguageModel:
             rounding = 4 * torch.finfo(logits.dtype).eps * float(logits.abs().max())
             if not torch.allclose(logits, output.logits.to(logits), rtol=0, atol=rounding, equal_nan=True):
                 raise ModelError(f"{checkpoint}: {_kind(self.model)} does more to its logits than is understood")
-
-
-def _identity(model: Any) -> dict[str, Any]:
-    return {
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "weights": weights_fingerprint(model),
-        "configuration": configuration_fingerprint(model.config.to_dict()),
-    }
 
 
 def _kind(model: nn.Module) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
-from mmerank.checkpoints import commit_of, configuration, placement, weights_fingerprint
+from mmerank.chat_template import ANSWER, PICTURE, QUESTION, other_template
+from mmerank.checkpoints import commit_of, configuration, placement
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
@@ -24,13 +25,19 @@ from mmerank.sequences import (
     TokenSequence,
     bare_sequence,
     begin,
+    end,
     image_places,
     spliced_embeddings,
     tokenized,
-    tokens_of,
 )
+from mmerank.soundness import check_files, check_loaded, check_pixels, embedding_rows
+from mmerank.special_tokens import check_bos, size_cautions, special_cautions
+from mmerank.stored import unread
+from mmerank.tokenizer import load_tokenizer, stated
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
+from mmerank_adapters.architecture import configuration_of
+from mmerank_adapters.processing import check_processing
 
 # What stands before the user's turn, before the answer, and after it, in the template each family was trained with.
 # LLaVA-1.5 and BakLLaVA: `vicuna_v1` of LLaVA's code. ViP-LLaVA: the template of its model card.
@@ -68,6 +75,7 @@ class Llava:
         # Rotary angles that change with the length of the sequence change what the prefix is.
         self.causal = config.text_config.rope_parameters["rope_type"] not in ("dynamic", "longrope")
         self._template = _VIP if config.model_type == "vipllava" else _VICUNA_V1
+        self._other_template: str | None = None
         paths = {module: path for path, module in model.named_modules()}
         tower = next(path for path in paths.values() if path.endswith("encoder.layers"))
         connector = paths[self._core.multi_modal_projector]
@@ -105,28 +113,32 @@ class Llava:
             The adapter, its model in eval mode.
 
         Raises:
-            ModelError: A part of the checkpoint is missing or cannot be read, or weights are missing.
+            ModelError: A part of the checkpoint is missing or cannot be read, or weights are missing or not used.
         """
         _check_configuration(checkpoint)
+        _check_layers(configuration_of(str(checkpoint)), checkpoint)
         place = placement(device, load_in)
+        check_files(checkpoint)
         try:
             model, report = AutoModelForImageTextToText.from_pretrained(
-                checkpoint, dtype=dtype or "auto", output_loading_info=True, trust_remote_code=False, **place
+                checkpoint,
+                dtype=dtype or "auto",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                trust_remote_code=False,
+                **place,
             )
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
             # The torchvision backend differs from the original preprocessing by up to one 8-bit step.
             image_processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil", trust_remote_code=False)
         except Exception as error:  # each of the libraries below has errors of its own
             raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
-        if missing := sorted(report["missing_keys"]):
-            raise ModelError(
-                f"{checkpoint}: {len(missing)} weights are not in the checkpoint (first: {missing[0]}); "
-                "they would be random"
-            )
-        # Checkpoints of older versions of transformers hold rotary frequencies and position ids, which are computed.
-        left = [key for key in report["unexpected_keys"] if not key.endswith(("rotary_emb.inv_freq", "position_ids"))]
-        if left:
-            raise ModelError(f"{checkpoint}: {len(left)} weights are not understood (first: {sorted(left)[0]})")
+        ignored = check_loaded(model, report, checkpoint)
+        check_pixels(image_processor, model.config.vision_config.image_size, checkpoint)
+        check_processing(image_processor, checkpoint)
+        words = load_tokenizer(checkpoint)
+        content = configuration(checkpoint)
+        check_bos(words.tokenizer, content, checkpoint)
+        cautions = special_cautions(words.tokenizer, content, checkpoint)
         if not place:
             model.to(device)
         model.eval()
@@ -135,11 +147,16 @@ class Llava:
             "checkpoint": str(checkpoint),
             "commit": commit_of(checkpoint),
             "dtype": str(model.dtype).removeprefix("torch."),
-            "weights": weights_fingerprint(model),
-            "ignored": sorted(report["unexpected_keys"]),
+            "ignored": ignored,
+            **({"unread": beside} if (beside := unread(checkpoint)) else {}),
+            **stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model))),
             **({"load_in": load_in} if load_in else {}),
         }
-        return cls(model, tokenizer, image_processor, name=name, source=source)
+        adapter = cls(model, words.tokenizer, image_processor, name=name, source=source)
+        adapter._check_template(checkpoint)
+        if other := adapter._other_template:
+            source["chat_template"] = f"another than this adapter feeds with --sequence template: {other}"
+        return adapter
 
     def untrained(self, seed: int) -> Llava:
         """The same configuration with the weights that transformers' own initialisation draws.
@@ -160,10 +177,11 @@ class Llava:
             "untrained": True,
             "seed": seed,
             "dtype": self.source["dtype"],
-            "weights": weights_fingerprint(model),
         }
         name = f"{self.name} untrained (seed {seed})"
-        return Llava(model, self.tokenizer, self._image_processor, name=name, source=source)
+        twin = Llava(model, self.tokenizer, self._image_processor, name=name, source=source)
+        twin._other_template = self._other_template
+        return twin
 
     def pixels(self, picture: Image.Image, layout: ImageLayout) -> Tensor:
         """CLIP's input for one picture, by PIL, as in the original code.
@@ -182,7 +200,8 @@ class Llava:
         else:
             scale = processor.size["shortest_edge"] / min(picture.size)
             check_area(picture.width * scale, picture.height * scale, "scaled for the crop")
-        pixels: Tensor = processor(picture, return_tensors="pt")["pixel_values"][0]
+        cut = {"do_center_crop": True} if layout == "crop" else {}
+        pixels: Tensor = processor(picture, return_tensors="pt", **cut)["pixel_values"][0]
         return pixels
 
     def sequence(self, example: Example, kind: Kind, form: SequenceForm) -> TokenSequence:
@@ -198,23 +217,47 @@ class Llava:
 
         Returns:
             Ids and roles, one BOS in front.
+
+        Raises:
+            ModelError: The template is asked for, and the checkpoint has another one or no EOS.
         """
         if form == "bare":
             return bare_sequence(self.tokenizer, example.text, kind, self.image_tokens)
         before, answer = self._template
-        end = tokens_of([self.tokenizer.eos_token_id], Role.TEMPLATE)
+        if self._other_template:
+            raise ModelError(
+                f"{self.name}: its own chat template gives {self._other_template!r}, and this adapter knows only "
+                f"{before + '...' + answer!r}; measure bare sequences (--sequence bare)"
+            )
         turn = (
             (example.instruction, Role.TEXT),
             (f"{answer} ", Role.TEMPLATE),
             (example.response, Role.TEXT),
         )
         if kind == "text":
-            return begin(self.tokenizer) + tokenized(self.tokenizer, (before, Role.TEMPLATE), *turn) + end
+            return (
+                begin(self.tokenizer)
+                + tokenized(self.tokenizer, (before, Role.TEMPLATE), *turn)
+                + end(self.tokenizer)
+            )
         opening = begin(self.tokenizer) + tokenized(self.tokenizer, (before, Role.TEMPLATE))
         opening += image_places(self.image_tokens)
         if kind == "image":
             return opening + tokenized(self.tokenizer, (f"\n{answer}", Role.TEMPLATE))
-        return opening + tokenized(self.tokenizer, ("\n", Role.TEMPLATE), *turn) + end
+        return opening + tokenized(self.tokenizer, ("\n", Role.TEMPLATE), *turn) + end(self.tokenizer)
+
+    def _check_template(self, checkpoint: str | Path) -> None:
+        """Keep what the checkpoint's own template makes of an exchange, where that is not what `sequence` does.
+
+        The template of the published checkpoints on the hub leaves the sentence in front out; the code that they
+        were trained with has it.
+        """
+        before, answer = self._template
+        turn = f"{PICTURE}\n{QUESTION}{answer} {ANSWER}"
+        role = max(before.rfind(opening) for opening in ("USER: ", "###Human: "))
+        token = self.tokenizer.convert_ids_to_tokens(self.model.config.image_token_id)
+        expected = [opening + turn + end for opening in (before, before[role:]) for end in ("", "###")]
+        self._other_template = other_template(checkpoint, self.tokenizer, expected, picture=token)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Run CLIP and the connector.
@@ -241,6 +284,15 @@ class Llava:
         self._core.language_model(
             inputs_embeds=embeddings, attention_mask=sent(mask, embeddings.device), use_cache=False
         )
+
+
+def _check_layers(config: Any, checkpoint: str | Path) -> None:
+    """The layers of CLIP that the connector reads are there."""
+    key = "vision_feature_layers" if config.model_type == "vipllava" else "vision_feature_layer"
+    read, depth = getattr(config, key), config.vision_config.num_hidden_layers
+    for layer in read if isinstance(read, (list, tuple)) else [read]:
+        if type(layer) is not int or not -depth - 1 <= layer <= depth:
+            raise ModelError(f"{checkpoint}: {key} is {read}, and its vision encoder has {depth} layers")
 
 
 def _check_configuration(checkpoint: str | Path) -> None:

@@ -13,10 +13,9 @@ from tokenizers import normalizers
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
-from transformers import AutoTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from mmerank.checkpoints import folder_or_hub_id, path_beside, weights_fingerprint
+from mmerank.checkpoints import configuration, folder_or_hub_id, path_beside
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
@@ -28,11 +27,14 @@ from mmerank.sequences import (
     TokenSequence,
     bare_sequence,
     begin,
+    end,
     image_places,
     spliced_embeddings,
     tokenized,
-    tokens_of,
 )
+from mmerank.soundness import embedding_rows
+from mmerank.special_tokens import check_bos, size_cautions, special_cautions
+from mmerank.tokenizer import Loaded, load_tokenizer, stated
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.eva_vit import PATCH
@@ -148,7 +150,12 @@ class MiniGPTv2:
             dtype=dtype,
             device=device,
         )
-        return cls(model, _tokenizer(llama), name=name, source={"adapter": "minigpt-v2", **source})
+        words = _tokenizer(llama)
+        content = configuration(llama)
+        check_bos(words.tokenizer, content, llama)
+        cautions = special_cautions(words.tokenizer, content, llama)
+        said = stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model)))
+        return cls(model, words.tokenizer, name=name, source={"adapter": "minigpt-v2", **source, **said})
 
     def untrained(self, seed: int) -> MiniGPTv2:
         """The same configuration with random weights: those of EVA's code, of torch, and of transformers' Llama.
@@ -176,7 +183,6 @@ class MiniGPTv2:
             **{key: self.source[key] for key in ("dtype", "image_size", "vit_depth", "vit_heads")},
         }
         place_like(model, self.model).eval()
-        source["weights"] = weights_fingerprint(model)
         return MiniGPTv2(model, self.tokenizer, name=f"{self.name} untrained (seed {seed})", source=source)
 
     def pixels(self, picture: Image.Image, layout: ImageLayout) -> Tensor:
@@ -225,7 +231,7 @@ class MiniGPTv2:
 
         start, picture = begin(self.tokenizer), image_places(self.image_tokens)
         instruction = (example.instruction, Role.TEXT)
-        answer = piece((example.response, Role.TEXT)) + tokens_of([self.tokenizer.eos_token_id], Role.TEMPLATE)
+        answer = piece((example.response, Role.TEXT)) + end(self.tokenizer)
         if kind == "image":
             return start + piece(("<Img>", Role.TEMPLATE)) + picture + piece(("</Img>", Role.TEMPLATE))
         if kind == "text":
@@ -264,16 +270,14 @@ def _file(file: Path, key: str, value: str) -> Path:
     return path
 
 
-def _tokenizer(llama: str) -> Any:
+def _tokenizer(llama: str) -> Loaded:
     """The tokenizer of a Llama-2, with a space in front of every segment as sentencepiece has it."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(llama, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{llama}: its tokenizer cannot be loaded ({str(error).strip()})") from error
+    loaded = load_tokenizer(llama)
+    tokenizer = loaded.tokenizer
     if _SPACE not in tokenizer.get_vocab():
         raise ModelError(f"{llama}: its tokenizer is not one of Llama or Llama-2, which MiniGPT-v2 was trained with")
     # transformers' own adds no space where a segment begins with one, and is a token short there.
     spaces = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
     tokenizer.backend_tokenizer.normalizer = spaces
     tokenizer.backend_tokenizer.pre_tokenizer = None
-    return tokenizer
+    return loaded

@@ -12,8 +12,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
-from mmerank.checkpoints import commit_of, weights_fingerprint
+from mmerank.checkpoints import commit_of
 from mmerank.errors import ModelError
+from mmerank.soundness import check_finite
 from mmerank_adapters.eva_vit import PATCH, EvaViT
 from mmerank_adapters.minigpt_v2_weights import (
     fill,
@@ -44,6 +45,11 @@ class MiniGPTv2Model(nn.Module):
         self.ln_vision = nn.LayerNorm(vit_dim, eps=1e-5)
         self.llama_proj = nn.Linear(MERGED * vit_dim, config.hidden_size)
         self.llama_model = LlamaModel(config)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The LLM's token embedding, under transformers' name for it."""
+        embedding: nn.Embedding = self.llama_model.get_input_embeddings()
+        return embedding
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Vision encoder, its norm, merge, and connector.
@@ -110,10 +116,10 @@ def load_model(
     identity = {"weight": torch.ones(dim), "bias": torch.zeros(dim)}
     fill(model.ln_vision, trained.ln_vision or identity, checkpoint, "ln_vision", number)
     model.llama_model = llama
+    check_finite(dict(model.named_parameters()), checkpoint)  # merged, and in the dtype asked for
     _place(model, device)
     source = {
         "dtype": str(number).removeprefix("torch."),
-        "weights": weights_fingerprint(model),
         "image_size": image_size,
         "vit_depth": vit_depth,
         "vit_heads": vit_heads,

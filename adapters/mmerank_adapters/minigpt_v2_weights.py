@@ -17,6 +17,7 @@ from transformers import AutoConfig, LlamaConfig, LlamaModel
 from transformers.utils import logging
 
 from mmerank.errors import ModelError
+from mmerank.soundness import check_files, check_finite, check_loaded
 from mmerank_adapters.eva_vit import interpolated
 
 # Of the vision file: what comes after the last block, or served pre-training only.
@@ -26,7 +27,6 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.")
 _LORA = re.compile(r"llama_model\.base_model\.model\.model\.(layers\.\d+\..+)\.lora_([AB])(?:\.default)?\.weight$")
 # Derived from the configuration. Saved because MiniGPT-v2's code leaves out frozen parameters, but no buffers.
 _ROTARY = re.compile(r"(.*\.)?rotary_emb\.inv_freq$")
-_LM_HEAD = re.compile(r"lm_head\.")
 _TRAINING_STATE = frozenset({"optimizer", "config", "scaler", "epoch"})
 _LORA_TARGETS = frozenset({"self_attn.q_proj", "self_attn.v_proj"})  # what MiniGPT-v2's code trains
 
@@ -196,19 +196,15 @@ def llama_weights(checkpoint: str, config: LlamaConfig) -> tuple[LlamaModel, tup
     Raises:
         ModelError: The checkpoint cannot be read, lacks weights, or has some that are not understood.
     """
+    check_files(checkpoint)
     try:
         with _quietly():  # of what is missing or left over, what matters is an error below
             model, report = LlamaModel.from_pretrained(
-                checkpoint, config=config, dtype="auto", output_loading_info=True
+                checkpoint, config=config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
-    if missing := sorted(report["missing_keys"]):
-        raise ModelError(f"{checkpoint}: {_keys(missing)} missing; they would be random")
-    ignored = tuple(sorted(report["unexpected_keys"]))
-    if unknown := [key for key in ignored if not (_LM_HEAD.match(key) or _ROTARY.match(key))]:
-        raise ModelError(f"{checkpoint}: {_keys(unknown)} not understood; without them it would be another model")
-    return model, ignored
+    return model, tuple(check_loaded(model, report, checkpoint, unused=("lm_head.weight",)))
 
 
 def merge_lora(
@@ -270,6 +266,7 @@ def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
         if not isinstance(key, str) or not isinstance(h, Tensor) or not h.is_floating_point():
             kind = str(h.dtype) if isinstance(h, Tensor) else type(h).__name__
             raise ModelError(f"{path}: entry {key!r}: expected a floating-point tensor, found {kind}")
+    check_finite(state, path)
     return state
 
 

@@ -13,10 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint, weights_fingerprint
+from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
-from mmerank.text_adapter import load_tokenizer, tokenizer_fingerprint
+from mmerank.soundness import check_files, check_finite
+from mmerank.special_tokens import size_cautions, special_cautions
+from mmerank.text_adapter import tokenizer_fingerprint
+from mmerank.tokenizer import Loaded, load_tokenizer, stated
 from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.openelm_config import OpenELMConfig
 from mmerank_adapters.openelm_model import OpenELMModel
@@ -93,26 +96,32 @@ class OpenELM:
         content = configuration(checkpoint, revision)
         config = OpenELMConfig.from_json(content, checkpoint)
         words = _tokenizer(checkpoint, revision, tokenizer, config.vocab_size)
-        tensors = _tensors(_folder(checkpoint, revision), checkpoint)
+        folder = _folder(checkpoint, revision)
+        check_files(checkpoint, revision)
+        tensors = _tensors(folder, checkpoint)
         with torch.device("meta"):
             model = OpenELMModel(config)
         _check_tensors(tensors, model, checkpoint)
+        check_finite(tensors, checkpoint)
         number = getattr(torch, dtype) if dtype else tensors["transformer.token_embeddings.weight"].dtype
         place = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         # Copied, since the file may go or change after loading.
         copies = {key: h.to(place, number, copy=True) for key, h in tensors.items()}
         model.load_state_dict(copies, assign=True)
+        cautions = special_cautions(words.tokenizer, content, tokenizer or checkpoint)
         source: dict[str, Any] = {
             "adapter": "openelm",
             "checkpoint": checkpoint,
             "commit": commit_of(checkpoint, revision),
             "dtype": str(number).removeprefix("torch."),
-            "weights": weights_fingerprint(model),
             "configuration": configuration_fingerprint(content),
             "tokenizer": tokenizer or checkpoint,
             "ignored": [],
+            **stated(name, words, *cautions, *size_cautions(words.tokenizer, config.vocab_size)),
         }
-        return cls(model.eval(), config, words, bos=content.get("bos_token_id", 1), name=name, source=source)
+        return cls(
+            model.eval(), config, words.tokenizer, bos=content.get("bos_token_id", 1), name=name, source=source
+        )
 
     def token_ids(self, text: str) -> list[int]:
         """One `<s>` and the ids of a text, without `</s>`.
@@ -166,7 +175,6 @@ class OpenELM:
             "untrained": True,
             "seed": seed,
             "dtype": self.source["dtype"],
-            "weights": weights_fingerprint(model),
             "configuration": self.source["configuration"],
             "tokenizer": tokenizer_fingerprint(self.tokenizer),
         }
@@ -174,9 +182,9 @@ class OpenELM:
         return OpenELM(model.eval(), self._config, self.tokenizer, bos=self._bos, name=name, source=source)
 
 
-def _tokenizer(checkpoint: str, revision: str | None, given: str | None, vocab_size: int) -> Any:
+def _tokenizer(checkpoint: str, revision: str | None, given: str | None, vocab_size: int) -> Loaded:
     try:
-        tokenizer = load_tokenizer(given) if given else load_tokenizer(checkpoint, revision)
+        words = load_tokenizer(given) if given else load_tokenizer(checkpoint, revision)
     except ModelError as error:
         if given:
             raise
@@ -184,12 +192,12 @@ def _tokenizer(checkpoint: str, revision: str | None, given: str | None, vocab_s
             f"{checkpoint}: OpenELM comes without a tokenizer; give that of Llama-2, a directory or a hub id, as "
             "`tokenizer` (an option, or a key of the YAML file)"
         ) from error
-    if tokenizer.vocab_size > vocab_size:
+    if (size := words.tokenizer.vocab_size) > vocab_size:
         raise ModelError(
-            f"{given or checkpoint}: a tokenizer of {tokenizer.vocab_size} tokens, but {checkpoint} has {vocab_size} "
+            f"{given or checkpoint}: a tokenizer of {size} tokens, but {checkpoint} has {vocab_size} "
             "embeddings; OpenELM was trained with the tokenizer of Llama-2"
         )
-    return tokenizer
+    return words
 
 
 def _folder(checkpoint: str, revision: str | None) -> Path:

@@ -135,6 +135,10 @@ class OpenELMModel(nn.Module):
         self.transformer = Body(config)
         self.lm_head = None if config.share_embeddings else nn.Linear(config.model_dim, config.vocab_size, bias=False)
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embedding, under transformers' name for it."""
+        return self.transformer.token_embeddings
+
     def logits(self, h: Tensor) -> Tensor:
         """Final hidden states, (..., d) -> (..., vocabulary)."""
         head = self.transformer.token_embeddings if self.lm_head is None else self.lm_head

@@ -16,7 +16,7 @@ TWIN = "untrained seed "
 
 
 def read_alike(models: Sequence[Iterable[Record]]) -> bool:
-    """Whether models read the texts that all of them have as equally many tokens, as those of one tokenizer do.
+    """Whether models read the texts that two of them have as equally many tokens, as those of one tokenizer do.
 
     Where they do not, neither losses per token nor eRanks of one are comparable with another's.
 
@@ -26,9 +26,12 @@ def read_alike(models: Sequence[Iterable[Record]]) -> bool:
     Returns:
         True for one model, and where no text is shared.
     """
-    counts = [{record.example: record.n for record in records if record.point == "final"} for records in models]
-    shared = set.intersection(*map(set, counts)) if counts else set()
-    return all(count[text] == counts[0][text] for count in counts for text in shared)
+    counts: dict[str, set[int]] = {}
+    for records in models:
+        for record in records:
+            if record.point == "final":
+                counts.setdefault(record.example, set()).add(record.n)
+    return all(len(found) == 1 for found in counts.values())
 
 
 @dataclass(frozen=True)

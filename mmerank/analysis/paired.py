@@ -16,6 +16,7 @@ from mmerank.analysis.diff_erank import TWIN
 from mmerank.analysis.effects import rank_biserial, signed_rank_p, smallest_detectable, standardised_mean
 from mmerank.analysis.permutation import swap_test
 from mmerank.analysis.samples import Floats, Sample, sample
+from mmerank.analysis.tokens import MATCHED_BY, matched_rows
 from mmerank.convention import Aggregate, Convention, TextConvention
 from mmerank.records import Record, to_frame
 
@@ -51,9 +52,10 @@ class PairedDifference:
         low: Lower limit of the difference, by the paired bootstrap; NaN with fewer than two examples.
         high: Upper limit.
         p: Of the permutation test: A and B are swapped within examples, all measurements of an example together.
-        q: The same after control of the false discovery rate over everything tested together; NaN where the quantity
-            cannot differ and so is not tested.
-        p_wilcoxon: Of the Wilcoxon signed-rank test on `effect`'s differences.
+        q: The same after control of the false discovery rate over everything tested together; NaN where there is
+            nothing to test, since the quantity cannot differ, or is equal in every example, as that of a twin that A
+            and B share.
+        p_wilcoxon: Of the Wilcoxon signed-rank test on the examples' differences.
         d_z: Mean over standard deviation of the examples' differences (of entropies, for an eRank); NaN where all
             are equal.
         rank_biserial: Matched-pairs rank-biserial correlation of them, -1 to 1.
@@ -90,7 +92,9 @@ class Comparison:
         exact: Whether these are all swaps there are.
         false_discovery: `bh` or `by`.
         tests: Number of tests behind `q`.
-        fixed: Quantities that cannot differ by how A and B were made; they are not among `tests`.
+        fixed: Quantities that cannot differ by how A and B were made, or are equal in every example; they are not
+            among `tests`.
+        matched: Whether the numbers are those of equally many rows everywhere.
     """
 
     a: str
@@ -104,6 +108,7 @@ class Comparison:
     false_discovery: FalseDiscovery
     tests: int
     fixed: tuple[str, ...] = ()
+    matched: bool = False
 
     def __getitem__(self, quantity: str) -> PairedDifference:
         """The difference of one quantity."""
@@ -139,6 +144,7 @@ def compare(
     names: tuple[str, str] | None = None,
     aggregate: Aggregate | None = None,
     point: str = "final",
+    matched: bool = False,
     bootstrap: Bootstrap | None = None,
     permutations: int = 9999,
     false_discovery: FalseDiscovery = "bh",
@@ -152,11 +158,13 @@ def compare(
             a frame of records as from `mmerank.records.to_frame`, of one model (of texts: with its untrained twins)
             and one transform.
         b: The other.
-        quantities: Those to test. Default: all. A quantity that cannot differ, as `erank4` between image transforms,
-            is better left out: it only makes `q` larger.
+        quantities: Those to test. Default: all. A quantity that is equal in every example of both, as `erank4`
+            between image transforms, has no `q` and is not counted for that of the others.
         names: What A and B are called. Default: model, and transform unless it is `none`.
         aggregate: See `mmerank.analysis.alignment.dataset_erank`. Default: that of the results; `entropy` for frames.
         point: Of texts: the hook point.
+        matched: Compare the numbers on equally many rows, which were measured with `match_tokens`, see
+            docs/tokens.md.
         bootstrap: Level, resamples, seed and method. The seed is also that of the permutations.
         permutations: Most swaps to try; where there are no more than this and one, all are tried and `p` is exact.
         false_discovery: `bh` (Benjamini-Hochberg) or `by` (Benjamini-Yekutieli, for any dependence) over the
@@ -167,8 +175,8 @@ def compare(
 
     Raises:
         TypeError: One is something else.
-        ValueError: The two have no example in common, are of different data sets or aggregates, or there is no such
-            quantity.
+        ValueError: The two have no example in common, are of different data sets or aggregates, have other texts or
+            pictures under the same ids, there is no such quantity, or no numbers on equally many rows.
     """
     bootstrap = bootstrap or Bootstrap()
     for given in (a, b):
@@ -185,20 +193,61 @@ def compare(
     (frame_a, by_a), (frame_b, by_b) = _records(a, aggregate), _records(b, aggregate)
     if by_a != by_b:
         raise ValueError(f"expected the same aggregate on both sides, got {by_a} and {by_b}")
+    if matched:
+        drawn = [_drawn(given) for given in (a, b)]
+        if drawn[0] != drawn[1] and not any(isinstance(given, pd.DataFrame) for given in (a, b)):
+            raise ValueError(f"expected rows drawn alike on both sides, got {drawn[0]} and {drawn[1]}")
+        frame_a, frame_b = _matched(frame_a), _matched(frame_b)
     one, other = sample(frame_a, aggregate=by_a, point=point), sample(frame_b, aggregate=by_b, point=point)
     if ("reduced_loss" in one.quantities) != ("reduced_loss" in other.quantities):  # a causal model and an encoder
         one, other = (sample(frame.assign(predicted=0), aggregate=by_a, point=point) for frame in (frame_a, frame_b))
     common = sorted(set(one.examples) & set(other.examples))
     if not common:
         raise ValueError(f"expected examples in common, got none: {one.n} on one side and {other.n} on the other")
+    if unlike := unlike_examples(frame_a, frame_b):
+        raise ValueError(f"expected the same examples on both sides, got {unlike}")
     unpaired = one.n + other.n - 2 * len(common)
     chosen = _chosen(one, other, quantities)
     names = names or (_name(frame_a), _name(frame_b))
-    found, tried, exact = _differences(one.of(common), other.of(common), chosen, bootstrap, permutations)
+    found, equal, tried, exact = _differences(one.of(common), other.of(common), chosen, bootstrap, permutations)
     comparison = Comparison(
-        *names, len(common), unpaired, tuple(found), bootstrap, tried, exact, false_discovery, len(found)
+        *names,
+        len(common),
+        unpaired,
+        tuple(found),
+        bootstrap,
+        tried,
+        exact,
+        false_discovery,
+        len(found),
+        equal,
+        matched,
     )
     return controlled([comparison], false_discovery)[0]
+
+
+def unlike_examples(a: pd.DataFrame, b: pd.DataFrame) -> str | None:
+    """Examples of one id that are not the same ones, by the hashes of text and picture that stand in their records.
+
+    Args:
+        a: As from `mmerank.records.to_frame`; records of versions that took no hashes tell nothing.
+        b: The other.
+
+    Returns:
+        How many, and which is the first, in words; None where there are none.
+    """
+    for what in ("text", "picture"):
+        column = f"{what}_digest"
+        if column not in a or column not in b:
+            continue
+        one, other = (of.drop_duplicates("example").set_index("example")[column] for of in (a, b))
+        common = one.index.intersection(other.index)
+        one, other = one[common], other[common]
+        if (differ := (one != other) & (one != "") & (other != "")).any():
+            return (
+                f"another {what} for {int(differ.sum())} of the ids they share, {common[differ].min()!r} among them"
+            )
+    return None
 
 
 def controlled(comparisons: Iterable[Comparison], false_discovery: FalseDiscovery = "bh") -> list[Comparison]:
@@ -236,7 +285,8 @@ def controlled(comparisons: Iterable[Comparison], false_discovery: FalseDiscover
 
 def _differences(
     a: Sample, b: Sample, chosen: Sequence[str], bootstrap: Bootstrap, permutations: int
-) -> tuple[list[PairedDifference], int, bool]:
+) -> tuple[list[PairedDifference], tuple[str, ...], int, bool]:
+    """Each difference; what is equal in every example; how many swaps, and whether these are all."""
     n, k = a.columns.shape
     places = [a.quantities.index(name) for name in chosen]
 
@@ -253,13 +303,16 @@ def _differences(
     error = np.full(len(places), np.nan)
     if n > 1:
         error = np.sqrt((influence(both, difference) ** 2).sum(axis=0) * n / (n - 1))
-    found = []
+    found, equal = [], []
     single_a, single_b = _by_example(a, chosen), _by_example(b, chosen)
     single = single_a - single_b
     single[np.abs(single) <= 1e-12 * np.maximum(np.abs(single_a), np.abs(single_b))] = 0  # equal up to rounding
     means_a = of_means(a.means)
     for i, name in enumerate(chosen):
         d = single[:, i][np.isfinite(single[:, i])]
+        # A ratio of means may differ where each example's is equal.
+        if d.size and not d.any() and abs(values[i]) <= 1e-12 * max(abs(means_a[i]), abs(means_a[i] - values[i])):
+            equal.append(name)
         found.append(
             PairedDifference(
                 quantity=name,
@@ -276,7 +329,7 @@ def _differences(
                 smallest_detectable=smallest_detectable(float(error[i]), n),
             )
         )
-    return found, tried, exact
+    return found, tuple(equal), tried, exact
 
 
 def _by_example(of: Sample, chosen: Sequence[str]) -> Floats:
@@ -298,6 +351,22 @@ def _records(given: Measured | pd.DataFrame, aggregate: Aggregate | None) -> tup
     if isinstance(given, pd.DataFrame):
         return given, aggregate or "entropy"
     return to_frame(given.records, spectrum=False), aggregate or given.convention.aggregate
+
+
+def _matched(frame: pd.DataFrame) -> pd.DataFrame:
+    found = matched_rows(frame)
+    if found.empty:
+        raise ValueError(
+            f"no numbers of {_name(frame)} on equally many rows; they are measured with --match-tokens, of "
+            "examples that have as many rows at each of the five places"
+        )
+    return found
+
+
+def _drawn(given: Measured | pd.DataFrame) -> str:
+    """How rows were drawn to match; of a frame that is not known."""
+    convention = None if isinstance(given, pd.DataFrame) else given.convention
+    return ", ".join(f"{name} {getattr(convention, name, None)}" for name in MATCHED_BY)
 
 
 def _chosen(a: Sample, b: Sample, quantities: Sequence[str] | None) -> list[str]:

@@ -12,7 +12,7 @@ from mmerank.analysis.alignment import dataset_erank, image_text_alignment
 from mmerank.analysis.bootstrap import Bootstrap
 from mmerank.analysis.null import NullTest, null_test
 from mmerank.analysis.paired import Comparison, FalseDiscovery, compare, controlled
-from mmerank.analysis.tokens import matched_alignment, unmatched
+from mmerank.analysis.tokens import matched_alignment, matched_rows, unmatched
 from mmerank.convention import Aggregate
 from mmerank.eranks import ERANKS
 from mmerank.records import Record
@@ -126,6 +126,7 @@ def paired_tests(
     aggregate: Aggregate = "entropy",
     bootstrap: Bootstrap | None = None,
     false_discovery: FalseDiscovery = "bh",
+    matched: bool = False,
 ) -> dict[str, Comparison]:
     """Each transform minus the base on the same examples: interval, tests, effect sizes, what could have been seen.
 
@@ -133,21 +134,27 @@ def paired_tests(
         records: Of one model, as from `mmerank.records.to_frame`; those of nulls are passed over.
         aggregate: See `mmerank.analysis.alignment.dataset_erank`.
         bootstrap: Level, resamples, seed and method.
-        false_discovery: How `q` is made, over all transforms and all quantities that they can move.
+        false_discovery: How `q` is made, over all transforms and of each the quantities that it can move, and does in
+            some example.
+        matched: The same of equally many rows, over the examples that have as many before and after.
 
     Returns:
-        By transform, in the order of the records.
+        By transform, in the order of the records; of matched rows only transforms under which an example has as many.
     """
     kept = records[~_control(records).isin(get_args(Control))]
+    kept = matched_rows(kept) if matched else kept
     by_transform = {str(name): frame for name, frame in kept.groupby("transform", sort=False)}
-    base = by_transform.pop(BASE.name)
-    compared = [
-        replace(
-            compare(frame, base, names=(name, "base"), aggregate=aggregate, bootstrap=bootstrap),
-            fixed=fixed_quantities(name),
-        )
-        for name, frame in by_transform.items()
-    ]
+    base = by_transform.pop(BASE.name, kept)
+    if matched:
+        both = set(base["example"])
+        by_transform = {name: frame for name, frame in by_transform.items() if both & set(frame["example"])}
+        if not by_transform:
+            return {}
+    compared = []
+    for name, frame in by_transform.items():
+        found = compare(frame, base, names=(name, "base"), aggregate=aggregate, bootstrap=bootstrap, matched=matched)
+        unmoved = {*found.fixed, *fixed_quantities(name)}
+        compared.append(replace(found, fixed=tuple(quantity for quantity in QUANTITIES if quantity in unmoved)))
     return dict(zip(by_transform, controlled(compared, false_discovery), strict=True))
 
 

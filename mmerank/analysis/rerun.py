@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +13,14 @@ from mmerank.analysis.bootstrap import Bootstrap, sample_intervals
 from mmerank.analysis.diff_erank import TWIN
 from mmerank.analysis.paired import FalseDiscovery
 from mmerank.analysis.perturbation import Null, against_nulls, differences_frame, paired_tests
-from mmerank.analysis.samples import sample
+from mmerank.analysis.samples import ALIGNMENT, Sample, sample
+from mmerank.analysis.tokens import MATCHED, matched_rows
 from mmerank.convention import Aggregate
 from mmerank.errors import RunFolderError
-from mmerank.records import read_parts, to_frame
+from mmerank.parts import read_records
+from mmerank.records import to_frame
+from mmerank.run_files import read_settings
+from mmerank.steps import by_step
 
 
 def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
@@ -27,17 +30,18 @@ def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
         folder: What `--out` was given.
 
     Returns:
-        A frame per model; of texts, with the records of its untrained twins. The spectra are left out.
+        A frame per model, checkpoints of a training in the order of their steps; of texts, with the records of its
+        untrained twins. The spectra are left out.
 
     Raises:
         RunFolderError: It is not a run folder, or has no records.
     """
     stated = _stated(Path(folder))
-    records = to_frame(read_parts(Path(folder) / "records"), spectrum=False)
+    records = to_frame(read_records(Path(folder)), spectrum=False)
     if records.empty:
         raise RunFolderError(f"{folder}: has no records yet")
     found = {}
-    for model in records["model"].unique():
+    for model in by_step(list(records["model"].unique())):
         if not model.startswith(TWIN):
             twins = [name for name in records["model"].unique() if _is_twin(name, model, stated, records)]
             found[model] = records[records["model"].isin([model, *twins])]
@@ -59,18 +63,21 @@ def estimates(
 
     Returns:
         A row per model, transform, hook point (of texts; else empty) and quantity: `model`, `transform` (`none`: the
-        base), `point`, `quantity`, `value`, `low`, `high` (NaN with fewer than two examples), `n`.
+        base), `point`, `quantity`, `value`, `low`, `high` (NaN with fewer than two examples), `n`. Of a run with
+        `match_tokens` also the numbers on equally many rows, `matched_erank1` .. `matched_image_text_alignment`; they
+        do not exist (NaN, `n` is 0) where no example has as many rows.
 
     Raises:
         RunFolderError: It is not a run folder, or has no records.
     """
-    by = aggregate or _stated(Path(folder))["convention"]["aggregate"]
+    convention = _stated(Path(folder))["convention"]
+    by, matched = aggregate or convention["aggregate"], convention.get("match_tokens") is not None
     rows = [
         {"model": model, "transform": transform, "point": point, **row}
         for model, records in run_records(folder).items()
         for transform, frame in records.groupby("transform", sort=False)
         if set(frame["input"]) != {"pair"}  # null draws of `mmerank perturb`
-        for point, row in _rows(frame, by, bootstrap)
+        for point, row in _rows(frame, by, bootstrap, matched=matched)
     ]
     return pd.DataFrame(rows)
 
@@ -127,21 +134,36 @@ def controls(folder: str | Path, *, aggregate: Aggregate | None = None) -> dict[
 
 
 def _rows(
-    frame: pd.DataFrame, aggregate: Aggregate, bootstrap: Bootstrap | None
+    frame: pd.DataFrame, aggregate: Aggregate, bootstrap: Bootstrap | None, *, matched: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     of_texts = set(frame["input"]) == {"text"}
     for point in frame["point"].unique() if of_texts else [""]:
-        chosen = sample(frame, aggregate=aggregate, point=point)
-        limits = sample_intervals(chosen, bootstrap)
-        for name, value in zip(chosen.quantities, chosen.estimates, strict=True):
-            low, high = limits.get(name, (math.nan, math.nan))
-            yield point, {"quantity": name, "value": float(value), "low": low, "high": high, "n": chosen.n}
+        yield from ((point, row) for row in _numbers(sample(frame, aggregate=aggregate, point=point), bootstrap))
+    if not matched:
+        return
+    rows = matched_rows(frame)
+    if rows.empty:
+        nothing = dict.fromkeys(("value", "low", "high"), math.nan)
+        yield from (("", {"quantity": f"{MATCHED}{name}", **nothing, "n": 0}) for name in ALIGNMENT)
+        return
+    for row in _numbers(sample(rows, aggregate=aggregate), bootstrap):
+        yield "", {**row, "quantity": f"{MATCHED}{row['quantity']}"}
+
+
+def _numbers(chosen: Sample, bootstrap: Bootstrap | None) -> Iterator[dict[str, Any]]:
+    limits = sample_intervals(chosen, bootstrap)
+    for name, value in zip(chosen.quantities, chosen.estimates, strict=True):
+        low, high = limits.get(name, (math.nan, math.nan))
+        yield {"quantity": name, "value": float(value), "low": low, "high": high, "n": chosen.n}
 
 
 def _is_twin(name: str, model: str, stated: dict[str, Any], records: pd.DataFrame) -> bool:
-    """Whether an untrained model has the configuration of a trained one, and saw the same tokens."""
+    """Whether an untrained model is the twin of a trained one, and saw the same tokens."""
     models = stated["models"]
     if not name.startswith(TWIN) or models[name].get("configuration") != models[model].get("configuration"):
+        return False
+    known = models[model].get("known_by", {})
+    if any(known.get(key) != value for key, value in models[name].get("known_by", {}).items()):
         return False
     mine, its = (
         records[records["model"] == of].drop_duplicates("example").set_index("example")["n"] for of in (model, name)
@@ -151,10 +173,7 @@ def _is_twin(name: str, model: str, stated: dict[str, Any], records: pd.DataFram
 
 
 def _stated(folder: Path, *, job: str | None = None) -> dict[str, Any]:
-    try:
-        stated: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise RunFolderError(f"{folder}: not a run folder, its run.json cannot be read ({error})") from None
-    if job not in (None, stated.get("job")):
-        raise RunFolderError(f"{folder}: expected a run of {job}, got one of {stated.get('job')}")
+    stated = read_settings(folder, needs=("job", "convention", "models"))
+    if job not in (None, stated["job"]):
+        raise RunFolderError(f"{folder}: expected a run of {job}, got one of {stated['job']}")
     return stated

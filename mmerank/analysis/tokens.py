@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mmerank.analysis.alignment import alignment, dataset_erank
 from mmerank.convention import Aggregate
 from mmerank.eranks import ERANKS
 from mmerank.records import Record
 
+# What of a convention decides which rows are drawn to match.
+MATCHED_BY = ("match_tokens", "match_repeats", "match_seed")
+# What the quantities of equally many rows are called, where they stand beside the others.
+MATCHED = "matched_"
 # Share of a data-set eRank that a single row may decide without a warning.
 SINGLE_ROW = 0.1
 
@@ -70,6 +75,72 @@ def matched_alignment(
         "stdev_of_a_draw": stdev,
         "all_rows": all_rows,
     }
+
+
+def matched_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Records with the entropy of their random subsets in place of that of all rows.
+
+    What takes records, as intervals and comparisons, gives the matched numbers of these. A measurement's entropy is
+    the mean over its draws; an example of which any of the five has too few rows is left out of all of them.
+
+    Args:
+        frame: As from `mmerank.records.to_frame`.
+
+    Returns:
+        The rows of the five measurements, `entropy` and `erank` replaced; none where nothing was matched.
+    """
+    where = pd.MultiIndex.from_frame(frame[["point", "input"]])
+    found = frame[where.isin(list(ERANKS.values()))]
+    draws = found["matched"] if "matched" in found else [None] * len(found)
+    entropies = [float(np.nanmean(of)) if of is not None and np.isfinite(of).any() else math.nan for of in draws]
+    found = found.assign(entropy=entropies, erank=np.exp(entropies))
+    enough = found["entropy"].notna()
+    return found[enough.groupby([found[name] for name in ("model", "transform", "example")]).transform("all")]
+
+
+def unlike_rows(models: Sequence[Iterable[Record]]) -> dict[str, list[float]]:
+    """The eRanks that models take of different numbers of rows of the same examples.
+
+    Such eRanks, and ratios of them, compare numbers of rows first.
+
+    Args:
+        models: Records of each model, of untouched examples.
+
+    Returns:
+        By label, the mean number of rows of each model; only labels for which two of them have different numbers in
+        any example that both have.
+    """
+    counts = [_by_label(records) for records in models]
+    found = {}
+    for label in ERANKS:
+        by_example: dict[str, set[int]] = {}
+        for count in counts:
+            for record in count[label]:
+                by_example.setdefault(record.example, set()).add(record.n)
+        if any(len(different) > 1 for different in by_example.values()):
+            found[label] = [statistics.fmean(record.n for record in count[label]) for count in counts]
+    return found
+
+
+def unlike_text(unlike: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
+    """What to say of models that read the same examples as different numbers of rows.
+
+    Args:
+        unlike: From `unlike_rows`.
+        names: Of the models.
+
+    Returns:
+        A clause without an end.
+
+    Example:
+        >>> unlike_text({"erank1": [576, 256.0]}, ["a", "b"])[-48:]
+        'different numbers of them (eRank1: a 576, b 256)'
+    """
+    told = "; ".join(
+        f"{label.replace('erank', 'eRank')}: {', '.join(f'{n} {x:.6g}' for n, x in zip(names, found, strict=True))}"
+        for label, found in unlike.items()
+    )
+    return f"eRank mostly follows the number of tokens, and the models have different numbers of them ({told})"
 
 
 def unmatched(records: Iterable[Record]) -> set[str]:

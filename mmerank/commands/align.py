@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mmerank import options
-from mmerank.commands.early import check_models
+from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
+from mmerank.steps import by_step
 
 if TYPE_CHECKING:
     from mmerank.alignment import Alignment
@@ -36,6 +37,7 @@ def align(
     check_models(MULTIMODAL, models, computing, layers=layers)
     examples = load_data(data)
     check_usable(examples, pictures=True)
+    check_on_hub(MULTIMODAL, models)
 
     from mmerank.adapter import check_model, load
     from mmerank.alignment import align as measure
@@ -54,6 +56,7 @@ def align(
             seed=seed,
         )
     quiet()
+    models = by_step(models)
     for model in models:  # a typo in the last one must not cost the time of the first
         check_model(model)
     results: list[Alignment] = []

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from mmerank import options
-from mmerank.commands.early import check_models
+from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Computing, Keeping, listed
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
 from mmerank.processes import rank
+from mmerank.steps import by_step
 
 if TYPE_CHECKING:
     from mmerank.diff_erank import Diff
@@ -32,6 +34,7 @@ def diff(
     keeping: Keeping,
     computing: Computing,
     no_cache: options.NoCache = False,
+    no_loss: options.NoLoss = False,
     untrained_mode: options.UntrainedMode = "eval",
     untrained_seeds: options.UntrainedSeeds = 1,
     max_tokens: options.MaxTokens = 2048,
@@ -59,6 +62,7 @@ def diff(
     )
     texts = load_data(data)
     check_usable(texts, pictures=False)
+    check_on_hub(LANGUAGE, models, listed(revisions))
     check_tasks(tasks)
 
     from mmerank.diff_erank import diff as measure
@@ -69,9 +73,14 @@ def diff(
 
     folder = None
     if keeping.out is not None:
-        folder = open_diff_run(keeping.out, texts, convention, layers=layers, limit=limit, seed=seed)
+        folder = open_diff_run(
+            keeping.out, texts, convention, layers=layers, limit=limit, seed=seed, loss=not no_loss
+        )
     quiet()
-    sweep = [(model, revision) for model in models for revision in listed(revisions) or (None,)]
+    sweep = by_step(
+        [(model, revision) for model in models for revision in listed(revisions) or (None,)],
+        lambda one: "@".join(filter(None, one)),
+    )
     for model, revision in sweep:  # a typo in the last one must not cost the time of the first
         check_text_model(model, revision)
     fetch_questions(tasks)
@@ -82,7 +91,9 @@ def diff(
 
     with shown_at_the_end(show, keeping.out), ExitStack() as stack:
         # Kept for this command alone, so that the models of it share their untrained twins all the same.
-        kept = stack.enter_context(TemporaryDirectory(prefix="mmerank-")) if no_cache else cache_folder()
+        kept = None if no_cache else cache_folder()
+        if kept is None:
+            kept = Path(stack.enter_context(TemporaryDirectory(prefix="mmerank-")))
         for model, revision in sweep:
             adapter = load_text(
                 model,
@@ -105,6 +116,8 @@ def diff(
                     strict=keeping.strict,
                     out=folder,
                     cache=kept,
+                    loss=not no_loss,
+                    last_use=not tasks,
                     progress=True,
                 )
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from mmerank import options
-from mmerank.commands.early import check_models
+from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Computing, ExampleChoices, convention
 from mmerank.commands.results import check_writable, quiet, write_json
 
@@ -31,6 +31,7 @@ def doctor(
     check_models(MULTIMODAL, [model], Computing(device, dtype))
     examples = load_data(data)
     check_usable(examples, pictures=True)
+    check_on_hub(MULTIMODAL, [model])
 
     from rich.console import Console
 

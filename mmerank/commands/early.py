@@ -17,7 +17,7 @@ def check_models(
     tokenizer: str | None = None,
     layers: str = "",
 ) -> None:
-    """Refuse models, and ways to run them, by their names alone: a typo in the last one must cost nothing.
+    """Refuse models, and ways to run them, by their names and the disk: a typo in the last one must cost nothing.
 
     Args:
         group: Entry point group of the adapters that may take the models.
@@ -36,6 +36,21 @@ def check_models(
     located.check_layers(layers)
     for model in models:
         for revision in revisions or (None,):
-            check_named(group, model, revision)
+            check_named(group, model, revision, ask_hub=False)
     if tokenizer is not None and not Path(tokenizer).is_dir():
         located.check_hub_id(tokenizer)
+
+
+def check_on_hub(group: str, models: Iterable[str], revisions: Iterable[str] = ()) -> None:
+    """Refuse models that the hub does not have: when all is read that needs no network, before heavy imports.
+
+    Args:
+        group: As in `check_models`.
+        models: As in `check_models`.
+        revisions: As in `check_models`.
+    """
+    from mmerank.checkpoints import check_named
+
+    for model in models:
+        for revision in revisions or (None,):
+            check_named(group, model, revision)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmerank import options
-from mmerank.commands.early import check_models
+from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
 from mmerank.commands.results import check_writable, continued_from, quiet, write_json
 from mmerank.processes import rank
@@ -39,6 +39,7 @@ def perturb(
     check_models(MULTIMODAL, [model], computing)
     examples = load_data(data)
     check_usable(examples, pictures=True)
+    check_on_hub(MULTIMODAL, [model])
 
     from rich.console import Console
 

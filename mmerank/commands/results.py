@@ -143,10 +143,11 @@ def show_results(
 
     if not results:
         return
-    comparisons = compared(results)
     summary: dict[str, Any] = {"results": [result.to_dict() for result in results]}
-    if comparisons:
-        summary["comparisons"] = [comparison.to_dict() for comparison in comparisons]
+    comparisons = {"comparisons": compared(results), "comparisons_matched": compared(results, matched=True)}
+    for name, found in comparisons.items():
+        if found:
+            summary[name] = [comparison.to_dict() for comparison in found]
     if folder is not None:
         folder.write_summary(summary)
     if write_json(summary, json_file):
@@ -154,17 +155,19 @@ def show_results(
     for table in tables(results):
         Console().print(table)
     print("\n".join(notes(results)))
-    for comparison in comparisons:
-        Console().print(comparison_table(comparison))
-    if comparisons:
-        print("\n".join(comparison_notes(comparisons)))
+    for found in comparisons.values():
+        for comparison in found:
+            Console().print(comparison_table(comparison))
+        if found:
+            print("\n".join(comparison_notes(found)))
 
 
-def compared(results: Sequence[Alignment | Diff]) -> list[Comparison]:
+def compared(results: Sequence[Alignment | Diff], *, matched: bool = False) -> list[Comparison]:
     """Each two models on the examples that both have; of more than a table has room for, each with the next.
 
     Args:
         results: Of any number of models.
+        matched: Compare the numbers on equally many rows, where they were asked for.
 
     Returns:
         Those that have examples in common, tested together.
@@ -172,11 +175,17 @@ def compared(results: Sequence[Alignment | Diff]) -> list[Comparison]:
     if len(results) < 2:
         return []
     from mmerank.analysis.paired import compare, controlled
+    from mmerank.analysis.tokens import unmatched
     from mmerank.report_parts import MANY
 
-    pairs = [
-        (a, b)
-        for a, b in (combinations(results, 2) if len(results) <= MANY else pairwise(results))
-        if {record.example for record in a.records} & {record.example for record in b.records}
+    left_out = [unmatched(result.records) if matched else set() for result in results]
+    examples = [
+        {record.example for record in result.records} - left for result, left in zip(results, left_out, strict=True)
     ]
-    return controlled(compare(a, b) for a, b in pairs) if pairs else []
+    places = range(len(results))
+    pairs = [
+        (results[i], results[j])
+        for i, j in (combinations(places, 2) if len(results) <= MANY else pairwise(places))
+        if examples[i] & examples[j]
+    ]
+    return controlled(compare(a, b, matched=matched) for a, b in pairs) if pairs else []

@@ -9,7 +9,11 @@ from statistics import fmean
 
 from mmerank.analysis.bootstrap import ROUGH
 from mmerank.analysis.diff_erank import read_alike
-from mmerank.eranks import ERANKS
+from mmerank.analysis.paired import unlike_examples
+from mmerank.analysis.tokens import row_eranks, single_rows, unlike_rows, unlike_text, unmatched
+from mmerank.eranks import ERANKS, LABELS
+from mmerank.errors import printable
+from mmerank.reporting.examples import cut
 from mmerank.reporting.finished import JOBS, Finished
 from mmerank.reporting.numbers import measured_by, skipped
 from mmerank.reporting.tables import model_names
@@ -91,8 +95,27 @@ def _of_run(run: Finished, called: dict[tuple[str, str], str]) -> Iterator[str]:
     for count, models in _alike(run, called, cut):
         if count:
             yield f"{run.name}: {count} text{'s were' if count > 1 else ' was'} cut at the limit of {models}."
+    for model in run.frames:
+        yield from _of_rows(run, model, called[run.name, model])
     if left := len({name for _, name, _ in skipped(run)}):
         yield f"{run.name}: {left} example{'s were' if left > 1 else ' was'} skipped; the reasons stand below."
+
+
+def _of_rows(run: Finished, model: str, name: str) -> Iterator[str]:
+    """What one row decides, and what equally many rows leave out."""
+    records = run.of(model) if run.job != "diff" else []
+    if run.convention.get("rows"):
+        for label, change, token, count in single_rows(row_eranks(records, aggregate=run.convention["aggregate"])):
+            yield (
+                f"{run.name}: without one row {LABELS[label]} of {name} changes by {change:+.0%}; in {count} of "
+                f"{run.n(model)} examples the row is {cut(printable(token))}."
+            )
+    if run.match_tokens is not None and (short := unmatched(records)):
+        yield (
+            f"{run.name}: {len(short)} of {run.n(model)} examples of {name} have fewer than {run.match_tokens} rows "
+            f"somewhere, and are not among the numbers on {run.match_tokens} rows each; "
+            f"{min(record.n for record in records)} rows would leave none out."
+        )
 
 
 def _alike(run: Finished, called: dict[tuple[str, str], str], of: dict[str, int]) -> list[tuple[int, str]]:
@@ -109,7 +132,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _same_data(first: Finished, second: Finished) -> bool:
-    return bool(first.settings["data"].get("fingerprint") == second.settings["data"].get("fingerprint"))
+    one, other = (next(iter(run.frames.values())) for run in (first, second))
+    same = first.settings["data"].get("fingerprint") == second.settings["data"].get("fingerprint")
+    return bool(same) and unlike_examples(one, other) is None
 
 
 def _of_unlike_examples(title: str, runs: Sequence[Finished], called: dict[tuple[str, str], str]) -> Iterator[str]:
@@ -127,6 +152,33 @@ def _of_unlike_examples(title: str, runs: Sequence[Finished], called: dict[tuple
                 f"{title}: the models stand on different examples of one data set ({listed}), so their numbers "
                 "differ for that too; only the marks † are of the examples they share."
             )
+
+
+def _of_unlike_rows(
+    title: str, models: Sequence[tuple[Finished, str]], called: dict[tuple[str, str], str]
+) -> Iterator[str]:
+    """Models that read the same examples, or pictures of different data sets, as different numbers of rows."""
+    of_data: dict[str, list[tuple[Finished, str]]] = {}
+    for run, model in models:
+        of_data.setdefault(str(run.settings["data"].get("fingerprint")), []).append((run, model))
+    told = False
+    for some in of_data.values():
+        if unlike := unlike_rows([run.of(model) for run, model in some]):
+            told = True
+            names = [called[run.name, model] for run, model in some]
+            matched = all(run.match_tokens is not None for run, _ in some)
+            yield f"{title}: {unlike_text(unlike, names)}. " + (
+                "Marks are of the numbers on equally many rows; do not hold those of all rows against each other."
+                if matched
+                else "So no model is marked as the best; --match-tokens puts them on equally many."
+            )
+    tokens = {called[run.name, model]: mean_tokens(run, model)["erank1"] for run, model in models}
+    if not told and max(tokens.values()) > _ALIKE * min(tokens.values()):
+        listed = ", ".join(f"{model} {count:.0f}" for model, count in tokens.items())
+        yield (
+            f"{title}: eRank mostly follows the number of tokens, and the models have different numbers of image "
+            f"tokens ({listed}). --match-tokens puts them on equally many."
+        )
 
 
 def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str], str]) -> Iterator[str]:
@@ -157,8 +209,8 @@ def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str]
                 listed = _listed([called[run.name, model] for run, model in some])
                 yield (
                     f"{title}: {listed} read the same texts as different numbers of tokens, so neither losses per "
-                    "token nor eRanks of one are comparable with another's; hold each against its own untrained "
-                    "model."
+                    "token nor eRanks of one are comparable with another's, and none is marked as the best; hold "
+                    "each against its own untrained model."
                 )
         if len(models) > 1:
             yield (
@@ -166,15 +218,7 @@ def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str]
                 "rise for that alone; read both eRanks and their ratio too."
             )
         return
-    tokens = {called[run.name, model]: mean_tokens(run, model)["erank1"] for run, model in models}
-    if max(tokens.values()) > _ALIKE * min(tokens.values()) and not all(
-        run.convention.get("match_tokens") for run in runs
-    ):
-        listed = ", ".join(f"{model} {count:.0f}" for model, count in tokens.items())
-        yield (
-            f"{title}: eRank mostly follows the number of tokens, and the models have different numbers of image "
-            f"tokens ({listed}). --match-tokens puts them on equally many."
-        )
+    yield from _of_unlike_rows(title, models, called)
     if not any(run.null_tests for run in runs):
         yield (
             f"{title}: the Image-Text Alignment has no null of its own; unrelated image and text tokens scored "

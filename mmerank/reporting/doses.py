@@ -15,6 +15,7 @@ from mmerank.reporting.style import bare, distances, legend, log_axes, look, spa
 from mmerank.transforms import KNOWN
 
 _ACROSS = 3
+_ANGLE = "degrees"
 # One above the other, with what stands at their y axis.
 _PANELS = (
     (tuple(ERANKS), "change of eRank"),
@@ -29,18 +30,34 @@ def sweeps(names: Iterable[str]) -> dict[str, dict[float, str]]:
         names: Of transforms.
 
     Returns:
-        Name by strength, ascending, by what stands before the strength; only where there are several.
+        Name by strength, ascending, by what stands before the strength; only where there are several. Angles to
+        either side of 0 are there with their signs.
 
     Example:
-        >>> sweeps(["blur:4", "blur:1", "grey", "rotate:90"])
-        {'blur': {1.0: 'blur:1', 4.0: 'blur:4'}}
+        >>> sweeps(["blur:4", "blur:1", "grey", "rotate:350", "rotate:10"])
+        {'blur': {1.0: 'blur:1', 4.0: 'blur:4'}, 'rotate': {-10.0: 'rotate:350', 10.0: 'rotate:10'}}
     """
     found: dict[str, dict[float, str]] = defaultdict(dict)
     for name in names:
         kind, _, strength = name.rpartition(":")
         with suppress(ValueError):
             found[kind][float(strength)] = name
-    return {kind: dict(sorted(doses.items())) for kind, doses in found.items() if kind and len(doses) > 1}
+    return {
+        kind: dict(sorted((_signed(doses) if _unit(kind) == _ANGLE else doses).items()))
+        for kind, doses in found.items()
+        if kind and len(doses) > 1
+    }
+
+
+def _signed(doses: dict[float, str]) -> dict[float, str]:
+    """Angles from -180 to 180 where these lie closer together than those from 0 to 360, in which they are named."""
+    signed = {x - 360 if x > 180 else x: name for x, name in doses.items()}
+    return signed if max(signed) - min(signed) < max(doses) - min(doses) else doses
+
+
+def _unit(kind: str) -> str:
+    """What the strength of a sweep is."""
+    return KNOWN[kind.rpartition("+")[2]].form.rpartition(":")[2].strip("[]").lower()
 
 
 def dose_response(differences: pd.DataFrame, found: Mapping[str, dict[float, str]], title: str) -> Figure:
@@ -63,12 +80,11 @@ def dose_response(differences: pd.DataFrame, found: Mapping[str, dict[float, str
         here = differences[differences["transform"].isin(doses.values())]
         grid[upper + 1, left].sharex(grid[upper, left])
         for axes, (names, label) in zip(grid[upper : upper + 2, left], _PANELS, strict=True):
-            _draw(axes, here, doses, names)
+            _draw(axes, here, doses, names, straight=_unit(kind) == _ANGLE)
             if left == 0:
                 axes.set_ylabel(label)
         grid[upper, left].set_title(kind)
-        form = KNOWN[kind.rpartition("+")[2]].form.rpartition(":")[2]
-        grid[upper + 1, left].set_xlabel(form.strip("[]").lower())
+        grid[upper + 1, left].set_xlabel(_unit(kind))
     for axes in grid.flat[:]:
         axes.set_visible(axes.has_data())
     legend(figure, list(grid.flat))
@@ -76,20 +92,24 @@ def dose_response(differences: pd.DataFrame, found: Mapping[str, dict[float, str
     return figure
 
 
-def _draw(axes: Axes, differences: pd.DataFrame, doses: dict[float, str], names: Sequence[str]) -> None:
-    """Lines against strength, moved aside a little so that their intervals stay apart."""
+def _draw(
+    axes: Axes, differences: pd.DataFrame, doses: dict[float, str], names: Sequence[str], *, straight: bool
+) -> None:
+    """Lines against strength, each point at its own; intervals that meet have caps of other widths."""
     least, most = min(doses), max(doses)
-    logarithmic = least > 0 and most / least > 3
+    logarithmic = not straight and least > 0 and most / least > 3
     for i, name in enumerate(names):
         rows = differences[differences["quantity"] == name].set_index("transform")
-        if rows["fixed"].any():
+        if rows["fixed"].all():  # no strength moves it
             continue
         rows = rows.loc[list(doses.values())]
-        aside = 0.016 * (i - (len(names) - 1) / 2)
-        at = [x * (most / least) ** aside if logarithmic else x + (most - least) * aside for x in doses]
         style = look(list(LABELS).index(name))
         reach = distances(rows, "difference")
-        axes.errorbar(at, rows["difference"], reach, capsize=2, label=stage(name), **style)
+        drawn = axes.errorbar(
+            list(doses), rows["difference"], reach, capsize=1.5 + 0.7 * i, elinewidth=0.8, label=stage(name), **style
+        )
+        for part in (*drawn.lines[1], *drawn.lines[2]):
+            part.set_alpha(0.65)
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     if logarithmic:
         log_axes(axes, "x")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from mmerank.analysis.diff_erank import TWIN
 from mmerank.analysis.perturbation import differences_frame
 from mmerank.analysis.samples import Floats
-from mmerank.analysis.tokens import token_curve
+from mmerank.analysis.tokens import MATCHED, token_curve
 from mmerank.eranks import ERANKS
 from mmerank.records import Record
 from mmerank.reporting.doses import dose_response, sweeps
@@ -39,7 +39,7 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
     """
     called, data = _called(runs), _called_data(runs)
     trained = trajectories(runs)
-    passed = {key for of in trained for key in of.between} | _repeated(numbers)
+    passed = {key for of in trained for key in of.between}
     shown = [(run, model) for run in runs for model in run.frames if (run.name, model) not in passed]
     pairs = [(run, model) for run, model in shown if run.job != "diff"]
     texts = [(run, model) for run, model in shown if run.job == "diff"]
@@ -52,6 +52,8 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
             yield "size", caption, against_size(of_sizes, data)
         for i, of in enumerate(trained):
             caption = f"Training of {shortened(of.name)}: each checkpoint's numbers, with 95 % intervals."
+            if between := len(of.between):
+                caption += f" The {between} between the first and the last are in no other figure."
             yield f"training-{i + 1}", caption, training(of, numbers)
         for found, name, of_what in (
             (pairs, "layers", "of all rows of the pair, of its image rows and of its text rows"),
@@ -77,11 +79,20 @@ def _of_pairs(
         return
     base = numbers[numbers["transform"] == "none"].set_index(["run", "model"])
     base = base.loc[[(run.name, model) for run, model in pairs]].reset_index()
-    yield "eranks", "Data-set eRank at each stage, with 95 % intervals over examples.", eranks(base, within, data)
+    caption = "Data-set eRank at each stage, with 95 % intervals over examples"
+    yield "eranks", f"{caption}.", eranks(base, within, data)
+    matched = base[base["quantity"].str.startswith(MATCHED) & base["value"].notna()]
+    for k in matched["rows"].unique():
+        drawn = matched[matched["rows"] == k]
+        drawn = drawn.assign(quantity=drawn["quantity"].str.removeprefix(MATCHED))
+        name = "eranks-matched" if matched["rows"].nunique() == 1 else f"eranks-matched-{k}"
+        told = {key: f"{called_so}, {k} rows each" for key, called_so in data.items()}
+        yield name, f"{caption}, each on {k} rows drawn at random.", eranks(drawn, within, told)
     for i, (run, model) in enumerate(pairs):
         title = f"{within[run.name, model]} on {data[run.data]}"
         rows = base[(base["run"] == run.name) & (base["model"] == model)]
-        yield f"flow-{i + 1}", f"Flow of eRank through {title}.", flow(rows, title)
+        which = "" if run.match_tokens is None else ", of all rows"
+        yield f"flow-{i + 1}", f"Flow of eRank through {title}{which}.", flow(rows, title)
     swept = [(run, model, found) for run, model in pairs if (found := sweeps(run.transforms))]
     for i, (run, model, found) in enumerate(swept):
         title = f"{within[run.name, model]} on {data[run.data]}"
@@ -225,16 +236,3 @@ def _called(runs: Sequence[Finished], *, within: bool = False) -> dict[tuple[str
 
 def _called_data(runs: Sequence[Finished]) -> dict[str, str]:
     return {data: shortened(name) for data, name in data_names(run.data for run in runs).items()}
-
-
-def _repeated(numbers: pd.DataFrame) -> set[tuple[str, str]]:
-    """Run and model of what an earlier run has measured alike, to the last number."""
-    base = numbers[numbers["transform"] == "none"]
-    known: set[tuple[object, ...]] = set()
-    found = set()
-    for (run, model), rows in base.groupby(["run", "model"], sort=False):
-        content = (model, *rows[["data", "point", "quantity", "value"]].itertuples(index=False, name=None))
-        if content in known:
-            found.add((str(run), str(model)))
-        known.add(content)
-    return found

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from mmerank.analysis.diff_erank import TWIN
 from mmerank.analysis.null import NullTest
 from mmerank.analysis.paired import Comparison
 from mmerank.analysis.perturbation import Null, against_nulls, paired_tests
 from mmerank.analysis.rerun import estimates, run_records
+from mmerank.analysis.tokens import MATCHED
 from mmerank.errors import RunFolderError
-from mmerank.records import Record, read_parts
+from mmerank.parts import read_records
+from mmerank.records import Record
+from mmerank.run_files import read_settings, read_summary
+from mmerank.steps import by_step
 
 JOBS = {"align": "Image-text alignment", "perturb": "Before and after a change", "diff": "Diff-eRank"}
 
@@ -52,6 +54,20 @@ class Finished:
         """Of a perturbation: each transform minus the base, by model and transform."""
         by = self.convention["aggregate"]
         return {model: paired_tests(records, aggregate=by) for model, records in self.frames.items()}
+
+    @cached_property
+    def tests_matched(self) -> dict[str, dict[str, Comparison]]:
+        """The same on equally many rows; no transform where they were not asked for, or no example has as many."""
+        by = self.convention["aggregate"]
+        if self.match_tokens is None:
+            return {}
+        return {model: paired_tests(records, aggregate=by, matched=True) for model, records in self.frames.items()}
+
+    @property
+    def match_tokens(self) -> int | None:
+        """On how many rows each everything was measured too; None for no such numbers."""
+        found: int | None = self.convention.get("match_tokens")
+        return found
 
     @cached_property
     def nulls(self) -> dict[str, tuple[Null, ...]]:
@@ -102,7 +118,8 @@ class Finished:
 
     def n(self, model: str) -> int:
         """Number of examples behind a model's numbers."""
-        counts = self.estimates.loc[self.estimates["model"] == model, "n"]
+        here = (self.estimates["model"] == model) & ~self.estimates["quantity"].str.startswith(MATCHED)
+        counts = self.estimates.loc[here, "n"]
         return int(counts.iloc[0]) if len(counts) else 0
 
 
@@ -113,37 +130,31 @@ def read_runs(paths: list[Path]) -> list[Finished]:
         paths: At least one.
 
     Returns:
-        The runs, in the order given.
+        The runs, in the order given; those of the checkpoints of one training in the order of their steps.
 
     Raises:
         RunFolderError: One is no run folder, has no records, or they are damaged.
     """
     paths = list({path.resolve(): path for path in paths}.values())
     names = [path.resolve().name for path in paths]
-    return [
+    runs = [
         _read(path, name if names.count(name) == 1 else str(path)) for path, name in zip(paths, names, strict=True)
     ]
+    return by_step(runs, lambda run: next(iter(run.frames)))
 
 
 def _read(path: Path, name: str) -> Finished:
-    settings = _json(path / "run.json")
-    if settings is None:
-        raise RunFolderError(f"{path}: not a run folder (no run.json); name what --out was given")
-    missing = [key for key in ("job", "data", "convention", "models") if key not in settings]
-    if missing or settings["job"] not in JOBS:
-        raise RunFolderError(
-            f"{path}: its run.json is not that of a run that can be reported ({settings.get('job')})"
-        )
-    summary = _json(path / "summary.json") or {}
+    settings = read_settings(path, needs=("job", "data", "convention", "models"))
+    if settings["job"] not in JOBS or "name" not in settings["data"]:
+        raise RunFolderError(f"{path}: its run.json is not that of a run that can be reported ({settings['job']})")
+    summary = read_summary(path)
     results = [summary["base"]] if "base" in summary else summary.get("results", [])
     try:
-        records = tuple(read_parts(path / "records"))
+        records = tuple(read_records(path))
         frames = run_records(path)
         if not frames:
             raise RunFolderError(f"{path}: has no records of a trained model yet")
         numbers = estimates(path)
-    except pa.ArrowException as error:
-        raise RunFolderError(f"{path}: a part of its records is damaged ({str(error).splitlines()[0]})") from error
     except ValueError as error:
         if isinstance(error, RunFolderError):
             raise
@@ -153,20 +164,8 @@ def _read(path: Path, name: str) -> Finished:
         path=path,
         job=settings["job"],
         settings=settings,
-        results={result["model"]: result for result in results},
+        results={result["model"]: result for result in by_step(results, lambda result: str(result["model"]))},
         records=records,
         frames={model: frame for model, frame in frames.items() if not model.startswith(TWIN)},
         estimates=numbers,
     )
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise RunFolderError(f"{path}: not what a run writes")
-    return content

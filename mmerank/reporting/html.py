@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from mmerank import __version__
 from mmerank.reporting.cautions import cautions, mean_tokens
+from mmerank.reporting.elsewhere import elsewhere
 from mmerank.reporting.examples import CHANGE, RANKED_BY, by_example, cut, extremes, find_examples, id_shown, text_of
 from mmerank.reporting.finished import Finished
 from mmerank.reporting.numbers import skipped
@@ -103,6 +104,8 @@ def _view(run: Finished, most_rows: int, called: dict[tuple[str, str], str], dat
         "called": [(f"{called[run.name, model]}", run.n(model)) for model in run.frames],
         "skipped": left_out,
         "missing": missing,
+        "elsewhere": elsewhere(run),
+        "finished": bool(run.results),
         "ranked": _HEADS.get(ranked, ranked),
         "groups": [("Highest", highest), ("Lowest", lowest)],
         "heads": {name: _HEADS.get(name, name) for name in map(str, table.columns)},

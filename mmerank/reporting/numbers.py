@@ -10,8 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from mmerank.analysis.diff_erank import read_alike
 from mmerank.analysis.paired import Comparison, compare, controlled
 from mmerank.analysis.perturbation import differences_frame
+from mmerank.analysis.tokens import MATCHED, MATCHED_BY, unlike_rows
 from mmerank.reporting.finished import Finished
 from mmerank.reporting.printed import printed_alignment, printed_diff
 
@@ -33,13 +35,16 @@ def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:
     """A row per run, model, transform, hook point and quantity.
 
     The best of a data set is marked where more than one model was measured on it under one convention. The others are
-    compared with it on the examples they share (`mmerank.compare`); `q` is over all such tests of the report.
+    compared with it on the examples they share (`mmerank.compare`); `q` is over all such tests of the report. Where
+    models were measured on equally many rows, that is done with these numbers, and with no others. Without them
+    nothing is marked where models have different numbers of rows, which eRanks follow first.
 
     Args:
         runs: At least one.
 
     Returns:
-        `job`, `run`, `data`, and the columns of `mmerank.analysis.rerun.estimates`; `paper`, NaN where it prints
+        `job`, `run`, `data`, and the columns of `mmerank.analysis.rerun.estimates`; `rows`, `all` or on how many rows
+        each; `paper`, NaN where it prints
         nothing; `mark`: `best`, `tied` (not told from the best), `other`, or nothing where nothing is compared; `q`
         of the difference from the best; of a transform `change` from the base, `change_low`, `change_high`, and
         `change_q` over all tests of its model in the run, NaN of what it cannot move.
@@ -49,16 +54,17 @@ def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:
     table = table.merge(_changes(runs), how="left", on=["run", "model", "transform", "quantity"])
     found: list[tuple[int, Comparison]] = []
     for rows in _comparable(runs, table):
-        first = int((rows["value"] * BETTER[rows["quantity"].iloc[0]]).to_numpy().argmax())
-        best, best_place = rows.iloc[first], int(rows.index[first])
+        goodness = rows["value"] * BETTER[str(rows["quantity"].iloc[0]).removeprefix(MATCHED)]
+        # Of equal ones each is the best, whichever run comes first.
+        best = rows[goodness == goodness.max()].sort_values(["model", "run"])
         compared = [
             (int(place), comparison)
-            for i, place in enumerate(rows.index)
-            if i != first and (comparison := _against(runs, best, rows.iloc[i]))
+            for place in rows.index
+            if place != best.index[0] and (comparison := _against(runs, best.iloc[0], rows.loc[place]))
         ]
         if compared:
-            table.loc[best_place, "mark"] = "best"
-            found += compared
+            table.loc[best.index, "mark"] = "best"
+            found += [(place, comparison) for place, comparison in compared if place not in best.index]
     if found:
         for (place, _), comparison in zip(found, controlled(c for _, c in found), strict=True):
             q = comparison.differences[0].q
@@ -70,10 +76,12 @@ def _changes(runs: Sequence[Finished]) -> pd.DataFrame:
     """What each transform of a perturbation changed, and how sure that is."""
     columns = {"difference": "change", "low": "change_low", "high": "change_high", "q": "change_q"}
     found = [
-        differences_frame(tests).assign(run=run.name, model=model)
+        differences_frame(tests).assign(run=run.name, model=model, front=front)
         for run in runs
         if run.job == "perturb" and run.transforms
-        for model, tests in run.tests.items()
+        for front, by_model in (("", run.tests), (MATCHED, run.tests_matched))
+        for model, tests in by_model.items()
+        if tests
     ]
     keys = ["run", "model", "transform", "quantity"]
     if not found:
@@ -81,6 +89,7 @@ def _changes(runs: Sequence[Finished]) -> pd.DataFrame:
             {name: pd.Series(dtype=object if name in keys else float) for name in (*keys, *columns.values())}
         )
     table = pd.concat(found, ignore_index=True).rename(columns=columns)
+    table["quantity"] = table["front"] + table["quantity"]
     table.loc[table["fixed"], "change_q"] = math.nan
     return table[[*keys, *columns.values()]]
 
@@ -90,6 +99,8 @@ def _of_run(run: Finished) -> pd.DataFrame:
     table.insert(0, "job", run.job)
     table.insert(1, "run", run.name)
     table.insert(2, "data", run.data)
+    matched = table["quantity"].str.startswith(MATCHED)
+    table["rows"] = matched.map({True: str(run.match_tokens), False: "all"})
     rows = []
     for name, result in run.results.items():
         shared = {
@@ -99,6 +110,7 @@ def _of_run(run: Finished) -> pd.DataFrame:
             "model": name,
             "transform": "none",
             "point": "final",
+            "rows": "all",
         }
         for task, value in result.get("accuracy", {}).items():
             count = result.get("accuracy_n", {}).get(task, 0)
@@ -125,15 +137,33 @@ def _of_run(run: Finished) -> pd.DataFrame:
 
 
 def _comparable(runs: Sequence[Finished], table: pd.DataFrame) -> list[pd.DataFrame]:
-    """Rows of one quantity of untouched examples, of the same data under the same convention."""
+    """Rows of one quantity of untouched examples, of the same data under the same convention and on like rows."""
     same = {
         run.name: json.dumps([run.settings["data"].get("fingerprint"), measured_by(run.convention)], sort_keys=True)
         for run in runs
     }
-    wanted = table["quantity"].isin(BETTER) & table["transform"].eq("none") & table["point"].isin(["", "final"])
+    drawn = {run.name: json.dumps([run.convention.get(name) for name in MATCHED_BY]) for run in runs}
+    plain = table["quantity"].str.removeprefix(MATCHED)
+    wanted = plain.isin(BETTER) & table["transform"].eq("none") & table["point"].isin(["", "final"])
     wanted &= table["value"].notna()
-    groups = table[wanted].groupby([table["job"], table["run"].map(same), table["quantity"]], sort=False)
-    return [rows for _, rows in groups if len(rows) > 1]
+    found = []
+    for _, rows in table[wanted].groupby([table["job"], table["run"].map(same), plain], sort=False):
+        is_matched = rows["rows"] != "all"
+        by_draw = rows[is_matched].groupby(rows["run"].map(drawn), sort=False)
+        matched = [some for _, some in by_draw if len(some) > 1]
+        everything = rows[~is_matched]
+        if matched:
+            found += matched
+        elif len(everything) > 1 and _on_like_rows(runs, everything):
+            found.append(everything)
+    return found
+
+
+def _on_like_rows(runs: Sequence[Finished], rows: pd.DataFrame) -> bool:
+    """Whether models have equally many rows in the examples that they share."""
+    of = {run.name: run for run in runs}
+    records = [of[run].of(model) for run, model in zip(rows["run"], rows["model"], strict=True)]
+    return read_alike(records) if rows["job"].iloc[0] == "diff" else not unlike_rows(records)
 
 
 def _against(runs: Sequence[Finished], best: pd.Series[Any], other: pd.Series[Any]) -> Comparison | None:
@@ -142,9 +172,14 @@ def _against(runs: Sequence[Finished], best: pd.Series[Any], other: pd.Series[An
         run = next(run for run in runs if run.name == row["run"])
         frame = run.frames[row["model"]]
         frames.append(frame[frame["transform"] == "none"])
-    aggregate = run.convention["aggregate"]
     try:
-        return compare(*frames, quantities=[best["quantity"]], names=("best", "other"), aggregate=aggregate)
+        return compare(
+            *frames,
+            quantities=[best["quantity"].removeprefix(MATCHED)],
+            names=("best", "other"),
+            aggregate=run.convention["aggregate"],
+            matched=best["rows"] != "all",
+        )
     except ValueError:  # no example in common, or other measurements
         return None
 

@@ -45,11 +45,11 @@ def against_size(of: pd.DataFrame, called: dict[str, str]) -> Figure:
     figure, grid = panels(len(drawn), columns=2)
     for axes, (quantity, label) in zip(grid, drawn.items(), strict=True):
         here = of[of["quantity"] == quantity]
-        for i, ((family, data, _), rows) in enumerate(here.groupby(["family", "data", "run"], sort=False)):
-            line, name = (
-                rows.sort_values("parameters"),
-                f"{shortened(str(family))}, {called[str(data)]}",
-            )
+        several = here.groupby(["family", "data"])["run"].nunique().to_dict()
+        for i, ((family, data, run), rows) in enumerate(here.groupby(["family", "data", "run"], sort=False)):
+            line, name = rows.sort_values("parameters"), f"{shortened(str(family))}, {called[str(data)]}"
+            if several[family, data] > 1:
+                name += f" ({shortened(str(run))})"
             x = line["parameters"]
             axes.errorbar(x, line["value"], yerr=distances(line), capsize=2.5, label=name, **look(i))
             if line["paper"].notna().any():

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from mmerank.analysis.tokens import MATCHED
 from mmerank.eranks import LABELS
 from mmerank.perturbation_report import difference_text
 from mmerank.reporting.finished import JOBS, Finished
@@ -28,6 +29,10 @@ HEADS = {
 CHANGES = (
     "with a sign: change from the base, its interval, and q over all tests of the run (paired permutation test); "
     "*: told from 0 (q < 0.05, and an interval without 0); =: unchanged"
+)
+ROWS = (
+    "rows: all of them, or so many drawn at random at each of the five places, mean over the draws and over the "
+    "examples that have as many"
 )
 _FOUR = ("ratio", "alignment", "loss", "accuracy")
 LEGEND = (
@@ -68,17 +73,19 @@ class Printed:
         title: Above it.
         heads: Of the columns of numbers.
         rows: Names (data, model, and of a transform its name), number of examples, cells.
+        named: Heads of the columns of names, of which there may be fewer.
     """
 
     job: str
     title: str
     heads: tuple[str, ...]
     rows: tuple[tuple[tuple[str, ...], int, tuple[Cell, ...]], ...]
+    named: tuple[str, ...] = ("data", "model", "transform")
 
     @property
     def names(self) -> tuple[str, ...]:
         """Heads of the columns of names."""
-        return ("data", "model", "transform")[: len(self.rows[0][0])]
+        return self.named[: len(self.rows[0][0])]
 
     @property
     def telling(self) -> list[int]:
@@ -97,7 +104,14 @@ class Printed:
         """What its marks and brackets mean."""
         marked = any(cell.mark for _, _, cells in self.rows for cell in cells)
         changed = any(cell.change for _, _, cells in self.rows for cell in cells)
-        return (LEGEND if marked else LEGEND.rpartition("; ")[2]) + ("; " + CHANGES if changed else "")
+        matched = self.names[-1] == "rows"
+        return "; ".join(
+            [
+                LEGEND if marked else LEGEND.rpartition("; ")[2],
+                *([CHANGES] if changed else []),
+                *([ROWS] if matched else []),
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -187,19 +201,26 @@ def short_data(data: str, parts: int = 1) -> str:
 
 def _printed(job: str, numbers: pd.DataFrame, named: dict[tuple[str, str], str], called: dict[str, str]) -> Printed:
     here = numbers[numbers["point"].isin(["", "final"])]
+    matched = here["quantity"].str.startswith(MATCHED)
+    on = here["rows"].where(matched, "all") if matched.any() else "all"
+    here = here.assign(quantity=here["quantity"].str.removeprefix(MATCHED), rows=on)
+    told = (*(["transform"] if job == "perturb" else []), *(["rows"] if matched.any() else []))
     tasks = [name for name in here["quantity"].unique() if name.startswith("accuracy")]
     heads = [name for name in [*HEADS, *tasks] if name in set(here["quantity"])]
     rows = []
-    for key, found in here.groupby(["data", "run", "model", "transform"], sort=False):
-        data, run, model, transform = map(str, key)
+    for key, found in here.groupby(["data", "run", "model", "transform", "rows"], sort=False):
+        data, run, model, transform, on_rows = map(str, key)
         row = by_quantity(found)
-        names = (called[data], named[run, model], *((_transform(transform),) if job == "perturb" else ()))
+        more = {"transform": _transform(transform), "rows": on_rows if on_rows == "all" else f"{on_rows} each"}
+        names = (called[data], named[run, model], *(more[name] for name in told))
         cells = tuple(_cell(row.get(head)) for head in heads)
         rows.append((names, int(found["n"].iloc[0]), cells))
     # What may be compared stands together.
     order = list(dict.fromkeys(names[0] for names, _, _ in rows))
     rows.sort(key=lambda row: order.index(row[0][0]))
-    return Printed(job, JOBS[job], tuple(HEADS.get(head, head) for head in heads), tuple(rows))
+    return Printed(
+        job, JOBS[job], tuple(HEADS.get(head, head) for head in heads), tuple(rows), ("data", "model", *told)
+    )
 
 
 def _cell(found: dict[str, Any] | None) -> Cell:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,11 +11,8 @@ from matplotlib.figure import Figure
 from mmerank.eranks import ERANKS, LABELS
 from mmerank.reporting.finished import Finished
 from mmerank.reporting.style import bare, distances, legend, look, panels, spaced_ticks, stage
+from mmerank.steps import stated_step
 
-# As in `EleutherAI/pythia-160m@step1000`, `runs/opt/checkpoint-500`, `OLMo-1B@step20000-tokens84B`.
-_STEP = re.compile(
-    r"(?:^|[@/_.-])(?:global_?)?(?:step|checkpoint|ckpt|iter)[-_]?(\d+)(?:-tokens\w+)?/?$", re.IGNORECASE
-)
 _FROM_TEXTS = {
     "eRank": {"erank_untrained": "eRank untrained", "erank_trained": "eRank trained"},
     "Diff-eRank": {"diff_erank": "Diff-eRank"},
@@ -60,8 +56,9 @@ def trajectories(runs: Sequence[Finished]) -> list[Trajectory]:
     found: dict[tuple[int, str], dict[int, str]] = {}
     for i, run in enumerate(runs):
         for model in run.frames:
-            if step := _STEP.search(model):
-                found.setdefault((i, model[: step.start()]), {})[int(step.group(1))] = model
+            if stated := stated_step(model):
+                # Of two names of one step the first is taken; the other is drawn by itself.
+                found.setdefault((i, stated[0]), {}).setdefault(stated[1], model)
     return [
         Trajectory(runs[i], name or runs[i].name, dict(sorted(steps.items())))
         for (i, name), steps in found.items()

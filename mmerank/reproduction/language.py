@@ -16,6 +16,7 @@ from mmerank.comparison import Compared
 from mmerank.convention import TextConvention, UntrainedMode
 from mmerank.data import load_data
 from mmerank.diff_erank import Diff, diff, open_diff_run
+from mmerank.identity import identity
 from mmerank.inputs import DataSet
 from mmerank.records import Record
 from mmerank.reproduction.studies import Job
@@ -117,7 +118,7 @@ class TextTable:
         folder = self._folders[place]
         trained = self._trained.get((model.name, name, limit), [])
         if trained:  # what the trained model gives does not depend on the untrained one's dropout
-            folder.add_model(model.name, dict(model.source))
+            folder.add_model(model.name, identity(model))
             folder.adopt(model.name, trained)
         result = diff(
             model,

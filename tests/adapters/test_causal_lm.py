@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from mmerank import capture, load_text
 from mmerank.errors import ModelError
+from mmerank.identity import identity
 from mmerank.text_adapter import TextAdapter
 from tests.adapters.text_cases import (
     BERT,
@@ -67,7 +68,7 @@ def test_weights_of_torch_save(tmp_path: Path) -> None:
     shutil.copytree(OPT.folder, folder)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    assert load_text(folder, device="cpu").source["weights"] == OPT.adapter.source["weights"]
+    assert identity(load_text(folder, device="cpu"))["weights"] == identity(OPT.adapter)["weights"]
 
 
 def test_a_body_saved_without_its_tied_head(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from transformers import (
 
 from mmerank import Example, align, capture, load
 from mmerank.errors import ModelError, UsageError
+from mmerank.identity import identity
 from mmerank.sequences import Role, padded
 from tests.adapters.cases import LLAVA, examples
 from tests.conftest import GOLDEN
@@ -246,12 +247,12 @@ def test_fingerprint_sees_one_changed_weight(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = broken(tmp_path)
-    before = load(folder, device="cpu").source["weights"]
+    before = identity(load(folder, device="cpu"))["weights"]
     state = load_file(folder / "model.safetensors")
     name = next(name for name in state if name.endswith("layers.1.mlp.up_proj.weight"))
     state[name][50, 30] += 1e-3
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    assert load(folder, device="cpu").source["weights"] != before
+    assert identity(load(folder, device="cpu"))["weights"] != before
 
 
 def test_places_must_fit_the_connector() -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from mmerank import capture, effective_rank, load_text, matrix_entropy
 from mmerank.errors import ModelError
 from mmerank.hooks import Point
+from mmerank.identity import identity
 from mmerank.text_adapter import TextAdapter
 from mmerank_adapters import openelm_model
 from mmerank_adapters.openelm import OpenELM
@@ -198,7 +199,7 @@ def test_shards(tmp_path: Path, adapter: TextAdapter) -> None:
         save_file(part, folder / name)
         index |= dict.fromkeys(part, name)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    assert load_text(folder, device="cpu").source["weights"] == adapter.source["weights"]
+    assert identity(load_text(folder, device="cpu"))["weights"] == identity(adapter)["weights"]
     (folder / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(ModelError, match=r"weights cannot be loaded.*00002"):
         load_text(folder, device="cpu")

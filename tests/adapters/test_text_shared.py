@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmerank import capture, load_text
 from mmerank.errors import ModelError, UsageError
+from mmerank.identity import identity
 from mmerank.text_adapter import TextAdapter, tokenizer_fingerprint
 from tests.adapters.text_cases import BERT, LLAMA, LLAMA_TOKENIZER, OPENELM_CASE, TEXT_CASES, TEXTS, TextCase
 
@@ -151,11 +152,11 @@ def test_eval_mode_and_the_same_states_again(case: TextCase) -> None:
 @every_case
 def test_a_second_load_is_the_same_and_other_weights_are_not(case: TextCase) -> None:
     again = load_text(case.folder, device="cpu")
-    assert again.source == case.adapter.source and again.name == case.adapter.name == str(case.folder)
+    assert identity(again) == identity(case.adapter) and again.name == case.adapter.name == str(case.folder)
     assert json.loads(json.dumps(again.source)) == again.source
     half = load_text(case.folder, dtype="bfloat16", device="cpu")
-    assert half.source["weights"] != again.source["weights"]
-    assert half.source["configuration"] == again.source["configuration"]
+    assert identity(half)["weights"] != identity(again)["weights"]
+    assert identity(half)["configuration"] == identity(again)["configuration"]
 
 
 @every_case
@@ -198,7 +199,7 @@ def test_untrained_twin(case: TextCase) -> None:
     assert twin.source["untrained"] is True and twin.source["seed"] == SEED
     assert twin.source["tokenizer"] == tokenizer_fingerprint(adapter.tokenizer)
     for key in ("adapter", "configuration", "dtype"):
-        assert twin.source[key] == adapter.source[key], key
+        assert identity(twin)[key] == identity(adapter)[key], key
     assert len({adapter.name, twin.name, other.name}) == 3
     (final,) = states(twin, [case.references[0].ids])[1]
     assert final.isfinite().all() and final.std() > 1e-3
@@ -345,7 +346,7 @@ def test_remote_code_is_never_run_and_nobody_is_asked(
     assert same_weights(adapter, case.adapter) and not flag.exists()
     adapter.untrained(SEED)
     assert not flag.exists()
-    assert adapter.source["configuration"] == case.adapter.source["configuration"]
+    assert identity(adapter)["configuration"] == identity(case.adapter)["configuration"]
 
 
 @pytest.mark.parametrize(

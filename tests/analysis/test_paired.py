@@ -241,9 +241,34 @@ def test_swapping_sides_changes_signs_alone(h: Floats, aggregate: Any) -> None:
 @given(two, st.sampled_from(["entropy", "erank"]))
 def test_no_difference_is_none_to_the_last_bit(h: Floats, aggregate: Any) -> None:
     found = compare(frame(h[0]), frame(h[0]), aggregate=aggregate, bootstrap=FEW)
+    assert found.fixed == ALIGNMENT and found.tests == 0
     for d in found.differences:
-        assert (d.difference, d.low, d.high, d.p, d.q, d.p_wilcoxon, d.rank_biserial) == (0, 0, 0, 1, 1, 1, 0)
-        assert math.isnan(d.d_z) and d.smallest_detectable == 0
+        assert (d.difference, d.low, d.high, d.p, d.p_wilcoxon, d.rank_biserial) == (0, 0, 0, 1, 1, 0)
+        assert math.isnan(d.q) and math.isnan(d.d_z) and d.smallest_detectable == 0
+
+
+def test_what_is_equal_in_every_example_is_no_test() -> None:
+    """q by hand over the others; numbers that differ in one example alone are tested."""
+    a, b = pair(8, seed=2)
+    b[:, 0], b[1:, 1] = a[:, 0], a[1:, 1]
+    found = compare(frame(a), frame(b), bootstrap=FEW)
+    assert found.fixed == ("erank1",) and found.tests == 6
+    p = [d.p for d in found.differences if d.quantity != "erank1"]
+    assert [d.q for d in found.differences][1:] == pytest.approx(stats.false_discovery_control(p))
+    only = compare(frame(a), frame(b), quantities=["erank5"], bootstrap=FEW)
+    assert only["erank5"].q == only["erank5"].p == found["erank5"].p
+    both = controlled([found, only])
+    assert both[0].tests == both[1].tests == 7 and math.isnan(both[0]["erank1"].q)
+    assert "q -: equal in every example" in str(found) and "equal in every" not in str(only)
+
+
+def test_a_ratio_of_means_may_differ_where_each_is_equal() -> None:
+    """With Algorithm (b): e2 / e1 is one half and one quarter on both sides, with other weights."""
+    a = np.log(np.array([[8.0, 4, 5, 5, 5], [8, 2, 5, 5, 5]]))
+    b = np.log(np.array([[8.0, 4, 5, 5, 5], [80, 20, 5, 5, 5]]))
+    found = compare(frame(a), frame(b), aggregate="erank", bootstrap=FEW)
+    ratio = found["image_reduction_ratio"]
+    assert ratio.difference == pytest.approx((1 - 6 / 16) - (1 - 24 / 88)) and not math.isnan(ratio.q)
 
 
 def rejected(n: int, shift: Floats, seed: int, rounds: int = 30, sets: int = 100) -> tuple[Floats, float]:

@@ -128,5 +128,5 @@ print(sorted({{"torch", "transformers", "datasets"}} & set(sys.modules)))
 def test_what_is_no_run_folder(tmp_path: Path, content: Any) -> None:
     if content is not None:
         (tmp_path / "run.json").write_text(content)
-    with pytest.raises(RunFolderError, match="not a run folder|has no records"):
+    with pytest.raises(RunFolderError, match="not a run folder|not valid JSON|not the settings of a run"):
         run_records(tmp_path)

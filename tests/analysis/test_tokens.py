@@ -6,9 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmerank.analysis.tokens import matched_alignment, row_eranks, single_rows, token_curve
+from mmerank.analysis.bootstrap import Bootstrap, intervals
+from mmerank.analysis.paired import compare
+from mmerank.analysis.samples import alignment_sample
+from mmerank.analysis.tokens import (
+    matched_alignment,
+    matched_rows,
+    row_eranks,
+    single_rows,
+    token_curve,
+    unlike_rows,
+)
 from mmerank.eranks import ERANKS
-from mmerank.records import Record
+from mmerank.records import Record, to_frame
 from tests.test_records import record
 
 
@@ -131,3 +141,59 @@ def test_a_row_counts_by_what_the_same_examples_have_with_it() -> None:
 def test_a_fall_is_as_worth_a_warning_as_a_rise() -> None:
     found = row_eranks(rows("a", entropy_without_strongest=logs(5, 4.6, 4.4, 5, 5.4)))
     assert [label for label, *_ in single_rows(found)] == ["erank3"]
+
+
+def many(n: int, seed: int, model: str = "m") -> tuple[list[Record], Any]:
+    """Records with four draws each, and their mean matched entropies, (n, 5)."""
+    drawn = np.random.default_rng(seed).uniform(0.5, 3, (n, 5, 4))
+    found = [
+        row for i in range(n) for row in measured(f"{i:03}", [5.0] * 5, matched=list(drawn[i]), n=50, model=model)
+    ]
+    return found, drawn.mean(axis=2)
+
+
+def test_matched_rows_give_the_matched_numbers() -> None:
+    """Values by the definition of the paper, intervals by a plain loop over the same resamples."""
+    records, entropies = many(30, seed=1)
+    chosen = alignment_sample(matched_rows(to_frame(records)))
+    e = np.exp(entropies.mean(axis=0))
+    expected = [*e, (e[0] - e[1]) / e[0], e[2:].mean() / e[2:].max()]
+    assert chosen.n == 30 and list(chosen.estimates) == pytest.approx(expected)
+    found = matched_alignment(records, tokens=4, repeats=4)
+    assert [found[name] for name in chosen.quantities] == pytest.approx(expected)
+    how = Bootstrap(resamples=200, method="percentile")
+    drawn = np.random.default_rng(0).integers(30, size=(200, 30), dtype=np.int64)
+    ratios = [1 - math.exp(m[1] - m[0]) for m in (entropies[rows].mean(axis=0) for rows in drawn)]
+    limits = intervals(matched_rows(to_frame(records)), bootstrap=how)["image_reduction_ratio"]
+    assert limits == pytest.approx(np.quantile(ratios, [0.025, 0.975]))
+
+
+def test_matched_rows_leave_out_whole_examples() -> None:
+    records, _ = many(3, seed=2)
+    short = [record("x", 1.0, point=r.point, input=r.input, matched=r.matched) for r in records[:5]]
+    short[2] = record("x", 1.0, point="llm", input="image", matched=np.empty(0))
+    layer = record("000", 1.0, point="layer 1", input="pair")
+    frame = matched_rows(to_frame([*records, *short, layer]))
+    assert set(frame["example"]) == {"000", "001", "002"} and len(frame) == 15
+    assert matched_rows(to_frame(short)).empty and matched_rows(to_frame([record()])).empty
+
+
+def test_models_are_compared_on_matched_rows() -> None:
+    (a, of_a), (b, of_b) = many(12, seed=3, model="a"), many(12, seed=4, model="b")
+    found = compare(to_frame(a), to_frame(b), matched=True)
+    assert found.matched and found.n == 12 and "on equally many rows" in str(found)
+    expected = np.exp(of_a.mean(axis=0)) - np.exp(of_b.mean(axis=0))
+    assert [found[label].difference for label in ERANKS] == pytest.approx(list(expected))
+    everything = compare(to_frame(a), to_frame(b))
+    assert not everything.matched and everything.tests == 0  # those of all rows are equal
+    with pytest.raises(ValueError, match="no numbers of a on equally many rows; .*--match-tokens"):
+        compare(to_frame(measured("a", [1.0] * 5, model="a")), to_frame(b), matched=True)
+
+
+def test_unlike_rows() -> None:
+    a = [*measured("1", [1.0] * 5, n=[36, 36, 37, 20, 56]), *measured("2", [1.0] * 5, n=[36, 36, 37, 30, 66])]
+    b = [*measured("1", [1.0] * 5, n=[144, 36, 37, 20, 56]), *measured("3", [1.0] * 5, n=[144, 36, 37, 90, 99])]
+    assert unlike_rows([a, b]) == {"erank1": [36, 144]} and unlike_rows([a]) == {} == unlike_rows([a, a])
+    # Two of three share an example, and none is shared by all.
+    c = measured("2", [1.0] * 5, n=[36, 36, 37, 31, 67])
+    assert list(unlike_rows([a, b, c])) == ["erank1", "erank4", "erank5"]

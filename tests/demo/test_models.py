@@ -13,6 +13,7 @@ from mmerank.adapter import Adapter
 from mmerank.captions import CaptionScores, caption_scores
 from mmerank.demo import MODELS, examples
 from mmerank.demo.scenes import scene
+from mmerank.identity import identity
 
 NAMES = ("demo-llava", "demo-minigpt-v2")
 # Under greedy decoding, the share of the slots that is named right.
@@ -61,7 +62,7 @@ def test_weights_are_stored_in_half_precision_and_loaded_in_float32(name: str) -
 
 
 def test_demo_is_short_for_the_llava() -> None:
-    assert load("demo", device="cpu").source["weights"] == model("demo-llava").source["weights"]
+    assert identity(load("demo", device="cpu"))["weights"] == identity(model("demo-llava"))["weights"]
 
 
 @every_model

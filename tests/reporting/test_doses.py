@@ -21,6 +21,26 @@ def test_sweeps() -> None:
     assert list(sweeps(names)["noise"]) == [10, 40]
 
 
+def test_angles_to_either_side() -> None:
+    assert list(sweeps([f"rotate:{x}" for x in (5, 350, 10, 355)])["rotate"]) == [-10, -5, 5, 10]
+    assert list(sweeps([f"grey+rotate:{x}" for x in (90, 180, 270)])["grey+rotate"]) == [90, 180, 270]
+    assert list(sweeps([f"noise:{x}" for x in (5, 350)])["noise"]) == [5, 350]
+
+
+def test_points_stand_at_their_strengths() -> None:
+    """Of every series alike, on straight and logarithmic axes."""
+    result = perturb(LLAVA.adapter, examples(), ["rotate:5,10,15,20,25,30,35", "blur:1,2,4,8"])
+    figure = dose_response(differences_frame(result.tests), sweeps(result.tests), "title")
+    for axes in figure.axes:
+        rotated = axes.get_subplotspec().colspan.start == 0  # type: ignore[union-attr]
+        expected = [5, 10, 15, 20, 25, 30, 35] if rotated else [1, 2, 4, 8]
+        assert axes.get_xscale() == ("linear" if rotated else "log") and axes.containers
+        for container in axes.containers:
+            line, _, (bars,) = container.lines  # type: ignore[attr-defined]
+            assert list(line.get_xdata()) == expected
+            assert [segment[0][0] for segment in bars.get_segments()] == expected
+
+
 def test_points_are_those_of_the_tests() -> None:
     result = perturb(LLAVA.adapter, examples(), ["noise:40,10", "grey+blur:1,2", "blank", "jpeg:5,9", "zoom:2,3"])
     found = sweeps(result.tests)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmerank import TextConvention, diff
+from mmerank import TextConvention, diff, estimates
 from mmerank.diff_erank import open_diff_run
 from mmerank.reporting.finished import Finished, read_runs
 from mmerank.reporting.numbers import all_numbers
@@ -77,6 +77,22 @@ def test_drawn_where_the_numbers_are(run: Path) -> None:
     expected = numbers[(numbers["quantity"] == "diff_erank") & (numbers["model"] == "toy@step40")]["value"]
     assert list(np.asarray(line.get_xdata())) == [0, 20, 40, 100, 300]
     assert np.asarray(line.get_ydata())[2] == pytest.approx(expected.item())
+
+
+def test_tables_are_in_the_order_of_steps(run: Path, tmp_path: Path) -> None:
+    """Measured as 0, 100, 20, 300, 40; and folders of one checkpoint each, given in the order of a shell."""
+    expected = [f"toy@step{step}" for step in (0, 20, 40, 100, 300)]
+    assert list(all_numbers(read_runs([run]))["model"].unique()) == expected
+    assert list(estimates(run)["model"].unique()) == expected
+    known = OPT.adapter.name
+    for step in (100, 20):
+        OPT.adapter.name = f"out/checkpoint-{step}"
+        try:
+            diff(OPT.adapter, texts(3), out=tmp_path / f"run-{step}")
+        finally:
+            OPT.adapter.name = known
+    read = read_runs([tmp_path / "run-100", tmp_path / "run-20"])
+    assert [one.name for one in read] == ["run-20", "run-100"]
 
 
 def test_checkpoints_between_have_no_panels(run: Path, tmp_path: Path) -> None:

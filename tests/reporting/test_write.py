@@ -17,7 +17,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from mmerank import Example, TextConvention, align, compare, diff, estimates, load_data, paper, perturb
+from mmerank import Example, TextConvention, align, compare, diff, estimates, load_data, load_text, paper, perturb
 from mmerank.analysis.null import null_test
 from mmerank.analysis.perturbation import Null
 from mmerank.analysis.rerun import run_records
@@ -37,7 +37,7 @@ from mmerank.reporting.write import report
 from tests.adapters.cases import LLAVA
 from tests.adapters.text_cases import LLAMA, OPT
 from tests.test_cli import failure, run
-from tests.test_diff_erank import texts
+from tests.test_diff_erank import other_weights, texts
 
 EVIL = "</script><script>alert('id')</script>\"'&<img src=x onerror=alert(1)>|$_{}%"
 FILES = {"numbers.csv", "examples.csv", "tables.md", "tables.tex", "report.html"}
@@ -186,11 +186,21 @@ def test_examples_by_themselves(written: Path, runs: dict[str, Path]) -> None:
     assert len(everything) == 4 + 8 + 2 * 5
 
 
-def test_the_best_and_what_is_not_told_from_it(runs: dict[str, Path]) -> None:
-    table = all_numbers(read_runs([runs["diff"]]))
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three models of one tokenizer on the same texts."""
+    folder = tmp_path_factory.mktemp("sweep")
+    opened = open_diff_run(folder / "sweep", texts(5), TextConvention(), layers="", limit=None, seed=None)
+    for name, factor in (("a", 1.0), ("b", 1.1), ("c", 1.3)):
+        diff(load_text(other_weights(OPT, folder / name, factor), device="cpu"), texts(5), out=opened)
+    return folder / "sweep"
+
+
+def test_the_best_and_what_is_not_told_from_it(sweep: Path) -> None:
+    table = all_numbers(read_runs([sweep]))
     rows: Any = table[(table["quantity"] == "diff_erank") & (table["point"] == "final")].set_index("model")
     best, other = str(rows["value"].idxmax()), str(rows["value"].idxmin())
-    frames = run_records(runs["diff"])
+    frames = run_records(sweep)
     found = compare(frames[best], frames[other], quantities=["diff_erank"])["diff_erank"]
     # Each marked quantity is one test; q is never below p.
     assert rows.loc[best, "mark"] == "best" and rows.loc[other, "q"] >= found.p
@@ -200,14 +210,29 @@ def test_the_best_and_what_is_not_told_from_it(runs: dict[str, Path]) -> None:
     assert not table.loc[table["quantity"] == "erank_trained", "mark"].any()
 
 
-def test_the_same_model_ties_with_itself(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_models_of_other_tokens_have_no_best(runs: dict[str, Path]) -> None:
+    read = read_runs([runs["diff"]])
+    table = all_numbers(read)
+    assert not table["mark"].any() and table["q"].isna().all()
+    assert any("none is marked as the best" in line for line in cautions(read))
+    (printed,) = printed_tables(read, table)
+    assert "bold" not in printed.legend
+
+
+def test_the_same_model_is_as_good_as_itself(runs: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(runs["align"], tmp_path / "again")
     table = all_numbers(read_runs([runs["align"], tmp_path / "again"]))
     rows = table[table["quantity"] == "image_text_alignment"]
-    assert list(rows["mark"]) == ["best", "tied"] and rows["q"].iloc[1] == 1
+    # Neither is better, and there is nothing to test.
+    assert list(rows["mark"]) == ["best", "best"] and rows["q"].isna().all()
     (printed,) = printed_tables(read_runs([runs["align"], tmp_path / "again"]), table)
-    assert "†" in markdown(printed) and r"$^\dagger$" in latex(printed)
     assert {names[1] for names, _, _ in printed.rows} == {"hf_model (align)", "hf_model (again)"}
+
+
+def test_what_is_tied_has_a_dagger() -> None:
+    row = (("demo", "model"), 5, (Cell("1.00", mark="best"), Cell("0.90", mark="tied")))
+    printed = Printed("align", "Image-text alignment", ("a", "b"), (row,))
+    assert "0.90†" in markdown(printed) and r"0.90$^\dagger$" in latex(printed) and "bold" in printed.legend
 
 
 def test_beside_the_paper() -> None:
@@ -315,11 +340,11 @@ def test_nothing_of_a_csv_is_computed() -> None:
 def test_very_long_ids_and_control_characters(runs: dict[str, Path], tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from mmerank.records import read_parts, write_part
+    from mmerank.parts import read_records, write_part
 
     shutil.copytree(runs["align"], tmp_path / "run", ignore=shutil.ignore_patterns("*.parquet"))
     named = {"two": "x" * 1_000_000, "three": "\x1b]0;title\x07\x00\u202etxt", "four": "four", EVIL: EVIL}
-    records = [replace(r, example=named[r.example]) for r in read_parts(runs["align"] / "records")]
+    records = [replace(r, example=named[r.example]) for r in read_records(runs["align"])]
     write_part(tmp_path / "run" / "records" / "000000.parquet", records)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     summary["results"][0]["skipped"] = [{"id": "y" * 1_000_000, "reason": "z" * 1_000_000}]
@@ -370,7 +395,7 @@ def test_data_sets_of_one_file_name_are_told_apart(tmp_path: Path) -> None:
 
 def test_figures(written: Path) -> None:
     figures = {path.name for path in (written / "figures").iterdir()}
-    stems = {"eranks", "flow-1", "layers-texts", "spectra", "spectra-texts"}
+    stems = {"eranks", "flow-1", "flow-2", "layers-texts", "spectra", "spectra-texts"}
     assert figures == {f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png")}
     with Image.open(written / "figures" / "eranks.png") as picture:
         assert min(picture.size) > 400
@@ -548,20 +573,19 @@ def test_five_hundred_examples_stay_below_5_mb(runs: dict[str, Path], tmp_path: 
     """The four examples' records under 500 ids, with the longest texts that are shown."""
     from dataclasses import replace
 
-    from mmerank.records import read_parts, write_part
+    from mmerank.parts import read_records, write_part
 
     shutil.copytree(runs["perturb"], tmp_path / "run", ignore=shutil.ignore_patterns("*.parquet"))
-    some = [
-        r
-        for r in read_parts(runs["perturb"] / "records")
-        if r.example == "two" and r.transform in ("none", "rotate:90")
-    ]
+    some = [r for r in read_records(runs["perturb"]) if r.example == "two" and r.transform in ("none", "rotate:90")]
     many = [
         replace(r, example=f"{i}-{'x' * 40}", transform=t)
         for i in range(500)
         for r in some
         for t in _versions(r.transform)
     ]
+    stated = json.loads((tmp_path / "run" / "run.json").read_text())
+    stated |= {"transforms": _versions("rotate:90"), "controls": [], "control_draws": 0}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(stated))
     write_part(tmp_path / "run" / "records" / "000000.parquet", many)
     (path,) = report([tmp_path / "run"], formats=["html"])
     assert 100_000 < path.stat().st_size < 5_000_000

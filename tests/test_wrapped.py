@@ -1,0 +1,113 @@
+"""What training wraps around a model comes off, and what is measured is the model that is trained."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from mmerank import capture, diff, wrap_text
+from mmerank.errors import ModelError
+from mmerank.wrapped import eager, unwrapped
+from tests.adapters.text_cases import OPT
+from tests.test_diff_erank import texts
+
+
+class Peft(nn.Module):
+    """What a model of peft shows of itself, without peft."""
+
+    def __init__(self, model: nn.Module, kind: str = "LORA", learns_prompts: bool = False):
+        super().__init__()
+        self.base_model = nn.ModuleDict({"model": model})
+        self.peft_config = {"default": SimpleNamespace(peft_type=kind, is_prompt_learning=learns_prompts)}
+
+    def get_base_model(self) -> Any:
+        return self.base_model["model"]
+
+
+class Lora(nn.Module):
+    def __init__(self, base: nn.Linear):
+        super().__init__()
+        self.base_layer = base
+        self.lora_A = nn.Linear(base.in_features, 2, bias=False)
+        self.lora_B = nn.Linear(2, base.out_features, bias=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        found: Tensor = self.base_layer(h) + self.lora_B(self.lora_A(h))
+        return found
+
+
+@pytest.fixture
+def model() -> Any:
+    return transformers.OPTForCausalLM.from_pretrained(OPT.folder)
+
+
+def compiled(model: Any, **settings: Any) -> Any:
+    return torch.compile(model, **settings)
+
+
+WRAPPERS: dict[str, Any] = {
+    "bare": lambda model: model,
+    "compiled": compiled,
+    "DataParallel": nn.DataParallel,
+    "LoRA": Peft,
+    "compiled LoRA": lambda model: compiled(Peft(model)),
+    "LoRA in copies, compiled": lambda model: compiled(nn.DataParallel(Peft(compiled(model)))),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_numbers_are_those_of_the_model_inside(name: str, model: Any) -> None:
+    wrapped = WRAPPERS[name](model)
+    assert unwrapped(wrapped) is model
+    found, expected = diff(wrap_text(wrapped, OPT.adapter.tokenizer), texts()), diff(OPT.adapter, texts())
+    assert (found.diff_erank, found.loss_trained) == (expected.diff_erank, expected.loss_trained)
+
+
+def test_lora_is_measured_as_if_it_were_merged(model: Any) -> None:
+    """Against W + BA, computed here; the twin is that of the model without."""
+    torch.manual_seed(0)
+    merged = copy.deepcopy(model)
+    for block, other in zip(model.model.decoder.layers, merged.model.decoder.layers, strict=True):
+        lora = Lora(block.self_attn.q_proj)
+        nn.init.normal_(lora.lora_B.weight, std=0.3)
+        block.self_attn.q_proj = lora
+        other.self_attn.q_proj.weight.data += lora.lora_B.weight.data @ lora.lora_A.weight.data
+    tokenizer = OPT.adapter.tokenizer
+    found, expected = (diff(wrap_text(each, tokenizer), texts()) for each in (Peft(model), merged))
+    assert found.diff_erank == pytest.approx(expected.diff_erank, rel=1e-6)
+    assert found.loss_trained == pytest.approx(expected.loss_trained, rel=1e-6)
+    assert found.final.erank_untrained == diff(OPT.adapter, texts()).final.erank_untrained
+    assert abs(found.diff_erank - diff(OPT.adapter, texts()).diff_erank) > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "learns_prompts"), [("PROMPT_TUNING", True), ("XLORA", False), ("POLY", False)])
+def test_what_by_itself_would_be_another_model(kind: str, learns_prompts: bool, model: Any) -> None:
+    with pytest.raises(ModelError, match=f"'default' of peft is {kind}, which is not in the layers of the model"):
+        wrap_text(Peft(model, kind, learns_prompts), OPT.adapter.tokenizer)
+
+
+def test_shards_cannot_run_by_themselves(model: Any) -> None:
+    class FullyShardedDataParallel(nn.Module):
+        pass
+
+    with pytest.raises(ModelError, match="the parameters of the FullyShardedDataParallel lie in shards"):
+        wrap_text(FullyShardedDataParallel(), OPT.adapter.tokenizer)
+
+
+def test_hooks_fire_in_what_is_compiled() -> None:
+    inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    outer = compiled(inner, backend="eager")
+    with eager(outer), capture(inner, {"0": "0"}) as seen:
+        outer(torch.ones(1, 3, 4))
+    assert seen["0"].shape == (1, 3, 4)
+
+
+def test_a_model_compiled_in_place_is_not_compiled_by_measuring(model: Any) -> None:
+    model.compile(backend=lambda *_: pytest.fail("compiled"))
+    assert diff(wrap_text(model, OPT.adapter.tokenizer), texts()).diff_erank == diff(OPT.adapter, texts()).diff_erank
