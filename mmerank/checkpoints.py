@@ -187,11 +187,11 @@ def lacking(given: object, protocol: type) -> list[str]:
         protocol: A class of declared attributes and methods.
 
     Returns:
-        Names, sorted; none if more than half are missing, since it is something else then.
+        Names, sorted; none if more than a third are missing, since it is something else then.
     """
     wanted = {*protocol.__annotations__, *(name for name in vars(protocol) if not name.startswith("_"))}
     missing = sorted(name for name in wanted if not hasattr(given, name))
-    return missing if 2 * len(missing) <= len(wanted) else []
+    return missing if 3 * len(missing) <= len(wanted) else []
 
 
 def families(group: str) -> dict[str, Any]:

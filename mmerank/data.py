@@ -110,8 +110,8 @@ def _no_text(data: object) -> str:
     if rows := inputs.of_rows(data):
         return rows
     kind = type(data).__name__
-    examples = isinstance(data, DataSet) or (isinstance(data, (list, tuple)) and data)
-    if examples and all(isinstance(entry, (inputs.Example, inputs.Skipped)) for entry in data):
+    entries = list(data) if isinstance(data, (DataSet, list, tuple)) else []
+    if entries and all(isinstance(entry, (inputs.Example, inputs.Skipped)) for entry in entries):
         return f"{kind} of examples, which mmerank.align, perturb and diff take as they are"
     return f"{kind}; known: {', '.join(FORMS)}"
 
