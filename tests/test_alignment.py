@@ -97,6 +97,7 @@ def test_a_model_in_train_mode_is_measured_in_eval_mode_and_given_back_as_it_was
         assert [module.training for module in ADAPTER.model.modules()] == modes and {*modes} == {True, False}
         with pytest.raises(DataError, match="strict"):
             align(ADAPTER, [*examples(), Example("x", None, "a", "b")], strict=True)
+        assert [module.training for module in ADAPTER.model.modules()] == modes
     finally:
         handle.remove()
         ADAPTER.model.eval()
