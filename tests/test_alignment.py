@@ -108,7 +108,7 @@ def test_what_an_adapter_lacks_is_named(lacks: str) -> None:
     kept = [name for name in dir(ADAPTER) if not name.startswith("_") and name != lacks]
     partial = SimpleNamespace(**{name: getattr(ADAPTER, name) for name in kept})
     with pytest.raises(TypeError, match=f"SimpleNamespace is no adapter yet: it lacks {lacks};"):
-        align(partial, examples())  # type: ignore[arg-type]
+        align(partial, examples())
 
 
 def test_tables_in_memory_are_told_how_to_become_examples() -> None:
@@ -123,8 +123,9 @@ def test_tables_in_memory_are_told_how_to_become_examples() -> None:
         assert f"enumerate({rows})]" in str(caught.value)
         with pytest.raises(TypeError, match="expected text, as 'text:FILE', got .*, a table of the columns picture"):
             load_data(table)
+    splits: Any = {"train": frame, "test": frame}
     with pytest.raises(TypeError, match="tables by name: train, test; choose one of them"):
-        align(ADAPTER, {"train": frame, "test": frame})  # type: ignore[arg-type]
+        align(ADAPTER, splits)
     with pytest.raises(TypeError, match="which mmerank.align, perturb and diff take as they are"):
         load_data(examples())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="expected text, as 'text:FILE', got the path data.json; write 'llava:FILE"):
