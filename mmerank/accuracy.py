@@ -12,15 +12,16 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmerank.checkpoints import is_yaml
 from mmerank.durable import whole
 from mmerank.errors import DataError, ModelError, UsageError
 from mmerank.files import regular_bytes
-from mmerank.identity import KNOWN_BY, identity
+from mmerank.located import is_yaml
 from mmerank.processes import rank
-from mmerank.text_adapter import TextAdapter
+
+if TYPE_CHECKING:
+    from mmerank.text_adapter import TextAdapter
 
 ACCURACY = "accuracy.json"  # in a run folder
 
@@ -120,6 +121,7 @@ def accuracies(
     # Not `simple_evaluate`, which seeds all generators and takes seconds to list what is installed.
     from lm_eval import evaluate
 
+    from mmerank.identity import identity
     from mmerank.scored_model import ScoredModel
 
     model = ScoredModel(adapter, batch_tokens, progress)
@@ -139,7 +141,7 @@ def accuracies(
 def _asked(task: str, limit: int | None, model: Mapping[str, Any]) -> list[Any]:
     """What an accuracy depends on."""
     content = hashlib.sha256(regular_bytes(task)).hexdigest()[:16] if is_yaml(task) else None
-    known = [model.get(key) for key in ("weights", "configuration", KNOWN_BY)]
+    known = [model.get(key) for key in ("weights", "configuration", "known_by")]
     return [task, content, limit, *known, version("lm_eval")]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
@@ -28,15 +28,15 @@ from mmerank.analysis.perturbation import (
 from mmerank.collect import Measured, collect
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
-from mmerank.errors import DataError, UsageError
+from mmerank.errors import DataError
 from mmerank.images import MAX_PIXELS
 from mmerank.inputs import DataSet, Example, Skipped, check_examples, chosen, unique
 from mmerank.placeholders import placeholders, without_placeholders
 from mmerank.probe import Probe
 from mmerank.records import Record, to_frame
 from mmerank.runs import RunFolder, open_run
-from mmerank.transforms import FORMS, Transform, parse
-from mmerank.variants import BASE, ORIGINAL, Control, Variant, null_pairs, variant
+from mmerank.transforms import Transform
+from mmerank.variants import BASE, ORIGINAL, Control, Variant, asked_for, null_pairs, variant
 
 # Examples that are measured a second time, transformed and by themselves.
 CHECKED = 8
@@ -295,41 +295,6 @@ def perturb(
     if out is not None and own_folder:
         out.write_summary(result.to_dict())
     return result
-
-
-def asked_for(
-    transforms: Iterable[str], controls: Iterable[str], control_draws: int
-) -> tuple[tuple[Transform, ...], tuple[Control, ...]]:
-    """The transforms and controls that arguments name, sweeps taken apart.
-
-    Args:
-        transforms: As for `perturb`.
-        controls: As for `perturb`.
-        control_draws: As for `perturb`.
-
-    Returns:
-        Transforms in the order asked for, and controls.
-
-    Raises:
-        TypeError: One string is given for a list of them.
-        UsageError: One is unknown, a transform is named twice, or there is nothing to do.
-    """
-    for given in (transforms, controls):
-        if isinstance(given, str):
-            raise TypeError(f"expected a list, got the text {given!r}; write [{given!r}]")
-    found: dict[str, Transform] = {}
-    for transform in (transform for text in transforms for transform in parse(text)):
-        if transform.name in found:
-            raise UsageError(f"transform {transform.name!r} is asked for twice")
-        found[transform.name] = transform
-    known, named = get_args(Control), set(controls)
-    if unknown := sorted(named - set(known)):
-        raise UsageError(f"unknown control {unknown[0]!r}; known: {', '.join(known)}")
-    if not found and not named:
-        raise UsageError(f"expected a transform or a control, got none; known transforms: {', '.join(FORMS)}")
-    if control_draws < 1:
-        raise UsageError(f"control_draws must be at least 1, got {control_draws}")
-    return tuple(found.values()), tuple(kind for kind in known if kind in named)
 
 
 def open_perturb_run(

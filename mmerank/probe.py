@@ -35,6 +35,7 @@ from mmerank.soundness import embedding_rows
 from mmerank.transfer import sent
 from mmerank.variants import BASE, ORIGINAL, Variant, Version
 from mmerank.workers import Workers, default_workers
+from mmerank.wrapped import evaluated
 
 KINDS: tuple[Kind, ...] = ("image", "text", "pair")
 # Largest relative difference between a prefix read from the pair pass and a pass of its own that is still
@@ -199,7 +200,7 @@ class Probe:
         Yields:
             One result for each of `examples`.
         """
-        with self._workers:
+        with evaluated(self.adapter.model), self._workers:
             yield from in_batches(
                 examples,
                 prepare=self.prepare,

@@ -29,6 +29,7 @@ from mmerank.soundness import embedding_rows
 from mmerank.text_adapter import TextAdapter
 from mmerank.transfer import Arriving, sent
 from mmerank.workers import Workers, default_workers
+from mmerank.wrapped import evaluated
 
 FINAL = "final"
 # Positions whose logits are held at once: the vocabulary is what makes them large.
@@ -100,8 +101,8 @@ class TextProbe:
         Yields:
             One result for each of `examples`; in `records` one per hook point, with each the loss if it is asked for.
         """
-        self.adapter.model.eval()  # once: in a model of many modules it takes as long as a short text
-        with self._workers:
+        # Once: in a model of many modules it takes as long as a short text.
+        with evaluated(self.adapter.model), self._workers:
             yield from in_batches(
                 examples,
                 prepare=self._prepare,

@@ -22,7 +22,7 @@ from mmerank.text_adapter import tokenizer_fingerprint
 from mmerank.tokenizer import load_tokenizer, stated
 from mmerank.transfer import sent
 from mmerank.untrained import drawn_with, place_like
-from mmerank.wrapped import eager
+from mmerank.wrapped import eager, evaluated
 from mmerank_adapters.architecture import (
     blocks_of,
     configuration_of,
@@ -184,14 +184,10 @@ class LanguageModel:
         # For mixed precision accelerate gives the model a `forward` of its own that casts to a narrower dtype;
         # what is measured is the weights as they are saved, without it.
         cast = model.__dict__.pop("forward", None)
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
         try:
-            with eager(model):
+            with evaluated(model), eager(model):
                 adapter._check(name)
         finally:
-            for module, training in modes:
-                module.training = training
             if cast is not None:
                 model.forward = cast
         return adapter

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mmerank import options
+from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
 from mmerank.steps import by_step
@@ -27,17 +28,22 @@ def align(
     choices: Choices,
 ) -> None:
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment (the paper's Table 2)."""
-    from mmerank.adapter import check_model, load
-    from mmerank.alignment import align as measure
-    from mmerank.alignment import open_align_run
     from mmerank.data import load_data
     from mmerank.inputs import check_usable
-    from mmerank.report import alignment_notes, alignment_tables
+    from mmerank.located import MULTIMODAL
 
     check_writable(keeping.json_file)
     stated = convention(choices, beside)
+    check_models(MULTIMODAL, models, computing, layers=layers)
     examples = load_data(data)
     check_usable(examples, pictures=True)
+    check_on_hub(MULTIMODAL, models)
+
+    from mmerank.adapter import check_model, load
+    from mmerank.alignment import align as measure
+    from mmerank.alignment import open_align_run
+    from mmerank.report import alignment_notes, alignment_tables
+
     folder = None
     if keeping.out is not None:
         folder = open_align_run(

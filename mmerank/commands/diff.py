@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from mmerank import options
+from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Computing, Keeping, listed
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
@@ -45,16 +46,12 @@ def diff(
     """Diff-eRank, reduced loss and accuracy of language models (the paper's Tables 1, 4 and 6 to 11)."""
     from mmerank.accuracy import ACCURACY, accuracies, check_tasks, fetch_questions
     from mmerank.data import load_data
-    from mmerank.diff_erank import diff as measure
-    from mmerank.diff_erank import open_diff_run
-    from mmerank.diff_report import diff_notes, diff_tables
     from mmerank.inputs import check_usable
-    from mmerank.runs import cache_folder
-    from mmerank.text_adapter import check_text_model, load_text
+    from mmerank.located import LANGUAGE
 
     check_writable(keeping.json_file)
+    check_models(LANGUAGE, models, computing, revisions=listed(revisions), tokenizer=tokenizer, layers=layers)
     tasks = listed(accuracy)
-    check_tasks(tasks)
     convention = TextConvention(
         untrained_mode=untrained_mode,
         max_tokens=max_tokens,
@@ -65,6 +62,15 @@ def diff(
     )
     texts = load_data(data)
     check_usable(texts, pictures=False)
+    check_on_hub(LANGUAGE, models, listed(revisions))
+    check_tasks(tasks)
+
+    from mmerank.diff_erank import diff as measure
+    from mmerank.diff_erank import open_diff_run
+    from mmerank.diff_report import diff_notes, diff_tables
+    from mmerank.runs import cache_folder
+    from mmerank.text_adapter import check_text_model, load_text
+
     folder = None
     if keeping.out is not None:
         folder = open_diff_run(
@@ -111,6 +117,7 @@ def diff(
                     out=folder,
                     cache=kept,
                     loss=not no_loss,
+                    last_use=not tasks,
                     progress=True,
                 )
             )

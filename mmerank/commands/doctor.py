@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from mmerank import options
-from mmerank.commands.groups import ExampleChoices, convention
+from mmerank.commands.early import check_models, check_on_hub
+from mmerank.commands.groups import Computing, ExampleChoices, convention
 from mmerank.commands.results import check_writable, quiet, write_json
 
 
@@ -21,18 +22,23 @@ def doctor(
     choices: ExampleChoices,
 ) -> None:
     """Load a model, run one example, and show hook points, shapes, token layout and warnings."""
-    from rich.console import Console
-
-    from mmerank.adapter import load
     from mmerank.data import load_data
-    from mmerank.doctor import examine
-    from mmerank.doctor_report import examination_view
     from mmerank.inputs import check_usable
+    from mmerank.located import MULTIMODAL
 
     check_writable(json_file)
     stated = convention(choices)
+    check_models(MULTIMODAL, [model], Computing(device, dtype))
     examples = load_data(data)
     check_usable(examples, pictures=True)
+    check_on_hub(MULTIMODAL, [model])
+
+    from rich.console import Console
+
+    from mmerank.adapter import load
+    from mmerank.doctor import examine
+    from mmerank.doctor_report import examination_view
+
     quiet()
     adapter = load(model, dtype=dtype, device=device)
     found = examine(adapter, examples, convention=stated, max_pixels=int(max_megapixels * 1e6))

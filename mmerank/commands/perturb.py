@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmerank import options
+from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
 from mmerank.commands.results import check_writable, continued_from, quiet, write_json
 from mmerank.processes import rank
@@ -27,20 +28,26 @@ def perturb(
     Of the picture: identity, rotate, flip, crop, zoom, blur, noise, jpeg, brightness, contrast, grey, occlude,
     shuffle, blank, other. Of the text: shuffle-words, other-text. docs/perturbation.md says what each of them does.
     """
-    from rich.console import Console
-
-    from mmerank.adapter import check_model, load
     from mmerank.data import load_data
     from mmerank.inputs import check_usable
-    from mmerank.perturbation import asked_for, open_perturb_run
-    from mmerank.perturbation import perturb as measure
-    from mmerank.report import perturbation_view
+    from mmerank.located import MULTIMODAL
+    from mmerank.variants import asked_for
 
     check_writable(keeping.json_file)
     transforms, controls = asked_for(transform, control, control_draws)
     stated = convention(choices, beside)
+    check_models(MULTIMODAL, [model], computing)
     examples = load_data(data)
     check_usable(examples, pictures=True)
+    check_on_hub(MULTIMODAL, [model])
+
+    from rich.console import Console
+
+    from mmerank.adapter import check_model, load
+    from mmerank.perturbation import open_perturb_run
+    from mmerank.perturbation import perturb as measure
+    from mmerank.report import perturbation_view
+
     folder = None
     if keeping.out is not None:
         folder = open_perturb_run(

@@ -19,9 +19,10 @@ from mmerank.eranks import LABELS
 from mmerank.images import MAX_PIXELS
 from mmerank.inputs import DataSet
 from mmerank.paper import TABLE_2, TABLE_3
-from mmerank.perturbation import asked_for, open_perturb_run, perturb
+from mmerank.perturbation import open_perturb_run, perturb
 from mmerank.reproduction.studies import ROTATIONS, Job
 from mmerank.runs import RunFolder
+from mmerank.variants import asked_for
 
 
 @dataclass(frozen=True)
