@@ -4,10 +4,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 from mmerank import Convention, Example, align, load_data, perturb
@@ -75,6 +79,57 @@ def test_degenerate_states_skip_the_example_whole() -> None:
             align(ADAPTER, [marked])
     finally:
         handle.remove()
+
+
+def test_a_model_in_train_mode_is_measured_in_eval_mode_and_given_back_as_it_was() -> None:
+    expected = align(ADAPTER, examples()).erank5
+    connector = ADAPTER.model.get_submodule("model.multi_modal_projector")
+
+    def drop(module: Any, args: Any, output: Any) -> Any:
+        return torch.nn.functional.dropout(output, 0.5, training=module.training)
+
+    handle = connector.register_forward_hook(drop)
+    try:
+        ADAPTER.model.train()
+        ADAPTER.model.get_submodule("model.vision_tower").eval()  # as frozen parts are
+        modes = [module.training for module in ADAPTER.model.modules()]
+        assert align(ADAPTER, examples()).erank5 == expected
+        assert [module.training for module in ADAPTER.model.modules()] == modes and {*modes} == {True, False}
+        with pytest.raises(DataError, match="strict"):
+            align(ADAPTER, [*examples(), Example("x", None, "a", "b")], strict=True)
+        assert [module.training for module in ADAPTER.model.modules()] == modes
+    finally:
+        handle.remove()
+        ADAPTER.model.eval()
+
+
+@pytest.mark.parametrize("lacks", ["image_tokens", "vision_points", "decode", "untrained"])
+def test_what_an_adapter_lacks_is_named(lacks: str) -> None:
+    kept = [name for name in dir(ADAPTER) if not name.startswith("_") and name != lacks]
+    partial = SimpleNamespace(**{name: getattr(ADAPTER, name) for name in kept})
+    with pytest.raises(TypeError, match=f"SimpleNamespace is no adapter yet: it lacks {lacks};"):
+        align(partial, examples())
+
+
+def test_tables_in_memory_are_told_how_to_become_examples() -> None:
+    frame = pd.DataFrame({"picture": [None], "answer": ["a"]})
+    tables: list[tuple[Any, str]] = [
+        (frame, 'DATA.to_dict("records")'),
+        (pa.Table.from_pandas(frame), "DATA.to_pylist()"),
+    ]
+    for table, rows in tables:
+        with pytest.raises(TypeError, match="a table of the columns picture, answer; make examples") as caught:
+            align(ADAPTER, table)
+        assert f"enumerate({rows})]" in str(caught.value)
+        with pytest.raises(TypeError, match="expected text, as 'text:FILE', got .*, a table of the columns picture"):
+            load_data(table)
+    splits: Any = {"train": frame, "test": frame}
+    with pytest.raises(TypeError, match="tables by name: train, test; choose one of them"):
+        align(ADAPTER, splits)
+    with pytest.raises(TypeError, match="which mmerank.align, perturb and diff take as they are"):
+        load_data(examples())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected text, as 'text:FILE', got the path data.json; write 'llava:FILE"):
+        load_data(Path("data.json"))  # type: ignore[arg-type]
 
 
 def test_limit_and_seed() -> None:

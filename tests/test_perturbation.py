@@ -18,7 +18,7 @@ from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.inputs.sequence import Role
 from mmerank.inputs.transforms.picture import parse
-from mmerank.inputs.variants import derangement, null_pairs, variant
+from mmerank.inputs.variants import asked_for, derangement, null_pairs, variant
 from mmerank.models.sequences import padded
 from tests.adapters.cases import LLAVA, MINIGPT_V2, Case
 from tests.reference import entropy
@@ -442,7 +442,6 @@ def stream() -> Iterator[Example]:
     ("arguments", "words"),
     [
         ({}, "expected a transform or a control, got none; known transforms: identity, rotate:DEGREES"),
-        ({"transforms": ["blur:1,2", "blur:2"]}, "'blur:2' is asked for twice"),
         ({"transforms": ["turn"]}, "unknown transform 'turn'"),
         ({"controls": ["random"]}, "unknown control 'random'; known: mismatch, independent"),
         ({"controls": ["mismatch"], "control_draws": 0}, "control_draws must be at least 1"),
@@ -453,6 +452,68 @@ def stream() -> Iterator[Example]:
 def test_wrong_usage(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         perturb(LLAVA.adapter, stream(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("asked", "measured"),
+    [
+        (["rotate:0,90,180,270,360"], ["rotate:0", "rotate:90", "rotate:180", "rotate:270"]),
+        (["rotate:-90", "rotate:270"], ["rotate:270"]),
+        (["blur:1,2", "blur:2,4"], ["blur:1", "blur:2", "blur:4"]),
+        (["brightness:1,1.0,1e0"], ["brightness:1"]),
+        (["noise:0,-0"], ["noise:0"]),
+        (["rotate:-1e-20,0"], ["rotate:0"]),
+        (["rotate:360+blur:2", "rotate:0+blur:2.0"], ["rotate:0+blur:2"]),
+    ],
+)
+def test_what_means_the_same_is_measured_once(asked: list[str], measured: list[str]) -> None:
+    with pytest.warns(UserWarning, match=r"transform '.*' is asked for more than once.*it is measured once"):
+        transforms, _ = asked_for(asked, (), 1)
+    assert [transform.name for transform in transforms] == measured
+
+
+def test_a_sweep_through_a_whole_turn_and_transforms_of_no_strength() -> None:
+    nothing = [
+        "rotate:0",
+        "blur:0",
+        "noise:0",
+        "brightness:1",
+        "contrast:1",
+        "zoom:1",
+        "crop:1",
+        "occlude:0",
+        "shuffle:1",
+    ]
+    with pytest.warns(UserWarning, match="'rotate:0' is asked for more than once"):
+        result = perturb(LLAVA.adapter, examples(), ["identity", "rotate:0,90,180,270,360", *nothing[1:]])
+    after = {perturbed.transform: perturbed for perturbed in result.transforms}
+    assert list(after) == ["identity", "rotate:0", "rotate:90", "rotate:180", "rotate:270", *nothing[1:]]
+    for name in nothing:
+        assert set(after[name].delta.values()) == {0.0}
+    assert after["rotate:90"].delta["erank1"] != 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            {"transforms": [lambda picture: picture]},
+            r"transforms: expected names.* got <lambda> .function.*mmerank.align",
+        ),
+        ({"transforms": [("rotate", 90)]}, r"got \('rotate', 90\) .tuple."),
+        ({"transforms": [90]}, r"got 90 .int."),
+        (
+            {"transforms": str.upper},
+            r"transforms: expected a list of names, as \['rotate:90'\], got method_descriptor",
+        ),
+        ({"transforms": None}, "transforms: expected a list of names"),
+        ({"controls": "mismatch"}, r"controls: expected a list, got the text 'mismatch'; write \['mismatch'\]"),
+        ({"controls": [None, 1]}, "controls: expected names, as 'mismatch'"),
+    ],
+)
+def test_transforms_and_controls_are_named(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        perturb(LLAVA.adapter, examples(), **arguments)
 
 
 def test_a_single_transform_is_a_list_of_one() -> None:

@@ -42,6 +42,39 @@ class Lora(nn.Module):
         return found
 
 
+def test_models_in_train_mode_are_given_back_as_they_were(model: Any) -> None:
+    adapter = wrap_text(model, OPT.adapter.tokenizer)
+    expected = diff(adapter, texts()[:3]).final.erank_trained
+    model.config.dropout = 0.5
+    for layer in model.model.decoder.layers:
+        layer.dropout = 0.5
+    model.train()
+    model.model.decoder.layers[0].eval()  # as a frozen part is
+    modes = [module.training for module in model.modules()]
+    adapter = wrap_text(model, OPT.adapter.tokenizer)
+    assert [module.training for module in model.modules()] == modes and {*modes} == {True, False}
+    assert diff(adapter, texts()[:3]).final.erank_trained == expected
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_the_last_use_of_a_model_frees_its_weights_before_a_twin_is_built(model: Any) -> None:
+    expected = diff(wrap_text(model, OPT.adapter.tokenizer), texts()[:3]).to_dict()
+    kinds = [(p.shape, p.dtype) for p in model.parameters()]
+    held: list[int] = []
+    adapter = wrap_text(model, OPT.adapter.tokenizer)
+    build = adapter.untrained
+
+    def untrained(seed: int) -> Any:
+        held.append(sum(p.untyped_storage().nbytes() for p in model.parameters()))
+        return build(seed)
+
+    adapter.untrained = untrained  # type: ignore[method-assign]
+    found = diff(adapter, texts()[:3], last_use=True)
+    assert held == [4 * len(kinds)]  # a number for each
+    assert [(p.shape, p.dtype) for p in model.parameters()] == kinds
+    assert found.to_dict() == expected
+
+
 @pytest.fixture
 def model() -> Any:
     return transformers.OPTForCausalLM.from_pretrained(OPT.folder)

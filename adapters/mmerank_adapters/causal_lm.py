@@ -21,7 +21,7 @@ from mmerank.models.special_tokens import size_cautions, special_cautions
 from mmerank.models.stored import unread
 from mmerank.models.tokenizer import load_tokenizer, stated
 from mmerank.models.untrained import drawn_with, place_like
-from mmerank.models.wrapped import eager
+from mmerank.models.wrapped import eager, evaluated
 from mmerank.transfer import sent
 from mmerank_adapters.architecture import (
     blocks_of,
@@ -184,14 +184,10 @@ class LanguageModel:
         # For mixed precision accelerate gives the model a `forward` of its own that casts to a narrower dtype;
         # what is measured is the weights as they are saved, without it.
         cast = model.__dict__.pop("forward", None)
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
         try:
-            with eager(model):
+            with evaluated(model), eager(model):
                 adapter._check(name)
         finally:
-            for module, training in modes:
-                module.training = training
             if cast is not None:
                 model.forward = cast
         return adapter

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmerank.analysis.steps import by_step
 from mmerank.commands import options as options
+from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
 
@@ -32,12 +33,16 @@ def align(
     from mmerank.jobs.align import align as measure
     from mmerank.jobs.align import open_align_run
     from mmerank.models.adapter import check_model, load
+    from mmerank.models.located import MULTIMODAL
     from mmerank.report.terminal.alignment import alignment_notes, alignment_tables
 
     check_writable(keeping.json_file)
     stated = convention(choices, beside)
+    check_models(MULTIMODAL, models, computing, layers=layers)
     examples = load_data(data)
     check_usable(examples, pictures=True)
+    check_on_hub(MULTIMODAL, models)
+
     folder = None
     if keeping.out is not None:
         folder = open_align_run(

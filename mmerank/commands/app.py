@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from mmerank import __version__
 from mmerank.commands.align import align
@@ -16,7 +17,29 @@ from mmerank.commands.perturb import perturb
 from mmerank.commands.report import report
 from mmerank.commands.reproduce import reproduce
 
+
+class _NoValueAtFlags:
+    """Help that shows a flag without a value, since `--strict true` would take `true` for a model."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Options and arguments, that of `--help` among them, as their help is made of."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+        return parameters
+
+
+class _Command(_NoValueAtFlags, TyperCommand):
+    pass
+
+
+class _Group(_NoValueAtFlags, TyperGroup):
+    pass
+
+
 app = typer.Typer(
+    cls=_Group,
     help="Effective rank (eRank) of hidden token representations, and image-text alignment measured with it.",
     no_args_is_help=True,
     add_completion=False,
@@ -24,7 +47,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (align, perturb, diff, reproduce, report, doctor, demo):
-    app.command()(with_groups(command))
+    app.command(cls=_Command)(with_groups(command))
 
 
 @app.callback(invoke_without_command=True)

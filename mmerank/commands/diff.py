@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mmerank.analysis.steps import by_step
 from mmerank.commands import options as options
+from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Computing, Keeping, listed
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
@@ -49,12 +50,13 @@ def diff(
     from mmerank.jobs.diff import diff as measure
     from mmerank.jobs.diff import open_diff_run
     from mmerank.models.loading import check_text_model, load_text
+    from mmerank.models.located import LANGUAGE
     from mmerank.report.terminal.diff import diff_notes, diff_tables
     from mmerank.runs.folder import cache_folder
 
     check_writable(keeping.json_file)
+    check_models(LANGUAGE, models, computing, revisions=listed(revisions), tokenizer=tokenizer, layers=layers)
     tasks = listed(accuracy)
-    check_tasks(tasks)
     convention = TextConvention(
         untrained_mode=untrained_mode,
         max_tokens=max_tokens,
@@ -65,6 +67,9 @@ def diff(
     )
     texts = load_data(data)
     check_usable(texts, pictures=False)
+    check_on_hub(LANGUAGE, models, listed(revisions))
+    check_tasks(tasks)
+
     folder = None
     if keeping.out is not None:
         folder = open_diff_run(
@@ -111,6 +116,7 @@ def diff(
                     out=folder,
                     cache=kept,
                     loss=not no_loss,
+                    last_use=not tasks,
                     progress=True,
                 )
             )

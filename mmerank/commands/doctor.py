@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from mmerank.commands import options as options
-from mmerank.commands.groups import ExampleChoices, convention
+from mmerank.commands.early import check_models, check_on_hub
+from mmerank.commands.groups import Computing, ExampleChoices, convention
 from mmerank.commands.results import check_writable, quiet, write_json
 
 
@@ -27,12 +28,16 @@ def doctor(
     from mmerank.inputs.load import load_data
     from mmerank.jobs.doctor import examine
     from mmerank.models.adapter import load
+    from mmerank.models.located import MULTIMODAL
     from mmerank.report.terminal.doctor import examination_view
 
     check_writable(json_file)
     stated = convention(choices)
+    check_models(MULTIMODAL, [model], Computing(device, dtype))
     examples = load_data(data)
     check_usable(examples, pictures=True)
+    check_on_hub(MULTIMODAL, [model])
+
     quiet()
     adapter = load(model, dtype=dtype, device=device)
     found = examine(adapter, examples, convention=stated, max_pixels=int(max_megapixels * 1e6))

@@ -91,13 +91,13 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_he
 
 Runs = Annotated[
     list[Path],
-    typer.Argument(metavar="RUN", help="Folders that --out of align, perturb or diff was given.", show_default=False),
+    typer.Argument(
+        metavar="RUN", help="Folders that --out of align, perturb, diff or demo was given.", show_default=False
+    ),
 ]
 ReportOut = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR", help="Where to write; default: report in the run folder.", show_default=False, callback=_local
-    ),
+    typer.Option(metavar="DIR", help="Where to write; default: report in RUN.", show_default=False, callback=_local),
 ]
 Html = Annotated[bool, typer.Option("--html", help="Only the page.")]
 Latex = Annotated[bool, typer.Option("--latex", help="Only the tables, in LaTeX (booktabs).")]

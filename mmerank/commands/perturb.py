@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmerank.commands import options as options
+from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
 from mmerank.commands.results import check_writable, continued_from, quiet, write_json
 from mmerank.processes import rank
@@ -31,16 +32,21 @@ def perturb(
 
     from mmerank.inputs.example import check_usable
     from mmerank.inputs.load import load_data
-    from mmerank.jobs.perturb import asked_for, open_perturb_run
+    from mmerank.inputs.variants import asked_for
+    from mmerank.jobs.perturb import open_perturb_run
     from mmerank.jobs.perturb import perturb as measure
     from mmerank.models.adapter import check_model, load
+    from mmerank.models.located import MULTIMODAL
     from mmerank.report.terminal.alignment import perturbation_view
 
     check_writable(keeping.json_file)
     transforms, controls = asked_for(transform, control, control_draws)
     stated = convention(choices, beside)
+    check_models(MULTIMODAL, [model], computing)
     examples = load_data(data)
     check_usable(examples, pictures=True)
+    check_on_hub(MULTIMODAL, [model])
+
     folder = None
     if keeping.out is not None:
         folder = open_perturb_run(

@@ -19,6 +19,10 @@ def report(
     debug: options.Debug = False,
 ) -> None:
     """Tables, figures and one HTML page from finished runs, without the models."""
+    from mmerank.report.folders import run_folders
+
+    run_folders(runs)  # what is not there is told before anything heavy is imported
+
     from rich.console import Console
 
     from mmerank.report.write import report as write

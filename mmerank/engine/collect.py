@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -305,8 +306,11 @@ class _Work:
                 else:
                     self._suspects.done(place)
 
-        with _Parts(self._folder) as parts:
-            for result in self._measure(missing()):
+        results = self._measure(missing())
+        with ExitStack() as stack, _Parts(self._folder) as parts:
+            if isinstance(results, Generator):  # which gives the model back as it was, also after an error here
+                stack.callback(results.close)
+            for result in results:
                 if isinstance(result, Skipped):
                     self._skip(result)
                     continue

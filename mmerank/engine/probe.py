@@ -33,6 +33,7 @@ from mmerank.models.identity import identity
 from mmerank.models.layers import layer_points
 from mmerank.models.sequences import SpecialTokens, outside, padded
 from mmerank.models.soundness import embedding_rows
+from mmerank.models.wrapped import evaluated
 from mmerank.runs.record import Record
 from mmerank.states.reductions import RowStudy
 from mmerank.transfer import sent
@@ -200,7 +201,7 @@ class Probe:
         Yields:
             One result for each of `examples`.
         """
-        with self._workers:
+        with evaluated(self.adapter.model), self._workers:
             yield from in_batches(
                 examples,
                 prepare=self.prepare,

@@ -29,6 +29,7 @@ from mmerank.models.identity import identity
 from mmerank.models.loading import TextAdapter
 from mmerank.models.sequences import SpecialTokens, outside, padded
 from mmerank.models.soundness import embedding_rows
+from mmerank.models.wrapped import evaluated
 from mmerank.runs.record import Record
 from mmerank.transfer import Arriving, sent
 
@@ -101,8 +102,8 @@ class TextProbe:
         Yields:
             One result for each of `examples`; in `records` one per hook point, with each the loss if it is asked for.
         """
-        self.adapter.model.eval()  # once: in a model of many modules it takes as long as a short text
-        with self._workers:
+        # Once: in a model of many modules it takes as long as a short text.
+        with evaluated(self.adapter.model), self._workers:
             yield from in_batches(
                 examples,
                 prepare=self._prepare,

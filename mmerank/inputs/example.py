@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -363,10 +363,38 @@ def check_examples(examples: object) -> None:
     Raises:
         TypeError: It is text, or no iterable.
     """
+    if hint := of_rows(examples):
+        raise TypeError(f"expected mmerank.Example objects, got {hint}")
     if isinstance(examples, (str, bytes, Path)) or not isinstance(examples, Iterable):
         raise TypeError(
             f"expected mmerank.Example objects, got {type(examples).__name__}; mmerank.load_data(DATA) reads them"
         )
+
+
+def of_rows(data: object) -> str:
+    """What a table in memory is, and how its rows become examples: nothing says which of its columns is which.
+
+    Args:
+        data: A table of datasets, pandas, polars or pyarrow, or splits of such tables by name; or anything else.
+
+    Returns:
+        The end of a message; empty of what is no table.
+    """
+    kind = type(data).__name__
+    if isinstance(data, Mapping):
+        splits = [str(name) for name, of in data.items() if of_rows(of)]
+        return f"{kind}, tables by name: {', '.join(splits)}; choose one of them" if splits else ""
+    named = getattr(data, "column_names", getattr(data, "columns", None))
+    if isinstance(data, DataSet) or (named is None and not type(data).__module__.startswith("datasets.")):
+        return ""
+    ways = {"iter_rows": "iter_rows(named=True)", "to_pylist": "to_pylist()", "iterrows": 'to_dict("records")'}
+    rows = next((f"DATA.{way}" for method, way in ways.items() if hasattr(data, method)), "DATA")
+    columns = f" of the columns {', '.join(map(str, named))}" if named is not None and len(named) else ""
+    return (
+        f"{kind}, a table{columns}; make examples of its rows, [mmerank.Example(str(i), row[IMAGE], "
+        f"row[INSTRUCTION], row[RESPONSE]) for i, row in enumerate({rows})], with the names of columns, and None as "
+        "the image of a text"
+    )
 
 
 def fingerprint(examples: Iterable[Example | Skipped]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mmerank.errors import DataError, UsageError
@@ -11,6 +13,7 @@ from mmerank.files import regular_bytes
 from mmerank.inputs.example import DataSet, Example, options_of
 from mmerank.inputs.pictures import Encoded
 from mmerank.inputs.table_files import Row, column_text, examples_of, sample, without_repeated_texts
+from mmerank.on_hub import NO_ANSWER, asked_of_hub
 
 # What `datasets` calls the types of text.
 _TEXT = ("string", "large_string", "string_view")
@@ -123,9 +126,10 @@ def hub_table(
     Raises:
         DataError: The hub cannot be reached, or has no such data set, configuration, split or picture column.
     """
-    import datasets
-
     with _explained(repository):
+        _check_there(repository, revision)
+        import datasets
+
         builder = datasets.load_dataset_builder(
             _location(repository), config, data_files={split: list(files)} if files else None, revision=revision
         )
@@ -215,6 +219,18 @@ def _number(name: str, options: dict[str, str], data: str) -> int | None:
 def _location(repository: str) -> str:
     """Where the repository lies. Tests put a folder here."""
     return repository
+
+
+def _check_there(repository: str, revision: str | None) -> None:
+    """Refuse at once what `datasets` would ask for again and again, unless its cache may have it."""
+    from huggingface_hub import constants
+
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
+    cached = any(cache.glob(f"{repository.split('/')[0]}___*"))
+    if cached or constants.HF_HUB_OFFLINE or Path(_location(repository)).is_dir():
+        return
+    if reason := asked_of_hub(repository, revision, "README.md", of="dataset"):
+        raise (ConnectionError if reason.startswith(NO_ANSWER) else ValueError)(reason)
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mmerank.errors import DataError, UsageError, did_you_mean
 from mmerank.inputs import example as inputs
 from mmerank.inputs import text_sets as texts
 from mmerank.inputs.example import DataSet
 from mmerank.inputs.hub import hub
+from mmerank.inputs.table_files import JSON_LINES
 
 FORMS = (
     "llava:FILE.json[?images=DIR]",
@@ -79,7 +82,10 @@ def load_data(data: str, *, pipe: bool = True) -> DataSet:
     Raises:
         UsageError: The form is none of those above.
         DataError: The data are missing, cannot be reached, or have another schema.
+        TypeError: It is not text: a table in memory, for example, or examples, which are measured as they are.
     """
+    if not isinstance(data, str):
+        raise TypeError(f"load_data: expected text, as 'text:FILE', got {_no_text(data)}")
     name, _, rest = data.partition(":")
     if data == "demo":
         from mmerank.inputs import demo as demo
@@ -90,8 +96,42 @@ def load_data(data: str, *, pipe: bool = True) -> DataSet:
     if data in _TO_DOWNLOAD:
         raise DataError(f"{data} cannot be fetched with its pictures: {_TO_DOWNLOAD[data]}")
     if name not in _READERS or not rest:
-        meant = "" if name in _READERS else did_you_mean(name.strip().lower(), ("demo", *texts.SETS, *_READERS))
+        meant = (
+            ""
+            if name in _READERS
+            else did_you_mean(name.strip().lower(), ("demo", *texts.SETS, *_READERS)) or _as_path(data)
+        )
         raise UsageError(f"unknown data {data!r}" + (meant or f"; known: {', '.join(FORMS)}"))
     if name == "text":
         return texts.text(data, rest, pipe=pipe)
     return _READERS[name](data, rest)
+
+
+def _no_text(data: object) -> str:
+    """What was given in the place of a DATA argument, and what to do with it."""
+    if isinstance(data, Path):
+        return f"the path {data}" + (_as_path(str(data)) or "; write 'llava:FILE.json', 'minigpt:DIR' or 'text:FILE'")
+    if rows := inputs.of_rows(data):
+        return rows
+    kind = type(data).__name__
+    entries = list(data) if isinstance(data, (DataSet, list, tuple)) else []
+    if entries and all(isinstance(entry, (inputs.Example, inputs.Skipped)) for entry in entries):
+        return f"{kind} of examples, which mmerank.align, perturb and diff take as they are"
+    return f"{kind}; known: {', '.join(FORMS)}"
+
+
+def _as_path(data: str) -> str:
+    """The end of a message about a path that was given without saying how it is read."""
+    path = Path(data)
+    if not path.exists():
+        return ""
+    if path.is_dir():
+        ways = [f"llava:{file}" for file in sorted(path.glob("*.json"))[:3]]
+        if (path / "filter_cap.json").is_file():
+            ways = [f"minigpt:{data}"]
+        named = ", ".join(ways) or "minigpt:DIR, or NAME:DIR for a set of the paper"
+        return f", a folder; say how it is read: {named}"
+    kind = path.name.lower().removesuffix(".gz")
+    ways = [f"llava:{data}"] if kind.endswith(".json") else []
+    ways.append(f"text:{data}" + ("#FIELD" if kind.endswith((*JSON_LINES, ".parquet")) else ""))
+    return f", a file; say how it is read: {', or '.join(ways)}"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import reprlib
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import MAX_PIXELS, open_picture
-from mmerank.inputs.transforms.picture import KNOWN, Transform
+from mmerank.inputs.transforms.picture import FORMS, KNOWN, Transform, parse
 
 Control = Literal["mismatch", "independent"]
 
@@ -52,6 +54,69 @@ class Variant:
 
 
 BASE = Variant("none")
+
+
+def asked_for(
+    transforms: Iterable[str], controls: Iterable[str], control_draws: int
+) -> tuple[tuple[Transform, ...], tuple[Control, ...]]:
+    """The transforms and controls that arguments name, sweeps taken apart.
+
+    A transform that is asked for several times, as `rotate:0` by both ends of `rotate:0,90,180,270,360`, is measured
+    once, with a warning. Transforms of other names are measured each, also those that leave a picture as it is
+    (`blur:0`, `zoom:1`).
+
+    Args:
+        transforms: As for `mmerank.perturb`.
+        controls: As for `mmerank.perturb`.
+        control_draws: As for `mmerank.perturb`.
+
+    Returns:
+        Transforms in the order asked for, and controls.
+
+    Raises:
+        TypeError: One string is given for a list of them, or something else than a name.
+        UsageError: One is unknown, or there is nothing to do.
+    """
+    transforms, controls = _names(transforms, "transform", "rotate:90"), _names(controls, "control", "mismatch")
+    found: dict[str, Transform] = {}
+    for transform in (transform for text in transforms for transform in parse(text)):
+        if transform.name in found:
+            warnings.warn(
+                f"transform {transform.name!r} is asked for more than once, perhaps by different strengths that mean "
+                "the same; it is measured once",
+                stacklevel=1,  # from wherever it comes, said once
+            )
+        found.setdefault(transform.name, transform)
+    known, named = get_args(Control), set(controls)
+    if unknown := sorted(named - set(known)):
+        raise UsageError(f"unknown control {unknown[0]!r}; known: {', '.join(known)}")
+    if not found and not named:
+        raise UsageError(f"expected a transform or a control, got none; known transforms: {', '.join(FORMS)}")
+    if control_draws < 1:
+        raise UsageError(f"control_draws must be at least 1, got {control_draws}")
+    return tuple(found.values()), tuple(kind for kind in known if kind in named)
+
+
+def _names(given: object, what: str, example: str) -> list[str]:
+    """The names in a list of them."""
+    if isinstance(given, str):
+        raise TypeError(f"{what}s: expected a list, got the text {given!r}; write [{given!r}]")
+    if not isinstance(given, Iterable):
+        raise TypeError(f"{what}s: expected a list of names, as [{example!r}], got {type(given).__name__}")
+    names = list(given)
+    for name in names:
+        if not isinstance(name, str):
+            hint = ""
+            if callable(name):
+                hint = (
+                    "; what a function of your own makes of the pictures is measured by mmerank.align, on examples "
+                    "with those pictures"
+                )
+            shown = getattr(name, "__name__", None) or reprlib.repr(name)
+            raise TypeError(
+                f"{what}s: expected names, as {example!r}, got {shown} ({type(name).__name__}) among them{hint}"
+            )
+    return names
 
 
 def variant(

@@ -12,16 +12,17 @@ from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmerank.analysis.results.diff import Accuracy
 from mmerank.durable import whole
 from mmerank.errors import DataError, ModelError, UsageError
 from mmerank.files import regular_bytes
-from mmerank.models.checkpoints import is_yaml
-from mmerank.models.identity import KNOWN_BY, identity
-from mmerank.models.loading import TextAdapter
+from mmerank.models.located import is_yaml
 from mmerank.processes import rank
+
+if TYPE_CHECKING:
+    from mmerank.models.loading import TextAdapter
 
 ACCURACY = "accuracy.json"  # in a run folder
 
@@ -107,6 +108,7 @@ def accuracies(
     from lm_eval import evaluate
 
     from mmerank.jobs.scored_model import ScoredModel
+    from mmerank.models.identity import identity
 
     model = ScoredModel(adapter, batch_tokens, progress)
     found: dict[str, Accuracy] = {}
@@ -125,7 +127,7 @@ def accuracies(
 def _asked(task: str, limit: int | None, model: Mapping[str, Any]) -> list[Any]:
     """What an accuracy depends on."""
     content = hashlib.sha256(regular_bytes(task)).hexdigest()[:16] if is_yaml(task) else None
-    known = [model.get(key) for key in ("weights", "configuration", KNOWN_BY)]
+    known = [model.get(key) for key in ("weights", "configuration", "known_by")]
     return [task, content, limit, *known, version("lm_eval")]
 
 

@@ -49,6 +49,7 @@ def diff(
     cache: str | Path | None = None,
     untrained: Diff | None = None,
     loss: bool = True,
+    last_use: bool = False,
     progress: bool = False,
 ) -> Diff:
     """Diff-eRank and reduced loss of a language model.
@@ -75,6 +76,8 @@ def diff(
             records are taken, and no twin is built.
         loss: Whether losses are computed beside the eRanks. Without them the LM head is not run, and all losses of
             the result are NaN.
+        last_use: Whether `adapter` is not needed afterwards: its weights are freed before a twin is built, so that
+            memory holds one of the two, and it cannot be used again. Default: both are held.
         progress: Show progress bars on stderr.
 
     Returns:
@@ -148,7 +151,7 @@ def diff(
             called = full_twin_name(twin_seed, source)
             dropout = twin_seed if convention.untrained_mode == "train" else None
             measuring = partial(probe, called=called, source=source, dropout=dropout)
-            measure = built_when_needed(adapter, twin_seed, measuring)
+            measure = built_when_needed(adapter, twin_seed, measuring, last_use=last_use)
             runs.append(with_cache(measure, texts, called, source))
             if out is not None and cache is not None:
                 out.add_model(called, source)

@@ -22,7 +22,7 @@ from mmerank.jobs.align import align
 from mmerank.jobs.diff import Diff, diff
 from mmerank.models.adapter import Adapter
 from mmerank.models.loading import TextAdapter, wrap_text
-from mmerank.models.wrapped import eager, unwrapped
+from mmerank.models.wrapped import eager, evaluated, unwrapped
 
 PREFIX = "probe_"
 
@@ -245,19 +245,14 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    modes = [(module, module.training) for module in model.modules()]
     generators = random.getstate(), np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     cpu = torch.get_rng_state()
-    model.eval()
     try:
-        with eager(model):
+        with evaluated(model), eager(model):
             yield
     finally:
-        # Not `model.train(mode)`: a part that is frozen in eval mode stays so.
-        for module, training in modes:
-            module.training = training
         random.setstate(generators[0])
         np.random.set_state(generators[1])
         torch.set_rng_state(cpu)

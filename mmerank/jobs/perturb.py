@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import get_args
 
 from mmerank.analysis.perturbation import against_nulls
 from mmerank.analysis.results.perturbation import Checks, PerturbationResult, perturbed
@@ -15,12 +14,12 @@ from mmerank.convention import Convention
 from mmerank.engine.collect import Measured, collect
 from mmerank.engine.probe import Probe
 from mmerank.eranks import ERANKS
-from mmerank.errors import DataError, UsageError
+from mmerank.errors import DataError
 from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, unique
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import placeholders, without_placeholders
-from mmerank.inputs.transforms.picture import FORMS, Transform, parse
-from mmerank.inputs.variants import BASE, ORIGINAL, Control, Variant, null_pairs, variant
+from mmerank.inputs.transforms.picture import Transform
+from mmerank.inputs.variants import BASE, ORIGINAL, Control, Variant, asked_for, null_pairs, variant
 from mmerank.jobs.align import Alignment
 from mmerank.models.adapter import Adapter, check_adapter
 from mmerank.runs.folder import RunFolder, open_run
@@ -164,41 +163,6 @@ def perturb(
     if out is not None and own_folder:
         out.write_summary(result.to_dict())
     return result
-
-
-def asked_for(
-    transforms: Iterable[str], controls: Iterable[str], control_draws: int
-) -> tuple[tuple[Transform, ...], tuple[Control, ...]]:
-    """The transforms and controls that arguments name, sweeps taken apart.
-
-    Args:
-        transforms: As for `perturb`.
-        controls: As for `perturb`.
-        control_draws: As for `perturb`.
-
-    Returns:
-        Transforms in the order asked for, and controls.
-
-    Raises:
-        TypeError: One string is given for a list of them.
-        UsageError: One is unknown, a transform is named twice, or there is nothing to do.
-    """
-    for given in (transforms, controls):
-        if isinstance(given, str):
-            raise TypeError(f"expected a list, got the text {given!r}; write [{given!r}]")
-    found: dict[str, Transform] = {}
-    for transform in (transform for text in transforms for transform in parse(text)):
-        if transform.name in found:
-            raise UsageError(f"transform {transform.name!r} is asked for twice")
-        found[transform.name] = transform
-    known, named = get_args(Control), set(controls)
-    if unknown := sorted(named - set(known)):
-        raise UsageError(f"unknown control {unknown[0]!r}; known: {', '.join(known)}")
-    if not found and not named:
-        raise UsageError(f"expected a transform or a control, got none; known transforms: {', '.join(FORMS)}")
-    if control_draws < 1:
-        raise UsageError(f"control_draws must be at least 1, got {control_draws}")
-    return tuple(found.values()), tuple(kind for kind in known if kind in named)
 
 
 def open_perturb_run(

@@ -15,6 +15,7 @@ from mmerank.inputs.sequence import Role, tokens_of
 from mmerank.models.loading import TextAdapter
 from mmerank.models.sequences import outside, padded
 from mmerank.models.soundness import embedding_rows
+from mmerank.models.wrapped import evaluated
 
 
 class ScoredModel(TemplateLM):  # type: ignore[misc]
@@ -78,7 +79,10 @@ class ScoredModel(TemplateLM):  # type: ignore[misc]
         Raises:
             DataError: An answer is longer than the model's longest sequence, or a token has no embedding.
         """
-        self._adapter.model.eval()
+        with evaluated(self._adapter.model):
+            return self._answers(requests)
+
+    def _answers(self, requests: list[tuple[Any, list[int], list[int]]]) -> list[tuple[float, bool]]:
         answers: dict[int, tuple[float, bool]] = {}
         # The last token is only predicted.
         inputs = [(question + answer)[-(self._adapter.max_tokens + 1) : -1] for _, question, answer in requests]

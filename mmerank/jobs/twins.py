@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.engine.collect import Measured
@@ -50,13 +51,16 @@ def full_twin_name(seed: int, source: Mapping[str, Any]) -> str:
     return f"{twin_name(seed)}[{_digest(source)[:8]}]"
 
 
-def built_when_needed(adapter: TextAdapter, seed: int, probe: Callable[[TextAdapter], TextProbe]) -> Measure:
+def built_when_needed(
+    adapter: TextAdapter, seed: int, probe: Callable[[TextAdapter], TextProbe], *, last_use: bool = False
+) -> Measure:
     """A measurement with an untrained twin that is built at the first text: none is where all is measured already.
 
     Args:
         adapter: The trained model.
         seed: Of the twin's weights.
         probe: What measures with the twin.
+        last_use: Whether the trained model is not needed any more, so that its weights are freed first.
 
     Returns:
         Texts -> a result for each.
@@ -65,10 +69,27 @@ def built_when_needed(adapter: TextAdapter, seed: int, probe: Callable[[TextAdap
     def measure(examples: Iterable[Example | Skipped]) -> Iterator[Measured | Skipped]:
         waiting = iter(examples)
         for first in waiting:
+            if last_use:
+                free_weights(adapter.model)
             with _built(adapter, seed) as twin:
                 yield from probe(twin).measure(chain([first], waiting))
 
     return measure
+
+
+def free_weights(model: nn.Module) -> None:
+    """Free the memory of a model's weights, and leave what a twin is made like: shapes, dtypes and devices.
+
+    Of quantised or offloaded models nothing is freed, since their weights are not only in their parameters.
+
+    Args:
+        model: One that is not run again.
+    """
+    parameters = list(model.parameters())
+    if hasattr(model, "hf_device_map") or not all(p.is_floating_point() and not p.is_meta for p in parameters):
+        return
+    for parameter in parameters:
+        parameter.data = torch.zeros((), dtype=parameter.dtype, device=parameter.device).expand(parameter.shape)
 
 
 @contextmanager

@@ -10,24 +10,24 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmerank.convention import ImageLayout, SequenceForm
-from mmerank.errors import ModelError, UsageError, did_you_mean
+from mmerank.errors import ModelError, UsageError
 from mmerank.inputs.demo import MODELS
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Kind, TokenSequence
 from mmerank.models.checkpoints import (
-    check_dtype,
     check_keys,
     chosen_device,
     configuration,
     families,
     family_named,
-    is_yaml,
+    lacking,
     quantised,
     yaml_keys,
 )
 from mmerank.models.hooks import Point
+from mmerank.models.located import MULTIMODAL, check_dtype, is_yaml
 
-GROUP = "mmerank.adapters"
+GROUP = MULTIMODAL
 
 
 @runtime_checkable
@@ -149,6 +149,11 @@ def check_adapter(adapter: object) -> None:
     Raises:
         TypeError: It lacks what an `Adapter` has.
     """
+    if missing := lacking(adapter, Adapter):
+        raise TypeError(
+            f"{type(adapter).__name__} is no adapter yet: it lacks {', '.join(missing)}; the docstring of "
+            "mmerank.models.adapter.Adapter says what each is"
+        )
     if not isinstance(adapter, Adapter):
         raise TypeError(
             f"expected a model that mmerank.load(MODEL) returns, got {type(adapter).__name__}; mmerank.diff measures "
@@ -166,8 +171,6 @@ def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:
             raise UsageError(f"{path}: adapter {name} is given by a hub id or a directory, not by a YAML file")
         check_keys(path, name, family.load, keys)
         return family, keys
-    if not Path(model).exists() and (meant := did_you_mean(str(model), MODELS)):  # no need to ask the hub
-        raise UsageError(f"unknown model {str(model)!r}{meant}")
     model_type, known = configuration(model)["model_type"], families(GROUP)
     if model_type not in known:
         raise ModelError(

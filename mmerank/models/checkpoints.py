@@ -13,39 +13,23 @@ import reprlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mmerank.errors import ModelError, UsageError
+from mmerank.errors import ModelError, UsageError, did_you_mean
 from mmerank.files import regular_bytes
-from mmerank.models.plausible import check_folder
+from mmerank.inputs.demo import MODELS
+from mmerank.models.located import LANGUAGE, check_device, check_load_in, check_located, is_yaml
 from mmerank.models.soundness import check_no_adapter_alone
 from mmerank.processes import rank
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 # What no adapter's `load` takes from a YAML file, because the caller says it.
 _CALLERS = ("name", "dtype", "device", "load_in")
-LOAD_IN = ("8bit", "4bit")
 # Keys of a configuration that say where it came from or how it is run, and nothing of the architecture.
 _NOT_ARCHITECTURE = frozenset(
     {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "use_cache"}
 )
-
-
-def check_dtype(dtype: str | None) -> None:
-    """Refuse a dtype that mmerank does not know by name; None stands for the checkpoint's own.
-
-    Args:
-        dtype: The name, or None.
-
-    Raises:
-        UsageError: Unknown name.
-    """
-    if dtype is not None and dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
 
 
 def chosen_device(device: str | None) -> str:
@@ -62,6 +46,9 @@ def chosen_device(device: str | None) -> str:
     Raises:
         UsageError: Unknown device, or one that is not there.
     """
+    import torch
+
+    check_device(device)
     place = device or (_own_gpu() if torch.cuda.is_available() else "cpu")
     if place == "auto":
         return place
@@ -94,12 +81,13 @@ def quantised(family: Any, load_in: str | None, device: str) -> dict[str, str]:
     """
     if load_in is None:
         return {}
-    if load_in not in LOAD_IN:
-        raise UsageError(f"cannot load in {load_in!r}; known: {', '.join(LOAD_IN)}")
+    check_load_in(load_in)
     if "load_in" not in inspect.signature(family.load).parameters:
         raise UsageError(f"{family.__name__} loads weights as they are; --load-in is for LLaVA and language models")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UsageError(f"loading in {load_in} needs bitsandbytes, which is not installed; pip install bitsandbytes")
+    import torch
+
     if not torch.cuda.is_available() or not device.startswith(("cuda", "auto")):
         raise UsageError(f"loading in {load_in} needs a CUDA device, not {device}")
     return {"load_in": load_in}
@@ -124,6 +112,8 @@ def placement(device: str, load_in: str | None) -> dict[str, Any]:
 
 
 def _own_gpu() -> str:
+    import torch
+
     process = rank()
     if process.count == 1:
         return "cuda"
@@ -160,10 +150,53 @@ def family_named(group: str, name: str) -> Any:
         if not all(hasattr(family, wanted) for wanted in ("load", "model_types")):
             raise UsageError(f"adapter {name!r} is no adapter: it has no `load` and `model_types`")
         return family
+    return _entry_point(group, name).load()
+
+
+def _entry_point(group: str, name: str) -> EntryPoint:
     known = {entry.name: entry for entry in entry_points(group=group)}
     if name not in known:
         raise UsageError(f"unknown adapter {name!r}; known: {', '.join(sorted(known))}")
-    return known[name].load()
+    return known[name]
+
+
+def check_named(group: str, model: str | Path, revision: str | None = None, *, ask_hub: bool = True) -> None:
+    """Refuse a MODEL argument that names nothing, before anything heavy is imported.
+
+    Args:
+        group: Entry point group of the adapters that may take it.
+        model: A hub id, a directory, a YAML file, or the name of a model that comes with mmerank.
+        revision: Branch, tag or commit on the hub; None for the newest.
+        ask_hub: Whether the hub is asked for what may be on it.
+
+    Raises:
+        UsageError: It is no name, or nearly that of a model that comes with mmerank; an adapter is unknown.
+        ModelError: No such checkpoint or YAML file, or one that cannot be read.
+    """
+    if is_yaml(model):
+        adapter, _ = yaml_keys(Path(model))
+        if ":" not in adapter:
+            _entry_point(group, adapter)
+        return
+    if group == LANGUAGE and not Path(model).exists() and (str(model) in MODELS or did_you_mean(str(model), MODELS)):
+        raise UsageError(f"{model}: the models that come with mmerank read pictures; `mmerank align` measures them")
+    if str(model) not in MODELS or revision:
+        check_located(model, revision, ask_hub=ask_hub)
+
+
+def lacking(given: object, protocol: type) -> list[str]:
+    """What an object lacks of a protocol, if it is nearly all there: a slip in an adapter of one's own.
+
+    Args:
+        given: What was given for one.
+        protocol: A class of declared attributes and methods.
+
+    Returns:
+        Names, sorted; none if more than a third are missing, since it is something else then.
+    """
+    wanted = {*protocol.__annotations__, *(name for name in vars(protocol) if not name.startswith("_"))}
+    missing = sorted(name for name in wanted if not hasattr(given, name))
+    return missing if 3 * len(missing) <= len(wanted) else []
 
 
 @contextmanager
@@ -197,11 +230,6 @@ def families(group: str) -> dict[str, Any]:
     """
     classes = [entry.load() for entry in entry_points(group=group)]
     return {model_type: family for family in classes for model_type in family.model_types}
-
-
-def is_yaml(model: str | Path) -> bool:
-    """Whether a MODEL argument is a YAML file, by its name."""
-    return Path(model).suffix in (".yaml", ".yml")
 
 
 def yaml_keys(path: Path) -> tuple[str, dict[str, Any]]:
@@ -304,14 +332,13 @@ def configuration(model: str | Path, revision: str | None = None) -> dict[str, A
         ModelError: There is none, it names no model_type, it cannot be that of the weights beside it, or a directory
             is asked for a revision.
     """
+    check_located(model, revision)
     from transformers import PretrainedConfig
 
-    if Path(model).is_dir() and revision:
-        raise ModelError(f"{model}: revision {revision!r} of a folder; only a model on the hub has revisions")
     check_no_adapter_alone(model)
-    if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
-        raise ModelError(f"{model}: no config.json in this folder, so it is not a checkpoint of transformers")
     if Path(model).is_dir():
+        from mmerank.models.plausible import check_folder
+
         check_folder(model)
     try:
         config, _ = PretrainedConfig.get_config_dict(str(model), revision=revision)
@@ -319,8 +346,7 @@ def configuration(model: str | Path, revision: str | None = None) -> dict[str, A
         raise ModelError(f"{model}: its config.json is not a JSON object") from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        asked = f" at revision {revision}" if revision else ""
-        raise ModelError(f"{model}: no such folder, and not to be had from the hub{asked} ({reason})") from error
+        raise ModelError(f"{model}: its config.json cannot be read ({reason})") from error
     if not isinstance(config.get("model_type"), str):
         raise ModelError(f"{model}: its config.json names no model_type")
     content: dict[str, Any] = config

@@ -183,7 +183,6 @@ def _pictured(adapter: Adapter) -> dict[str, Any]:
         "image_processor": _digest(stated),
         "pixels": _digest(fed),
         "reading": _digest([read, adapter.max_tokens, adapter.image_tokens, adapter.causal]),
-        **({"mode": "train"} if any(module.training for module in adapter.model.modules()) else {}),
     }
 
 

@@ -10,25 +10,25 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from mmerank.errors import ModelError, UsageError, did_you_mean
-from mmerank.inputs.demo import MODELS
+from mmerank.errors import ModelError
 from mmerank.models.checkpoints import (
-    check_dtype,
     check_keys,
+    check_named,
     chosen_device,
     configuration,
     families,
     family_named,
     folder_or_hub_id,
-    is_yaml,
+    lacking,
     quantised,
     without_origin,
     yaml_keys,
 )
 from mmerank.models.hooks import Point
+from mmerank.models.located import LANGUAGE, check_dtype, is_yaml
 from mmerank.models.wrapped import unwrapped
 
-GROUP = "mmerank.text_adapters"
+GROUP = LANGUAGE
 FALLBACK = "causal-lm"  # takes whatever transformers knows
 
 
@@ -112,6 +112,11 @@ def check_text_adapter(adapter: object) -> None:
     Raises:
         TypeError: It lacks what a `TextAdapter` has.
     """
+    if missing := lacking(adapter, TextAdapter):
+        raise TypeError(
+            f"{type(adapter).__name__} is no adapter yet: it lacks {', '.join(missing)}; the docstring of "
+            "mmerank.models.loading.TextAdapter says what each is"
+        )
     if not isinstance(adapter, TextAdapter):
         raise TypeError(
             f"expected a model that mmerank.load_text(MODEL) returns, got {type(adapter).__name__}; mmerank.align "
@@ -122,10 +127,7 @@ def check_text_adapter(adapter: object) -> None:
 def _found(model: str | Path, revision: str | None) -> tuple[Any, dict[str, Any]]:
     """Adapter class of a MODEL argument, and what its `load` is given beside name, dtype and device."""
     if not is_yaml(model):
-        if not Path(model).exists() and (str(model) in MODELS or did_you_mean(str(model), MODELS)):
-            raise UsageError(
-                f"{model}: the models that come with mmerank read pictures; `mmerank align` measures them"
-            )
+        check_named(GROUP, model, revision)
         kind = configuration(model, revision)["model_type"]
         return families(GROUP).get(kind) or family_named(GROUP, FALLBACK), {"checkpoint": str(model)}
     path = Path(model)

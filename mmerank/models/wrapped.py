@@ -64,6 +64,28 @@ def _check_peft(model: Any) -> None:
 
 
 @contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """Measure in eval mode, without dropout, and give each module the mode back that it had.
+
+    Not by `model.train(mode)`: in training, a part that is frozen in eval mode stays so.
+
+    Args:
+        model: Any.
+
+    Yields:
+        Nothing.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    if any(training for _, training in modes):
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
     """Run what is compiled as it is written while the block runs: hooks that came later do not fire in compiled code.
 

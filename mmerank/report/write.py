@@ -15,6 +15,7 @@ from mmerank.files import require_local
 from mmerank.report.examples import by_example
 from mmerank.report.figures.numbers import figures
 from mmerank.report.figures.style import save
+from mmerank.report.folders import run_folders
 from mmerank.report.numbers import all_numbers
 from mmerank.report.render.formats import csv, latex, latex_list, markdown, markdown_list
 from mmerank.report.render.html import Drawing, page
@@ -33,8 +34,8 @@ def report(
     """Write tables, figures and one HTML page of finished runs, from their folders alone.
 
     Args:
-        runs: Run folders, of any kinds.
-        out: Where to. Default: `report` in the run folder, if there is one run.
+        runs: Run folders, of any kinds, and folders of run folders.
+        out: Where to. Default: `report` in the folder, if one is named.
         formats: Any of `html`, `latex`, `csv`, `markdown`. Default: all of them, and every figure as PDF and PNG.
         with_data: Read the data that a run names again wherever they lie, for texts and pictures on the page. Without
             it only those below the run's folder or the current one are.
@@ -44,18 +45,21 @@ def report(
 
     Raises:
         RunFolderError: A folder is not a run's, has no records, or they are damaged.
-        UsageError: There is no run, no such format, there are several runs and no `out`, or it cannot be written to.
+        TypeError: `runs` is no list of paths.
+        UsageError: There is no run, no such format, several folders are named and no `out`, or it cannot be written
+            to.
     """
     require_local(out, "--out")
-    if not runs:
+    folders = run_folders(runs)
+    if not folders:
         raise UsageError("expected at least one run folder")
     if unknown := sorted(set(formats) - set(FORMATS)):
         raise UsageError(f"unknown format {unknown[0]!r}; known: {', '.join(FORMATS)}")
     if out is None and len(runs) > 1:
         raise UsageError("of several runs, name the folder to write to: --out DIR")
-    read = read_runs([Path(run) for run in runs])
+    read = read_runs(folders)
     numbers = all_numbers(read)
-    folder = Path(out) if out is not None else read[0].path / "report"
+    folder = Path(out) if out is not None else Path(runs[0]) / "report"
     written: list[Path] = []
 
     def write(name: str, text: str) -> None:

@@ -113,7 +113,7 @@ def matrix_entropy(
         precision: `float64` or `mixed`.
 
     Returns:
-        Entropy in nats, float64, 0-dim, or (b,) for a batch.
+        Entropy in nats, float64, 0-dim, or (b,) for a batch; on the CPU, without gradient.
 
     Example:
         >>> matrix_entropy(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
@@ -137,7 +137,8 @@ def effective_rank(
         precision: `float64` or `mixed`.
 
     Returns:
-        Effective rank, between 1 and min(n - 1, d), float64, 0-dim, or (b,) for a batch.
+        Effective rank, between 1 and min(n - 1, d), float64, 0-dim, or (b,) for a batch; on the CPU, without
+        gradient, so it cannot be part of a loss.
 
     Example:
         >>> tokens = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])

@@ -219,7 +219,7 @@ def _number(low: float, high: float, *, above: bool = False, whole: bool = False
         value = float(text)
         if not low <= value <= high or (above and value == low) or (whole and value != int(value)):
             raise ValueError
-        return int(value) if whole else value
+        return int(value) if whole else value + 0.0  # -0.0 becomes 0.0
 
     kind = "a whole number" if whole else "a number"
     read.__doc__ = f"{kind} {'above' if above else 'from'} {low:g} to {high:g}"
@@ -235,7 +235,7 @@ def _direction(text: str) -> str:
 
 def _degrees(text: str) -> float:
     """A number from -360 to 360."""
-    return _number(-360, 360)(text) % 360
+    return _number(-360, 360)(text) % 360 % 360  # of -1e-20 the first leaves 360
 
 
 def _colour(text: str) -> str:

@@ -15,10 +15,11 @@ from mmerank.convention import Convention, ImageLayout
 from mmerank.inputs.example import DataSet
 from mmerank.inputs.load import load_data
 from mmerank.inputs.pictures import MAX_PIXELS
+from mmerank.inputs.variants import asked_for
 from mmerank.jobs.align import Alignment, align, open_align_run
 from mmerank.jobs.paper.comparison import Compared
 from mmerank.jobs.paper.studies import ROTATIONS, Job
-from mmerank.jobs.perturb import asked_for, open_perturb_run, perturb
+from mmerank.jobs.perturb import open_perturb_run, perturb
 from mmerank.models.adapter import Adapter, check_model, load
 from mmerank.report.paper.tables import TABLE_2, TABLE_3
 from mmerank.runs.folder import RunFolder

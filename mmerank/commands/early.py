@@ -1,0 +1,56 @@
+"""What is told before anything heavy is imported: names that name nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmerank.commands.groups import Computing
+
+
+def check_models(
+    group: str,
+    models: Iterable[str],
+    computing: Computing,
+    *,
+    revisions: Iterable[str] = (),
+    tokenizer: str | None = None,
+    layers: str = "",
+) -> None:
+    """Refuse models, and ways to run them, by their names and the disk: a typo in the last one must cost nothing.
+
+    Args:
+        group: Entry point group of the adapters that may take the models.
+        models: As the command line has them.
+        computing: How they are loaded.
+        revisions: Of each, on the hub; none for the newest.
+        tokenizer: Hub id or directory, if one is named.
+        layers: Which are looked at.
+    """
+    from mmerank.models import located
+    from mmerank.models.checkpoints import check_named
+
+    located.check_dtype(computing.dtype)
+    located.check_device(computing.device)
+    located.check_load_in(computing.load_in)
+    located.check_layers(layers)
+    for model in models:
+        for revision in revisions or (None,):
+            check_named(group, model, revision, ask_hub=False)
+    if tokenizer is not None and not Path(tokenizer).is_dir():
+        located.check_hub_id(tokenizer)
+
+
+def check_on_hub(group: str, models: Iterable[str], revisions: Iterable[str] = ()) -> None:
+    """Refuse models that the hub does not have: when all is read that needs no network, before heavy imports.
+
+    Args:
+        group: As in `check_models`.
+        models: As in `check_models`.
+        revisions: As in `check_models`.
+    """
+    from mmerank.models.checkpoints import check_named
+
+    for model in models:
+        for revision in revisions or (None,):
+            check_named(group, model, revision)

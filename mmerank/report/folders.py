@@ -1,0 +1,60 @@
+"""Which run folders a person means who names some folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+from mmerank.errors import RunFolderError, did_you_mean
+
+SETTINGS = "run.json"
+_NAMED = 8
+
+
+def run_folders(folders: Iterable[str | Path]) -> list[Path]:
+    """The run folders that are named, and those in folders of run folders, as `mmerank demo` makes one.
+
+    Args:
+        folders: Of either kind.
+
+    Returns:
+        Run folders, in the order given, those of one folder by name.
+
+    Raises:
+        RunFolderError: One is neither.
+        TypeError: Something else than a path is among them.
+    """
+    if isinstance(folders, (str, Path)) or not isinstance(folders, Iterable):
+        raise TypeError(f"expected a list of run folders, got {type(folders).__name__}; what --out was given is one")
+    found: list[Path] = []
+    for folder in folders:
+        if not isinstance(folder, (str, Path)):
+            raise TypeError(
+                f"expected paths of run folders, got {type(folder).__name__} among them; a result is kept in one by "
+                "out=FOLDER, and results in memory are compared by mmerank.compare"
+            )
+        found += _runs_of(Path(folder))
+    return found
+
+
+def _runs_of(folder: Path) -> list[Path]:
+    if (folder / SETTINGS).is_file():
+        return [folder]
+    if not folder.is_dir():
+        what = "a file, not a run folder" if folder.exists() else f"no such folder{_meant(folder)}"
+        raise RunFolderError(f"{folder}: {what}; name what --out was given")
+    if within := sorted(path.parent for path in folder.glob(f"*/{SETTINGS}") if path.is_file()):
+        return within
+    deeper = sorted({path.parent.parent for path in islice(folder.glob(f"*/*/{SETTINGS}"), 1000)})
+    named = f"; there are some in {', '.join(map(str, deeper[:_NAMED]))}" if deeper else ""
+    raise RunFolderError(
+        f"{folder}: not a run folder (no {SETTINGS}), and none is in it{named}; name what --out was given"
+    )
+
+
+def _meant(folder: Path) -> str:
+    try:
+        return did_you_mean(folder.name, [path.name for path in folder.parent.iterdir() if path.is_dir()])
+    except OSError:
+        return ""
