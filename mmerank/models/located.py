@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mmerank.errors import ModelError, UsageError, did_you_mean
 from mmerank.inputs.demo import MODELS
+from mmerank.on_hub import asked_of_hub
 
 # Entry point groups.
 MULTIMODAL = "mmerank.adapters"
