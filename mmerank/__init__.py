@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmerank.adapter import Adapter, load
     from mmerank.alignment import Alignment, align
     from mmerank.analysis.bootstrap import Bootstrap
+    from mmerank.analysis.formulas.table import metric
     from mmerank.analysis.paired import Comparison, compare
     from mmerank.analysis.rerun import estimates
     from mmerank.convention import Convention, TextConvention
@@ -52,6 +53,7 @@ _HOMES = {
     "load_data": "data",
     "load_text": "text_adapter",
     "matrix_entropy": "entropy",
+    "metric": "analysis.formulas.table",
     "perturb": "perturbation",
     "wrap_text": "text_adapter",
 }
@@ -81,6 +83,7 @@ __all__ = [
     "load_data",
     "load_text",
     "matrix_entropy",
+    "metric",
     "perturb",
     "wrap_text",
 ]

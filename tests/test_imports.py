@@ -187,7 +187,7 @@ def test_adapters_know_neither_spectra_nor_runs(path: Path) -> None:
 
 @pytest.mark.parametrize("name", TORCH_FREE)
 def test_what_needs_no_torch_does_not_import_it(name: str) -> None:
-    paths = [PACKAGE / f"{name}.py"] if (PACKAGE / f"{name}.py").is_file() else sorted((PACKAGE / name).glob("*.py"))
+    paths = [PACKAGE / f"{name}.py"] if (PACKAGE / f"{name}.py").is_file() else sorted((PACKAGE / name).rglob("*.py"))
     for path in paths:
         assert not {n for n in imported(path, runtime_only=True) if n.split(".")[0] in ("torch", "transformers")}
 

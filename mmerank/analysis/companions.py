@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmerank.analysis.alignment import alignment
+from mmerank.analysis.formulas.similarity import permuted_cka, permuted_knn
 from mmerank.convention import Aggregate
 from mmerank.records import Record
 
@@ -101,72 +102,6 @@ def clip_score(images: NDArray[np.float32], texts: NDArray[np.float32], *, seed:
     return against_null(score, len(images), PERMUTATIONS, seed)
 
 
-def linear_cka(x: Array, y: Array) -> float:
-    """Centred kernel alignment with linear kernels, ‖Yᵀ X‖²_F / (‖Xᵀ X‖_F ‖Yᵀ Y‖_F) of the centred X and Y.
-
-    Kornblith et al., "Similarity of Neural Network Representations Revisited" (2019). With fewer examples than
-    dimensions it is high for unrelated states too: read it against its null.
-
-    Args:
-        x: A row per example, (n, d).
-        y: The same examples in the same order, (n, e).
-
-    Returns:
-        Between 0 and 1; NaN where all rows of x, or of y, are equal.
-
-    Example:
-        >>> x = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-        >>> round(linear_cka(x, 3 * x @ np.array([[0.0, 1.0], [-1.0, 0.0]])), 9)
-        1.0
-    """
-    return permuted_cka(x, y)(np.arange(len(x)))
-
-
-def mutual_knn(x: Array, y: Array, k: int) -> float:
-    """Mean share of an example's k nearest neighbours among x that are so among y too, by cosine.
-
-    Huh et al., "The Platonic Representation Hypothesis" (2024): the mutual nearest-neighbour metric.
-    Chance is k / (n - 1).
-
-    Args:
-        x: A row per example, (n, d).
-        y: The same examples in the same order, (n, e).
-        k: Number of neighbours, at most n - 1.
-
-    Returns:
-        Between 0 and 1.
-
-    Example:
-        >>> x = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
-        >>> mutual_knn(x, x[:, ::-1], k=1)
-        1.0
-    """
-    return permuted_knn(x, y, k)(np.arange(len(x)))
-
-
-def permuted_cka(x: Array, y: Array) -> Callable[[NDArray[np.int64]], float]:
-    """Permutation -> linear CKA of x with the permuted rows of y; arguments as in `linear_cka`."""
-    of_x, of_y = (_centred_kernel(z) for z in (x, y))
-    scale = float(np.linalg.norm(of_x) * np.linalg.norm(of_y))
-
-    def cka(order: NDArray[np.int64]) -> float:
-        return float(np.vdot(of_x, of_y[order[:, None], order])) / scale if scale > 0 else math.nan
-
-    return cka
-
-
-def permuted_knn(x: Array, y: Array, k: int) -> Callable[[NDArray[np.int64]], float]:
-    """Permutation -> mutual k-NN of x with the permuted rows of y; arguments as in `mutual_knn`."""
-    near_x = _neighbours(x, k)
-    near_y = np.zeros((len(y), len(y)), dtype=bool)
-    np.put_along_axis(near_y, _neighbours(y, k), True, axis=1)
-
-    def overlap(order: NDArray[np.int64]) -> float:
-        return float(near_y[order[:, None], order[near_x]].mean())
-
-    return overlap
-
-
 def against_null(
     statistic: Callable[[NDArray[np.int64]], float], n: int, permutations: int, seed: int
 ) -> dict[str, float | None]:
@@ -200,19 +135,3 @@ def against_null(
         "p": (1 + reached) / (1 + permutations) if defined else math.nan,
     }
     return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
-
-
-def _centred_kernel(x: Array) -> Array:
-    x = x - x.mean(axis=0)
-    kernel: Array = x @ x.T
-    return kernel
-
-
-def _neighbours(x: Array, k: int) -> NDArray[np.int64]:
-    """Indices of each row's k nearest other rows by cosine, (n, k)."""
-    lengths = np.linalg.norm(x, axis=1, keepdims=True)
-    unit = x / np.where(lengths > 0, lengths, 1)
-    similarity = unit @ unit.T
-    np.fill_diagonal(similarity, -np.inf)
-    nearest: NDArray[np.int64] = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    return nearest

@@ -8,15 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mmerank.analysis import companions as module
-from mmerank.analysis.companions import (
-    against_null,
-    clip_score,
-    companions,
-    linear_cka,
-    mutual_knn,
-    permuted_cka,
-    permuted_knn,
-)
+from mmerank.analysis.companions import against_null, clip_score, companions
+from mmerank.analysis.formulas.similarity import linear_cka, mutual_knn, permuted_cka, permuted_knn
 from mmerank.eranks import ERANKS
 from mmerank.records import Record
 from tests.test_records import record
@@ -67,7 +60,7 @@ def test_cka_does_not_see_rotation_scale_and_offset() -> None:
     rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(7, 7)))[0]
     assert linear_cka(3 * x @ rotation + 5, y) == pytest.approx(linear_cka(x, y), rel=1e-9)
     assert linear_cka(x, x @ rotation) == pytest.approx(1)
-    assert math.isnan(linear_cka(np.ones((4, 3)), y[:4]))
+    assert math.isnan(permuted_cka(np.ones((4, 3)), y[:4])(np.arange(4)))
 
 
 @pytest.mark.parametrize("k", [1, 3, 11])
