@@ -366,7 +366,7 @@ _ENTRIES = (
         partial(between.mir_distance, route="released"),
         "",
         "",
-        "the default of MIR's code; rounding where S1 S2 is badly conditioned",
+        "MIR's code, its default; may be rounding",
         needs="moments of pooled rows",
         better="neither",
         follows_rows=True,
