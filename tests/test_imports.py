@@ -26,6 +26,7 @@ ORDER = [
     "transfer",
     "spectrum",
     "entropy",
+    "torchmetric",
     "subsets",
     "hooks",
     "layers",
