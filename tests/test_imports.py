@@ -25,6 +25,7 @@ ORDER = [
     "comparison",
     "transfer",
     "spectrum",
+    "differentiable",
     "entropy",
     "torchmetric",
     "subsets",
