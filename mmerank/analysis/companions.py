@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmerank.analysis.alignment import alignment
+from mmerank.analysis.formulas.calibration import Permuted, shuffled
 from mmerank.analysis.formulas.similarity import permuted_cka, permuted_knn
+from mmerank.analysis.null import null_test
 from mmerank.convention import Aggregate
 from mmerank.records import Record
 
@@ -81,7 +83,9 @@ def companions(
     }
 
 
-def clip_score(images: NDArray[np.float32], texts: NDArray[np.float32], *, seed: int = 0) -> dict[str, float | None]:
+def clip_score(
+    images: NDArray[np.float32], texts: NDArray[np.float32], *, permutations: int = PERMUTATIONS, seed: int = 0
+) -> dict[str, float | None]:
     """Mean CLIPScore of pairs, 2.5 · max(cos(image, text), 0), beside what it is for shuffled pairs.
 
     Hessel et al., "CLIPScore: A Reference-free Evaluation Metric for Image Captioning" (2021), Sec. 3, w = 2.5.
@@ -89,6 +93,7 @@ def clip_score(images: NDArray[np.float32], texts: NDArray[np.float32], *, seed:
     Args:
         images: CLIP's embeddings, of unit length, (n, e).
         texts: Of the same examples in the same order, (n, e).
+        permutations: Of the pairing, for the null.
         seed: Of the permutations.
 
     Returns:
@@ -99,12 +104,10 @@ def clip_score(images: NDArray[np.float32], texts: NDArray[np.float32], *, seed:
     def score(order: NDArray[np.int64]) -> float:
         return float(CLIP_WEIGHT * np.einsum("ij,ij->i", images, texts[order]).clip(min=0).mean())
 
-    return against_null(score, len(images), PERMUTATIONS, seed)
+    return against_null(score, len(images), permutations, seed)
 
 
-def against_null(
-    statistic: Callable[[NDArray[np.int64]], float], n: int, permutations: int, seed: int
-) -> dict[str, float | None]:
+def against_null(statistic: Permuted, n: int, permutations: int, seed: int) -> dict[str, float | None]:
     """A statistic of paired examples, beside what it is when the pairing is shuffled.
 
     A similarity score has no meaning of its own without such a null (arXiv:2602.14486).
@@ -120,18 +123,11 @@ def against_null(
         one-sided: (1 + permutations that reach the value) / (1 + permutations), Phipson and Smyth (2010). None where
         not defined.
     """
-    value = statistic(np.arange(n))
-    generator = np.random.default_rng(seed)
-    null = np.array([statistic(generator.permutation(n)) for _ in range(permutations)])
-    mean, stdev = float(null.mean()), float(null.std(ddof=1)) if permutations > 1 else math.nan
-    # Reached up to rounding: the sum over a permutation is taken in another order.
-    reached = int((null >= value - 1e-12 * abs(value)).sum())
-    defined = math.isfinite(value)
-    numbers = {
-        "value": value,
-        "null_mean": mean,
-        "null_stdev": stdev,
-        "z": (value - mean) / stdev if stdev > 1e-12 * abs(mean) else math.nan,
-        "p": (1 + reached) / (1 + permutations) if defined else math.nan,
+    value, draws = shuffled(statistic, n, permutations, seed)
+    if not math.isfinite(value):
+        return dict.fromkeys(("value", "null_mean", "null_stdev", "z", "p"))
+    test = null_test(value, draws.tolist(), alternative="greater").to_dict()
+    return {
+        "null_stdev" if name == "null_sd" else name: test[name]
+        for name in ("value", "null_mean", "null_sd", "z", "p")
     }
-    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
