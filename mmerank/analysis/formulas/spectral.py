@@ -8,24 +8,19 @@ needs it raises `TokenAtCentre`; where all rows are equal, what needs c raises `
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
+from mmerank.analysis.formulas import spectra
 from mmerank.analysis.formulas.arrays import (
     Floats,
     Rows,
     as_rows,
     centred,
     centred_unit_rows,
-    entropy,
     shares,
     singular_values,
     unit_spectrum,
 )
-from mmerank.errors import TooFewTokens
-
-RANKME_EPS = 1e-7
 
 
 def erank(h: Rows) -> float:
@@ -39,7 +34,7 @@ def erank(h: Rows) -> float:
     Returns:
         Between 1 and min(n - 1, d).
     """
-    return math.exp(entropy(unit_spectrum(as_rows(h))))
+    return spectra.rank_of_shares(unit_spectrum(as_rows(h)))
 
 
 def erank_of_sigma(h: Rows) -> float:
@@ -53,7 +48,7 @@ def erank_of_sigma(h: Rows) -> float:
     Returns:
         Between 1 and min(n - 1, d), not below `erank`.
     """
-    return math.exp(entropy(shares(singular_values(centred_unit_rows(as_rows(h))))))
+    return spectra.rank_of_shares(_values(h, "centred unit"))
 
 
 def erank_raw(h: Rows) -> float:
@@ -68,7 +63,7 @@ def erank_raw(h: Rows) -> float:
     Returns:
         Between 1 and min(n, d).
     """
-    return math.exp(entropy(shares(singular_values(as_rows(h)))))
+    return spectra.rank_of_shares(_values(h, "raw"))
 
 
 def erank_centred(h: Rows) -> float:
@@ -80,7 +75,7 @@ def erank_centred(h: Rows) -> float:
     Returns:
         Between 1 and min(n - 1, d).
     """
-    return math.exp(entropy(shares(singular_values(centred(as_rows(h))))))
+    return spectra.rank_of_shares(_values(h, "centred"))
 
 
 def erank_not_unit(h: Rows) -> float:
@@ -94,10 +89,10 @@ def erank_not_unit(h: Rows) -> float:
     Returns:
         Between 1 and min(n - 1, d).
     """
-    return math.exp(entropy(shares(singular_values(centred(as_rows(h))) ** 2)))
+    return spectra.rank_of_shares(_values(h, "centred") ** 2)
 
 
-def rankme(h: Rows, eps: float = RANKME_EPS) -> float:
+def rankme(h: Rows, eps: float = spectra.RANKME_EPS) -> float:
     """RankMe, exp(-Σ p ln p) with p = s(h) / Σs(h) + eps, not normalised again.
 
     RankMe (arXiv:2210.02885), Eq. 1 and 2. Libraries differ: eps of 1e-5, or eigenvalues in place of singular values.
@@ -109,8 +104,7 @@ def rankme(h: Rows, eps: float = RANKME_EPS) -> float:
     Returns:
         Between 1 and min(n, d), up to eps.
     """
-    p = shares(singular_values(as_rows(h))) + eps
-    return math.exp(-float(p @ np.log(np.where(p > 0, p, 1.0))))
+    return spectra.rankme(_values(h, "raw"), eps)
 
 
 def matrix_entropy_uncentred(h: Rows) -> float:
@@ -125,8 +119,7 @@ def matrix_entropy_uncentred(h: Rows) -> float:
     Returns:
         Between 0 and ln min(n, d).
     """
-    unit = centred_unit_rows(as_rows(h), "none")
-    return entropy(shares(singular_values(unit) ** 2))
+    return spectra.renyi_entropy(_values(h, "unit"), order=1)
 
 
 def renyi_entropy(h: Rows, order: float) -> float:
@@ -142,16 +135,7 @@ def renyi_entropy(h: Rows, order: float) -> float:
     Raises:
         ValueError: The order is not positive.
     """
-    if not order > 0:
-        raise ValueError(f"order: expected a number > 0, got {order}")
-    eigenvalues = shares(singular_values(centred_unit_rows(as_rows(h))) ** 2)
-    if order == 1:
-        return entropy(eigenvalues)
-    if math.isinf(order):
-        return -math.log(eigenvalues[0])
-    # Of the largest share, so that no power of a large order vanishes.
-    relative = eigenvalues / eigenvalues[0]
-    return float(order * math.log(eigenvalues[0]) + math.log((relative**order).sum())) / (1 - order)
+    return spectra.renyi_entropy(_values(h, "centred unit"), order)
 
 
 def participation_ratio(h: Rows) -> float:
@@ -165,11 +149,7 @@ def participation_ratio(h: Rows) -> float:
     Returns:
         Between 1 and min(n - 1, d), not above `erank`.
     """
-    import torch
-
-    from mmerank.entropy import participation_ratio as of_spectrum
-
-    return float(of_spectrum(torch.from_numpy(unit_spectrum(as_rows(h)))))
+    return spectra.participation_ratio(_values(h, "centred unit"))
 
 
 def stable_rank(h: Rows) -> float:
@@ -183,11 +163,7 @@ def stable_rank(h: Rows) -> float:
     Returns:
         Between 1 and min(n - 1, d), not above `participation_ratio`.
     """
-    import torch
-
-    from mmerank.entropy import stable_rank as of_spectrum
-
-    return float(of_spectrum(torch.from_numpy(unit_spectrum(as_rows(h)))))
+    return spectra.stable_rank(_values(h, "centred unit"))
 
 
 def anisotropy(h: Rows) -> float:
@@ -201,7 +177,7 @@ def anisotropy(h: Rows) -> float:
     Returns:
         Between 1 / min(n - 1, d) and 1.
     """
-    return float(shares(singular_values(centred(as_rows(h))) ** 2)[0])
+    return float(shares(_values(h, "centred") ** 2)[0])
 
 
 def inverse_participation(h: Rows) -> float:
@@ -215,7 +191,7 @@ def inverse_participation(h: Rows) -> float:
     Returns:
         Between 1 / min(n, d) and 1.
     """
-    p = shares(singular_values(as_rows(h)) ** 2)
+    p = shares(_values(h, "raw") ** 2)
     return float(p @ p)
 
 
@@ -245,8 +221,7 @@ def nuclear_norm(h: Rows) -> float:
     Returns:
         Between 1 / √n and √(min(n - 1, d) / n).
     """
-    unit = centred_unit_rows(as_rows(h))
-    return float(singular_values(unit).sum() / len(unit))
+    return float(_values(h, "centred unit").sum() / len(h))
 
 
 def alpha_req(h: Rows, *, first: int = 3, last: int = 20, weighted: bool = False) -> float:
@@ -268,19 +243,7 @@ def alpha_req(h: Rows, *, first: int = 3, last: int = 20, weighted: bool = False
         ValueError: The ranks are no range.
         TooFewTokens: There are fewer singular values above rounding than `last`.
     """
-    if not 1 <= first < last:
-        raise ValueError(f"expected ranks 1 <= first < last, got {first} and {last}")
-    c = centred(as_rows(h))
-    values = singular_values(c)
-    rank = np.count_nonzero(values)
-    if rank < last:
-        raise TooFewTokens(
-            f"h: a slope over the ranks {first} to {last} needs {last} singular values above 0, and rows of shape "
-            f"{c.shape} have {rank} when centred; give more rows, or a smaller `last`"
-        )
-    k = np.arange(first, last + 1, dtype=np.float64)
-    y = np.log(shares(values**2)[first - 1 : last])
-    return -_slope(np.log(k), y, 1 / k if weighted else np.ones_like(k))
+    return spectra.alpha_req(_values(h, "centred"), first=first, last=last, weighted=weighted)
 
 
 def k_energy(h: Rows, share: float = 0.9) -> float:
@@ -296,14 +259,14 @@ def k_energy(h: Rows, share: float = 0.9) -> float:
     Raises:
         ValueError: The share is not above 0 and at most 1.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share: expected a number above 0 and at most 1, got {share}")
-    reached = np.cumsum(unit_spectrum(as_rows(h)))
-    return float(1 + np.searchsorted(reached, share - 1e-12))
+    return spectra.k_energy(_values(h, "centred unit"), share)
 
 
-def _slope(x: Floats, y: Floats, weights: Floats) -> float:
-    """Of the line through y on x with the least weighted squares."""
-    x = x - np.average(x, weights=weights)
-    y = y - np.average(y, weights=weights)
-    return float((weights * x) @ y / ((weights * x) @ x))
+def _values(h: Rows, form: spectra.Form) -> Floats:
+    """Singular values of the rows in one of their forms."""
+    rows = as_rows(h)
+    if form in ("unit", "centred unit"):
+        rows = centred_unit_rows(rows, "none" if form == "unit" else "mean")
+    elif form == "centred":
+        rows = centred(rows)
+    return singular_values(rows)
