@@ -139,19 +139,21 @@ def as_pairs(x: Rows, y: Rows, *, least: int = 2) -> tuple[Floats, Floats]:
     return a, b
 
 
-def check_paired(x: Floats, y: Floats) -> None:
+def check_paired(x: Floats, y: Floats, names: tuple[str, str] = ("x", "y")) -> None:
     """Refuse arrays of which not every row has a partner.
 
     Args:
         x: (n, d).
         y: (m, e).
+        names: What the caller calls them.
 
     Raises:
         ValueError: n and m differ.
     """
     if len(x) != len(y):
         raise ValueError(
-            f"x and y: expected row i of one to belong to row i of the other, got {x.shape} and {y.shape}"
+            f"{names[0]} and {names[1]}: expected row i of one to belong to row i of the other, "
+            f"got shapes {x.shape} and {y.shape}"
         )
 
 

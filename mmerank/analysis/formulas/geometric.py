@@ -152,11 +152,53 @@ def linearity_of_residual(x: Rows, y: Rows) -> float:
     return _explained(a, centred(b - a, "y - x"))
 
 
+def linearity_held_out(x: Rows, y: Rows, x_new: Rows, y_new: Rows) -> float:
+    """How well the affine map that is best on some rows takes others to the next layer, 1 - Σ‖ŷ - y‖² / Σ‖y - ȳ‖².
+
+    On its own rows, as `linearity` has it, a map explains a share of about d / n of anything. Rows of one example
+    should be on one side only. Where x determines no single map, it is the one of least norm.
+
+    Args:
+        x: Rows of a layer that the map is fitted to, (n, d), floating point, not all equal.
+        y: The same rows in another layer, (n, e).
+        x_new: Other rows of the first layer, (m, d).
+        y_new: The same of the other layer, (m, e), not all equal.
+
+    Returns:
+        At most 1; below 0 where their own mean would have done better.
+
+    Raises:
+        NoValue: The new rows lie so far from those of the fit that squares overflow.
+    """
+    a, a_new = as_clouds(x, x_new, ("x", "x_new"))
+    b, b_new = as_clouds(y, y_new, ("y", "y_new"))
+    check_paired(a, b)
+    check_paired(a_new, b_new, ("x_new", "y_new"))
+    # Offsets that all rows share cost no digits then.
+    a, a_new, b, b_new = a - a[:1], a_new - a[:1], b - b[:1], b_new - b[:1]
+    for rows, name in ((a, "x"), (b_new, "y_new")):
+        centred(rows, name)  # raises where all are equal
+    left, values, right = _independent(a - a.mean(axis=0))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        weights = (a_new - a.mean(axis=0)) @ right.T / values
+        missed = weights @ (left.T @ (b - b.mean(axis=0))) + b.mean(axis=0) - b_new
+        share = float((np.linalg.norm(missed) / np.linalg.norm(b_new - b_new.mean(axis=0))) ** 2)
+    if not math.isfinite(share):
+        raise NoValue("x_new: its rows lie so far from those of x that the squares of what is missed overflow")
+    return 1 - share
+
+
+def _independent(x: Floats) -> tuple[Floats, Floats, Floats]:
+    """Singular vectors and values of x, (n, d), those that are rounding left out: (n, r), (r,), (r, d)."""
+    left, values, right = np.linalg.svd(x, full_matrices=False)
+    kept = values > values[0] * max(x.shape) * EPS
+    return left[:, kept], values[kept], right[kept]
+
+
 def _explained(x: Floats, y: Floats) -> float:
     """Share of the squares of centred y, (n, e), that lies in the space of the columns of centred x, (n, d)."""
     x = centred(x, "x")
-    left, values, _ = np.linalg.svd(x, full_matrices=False)
-    left = left[:, values > values[0] * max(x.shape) * EPS]
+    left, _, _ = _independent(x)
     if left.shape[1] >= len(x) - 1:
         raise TooFewTokens(
             f"x: {len(x)} rows of width {x.shape[1]} are independent when centred, and a linear map takes them to "

@@ -97,6 +97,37 @@ def test_scikit_learn_agrees() -> None:
     assert geometric.linearity(x, y) == pytest.approx(expected, rel=1e-9)
 
 
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 30), st.sampled_from([0.0, 1e6]))
+def test_held_out_linearity_is_numpys_least_squares_on_other_rows(seed: int, d: int, offset: float) -> None:
+    """With more columns than rows too, where lstsq takes the map of least norm as well."""
+    x, y = plain(40, d, seed), plain(40, 4, seed + 1)
+    y[:, 0] += x[:, 0]
+    fit, new = slice(0, 20), slice(20, 40)
+    coefficients = np.linalg.lstsq(x[fit] - x[fit].mean(axis=0), y[fit] - y[fit].mean(axis=0), rcond=None)[0]
+    missed = (x[new] - x[fit].mean(axis=0)) @ coefficients + y[fit].mean(axis=0) - y[new]
+    expected = 1 - (missed**2).sum() / ((y[new] - y[new].mean(axis=0)) ** 2).sum()
+    x, y = (x + offset) * 1e5, y - offset
+    found = geometric.linearity_held_out(x[fit], y[fit], x[new], y[new])
+    assert found == pytest.approx(expected, rel=1e-4 if offset else 1e-7, abs=1e-6)
+
+
+def test_held_out_linearity_does_not_flatter() -> None:
+    x, y = plain(60, 25), plain(60, 10, 1)
+    assert geometric.linearity(x, y) > 0.3
+    assert geometric.linearity_held_out(x[:40], y[:40], x[40:], y[40:]) < 0
+    mapped = x @ plain(25, 10, 2) + 3
+    assert geometric.linearity_held_out(x[:40], mapped[:40], x[40:], mapped[40:]) == pytest.approx(1)
+    with pytest.raises(NoValue, match="y_new: all 20 rows are equal"):
+        geometric.linearity_held_out(x[:40], y[:40], x[40:], np.ones((20, 10)))
+    with pytest.raises(NoValue, match="x: all 40 rows are equal"):
+        geometric.linearity_held_out(np.ones((40, 25)), y[:40], x[40:], y[40:])
+    with pytest.raises(ValueError, match="x_new and y_new: expected row i"):
+        geometric.linearity_held_out(x[:40], y[:40], x[40:], y[41:])
+    with pytest.raises(NoValue, match="x_new: its rows lie so far|x: all 40 rows are equal"):
+        geometric.linearity_held_out(x[:40] * 1e-150, y[:40], x[40:] * 1e150, y[40:])
+
+
 def test_a_linear_map_and_an_offset_are_linear() -> None:
     x = plain(30, 5)
     assert geometric.linearity(x, x @ plain(5, 8) + 3) == pytest.approx(1)
