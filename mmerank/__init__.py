@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmerank.analysis.statistics.bootstrap import Bootstrap
     from mmerank.convention import Convention, TextConvention
     from mmerank.errors import MmerankError
+    from mmerank.formulas.table import metric
     from mmerank.inputs.example import Example
     from mmerank.inputs.load import load_data
     from mmerank.jobs.align import Alignment, align
@@ -52,6 +53,7 @@ _HOMES = {
     "load_data": "inputs.load",
     "load_text": "models.loading",
     "matrix_entropy": "states.entropy",
+    "metric": "formulas.table",
     "perturb": "jobs.perturb",
     "wrap_text": "models.loading",
 }
@@ -81,6 +83,7 @@ __all__ = [
     "load_data",
     "load_text",
     "matrix_entropy",
+    "metric",
     "perturb",
     "wrap_text",
 ]

@@ -112,5 +112,18 @@ def test_every_transform_is_documented() -> None:
     assert f"{len(KNOWN)} transforms" in (ROOT / "README.md").read_text()
 
 
+def test_every_metric_is_documented() -> None:
+    from mmerank.formulas.table import METRICS
+
+    rows = [line for line in (ROOT / "docs" / "metrics.md").read_text().splitlines() if line.startswith("| `")]
+    assert rows == [
+        f"| `{entry.name}`{' *' if entry.follows_rows else ''} | {', '.join(entry.takes)} "
+        f"| {entry.low or '-∞'} to {entry.high or '∞'} | {'' if entry.better == 'neither' else entry.better} "
+        f"| {entry.needs} | {entry.cost} | {entry.source} |"
+        for entry in METRICS.values()
+    ]
+    assert f"each of {len(METRICS)} metrics" in (ROOT / "README.md").read_text()
+
+
 def test_bash_blocks_are_all_there() -> None:
     assert len(commands()) >= 6

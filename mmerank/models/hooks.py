@@ -34,6 +34,7 @@ def capture(
     *,
     reduce: Callable[[Tensor], Any] | None = None,
     calls: int = 1,
+    detach: bool = True,
 ) -> Iterator[Mapping[str, Any]]:
     """Record the hidden states that flow through `points` of `model` inside the `with` block.
 
@@ -46,12 +47,14 @@ def capture(
         model: Any module.
         points: Name -> hook point: a module path as in `model.named_modules()` or a module object inside
             `model`, alone (its output), with a side (`input` or `output`), or as a `Point`.
-        reduce: Called with the detached hidden states inside the hook, `mmerank.effective_rank` for example;
+        reduce: Called with the hidden states inside the hook, `mmerank.effective_rank` for example;
             what it returns is recorded in their place, so that they need not be kept.
         calls: How often each point must fire.
+        detach: Record, and reduce, hidden states without gradient. With False they keep it, for a loss; so does
+            `effective_rank(h, grad=True)`.
 
     Yields:
-        Mapping from the names in `points` to what was recorded: a detached copy of the hidden states, or what
+        Mapping from the names in `points` to what was recorded: a copy of the hidden states, or what
         `reduce` returned; for `calls` > 1 a list of them, in order. Filled while the block runs.
 
     Raises:
@@ -87,7 +90,8 @@ def capture(
         h = _tensor(carried, point.key)
         if h is None:
             raise CaptureError(f"hook point {name!r} ({_label(points[name])}): {_why_none(carried, point)}")
-        h = h.detach()[..., point.skip :, :] if point.skip else h.detach()
+        h = h.detach() if detach else h
+        h = h[..., point.skip :, :] if point.skip else h
         recorded[name].append(h.clone() if reduce is None else reduce(h))
         seen[name] = recorded[name][0] if calls == 1 else recorded[name]
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmerank.convention import Centre, Precision
+from mmerank.states.differentiable import entropy_with_gradient
 from mmerank.states.spectrum import spectrum
 
 
@@ -99,7 +100,12 @@ def erank_fraction(erank: float, n: int, d: int) -> float:
 
 
 def matrix_entropy(
-    h: Tensor, *, mask: Tensor | None = None, centre: Centre = "mean", precision: Precision = "float64"
+    h: Tensor,
+    *,
+    mask: Tensor | None = None,
+    centre: Centre = "mean",
+    precision: Precision = "float64",
+    grad: bool = False,
 ) -> Tensor:
     """Matrix entropy of the covariance of a set of tokens.
 
@@ -111,19 +117,33 @@ def matrix_entropy(
         mask: For a batch, (b, n), non-zero where the row is a token of the sample.
         centre: `mean`, `median` or `none`.
         precision: `float64` or `mixed`.
+        grad: Keep the gradient, by `mmerank.states.differentiable.entropy_with_gradient`. Without it the result has
+            none.
 
     Returns:
-        Entropy in nats, float64, 0-dim, or (b,) for a batch; on the CPU, without gradient.
+        Entropy in nats, float64, 0-dim, or (b,) for a batch; on the CPU, with `grad` on the device of `h`.
+
+    Raises:
+        ValueError: A gradient is asked for in mixed precision; what else `mmerank.states.spectrum.spectrum` says.
 
     Example:
         >>> matrix_entropy(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
         tensor(0., dtype=torch.float64)
     """
+    if grad:
+        if precision != "float64":
+            raise ValueError(f"a gradient is computed in float64, got precision={precision!r}")
+        return entropy_with_gradient(h, mask=mask, centre=centre)
     return spectral_entropy(spectrum(h, mask=mask, centre=centre, precision=precision))
 
 
 def effective_rank(
-    h: Tensor, *, mask: Tensor | None = None, centre: Centre = "mean", precision: Precision = "float64"
+    h: Tensor,
+    *,
+    mask: Tensor | None = None,
+    centre: Centre = "mean",
+    precision: Precision = "float64",
+    grad: bool = False,
 ) -> Tensor:
     """Effective rank (eRank) of a set of tokens: exp of the matrix entropy of their covariance.
 
@@ -135,14 +155,15 @@ def effective_rank(
         mask: For a batch, (b, n), non-zero where the row is a token of the sample.
         centre: `mean`, `median` or `none`.
         precision: `float64` or `mixed`.
+        grad: Keep the gradient, for a loss; see `matrix_entropy`. Without it the result has none.
 
     Returns:
-        Effective rank, between 1 and min(n - 1, d), float64, 0-dim, or (b,) for a batch; on the CPU, without
-        gradient, so it cannot be part of a loss.
+        Effective rank, between 1 and min(n - 1, d), float64, 0-dim, or (b,) for a batch; on the CPU, with `grad` on
+        the device of `h`.
 
     Example:
         >>> tokens = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
         >>> round(effective_rank(tokens).item(), 9)
         2.0
     """
-    return matrix_entropy(h, mask=mask, centre=centre, precision=precision).exp()
+    return matrix_entropy(h, mask=mask, centre=centre, precision=precision, grad=grad).exp()

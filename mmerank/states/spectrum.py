@@ -57,7 +57,7 @@ def spectrum(
         >>> spectrum(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
         tensor([0.5000, 0.5000], dtype=torch.float64)
     """
-    _check_arguments(h, mask, centre, precision)
+    check_arguments(h, mask, centre, precision)
     h = h.detach()
     if h.ndim == 2:
         return _spectrum(h, centre, precision, sample="")
@@ -69,7 +69,19 @@ def spectrum(
     return spectra
 
 
-def _check_arguments(h: Tensor, mask: Tensor | None, centre: str, precision: str) -> None:
+def check_arguments(h: Tensor, mask: Tensor | None, centre: str, precision: str) -> None:
+    """Refuse what is not as `spectrum` says.
+
+    Args:
+        h: See `spectrum`.
+        mask: See `spectrum`.
+        centre: See `spectrum`.
+        precision: See `spectrum`.
+
+    Raises:
+        TypeError: `h` is not a floating-point tensor.
+        ValueError: The shape of `h` or `mask` is not as there, or `centre` or `precision` is unknown.
+    """
     if not isinstance(h, Tensor) or not h.is_floating_point():
         kind = str(h.dtype) if isinstance(h, Tensor) else type(h).__name__
         raise TypeError(f"expected hidden states as a floating-point torch.Tensor, got {kind}")
@@ -202,7 +214,7 @@ def directions(h: Tensor, centre: Centre, sample: str = "") -> tuple[Tensor, Ten
     if largest := _peak(h):
         h = h / largest  # or squares overflow or vanish
     unit, lengths, _ = _plain_directions(h, centre)
-    longest = torch.linalg.vector_norm(h - _middle(h, centre), dim=1).amax()
+    longest = torch.linalg.vector_norm(h - middle(h, centre), dim=1).amax()
     at_centre = ~(lengths * longest > _rounding(len(h), centre) * h.abs().mean(dim=0).norm()).flatten()
     _check_apart(at_centre, centre, sample)
     return unit, lengths
@@ -219,7 +231,7 @@ def _plain_directions(h: Tensor, centre: Centre) -> tuple[Tensor, Tensor, Tensor
     h = _with_float64(h).to(torch.float64, copy=True)
     if centre != "none":
         h -= h[0].clone()  # a common offset, however large, costs no digits then
-        h -= _middle(h, centre)
+        h -= middle(h, centre)
     lengths = torch.linalg.vector_norm(h, dim=1, keepdim=True)
     shortest, longest = lengths.aminmax()  # NaN where there is one anywhere
     # What rounding may leave of a token at the centre, of which no token is farther from any other than this.
@@ -275,8 +287,16 @@ def _check_apart(at_centre: Tensor, centre: Centre, sample: str) -> None:
         raise TokenAtCentre(f"{which} {name}{sample}, which leaves no direction to scale to unit length")
 
 
-def _middle(h: Tensor, centre: Centre) -> Tensor:
-    """What is subtracted from each token, (d,)."""
+def middle(h: Tensor, centre: Centre) -> Tensor:
+    """What is subtracted from each token.
+
+    Args:
+        h: (n, d).
+        centre: See `spectrum`.
+
+    Returns:
+        (d,).
+    """
     return h.mean(dim=0) if centre == "mean" else _median(h) if centre == "median" else h.new_zeros(h.shape[1])
 
 

@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mmerank.analysis.metrics import mean_states as module
-from mmerank.analysis.metrics.cka import cka_without_each, linear_cka, permuted_cka
+from mmerank.analysis.metrics.cka import cka_without_each
 from mmerank.analysis.metrics.clip_score import clip_score
 from mmerank.analysis.metrics.companions import companions
 from mmerank.analysis.metrics.known import metric
-from mmerank.analysis.metrics.mutual_knn import knn_without_each, mutual_knn, permuted_knn
+from mmerank.analysis.metrics.mutual_knn import knn_without_each
+from mmerank.analysis.pairing import against_null
 from mmerank.analysis.sample import PairSample
 from mmerank.analysis.statistics.bootstrap import sample_intervals
-from mmerank.analysis.statistics.null import against_null
 from mmerank.eranks import ERANKS
+from mmerank.formulas.similarity import linear_cka, mutual_knn, permuted_cka, permuted_knn
 from mmerank.jobs.compare import compare
 from mmerank.runs.record import Record, to_frame
 from tests.test_records import record
@@ -69,7 +70,7 @@ def test_cka_does_not_see_rotation_scale_and_offset() -> None:
     rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(7, 7)))[0]
     assert linear_cka(3 * x @ rotation + 5, y) == pytest.approx(linear_cka(x, y), rel=1e-9)
     assert linear_cka(x, x @ rotation) == pytest.approx(1)
-    assert math.isnan(linear_cka(np.ones((4, 3)), y[:4]))
+    assert math.isnan(permuted_cka(np.ones((4, 3)), y[:4])(np.arange(4)))
 
 
 @pytest.mark.parametrize("k", [1, 3, 11])

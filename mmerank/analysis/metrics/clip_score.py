@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmerank.analysis.metric import Metric, Quantity
+from mmerank.analysis.pairing import PERMUTATIONS, against_null
 from mmerank.analysis.sample import Sample
-from mmerank.analysis.statistics.null import PERMUTATIONS, against_null
 from mmerank.convention import Aggregate
 
 CLIP_WEIGHT = 2.5
@@ -64,7 +64,9 @@ class ClipEmbeddings:
     texts_cut: int
 
 
-def clip_score(images: NDArray[np.float32], texts: NDArray[np.float32], *, seed: int = 0) -> dict[str, float | None]:
+def clip_score(
+    images: NDArray[np.float32], texts: NDArray[np.float32], *, permutations: int = PERMUTATIONS, seed: int = 0
+) -> dict[str, float | None]:
     """Mean CLIPScore of pairs, 2.5 · max(cos(image, text), 0), beside what it is for shuffled pairs.
 
     Hessel et al., "CLIPScore: A Reference-free Evaluation Metric for Image Captioning" (2021), Sec. 3, w = 2.5.
@@ -72,6 +74,7 @@ def clip_score(images: NDArray[np.float32], texts: NDArray[np.float32], *, seed:
     Args:
         images: CLIP's embeddings, of unit length, (n, e).
         texts: Of the same examples in the same order, (n, e).
+        permutations: Of the pairing, for the null.
         seed: Of the permutations.
 
     Returns:
@@ -82,7 +85,7 @@ def clip_score(images: NDArray[np.float32], texts: NDArray[np.float32], *, seed:
     def score(order: NDArray[np.int64]) -> float:
         return float(CLIP_WEIGHT * np.einsum("ij,ij->i", images, texts[order]).clip(min=0).mean())
 
-    return against_null(score, len(images), PERMUTATIONS, seed)
+    return against_null(score, len(images), permutations, seed)
 
 
 METRIC = Metric("clip_score", "CLIPScore", (_QUANTITY,), _samples)

@@ -10,12 +10,12 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from mmerank.analysis.metrics.cka import permuted_cka
 from mmerank.analysis.metrics.mean_states import mean_states
 from mmerank.analysis.metrics.mutual_information import METRIC as MUTUAL_INFORMATION
-from mmerank.analysis.metrics.mutual_knn import neighbours, permuted_knn
-from mmerank.analysis.statistics.null import PERMUTATIONS, against_null
+from mmerank.analysis.metrics.mutual_knn import neighbours
+from mmerank.analysis.pairing import PERMUTATIONS, against_null
 from mmerank.convention import Aggregate
+from mmerank.formulas.similarity import permuted_cka, permuted_knn
 from mmerank.runs.record import Record, to_frame
 
 

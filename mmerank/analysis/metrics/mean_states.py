@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mmerank.analysis.sample import Floats
+from mmerank.formulas.calibration import Permuted
 
 # Where an image's mean state is held against that of its text at the LLM.
 POINTS = ("vision", "connector", "llm")
@@ -53,6 +54,19 @@ def split(columns: Floats, widths: Sequence[int]) -> list[Floats]:
         One array each.
     """
     return np.split(columns, np.cumsum(widths)[:-1], axis=1)
+
+
+def value_of(statistic: Permuted, n: int) -> float:
+    """A statistic of pairs as they are.
+
+    Args:
+        statistic: Of a permutation of the second half of the pairs.
+        n: Number of pairs.
+
+    Returns:
+        Its value.
+    """
+    return statistic(np.arange(n))
 
 
 def _stacked(states: pd.Series[Any], chosen: Sequence[str]) -> Floats:

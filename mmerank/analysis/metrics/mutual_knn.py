@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from mmerank.analysis.metric import Metric, Quantity
-from mmerank.analysis.metrics.mean_states import POINTS, mean_states, split
+from mmerank.analysis.metrics.mean_states import POINTS, mean_states, split, value_of
 from mmerank.analysis.sample import Floats, PairSample, Sample, no_means
 from mmerank.convention import Aggregate
+from mmerank.formulas.similarity import neighbours as nearest
+from mmerank.formulas.similarity import permuted_knn
 
 # Huh et al. take 10 of 1024; of fewer examples, fewer.
 NEIGHBOURS, SHARE = 10, 10
@@ -32,7 +33,9 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
     def of_columns(columns: Floats) -> tuple[Floats, Floats]:
         *of_images, of_text = split(columns, widths)
         k = neighbours(len(columns))
-        each = [(mutual_knn(x, of_text, k), knn_without_each(x, of_text, k)) for x in of_images]
+        each = [
+            (value_of(permuted_knn(x, of_text, k), len(columns)), knn_without_each(x, of_text, k)) for x in of_images
+        ]
         values, without = zip(*each, strict=True)
         return np.array(values), np.stack(without, axis=1)
 
@@ -54,40 +57,6 @@ def neighbours(n: int) -> int:
     return max(1, min(NEIGHBOURS, n // SHARE))
 
 
-def mutual_knn(x: Floats, y: Floats, k: int) -> float:
-    """Mean share of an example's k nearest neighbours among x that are so among y too, by cosine.
-
-    Huh et al., "The Platonic Representation Hypothesis" (2024): the mutual nearest-neighbour metric.
-    Chance is k / (n - 1).
-
-    Args:
-        x: A row per example, (n, d).
-        y: The same examples in the same order, (n, e).
-        k: Number of neighbours, at most n - 1.
-
-    Returns:
-        Between 0 and 1.
-
-    Example:
-        >>> x = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
-        >>> mutual_knn(x, x[:, ::-1], k=1)
-        1.0
-    """
-    return permuted_knn(x, y, k)(np.arange(len(x)))
-
-
-def permuted_knn(x: Floats, y: Floats, k: int) -> Callable[[NDArray[np.int64]], float]:
-    """Permutation -> mutual k-NN of x with the permuted rows of y; arguments as in `mutual_knn`."""
-    near_x = _neighbours(x, k)
-    near_y = np.zeros((len(y), len(y)), dtype=bool)
-    np.put_along_axis(near_y, _neighbours(y, k), True, axis=1)
-
-    def overlap(order: NDArray[np.int64]) -> float:
-        return float(near_y[order[:, None], order[near_x]].mean())
-
-    return overlap
-
-
 def knn_without_each(x: Floats, y: Floats, k: int) -> Floats:
     """`mutual_knn` without each example in turn, with the same k.
 
@@ -103,7 +72,7 @@ def knn_without_each(x: Floats, y: Floats, k: int) -> Floats:
     if n < k + 2:
         return np.full(n, np.nan)
     every = np.arange(n)[:, None]
-    near_x, near_y = _neighbours(x, k + 1), _neighbours(y, k + 1)
+    near_x, near_y = nearest(x, k + 1), nearest(y, k + 1)
     # Who comes in where one of the k is left out.
     next_x, next_y = near_x[:, k], near_y[:, k]
     in_x, in_y = np.zeros((n, n), dtype=bool), np.zeros((n, n), dtype=bool)
@@ -116,16 +85,6 @@ def knn_without_each(x: Floats, y: Floats, k: int) -> Floats:
     both = x_comes.astype(int) + y_comes + (next_x == next_y) - 1
     change = change + np.where(shared, both[:, None], 0)
     return np.asarray((counts.sum() - counts + change.sum(axis=0)) / (k * (n - 1)))
-
-
-def _neighbours(x: Floats, k: int) -> NDArray[np.int64]:
-    """Indices of each row's k nearest other rows by cosine, (n, k)."""
-    lengths = np.linalg.norm(x, axis=1, keepdims=True)
-    unit = x / np.where(lengths > 0, lengths, 1)
-    similarity = unit @ unit.T
-    np.fill_diagonal(similarity, -np.inf)
-    nearest: NDArray[np.int64] = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    return nearest
 
 
 METRIC = Metric("mutual_knn", "Mutual k-NN of image and text", _QUANTITIES, _samples)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 Alternative = Literal["two-sided", "greater", "less"]
-# Of a pairing, for a null.
-PERMUTATIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -87,38 +84,3 @@ def null_test(value: float, null: Sequence[float], *, alternative: Alternative =
     sd = float(draws.std(ddof=1)) if draws.size > 1 else math.nan
     z = (value - mean) / sd if sd > slack else math.nan
     return NullTest(float(value), mean, sd, z, p, draws.size, alternative)
-
-
-def against_null(
-    statistic: Callable[[NDArray[np.int64]], float], n: int, permutations: int, seed: int
-) -> dict[str, float | None]:
-    """A statistic of paired examples, beside what it is when the pairing is shuffled.
-
-    A similarity score has no meaning of its own without such a null (arXiv:2602.14486).
-
-    Args:
-        statistic: Permutation of the second half of the pairs, (n,), -> number.
-        n: Number of pairs.
-        permutations: How many.
-        seed: Of the permutations.
-
-    Returns:
-        `value`; `null_mean` and `null_stdev` over permutations; `z` = (value - null_mean) / null_stdev; `p`,
-        one-sided: (1 + permutations that reach the value) / (1 + permutations), Phipson and Smyth (2010). None where
-        not defined.
-    """
-    value = statistic(np.arange(n))
-    generator = np.random.default_rng(seed)
-    null = np.array([statistic(generator.permutation(n)) for _ in range(permutations)])
-    mean, stdev = float(null.mean()), float(null.std(ddof=1)) if permutations > 1 else math.nan
-    # Reached up to rounding: the sum over a permutation is taken in another order.
-    reached = int((null >= value - 1e-12 * abs(value)).sum())
-    defined = math.isfinite(value)
-    numbers = {
-        "value": value,
-        "null_mean": mean,
-        "null_stdev": stdev,
-        "z": (value - mean) / stdev if stdev > 1e-12 * abs(mean) else math.nan,
-        "p": (1 + reached) / (1 + permutations) if defined else math.nan,
-    }
-    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
