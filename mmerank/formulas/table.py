@@ -138,7 +138,6 @@ def _paired(
 _SIGMA = "singular values of the rows"
 _CENTRED = "singular values of the centred rows"
 _D = "min(n-1, d)"
-_COSINES = "mean states of paired examples"
 
 _ENTRIES = (
     _spectral("erank_diff_erank", "eRank", spectral.erank, "1", _D, _DIFF_ERANK),
