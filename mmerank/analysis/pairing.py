@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from mmerank.analysis.statistics.calibration import Permuted, shuffled
 from mmerank.analysis.statistics.null import null_test
-from mmerank.formulas.calibration import Permuted, shuffled
 
 # Of a pairing, for a null.
 PERMUTATIONS = 1000

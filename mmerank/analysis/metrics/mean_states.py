@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mmerank.analysis.sample import Floats
-from mmerank.formulas.calibration import Permuted
+from mmerank.analysis.statistics.calibration import Permuted
 
 # Where an image's mean state is held against that of its text at the LLM.
 POINTS = ("vision", "connector", "llm")

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mmerank.analysis.metrics.clip_score import clip_score
-from mmerank.analysis.pairing import against_null, null_test
+from mmerank.analysis.statistics.calibration import Permuted, calibrated, permuted
+from mmerank.analysis.statistics.null import null_test
 from mmerank.analysis.statistics.permutation import swap_test
 from mmerank.errors import NoValue
 from mmerank.formulas import similarity
-from mmerank.formulas.calibration import Permuted, calibrated, permuted
 from mmerank.formulas.similarity import permuted_cka, permuted_knn
 from tests.formulas.clouds import Floats
 
