@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mmerank.analysis.metrics.clip_score import clip_score
+from mmerank.analysis.pairing import against_null
 from mmerank.analysis.statistics.calibration import Permuted, calibrated, permuted
 from mmerank.analysis.statistics.null import null_test
 from mmerank.analysis.statistics.permutation import swap_test
