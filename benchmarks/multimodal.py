@@ -20,7 +20,6 @@ from mmerank.adapter import Adapter
 from mmerank.batches import batches, default_budget
 from mmerank.images import open_picture
 from mmerank.probe import Probe, Reading
-from mmerank.sequences import padded
 from mmerank.transforms import parse
 from mmerank.variants import BASE, Variant, variant
 
@@ -98,10 +97,10 @@ class Pairs:
         order = range(len(self.examples))
         for batch in batches(order, lambda i: len(self.readings[i].sequences["pair"]), self._budget):
             sequences = [self.readings[i].sequences for i in batch]
-            self.adapter.decode(*padded([s["text"] for s in sequences]), None)
+            self.adapter.decode([s["text"] for s in sequences], None)
             for pixels in self.pixels.values():
-                images = self.adapter.encode_images(torch.stack([pixels[i] for i in batch]))
-                self.adapter.decode(*padded([s["pair"] for s in sequences]), images)
+                images = self.adapter.encode_images([pixels[i] for i in batch])
+                self.adapter.decode([s["pair"] for s in sequences], images)
 
     def bare_with_inputs(self) -> None:
         """Both."""

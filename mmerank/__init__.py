@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mmerank.adapter import Adapter, load
+    from mmerank.adapter import Adapter, load, wrap
     from mmerank.alignment import Alignment, align
     from mmerank.analysis.bootstrap import Bootstrap
     from mmerank.analysis.paired import Comparison, compare
@@ -53,6 +53,7 @@ _HOMES = {
     "load_text": "text_adapter",
     "matrix_entropy": "entropy",
     "perturb": "perturbation",
+    "wrap": "adapter",
     "wrap_text": "text_adapter",
 }
 
@@ -82,6 +83,7 @@ __all__ = [
     "load_text",
     "matrix_entropy",
     "perturb",
+    "wrap",
     "wrap_text",
 ]
 

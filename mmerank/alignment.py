@@ -57,6 +57,7 @@ class Alignment:
         seed: Of their choice; None for the first ones.
         bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
         clip: CLIP's embeddings of the examples, where asked for.
+        undefined: What the model does not have, by name, each with the reason; these numbers are NaN.
     """
 
     model: str
@@ -86,6 +87,7 @@ class Alignment:
 
     clip: ClipEmbeddings | None = None
     layer_records: tuple[Record, ...] = ()
+    undefined: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def matched(self) -> dict[str, Any] | None:
@@ -158,17 +160,18 @@ class Alignment:
             label: `erank1` .. `erank5`.
 
         Returns:
-            The mean of n over examples.
+            The mean of n over examples; NaN where the model has none.
         """
         counts = [r.n for r in self.records if (r.point, r.input) == ERANKS[label]]
-        return sum(counts) / len(counts)
+        return sum(counts) / len(counts) if counts else math.nan
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per example and measurement, in the order of the examples' ids; columns as in `mmerank.records`."""
         return to_frame(self._all_records)
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as `--json` prints it."""
+        """The result as `--json` prints it; what is undefined is null."""
+        mean_tokens = {label: _null(self.mean_tokens(label)) for label in ERANKS}
         return {
             "model": self.model,
             "data": self.data,
@@ -177,12 +180,13 @@ class Alignment:
             "seed": self.seed,
             "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
             "convention": all_choices(self.convention, self.source),
-            **{label: getattr(self, label) for label in ERANKS},
-            "image_reduction_ratio": self.image_reduction_ratio,
-            "image_text_alignment": self.image_text_alignment,
+            **{label: _null(getattr(self, label)) for label in ERANKS},
+            "image_reduction_ratio": _null(self.image_reduction_ratio),
+            "image_text_alignment": _null(self.image_text_alignment),
+            **({"undefined": self.undefined} if self.undefined else {}),
             "intervals": {label: list(limits) for label, limits in self.intervals.items()},
             "bootstrap": self.bootstrap.to_dict(),
-            "mean_tokens": {label: self.mean_tokens(label) for label in ERANKS},
+            "mean_tokens": mean_tokens,
             "text_cut": self.text_cut,
             **{name: block for name in ASIDE if (block := getattr(self, name)) is not None},
             "source": self.source,
@@ -193,6 +197,10 @@ class Alignment:
         from mmerank.report import alignment_text
 
         return alignment_text([self])
+
+
+def _null(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def align(
@@ -325,10 +333,13 @@ def alignment_of(
     if not records:
         first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
         raise DataError(f"{data}: no example could be measured, {len(skipped)} skipped{first}")
+    undefined = dict(probe.adapter.undefined)
+    if set(undefined) & {"erank3", "erank4", "erank5"}:
+        undefined["image_text_alignment"] = next(iter(undefined.values()))
     return Alignment(
         model=probe.adapter.name,
         data=data,
-        n=len(records) // len(ERANKS),
+        n=len({record.example for record in records}),
         skipped=tuple(skipped),
         convention=convention,
         source=dict(probe.source),
@@ -337,6 +348,7 @@ def alignment_of(
         seed=seed,
         bootstrap=Bootstrap(),
         clip=None,
+        undefined=undefined,
         layer_records=tuple(r for r in rows if (r.point, r.input) not in order),
         **alignment(records, aggregate=convention.aggregate),
     )

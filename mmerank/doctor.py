@@ -12,7 +12,7 @@ import torch
 from mmerank.adapter import Adapter
 from mmerank.collect import Measured
 from mmerank.convention import Convention
-from mmerank.eranks import ERANKS
+from mmerank.eranks import ERANKS, LABELS
 from mmerank.errors import DataError
 from mmerank.hooks import Point
 from mmerank.images import MAX_PIXELS
@@ -127,7 +127,11 @@ def examine(
         },
         example=example.id,
         layout=layout,
-        eranks={label: float(torch.tensor(records[where].entropy).exp()) for label, where in ERANKS.items()},
+        eranks={
+            label: float(torch.tensor(records[where].entropy).exp())
+            for label, where in ERANKS.items()
+            if where in records
+        },
         warnings=tuple(_warnings(adapter, probe, records)),
     )
 
@@ -156,6 +160,7 @@ def _stretches(adapter: Adapter, sequence: TokenSequence, convention: Convention
 
 def _warnings(adapter: Adapter, probe: Probe, records: dict[tuple[str, str], Record]) -> Iterable[str]:
     yield from adapter.source.get("cautions", ())
+    yield from (f"{LABELS[label]} is undefined: {reason}" for label, reason in adapter.undefined.items())
     dtypes = {parameter.dtype for parameter in adapter.model.parameters()}
     if torch.float16 in dtypes:
         yield "float16 overflows at 65504: massive activations may become infinite; bfloat16 does not"
@@ -171,7 +176,7 @@ def _warnings(adapter: Adapter, probe: Probe, records: dict[tuple[str, str], Rec
             f"one direction holds most of the spectrum ({', '.join(steep)}): a massive activation, or tokens that "
             "hardly differ; compare with --centre median"
         )
-    tokens = {kind: records["llm", kind].n for kind in KINDS}
+    tokens = {kind: records["llm", kind].n for kind in KINDS if ("llm", kind) in records}
     if max(tokens.values()) > 2 * min(tokens.values()):
         counts = ", ".join(f"{kind} {n}" for kind, n in tokens.items())
         yield f"token counts differ ({counts}); they bound eRank3 to eRank5, which differ for that alone"

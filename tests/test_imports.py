@@ -28,6 +28,7 @@ ORDER = [
     "entropy",
     "subsets",
     "hooks",
+    "pictures",
     "layers",
     "metadata",
     "images",

@@ -71,13 +71,15 @@ def image_text_alignment(erank3: float, erank4: float, erank5: float) -> float:
         erank5: LLM, image and text.
 
     Returns:
-        Between 1/3 and 1.
+        Between 1/3 and 1; NaN where one of them is.
 
     Example:
         >>> round(image_text_alignment(45.62, 74.21, 76.34), 4)
         0.8566
     """
     eranks = (erank3, erank4, erank5)
+    if any(map(math.isnan, eranks)):
+        return math.nan
     return sum(eranks) / 3 / max(eranks)
 
 
@@ -89,7 +91,7 @@ def alignment(records: Iterable[Record], *, aggregate: Aggregate = "entropy") ->
         aggregate: See `dataset_erank`.
 
     Returns:
-        `erank1` .. `erank5`, `image_reduction_ratio`, `image_text_alignment`.
+        `erank1` .. `erank5`, `image_reduction_ratio`, `image_text_alignment`; NaN where no example has a measurement.
 
     Raises:
         ValueError: A measurement is missing.
@@ -97,10 +99,13 @@ def alignment(records: Iterable[Record], *, aggregate: Aggregate = "entropy") ->
     entropies: dict[tuple[str, str], list[float]] = {where: [] for where in ERANKS.values()}
     for record in records:
         entropies[record.point, record.input].append(record.entropy)
-    if len({len(values) for values in entropies.values()}) > 1:
+    if len({len(values) for values in entropies.values() if values}) > 1:
         counts = ", ".join(f"{point}/{kind} {len(values)}" for (point, kind), values in entropies.items())
         raise ValueError(f"expected all five measurements of every example, got {counts}")
-    e = {label: dataset_erank(entropies[where], aggregate=aggregate) for label, where in ERANKS.items()}
+    e = {
+        label: dataset_erank(entropies[where], aggregate=aggregate) if entropies[where] else math.nan
+        for label, where in ERANKS.items()
+    }
     return {
         **e,
         "image_reduction_ratio": image_reduction_ratio(e["erank1"], e["erank2"]),

@@ -97,7 +97,10 @@ def alignment_sample(frame: pd.DataFrame, *, aggregate: Aggregate = "entropy") -
     """
     _expect_one("model", frame["model"])
     _expect_one("transform", frame["transform"])
-    entropies = _wide(frame, ["point", "input"], list(ERANKS.values()))
+    there = set(zip(frame["point"], frame["input"], strict=True))
+    # What no example has, its model does not have.
+    wanted = [where for where in ERANKS.values() if where in there]
+    entropies = _wide(frame, ["point", "input"], wanted).reindex(columns=pd.MultiIndex.from_tuples(ERANKS.values()))
     exponential = aggregate == "entropy"
 
     def of_means(means: Floats) -> Floats:

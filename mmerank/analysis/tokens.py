@@ -68,13 +68,17 @@ def matched_alignment(
     return {
         "tokens": tokens,
         "repeats": repeats,
-        "n": len(kept) // len(ERANKS),
+        "n": len({record.example for record in kept}),
         "left_out": len(short),
         "fewest_rows": min((r.n for r in rows), default=None),
-        **numbers,
-        "stdev_of_a_draw": stdev,
-        "all_rows": all_rows,
+        **_without_nan(numbers),
+        "stdev_of_a_draw": _without_nan(stdev),
+        "all_rows": _without_nan(all_rows),
     }
+
+
+def _without_nan(numbers: dict[str, float | None]) -> dict[str, float | None]:
+    return {name: None if value is None or math.isnan(value) else value for name, value in numbers.items()}
 
 
 def matched_rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -117,7 +121,7 @@ def unlike_rows(models: Sequence[Iterable[Record]]) -> dict[str, list[float]]:
         for count in counts:
             for record in count[label]:
                 by_example.setdefault(record.example, set()).add(record.n)
-        if any(len(different) > 1 for different in by_example.values()):
+        if all(count[label] for count in counts) and any(len(different) > 1 for different in by_example.values()):
             found[label] = [statistics.fmean(record.n for record in count[label]) for count in counts]
     return found
 

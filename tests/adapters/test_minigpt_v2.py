@@ -23,7 +23,8 @@ from mmerank.errors import ModelError
 from mmerank.hooks import Point, capture
 from mmerank.identity import identity
 from mmerank.inputs import Example
-from mmerank.sequences import Kind, Role, TokenSequence, padded
+from mmerank.pictures import Encoded
+from mmerank.sequences import Kind, Role, TokenSequence
 from mmerank_adapters.minigpt_v2_model import MiniGPTv2Model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -89,14 +90,14 @@ def adapter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @torch.inference_mode()
 def vision_path(adapter: Adapter, points: Mapping[str, Point]) -> Mapping[str, Tensor]:
     with capture(adapter.model, points) as seen:
-        adapter.encode_images(PIXELS)
+        adapter.encode_images(list(PIXELS))
     return seen
 
 
 @torch.inference_mode()
-def hidden(adapter: Adapter, sequences: list[TokenSequence], images: Tensor | None) -> Tensor:
+def hidden(adapter: Adapter, sequences: list[TokenSequence], images: list[Encoded] | None) -> Tensor:
     with capture(adapter.model, {"llm": adapter.points["llm"]}) as seen:
-        adapter.decode(*padded(sequences), images)
+        adapter.decode(sequences, images)
     states: Tensor = seen["llm"]
     return states
 
@@ -104,7 +105,7 @@ def hidden(adapter: Adapter, sequences: list[TokenSequence], images: Tensor | No
 def pair_states(adapter: Adapter) -> Tensor:
     """Hidden states of the first example's pair in the template, (n, d)."""
     with torch.inference_mode():
-        images = adapter.encode_images(PIXELS[:1])
+        images = adapter.encode_images([PIXELS[0]])
     return hidden(adapter, [adapter.sequence(EXAMPLES[0], "pair", "template")], images)[0]
 
 
