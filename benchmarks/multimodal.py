@@ -22,7 +22,6 @@ from mmerank.inputs.pictures import open_picture
 from mmerank.inputs.transforms.picture import parse
 from mmerank.inputs.variants import BASE, Variant, variant
 from mmerank.models.adapter import Adapter
-from mmerank.models.sequences import padded
 
 PAIRS = (("mmerank", "bare"), ("mmerank", "inputs + bare"), ("naive", "bare"), ("naive", "mmerank"))
 TRANSFORMS = {"tiny": (1, 4), "small": (1, 4, 16), "full": (1, 4, 16)}
@@ -98,10 +97,10 @@ class Pairs:
         order = range(len(self.examples))
         for batch in batches(order, lambda i: len(self.readings[i].sequences["pair"]), self._budget):
             sequences = [self.readings[i].sequences for i in batch]
-            self.adapter.decode(*padded([s["text"] for s in sequences]), None)
+            self.adapter.decode([s["text"] for s in sequences], None)
             for pixels in self.pixels.values():
-                images = self.adapter.encode_images(torch.stack([pixels[i] for i in batch]))
-                self.adapter.decode(*padded([s["pair"] for s in sequences]), images)
+                images = self.adapter.encode_images([pixels[i] for i in batch])
+                self.adapter.decode([s["pair"] for s in sequences], images)
 
     def bare_with_inputs(self) -> None:
         """Both."""

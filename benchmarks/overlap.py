@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from benchmarks import shapes
 from benchmarks.clock import Stage, row
 from mmerank import Example
 from mmerank.engine.probe import Probe
+from mmerank.inputs.sequence import TokenSequence
+from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import Point
+from mmerank.models.sequences import padded
 from mmerank.states.spectrum import PendingGram
 from mmerank_adapters.llava import Llava
 
@@ -64,16 +67,15 @@ class Paced(Llava):
         for rows in (m, m + 1, self._text, n):
             yield self._states[0, :rows]
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Sequence[Tensor], vision_point: str = "default") -> list[Encoded]:
         """As long as it takes."""
         b, m = len(pixels), self.image_tokens
         time.sleep(b * self._vision_s)
-        self.model["vision"](self._rows.expand(b, -1, -1))
-        rows: Tensor = self.model["connector"](self._states[:, :m].expand(b, -1, -1))
-        return rows
+        return [Encoded(self._rows[0], self._states[0, :m])] * b
 
-    def decode(self, ids: Tensor, mask: Tensor, images: Tensor | None) -> None:
+    def decode(self, sequences: Sequence[TokenSequence], images: Sequence[Encoded] | None) -> None:
         """As long as it takes."""
+        ids, _ = padded(sequences)
         time.sleep(ids.numel() * self._token_s)
         self.model["llm"](self._states[:, : ids.shape[1]].expand(len(ids), -1, -1))
 

@@ -94,7 +94,7 @@ def pair_passes(
             images = None
             if kind != "text":
                 with capture(adapter.model, before) as seen:
-                    images = adapter.encode_images(picture[None])
+                    images = [of.connector for of in adapter.encode_images([picture])]
                 if kind == "image":
                     for h in seen.values():
                         measure(h[0])

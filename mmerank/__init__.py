@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmerank.jobs.diff import Diff, diff
     from mmerank.jobs.monitor import AlignmentMonitor, DiffErankMonitor
     from mmerank.jobs.perturb import Perturbation, perturb
-    from mmerank.models.adapter import Adapter, load
+    from mmerank.models.adapter import Adapter, load, wrap
     from mmerank.models.hooks import Point, capture
     from mmerank.models.loading import TextAdapter, load_text, wrap_text
     from mmerank.states.entropy import effective_rank, matrix_entropy
@@ -55,6 +55,7 @@ _HOMES = {
     "matrix_entropy": "states.entropy",
     "metric": "formulas.table",
     "perturb": "jobs.perturb",
+    "wrap": "models.adapter",
     "wrap_text": "models.loading",
 }
 
@@ -85,6 +86,7 @@ __all__ = [
     "matrix_entropy",
     "metric",
     "perturb",
+    "wrap",
     "wrap_text",
 ]
 

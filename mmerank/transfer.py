@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +21,21 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
         The tensor there.
     """
     return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def for_each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A tensor, or tensors by name, changed one by one.
+
+    Args:
+        value: What an adapter's `pixels` gives.
+        change: What is done to each.
+
+    Returns:
+        The same form.
+    """
+    if isinstance(value, Mapping):
+        return {name: for_each_tensor(of, change) for name, of in value.items()}
+    return change(value) if isinstance(value, Tensor) else value
 
 
 class Arriving:

@@ -269,9 +269,9 @@ def test_batches_follow_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[tuple[int, int]] = []
     decode = type(ADAPTER).decode
 
-    def spy(adapter: Any, ids: Any, mask: Any, images: Any) -> None:
-        shapes.append(tuple(ids.shape))
-        decode(adapter, ids, mask, images)
+    def spy(adapter: Any, sequences: Any, images: Any) -> None:
+        shapes.append((len(sequences), max(map(len, sequences))))
+        decode(adapter, sequences, images)
 
     monkeypatch.setattr(type(ADAPTER), "decode", spy)
     align(ADAPTER, examples(), batch_tokens=0)

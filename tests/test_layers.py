@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from mmerank import Convention, align, capture, load
 from mmerank.errors import RunFolderError, UsageError
 from mmerank.inputs.sequence import Role
-from mmerank.models.sequences import padded
 from tests import reference
 from tests.adapters.cases import CASES, LLAVA, Case, examples
 from tests.conftest import GOLDEN
@@ -33,12 +32,12 @@ def hidden_states(case: Case, form: Any = "bare") -> dict[str, list[NDArray[np.f
     for example in examples():
         sequence = adapter.sequence(example, "pair", form)
         with torch.inference_mode():
-            pixels = adapter.pixels(example.image, "model")[None]  # type: ignore[arg-type]
+            pixels = [adapter.pixels(example.image, "model")]  # type: ignore[arg-type]
             inputs: list[Any] = []
             hook = llm.register_forward_pre_hook(
                 lambda module, args, kwargs, inputs=inputs: inputs.append(kwargs), with_kwargs=True
             )
-            adapter.decode(*padded([sequence]), adapter.encode_images(pixels))
+            adapter.decode([sequence], adapter.encode_images(pixels))
             hook.remove()
             states = llm(**inputs[0], output_hidden_states=True).hidden_states
         found[example.id] = [h[0].numpy() for h in states]
@@ -96,7 +95,7 @@ def test_layers_fire_once_and_end_at_the_norm(case: Case) -> None:
     layers = {str(i): point for i, point in enumerate(case.adapter.layers)}
     assert case.adapter.layers[-1] == case.adapter.points["llm"]
     with torch.no_grad(), capture(case.adapter.model, layers) as seen:
-        case.adapter.decode(*padded([case.adapter.sequence(examples()[0], "text", "bare")]), None)
+        case.adapter.decode([case.adapter.sequence(examples()[0], "text", "bare")], None)
     assert len({tuple(h.shape) for h in seen.values()}) == 1
 
 

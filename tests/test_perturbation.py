@@ -19,7 +19,6 @@ from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.inputs.sequence import Role
 from mmerank.inputs.transforms.picture import parse
 from mmerank.inputs.variants import asked_for, derangement, null_pairs, variant
-from mmerank.models.sequences import padded
 from tests.adapters.cases import LLAVA, MINIGPT_V2, Case
 from tests.reference import entropy
 
@@ -133,13 +132,13 @@ def test_passes_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     passes: Counter[str] = Counter()
     decode, encode = type(adapter).decode, type(adapter).encode_images
 
-    def count_decode(self: Any, ids: Any, mask: Any, images: Any) -> None:
-        passes["text" if images is None else "image"] += len(ids)
-        decode(self, ids, mask, images)
+    def count_decode(self: Any, sequences: Any, images: Any) -> None:
+        passes["text" if images is None else "image"] += len(sequences)
+        decode(self, sequences, images)
 
-    def count_encode(self: Any, pixels: Any) -> Any:
+    def count_encode(self: Any, pixels: Any, vision_point: str) -> Any:
         passes["encoder"] += len(pixels)
-        return encode(self, pixels)
+        return encode(self, pixels, vision_point)
 
     monkeypatch.setattr(type(adapter), "decode", count_decode)
     monkeypatch.setattr(type(adapter), "encode_images", count_encode)
@@ -200,8 +199,8 @@ def test_independent_stacks_rows_of_two_passes(case: Case, tokens: Any) -> None:
         sequence = adapter.sequence(example, kind, "bare")
         assert isinstance(example.image, Image.Image)
         with torch.inference_mode(), capture(adapter.model, {"llm": adapter.points["llm"]}) as seen:
-            images = adapter.encode_images(adapter.pixels(example.image, "model")[None]) if kind == "image" else None
-            adapter.decode(*padded([sequence]), images)
+            images = adapter.encode_images([adapter.pixels(example.image, "model")]) if kind == "image" else None
+            adapter.decode([sequence], images)
         return seen["llm"][0].numpy()[[role in roles for role in sequence.roles]]
 
     with_bos = [Role.BOS, Role.IMAGE] if tokens == "all" else [Role.IMAGE]

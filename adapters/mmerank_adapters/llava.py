@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModelForImageTextToText
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, CLIPImageProcessorPil
 
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
@@ -19,9 +19,10 @@ from mmerank.inputs.pictures import check_area, square
 from mmerank.inputs.sequence import Kind, Role, TokenSequence, image_places
 from mmerank.models.chat_template import ANSWER, PICTURE, QUESTION, other_template
 from mmerank.models.checkpoints import commit_of, configuration, placement
+from mmerank.models.encoded import Encoded, encoded
 from mmerank.models.hooks import Point
 from mmerank.models.plausible import check_built
-from mmerank.models.sequences import bare_sequence, begin, end, spliced_embeddings, tokenized
+from mmerank.models.sequences import bare_sequence, begin, end, padded, spliced_embeddings, tokenized
 from mmerank.models.soundness import check_files, check_loaded, check_pixels, embedding_rows
 from mmerank.models.special_tokens import check_bos, size_cautions, special_cautions
 from mmerank.models.stored import unread
@@ -45,6 +46,9 @@ _VIP = (
 )
 
 
+_LANGUAGE_MODELS = ("llama", "mistral")
+
+
 class Llava:
     """The LLaVA family on transformers' LlavaForConditionalGeneration and VipLlavaForConditionalGeneration.
 
@@ -53,6 +57,7 @@ class Llava:
     """
 
     model_types = ("llava", "vipllava")
+    undefined: Mapping[str, str] = {}
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any, *, name: str, source: Mapping[str, Any]):
         self.name = name
@@ -157,6 +162,41 @@ class Llava:
             source["chat_template"] = f"another than this adapter feeds with --sequence template: {other}"
         return adapter
 
+    @staticmethod
+    def takes(config: Mapping[str, Any]) -> bool:
+        """Whether a configuration of these model types is of CLIP and Llama or Mistral; there are others.
+
+        Args:
+            config: As in config.json.
+
+        Returns:
+            Whether `load` may try.
+        """
+        kinds = [(config.get(f"{part}_config") or {}).get("model_type") for part in ("vision", "text")]
+        return kinds[0] in (None, "clip_vision_model") and kinds[1] in (None, *_LANGUAGE_MODELS)
+
+    @classmethod
+    def wrap(cls, model: Any, processor: Any, *, name: str) -> Llava:
+        """An adapter around a model in memory, which is left as it is.
+
+        Args:
+            model: Of these families.
+            processor: Its processor; pictures are prepared by the same class's PIL backend, as `load` has it.
+            name: The name that results carry.
+
+        Returns:
+            The adapter.
+        """
+        settings = processor.image_processor.to_dict()
+        source = {
+            "adapter": "llava",
+            "checkpoint": getattr(model.config, "_name_or_path", None) or None,
+            "commit": None,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "ignored": [],
+        }
+        return cls(model, processor.tokenizer, CLIPImageProcessorPil.from_dict(settings), name=name, source=source)
+
     def untrained(self, seed: int) -> Llava:
         """The same configuration with the weights that transformers' own initialisation draws.
 
@@ -258,28 +298,30 @@ class Llava:
         expected = [opening + turn + end for opening in (before, before[role:]) for end in ("", "###")]
         self._other_template = other_template(checkpoint, self.tokenizer, expected, picture=token)
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Sequence[Tensor], vision_point: str = "default") -> list[Encoded]:
         """Run CLIP and the connector.
 
         Args:
-            pixels: (b, 3, h, w).
+            pixels: One tensor a picture, (3, h, w).
+            vision_point: Where the vision encoder is read.
 
         Returns:
-            The connector's output, (b, m, d).
+            The rows of each picture.
         """
-        features = self._core.get_image_features(pixels.to(self._core.vision_tower.device, self.model.dtype))
-        rows = features.pooler_output
-        return rows if isinstance(rows, Tensor) else torch.stack(tuple(rows))
+        batch = torch.stack(tuple(pixels)).to(self._core.vision_tower.device, self.model.dtype)
+        points = {"vision": self.vision_points[vision_point], "connector": self.points["connector"]}
+        return encoded(self.model, points, lambda: self._core.get_image_features(batch))
 
-    def decode(self, ids: Tensor, mask: Tensor, images: Tensor | None) -> None:
+    def decode(self, sequences: Sequence[TokenSequence], images: Sequence[Encoded] | None) -> None:
         """Run the language model up to its final norm.
 
         Args:
-            ids: (b, n), padded on the right.
-            mask: (b, n), true at tokens.
-            images: The connector's output, (b, m, d), or None.
+            sequences: What it reads.
+            images: The rows of each one's picture, or None.
         """
-        embeddings = spliced_embeddings(self._core.get_input_embeddings(), ids, images)
+        ids, mask = padded(sequences)
+        rows = images and [image.connector for image in images]
+        embeddings = spliced_embeddings(self._core.get_input_embeddings(), ids, rows)
         self._core.language_model(
             inputs_embeds=embeddings, attention_mask=sent(mask, embeddings.device), use_cache=False
         )
@@ -302,7 +344,7 @@ def _check_configuration(checkpoint: str | Path) -> None:
     wrong = None
     if vision != "clip_vision_model":
         wrong = f"vision_config.model_type is {vision!r}, expected 'clip_vision_model'"
-    elif text not in ("llama", "mistral"):
+    elif text not in _LANGUAGE_MODELS:
         wrong = f"text_config.model_type is {text!r}, expected 'llama' or 'mistral'"
     elif (strategy := config.get("vision_feature_select_strategy", "default")) != "default":
         wrong = f"vision_feature_select_strategy is {strategy!r}, expected 'default' (without CLS)"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from tokenizers import normalizers
 from torch import Tensor
@@ -21,8 +22,9 @@ from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import check_area, square
 from mmerank.inputs.sequence import Kind, Role, TokenSequence, image_places
 from mmerank.models.checkpoints import configuration, folder_or_hub_id, path_beside
+from mmerank.models.encoded import Encoded, encoded
 from mmerank.models.hooks import Point
-from mmerank.models.sequences import bare_sequence, begin, end, spliced_embeddings, tokenized
+from mmerank.models.sequences import bare_sequence, begin, end, padded, spliced_embeddings, tokenized
 from mmerank.models.soundness import embedding_rows
 from mmerank.models.special_tokens import check_bos, size_cautions, special_cautions
 from mmerank.models.tokenizer import Loaded, load_tokenizer, stated
@@ -60,6 +62,7 @@ class MiniGPTv2:
 
     model_types = ()  # no config.json names it
     causal = True
+    undefined: Mapping[str, str] = {}
 
     def __init__(self, model: MiniGPTv2Model, tokenizer: Any, *, name: str, source: Mapping[str, Any]):
         self.name = name
@@ -230,27 +233,31 @@ class MiniGPTv2:
         opening = start + piece(("[INST] <Img>", Role.TEMPLATE)) + picture
         return opening + piece(("</Img> ", Role.TEMPLATE), instruction, ("  [/INST]", Role.TEMPLATE)) + answer
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Sequence[Tensor], vision_point: str = "default") -> list[Encoded]:
         """Run vision encoder and connector.
 
         Args:
-            pixels: (b, 3, s, s).
+            pixels: One tensor a picture, (3, s, s).
+            vision_point: Where the vision encoder is read.
 
         Returns:
-            The connector's output, (b, m, d).
+            The rows of each picture.
         """
-        return self.model.encode_images(pixels.to(self.model.llama_proj.weight))
+        batch = torch.stack(tuple(pixels)).to(self.model.llama_proj.weight)
+        points = {"vision": self.vision_points[vision_point], "connector": self.points["connector"]}
+        return encoded(self.model, points, lambda: self.model.encode_images(batch))
 
-    def decode(self, ids: Tensor, mask: Tensor, images: Tensor | None) -> None:
+    def decode(self, sequences: Sequence[TokenSequence], images: Sequence[Encoded] | None) -> None:
         """Run the language model up to its final norm.
 
         Args:
-            ids: (b, n), padded on the right.
-            mask: (b, n), true at tokens.
-            images: The connector's output, (b, m, d), or None.
+            sequences: What it reads.
+            images: The rows of each one's picture, or None.
         """
         llama = self.model.llama_model
-        embeddings = spliced_embeddings(llama.get_input_embeddings(), ids, images)
+        ids, mask = padded(sequences)
+        rows = images and [image.connector for image in images]
+        embeddings = spliced_embeddings(llama.get_input_embeddings(), ids, rows)
         llama(inputs_embeds=embeddings, attention_mask=sent(mask, embeddings.device), use_cache=False)
 
 

@@ -47,7 +47,7 @@ def unlike_rows(models: Sequence[Iterable[Record]]) -> dict[str, list[float]]:
         for count in counts:
             for record in count[label]:
                 by_example.setdefault(record.example, set()).add(record.n)
-        if any(len(different) > 1 for different in by_example.values()):
+        if all(count[label] for count in counts) and any(len(different) > 1 for different in by_example.values()):
             found[label] = [statistics.fmean(record.n for record in count[label]) for count in counts]
     return found
 

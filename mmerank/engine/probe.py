@@ -20,7 +20,7 @@ from mmerank.engine.collect import Measured, in_batches
 from mmerank.engine.measurement import Measurement, measurement_fingerprint, no_spectrum
 from mmerank.engine.workers import Workers, default_workers
 from mmerank.eranks import ERANKS
-from mmerank.errors import DataError, NoSpectrum, SourceError, UsageError
+from mmerank.errors import CaptureError, DataError, NoSpectrum, SourceError, UsageError
 from mmerank.inputs.contents import Content, content_of, picture_stamp
 from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.pictures import MAX_PIXELS, open_picture
@@ -28,15 +28,16 @@ from mmerank.inputs.placeholders import placeholders, without_placeholder
 from mmerank.inputs.sequence import Kind, Role, TokenSequence, image_places
 from mmerank.inputs.variants import BASE, ORIGINAL, Variant, Version
 from mmerank.models.adapter import Adapter
+from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import capture
 from mmerank.models.identity import identity
 from mmerank.models.layers import layer_points
-from mmerank.models.sequences import SpecialTokens, outside, padded
+from mmerank.models.sequences import SpecialTokens, outside
 from mmerank.models.soundness import embedding_rows
 from mmerank.models.wrapped import evaluated
 from mmerank.runs.record import Record
 from mmerank.states.reductions import RowStudy
-from mmerank.transfer import sent
+from mmerank.transfer import for_each_tensor, sent
 
 KINDS: tuple[Kind, ...] = ("image", "text", "pair")
 # Largest relative difference between a prefix read from the pair pass and a pass of its own that is still
@@ -46,7 +47,7 @@ PREFIX_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.0
 
 @dataclass(frozen=True)
 class Reading:
-    """What the LLM reads of one version of an example's text."""
+    """What the LLM reads of one version of an example's picture and of its text."""
 
     sequences: dict[Kind, TokenSequence]
     text_cut: int
@@ -54,10 +55,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An example with what the LLM will read for it, by version of its text."""
+    """An example with what the LLM will read for it, by versions of its picture and of its text."""
 
     example: Example
-    readings: dict[Version, Reading]
+    readings: dict[tuple[Version, Version], Reading]
 
     @property
     def id(self) -> str:
@@ -66,8 +67,8 @@ class Prepared:
 
     @property
     def sequences(self) -> dict[Kind, TokenSequence]:
-        """Those of the example's own text."""
-        return self.readings[ORIGINAL].sequences
+        """Those of the example's own picture and text."""
+        return self.readings[ORIGINAL, ORIGINAL].sequences
 
     @property
     def longest(self) -> int:
@@ -85,13 +86,21 @@ class _Found:
 
     item: Prepared
     content: Content
-    pixels: dict[Version, Tensor]
+    pixels: dict[Version, Any]
     unreadable: dict[Version, DataError]  # in the place of which `pixels` has the example's own
     outcomes: dict[_Key, Future[Record | NoSpectrum]] = field(default_factory=dict)
     rows: dict[_Key, tuple[Tensor, TokenSequence]] = field(
         default_factory=dict
     )  # what is stacked when the batch is through
     tokens: int = 0
+    filled: dict[Version, Sequence[bool]] = field(default_factory=dict)  # of a picture's places, where not all
+
+    def read(self, image: Version, text: Version) -> dict[Kind, TokenSequence]:
+        """What the LLM reads, by kind of input."""
+        sequences = self.item.readings[image, text].sequences
+        if (filled := self.filled.get(image)) is None:
+            return sequences
+        return {kind: sequence.with_places(filled) for kind, sequence in sequences.items()}
 
 
 @dataclass(frozen=True)
@@ -159,10 +168,11 @@ class Probe:
                 f"{self.adapter.name}: unknown vision point {self.convention.vision_point!r}; "
                 f"known: {', '.join(known)}"
             )
-        if (self.convention.match_tokens or 0) > self.adapter.image_tokens:
+        least = self.adapter.image_tokens
+        if least is not None and (self.convention.match_tokens or 0) > least:
             raise UsageError(
                 f"{self.adapter.name}: {self.convention.match_tokens} rows cannot be drawn to match, a picture has "
-                f"only {self.adapter.image_tokens} behind the connector"
+                f"only {least} behind the connector"
             )
         self._special_tokens = SpecialTokens(self.adapter.tokenizer)
         self.placeholders = placeholders(self.adapter.model, self.adapter.tokenizer)
@@ -179,9 +189,13 @@ class Probe:
         self._budget = Budget(self.batch_tokens)
         self.source = self.source or identity(self.adapter)
         self._fingerprint = measurement_fingerprint(self.source, self.convention)
+        measured = [*ERANKS.values(), *((point, "pair") for point in self._layers)]
+        missing = [ERANKS[label] for label in self.adapter.undefined]
+        self._measured = [where for where in measured if where not in missing]
         # Dictionaries, for their order.
         self._texts = dict.fromkeys(variant.text for variant in self.variants)
         self._text_passes = dict.fromkeys(v.text for v in self.variants if v.read != "pair")
+        self._images = dict.fromkeys([ORIGINAL, *(variant.image for variant in self.variants)])
         self._pair_passes: dict[Version, dict[Version, None]] = {}
         for variant in self.variants:
             if variant.read != "stacked":
@@ -230,27 +244,59 @@ class Probe:
         if not example.text.strip():
             return Skipped(example.id, "the text is empty")
         self._special_tokens.look_at(example.id, example.text)
-        readings = {text: self.reading(text.of(example)) for text in self._texts}
-        if None in readings.values():
-            limit = self.adapter.max_tokens
-            return Skipped(example.id, f"longer than the model's limit of {limit} tokens without any text")
-        for reading in filter(None, readings.values()):
+        try:
+            shown = self._shown(example)
+        except DataError as error:
+            return _unreadable(example, error)
+        found: dict[tuple[Version, Version], Reading] = {}
+        for text in self._texts:
+            of_text = text.of(example)
+            # Another picture may have other rows; a text is cut at one place, whatever picture it stands beside.
+            each = {image: self.reading(replace(of_text, image=picture)) for image, picture in shown.items()}
+            if None in each.values():
+                limit = self.adapter.max_tokens
+                return Skipped(example.id, f"longer than the model's limit of {limit} tokens without any text")
+            cut = max(reading.text_cut for reading in each.values() if reading is not None)
+            for image, reading in each.items():
+                assert reading is not None
+                if reading.text_cut < cut:
+                    reading = self.reading(replace(of_text, image=shown[image]), cut)
+                    assert reading is not None
+                found[image, text] = reading
+        for reading in found.values():
             for sequence in reading.sequences.values():
                 if reason := outside(sequence, self._rows, self.adapter.tokenizer):
                     return Skipped(example.id, reason)
-        return Prepared(example, {text: reading for text, reading in readings.items() if reading is not None})
+        if self.adapter.image_tokens is not None:
+            found = {(image, text): found[ORIGINAL, text] for image in self._images for text in self._texts}
+        return Prepared(example, found)
 
-    def reading(self, example: Example) -> Reading | None:
+    def _shown(self, example: Example) -> dict[Version, Any]:
+        """The pictures that sequences are made for: each version where their rows depend on it, opened."""
+        if self.adapter.image_tokens is not None:
+            return {ORIGINAL: example.image}
+        assert example.image is not None  # prepare saw to it
+        opened = replace(example, image=open_picture(example.image, max_pixels=self.max_pixels))
+        shown = {}
+        for image in self._images:
+            try:
+                shown[image] = image.of(opened).image
+            except DataError:  # told when it is to be measured
+                shown[image] = opened.image
+        return shown
+
+    def reading(self, example: Example, cut: int = 0) -> Reading | None:
         """What the LLM reads of an example, the same text in all sequences.
 
         Args:
             example: With a text.
+            cut: Leave at least so many text tokens out.
 
         Returns:
             Sequences that fit into the model, or None if they are too long without any text.
         """
         sequences = {kind: self.adapter.sequence(example, kind, self.convention.sequence) for kind in KINDS}
-        cut = max(len(sequences["pair"]) - self.adapter.max_tokens, 0)
+        cut = max(len(sequences["pair"]) - self.adapter.max_tokens, cut)
         if cut:
             for kind in KINDS:
                 sequences[kind] = sequences[kind].without_last_text(cut)
@@ -267,7 +313,7 @@ class Probe:
             opened = replace(item.example, image=picture)
             own = self._pixels(opened, ORIGINAL)
         except DataError as error:
-            return _unreadable(item, error)
+            return _unreadable(item.example, error)
         content = content_of(item.example, picture, stamp)
         found = _Found(item, content, dict.fromkeys(self._pair_passes, own), {})
         for image in self._pair_passes:
@@ -278,12 +324,12 @@ class Probe:
                 found.unreadable[image] = error
         return found
 
-    def _pixels(self, opened: Example, image: Version) -> Tensor:
+    def _pixels(self, opened: Example, image: Version) -> Any:
         picture = image.of(opened).image
         assert isinstance(picture, Image.Image)
         pixels = self.adapter.pixels(picture, self.convention.image_layout)
         # Only from pinned memory does a GPU copy while the CPU goes on.
-        return pixels.pin_memory() if self._device.type == "cuda" else pixels
+        return for_each_tensor(pixels, Tensor.pin_memory) if self._device.type == "cuda" else pixels
 
     def _start(self, batch: list[_Found]) -> Callable[[], Iterable[Measured | Skipped]]:
         self._measure(batch)
@@ -297,6 +343,7 @@ class Probe:
             images = self._encode(batch, image)
             first, *others = texts
             self._decode_with_image(batch, image, first, images)
+            self._read_images(batch, image, images)  # behind the pair pass, since some connectors read the text
             for text in others:
                 self._decode(batch, "pair", text=text, image=image, images=images)
         for variant in self.variants:
@@ -311,30 +358,40 @@ class Probe:
         for found in batch:
             found.rows.clear()
 
-    def _encode(self, batch: Sequence[_Found], image: Version) -> Tensor:
-        """The connector's output for a version of the pictures, (b, m, d)."""
-        model = self.adapter.model
+    def _encode(self, batch: Sequence[_Found], image: Version) -> list[Encoded]:
+        """The rows of a version of the pictures."""
         each = [found.pixels[image] for found in batch]
         if self._device.type == "cuda":
-            each = [sent(pixels, self._device) for pixels in each]
-        pixels = torch.stack(each)
-        vision = {"vision": self.adapter.vision_points[self.convention.vision_point]}
-        connector = {"connector": self.adapter.points["connector"]}
-        with (
-            capture(model, vision, reduce=self._each_image("vision", image, batch)),
-            capture(model, connector, reduce=self._each_image("connector", image, batch)),
-        ):
-            return self.adapter.encode_images(pixels)
+            each = [for_each_tensor(pixels, lambda tensor: sent(tensor, self._device)) for pixels in each]
+        images = self.adapter.encode_images(each, self.convention.vision_point)
+        for found, of in zip(batch, images, strict=True):
+            if of.filled is not None:
+                found.filled[image] = of.filled
+        return images
 
-    def _decode_with_image(self, batch: Sequence[_Found], image: Version, text: Version, images: Tensor) -> None:
+    def _read_images(self, batch: Sequence[_Found], image: Version, images: Sequence[Encoded]) -> None:
+        for point in ("vision", "connector"):
+            key = _key(point, "image", Variant("", image))
+            for found, of in zip(batch, images, strict=True):
+                h = getattr(of, point)
+                found.outcomes[key] = self._outcome(h, image_places(len(h)), key, found.item)
+
+    def _decode_with_image(
+        self, batch: Sequence[_Found], image: Version, text: Version, images: list[Encoded]
+    ) -> None:
         """The pair pass, and the image input from its prefix, or by a pass of its own."""
-        shared = [self._may_share(found.item.readings[text]) for found in batch]
+        wanted = ERANKS["erank3"] in self._measured
+        shared = [wanted and self._may_share(found.read(image, text)) for found in batch]
         prefix = self._decode(batch, "pair", text=text, image=image, images=images, also_image=shared)
-        if prefix is not None and not self._prefix_holds(batch, text, shared, images, prefix):
-            shared = [False] * len(batch)
-        own = [i for i, is_shared in enumerate(shared) if not is_shared]
+        if prefix is not None:
+            first = shared.index(True)
+            alone_in = batch[first].read(image, text)["image"]
+            if not self._prefix_holds(alone_in, images[first], prefix):
+                shared = [False] * len(batch)
+        own = [i for i, is_shared in enumerate(shared) if wanted and not is_shared]
         if own:
-            self._decode([batch[i] for i in own], "image", text=text, image=image, images=images[own])
+            some = [images[i] for i in own]
+            self._decode([batch[i] for i in own], "image", text=text, image=image, images=some)
 
     def _decode(
         self,
@@ -343,16 +400,19 @@ class Probe:
         *,
         text: Version,
         image: Version = ORIGINAL,
-        images: Tensor | None = None,
+        images: Sequence[Encoded] | None = None,
         also_image: Sequence[bool] = (),
     ) -> Tensor | None:
         """One pass of the LLM over the `kind` sequences, read also as image input where `also_image` says so.
 
         Returns:
             The states of the first image prefix, (n, d), until prefixes are known to be safe to read.
+
+        Raises:
+            CaptureError: The adapter ran fewer sequences than it was given.
         """
         of = Variant("", image, text)
-        read = [found.item.readings[text].sequences for found in batch]
+        read = [found.read(image, text) for found in batch]
         kinds: list[list[Kind]] = [[kind] for _ in batch]
         for i, is_shared in enumerate(also_image):
             if is_shared:
@@ -363,9 +423,11 @@ class Probe:
             for sequences, inputs in zip(read, kinds, strict=True)
         ]
         prefixes: list[Tensor] = []
+        waiting = iter(zip(batch, read, counted, strict=True))
+        first = list(also_image).index(True) if any(also_image) and not self._prefix_verified else None
 
         def reduce(h: Tensor) -> None:
-            for found, sequences, inputs, states in zip(batch, read, counted, h, strict=True):
+            for states, (found, sequences, inputs) in zip(h, waiting, strict=False):
                 for input_kind, rows in inputs.items():
                     key = _key("llm", input_kind, of)
                     found.outcomes[key] = self._outcome(rows.of(states), rows.tokens, key, found.item)
@@ -373,36 +435,30 @@ class Probe:
                         if input_kind == "text":  # one BOS is enough, and the image's rows bring it
                             rows = self._counted(sequences["text"], bos=False)
                         found.rows[key] = rows.of(states), rows.tokens
-            if any(also_image) and not self._prefix_verified:
-                first = list(also_image).index(True)
-                prefixes.append(h[first, : len(read[first]["image"])].clone())
+                if first is not None and found is batch[first]:
+                    prefixes.append(states[: len(sequences["image"])].clone())
 
         with ExitStack() as hooks:
-            hooks.enter_context(capture(self.adapter.model, {"llm": self.adapter.points["llm"]}, reduce=reduce))
+            llm = {"llm": self.adapter.points["llm"]}
+            hooks.enter_context(capture(self.adapter.model, llm, reduce=reduce, calls=None))
             for name, point in self._layers.items() if kind == "pair" else ():
                 at_layer = self._each_pair(name, of, batch, [rows["pair"] for rows in counted])
-                hooks.enter_context(capture(self.adapter.model, {name: point}, reduce=at_layer))
-            self.adapter.decode(*padded([sequences[kind] for sequences in read]), images)
+                hooks.enter_context(capture(self.adapter.model, {name: point}, reduce=at_layer, calls=None))
+            self.adapter.decode([sequences[kind] for sequences in read], images)
+        if next(waiting, None) is not None:
+            raise CaptureError(f"{self.adapter.name}: its `decode` ran fewer sequences than it was given")
         for found, sequences in zip(batch, read, strict=True):
             found.tokens += len(sequences[kind])
         return prefixes[0] if prefixes else None
-
-    def _each_image(self, point: str, image: Version, batch: Sequence[_Found]) -> Callable[[Tensor], None]:
-        key = _key(point, "image", Variant("", image))
-
-        def reduce(h: Tensor) -> None:
-            for found, states in zip(batch, h, strict=True):
-                found.outcomes[key] = self._outcome(states, image_places(len(states)), key, found.item)
-
-        return reduce
 
     def _each_pair(
         self, point: str, of: Variant, batch: Sequence[_Found], counted: Sequence[_Rows]
     ) -> Callable[[Tensor], None]:
         key = _key(point, "pair", of)
+        waiting = iter(zip(batch, counted, strict=True))
 
         def reduce(h: Tensor) -> None:
-            for found, rows, states in zip(batch, counted, h, strict=True):
+            for states, (found, rows) in zip(h, waiting, strict=False):
                 found.outcomes[key] = self._outcome(rows.of(states), rows.tokens, key, found.item)
 
         return reduce
@@ -416,7 +472,7 @@ class Probe:
         return _Rows(kept, sequence.at(kept))
 
     def _outcome(self, h: Tensor, rows: TokenSequence, key: _Key, item: Prepared) -> Future[Record | NoSpectrum]:
-        point, kind, _, text, _ = key
+        point, kind, image, text, _ = key
         measurement = Measurement(
             h,
             model=self.adapter.name,
@@ -426,7 +482,7 @@ class Probe:
             centre=self.convention.centre,
             precision=self.convention.precision,
             fingerprint=self._fingerprint,
-            text_cut=0 if text is None else item.readings[text].text_cut,
+            text_cut=0 if text is None else item.readings[image or ORIGINAL, text].text_cut,
             study=self._study(rows, point, kind),
         )
         return self._workers.submit(measurement.outcome)
@@ -445,28 +501,22 @@ class Probe:
         for variant in self.variants:
             where = "" if variant == BASE else f"{variant.name}: "
             if error := found.unreadable.get(variant.image):
-                return _unreadable(found.item, error, where)
-            measured = [*ERANKS.values(), *((point, "pair") for point in self._layers)]
-            for point, kind in measured if variant.read == "all" else [ERANKS["erank5"]]:
+                return _unreadable(found.item.example, error, where)
+            for point, kind in self._measured if variant.read == "all" else [ERANKS["erank5"]]:
                 outcome = found.outcomes[_key(point, kind, variant)].result()
                 if isinstance(outcome, NoSpectrum):
                     return no_spectrum(found.item.id, outcome, where)
                 records.append(replace(outcome, transform=variant.name, **found.content._asdict()))
         return Measured(found.item.example.id, tuple(records), found.tokens)
 
-    def _may_share(self, reading: Reading) -> bool:
+    def _may_share(self, sequences: Mapping[Kind, TokenSequence]) -> bool:
         """Whether the image input is a prefix of the pair input, and the LLM is said to be causal."""
-        sequences = reading.sequences
         return self.share_prefix and self.adapter.causal and sequences["pair"].starts_with(sequences["image"])
 
-    def _prefix_holds(
-        self, batch: Sequence[_Found], text: Version, shared: Sequence[bool], images: Tensor, prefix: Tensor
-    ) -> bool:
+    def _prefix_holds(self, alone_in: TokenSequence, image: Encoded, prefix: Tensor) -> bool:
         """Compare the prefix read from the first pair pass with a pass of its own; done once."""
-        first = list(shared).index(True)
-        alone_in = batch[first].item.readings[text].sequences["image"]
         with capture(self.adapter.model, {"llm": self.adapter.points["llm"]}) as seen:
-            self.adapter.decode(*padded([alone_in]), images[first : first + 1])
+            self.adapter.decode([alone_in], [image])
         alone = seen["llm"][0].double()
         difference = float((alone - prefix.double()).norm() / alone.norm())
         if not math.isfinite(difference):
@@ -482,8 +532,8 @@ class Probe:
         return self._prefix_verified
 
 
-def _unreadable(item: Prepared, error: DataError, where: str = "") -> Skipped:
-    return Skipped(item.id, f"{where}{error}", suspect="source" if isinstance(error, SourceError) else None)
+def _unreadable(example: Example, error: DataError, where: str = "") -> Skipped:
+    return Skipped(example.id, f"{where}{error}", suspect="source" if isinstance(error, SourceError) else None)
 
 
 def _key(point: str, kind: str, variant: Variant) -> _Key:

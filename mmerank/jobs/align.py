@@ -118,6 +118,7 @@ def align(
         source=probe.source,
         limit=limit,
         seed=seed,
+        undefined=adapter.undefined,
     )
     if scorer is not None:
         embeddings = clip_embeddings(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.results.examination import Examination, Stretch
 from mmerank.convention import Convention
 from mmerank.engine.collect import Measured
@@ -79,7 +80,11 @@ def examine(
         },
         example=example.id,
         layout=layout,
-        eranks={label: float(torch.tensor(records[where].entropy).exp()) for label, where in ERANKS.items()},
+        eranks={
+            label: float(torch.tensor(records[where].entropy).exp())
+            for label, where in ERANKS.items()
+            if where in records
+        },
         warnings=tuple(_warnings(adapter, probe, records)),
     )
 
@@ -108,6 +113,7 @@ def _stretches(adapter: Adapter, sequence: TokenSequence, convention: Convention
 
 def _warnings(adapter: Adapter, probe: Probe, records: dict[tuple[str, str], Record]) -> Iterable[str]:
     yield from adapter.source.get("cautions", ())
+    yield from (f"{LABELS[label]} is undefined: {reason}" for label, reason in adapter.undefined.items())
     dtypes = {parameter.dtype for parameter in adapter.model.parameters()}
     if torch.float16 in dtypes:
         yield "float16 overflows at 65504: massive activations may become infinite; bfloat16 does not"
@@ -123,7 +129,7 @@ def _warnings(adapter: Adapter, probe: Probe, records: dict[tuple[str, str], Rec
             f"one direction holds most of the spectrum ({', '.join(steep)}): a massive activation, or tokens that "
             "hardly differ; compare with --centre median"
         )
-    tokens = {kind: records["llm", kind].n for kind in KINDS}
+    tokens = {kind: records["llm", kind].n for kind in KINDS if ("llm", kind) in records}
     if max(tokens.values()) > 2 * min(tokens.values()):
         counts = ", ".join(f"{kind} {n}" for kind, n in tokens.items())
         yield f"token counts differ ({counts}); they bound eRank3 to eRank5, which differ for that alone"

@@ -147,6 +147,7 @@ def perturb(
         source=probe.source,
         limit=limit,
         seed=sample_seed,
+        undefined=adapter.undefined,
     )
     by_variant = _by_variant(records, probe.variants)
     base = summary(by_variant["none"])

@@ -24,10 +24,12 @@ from mmerank.models.checkpoints import (
     quantised,
     yaml_keys,
 )
+from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import Point
 from mmerank.models.located import MULTIMODAL, check_dtype, is_yaml
 
 GROUP = MULTIMODAL
+GENERAL = "multimodal"  # for what has no adapter of its own
 
 
 @runtime_checkable
@@ -52,8 +54,10 @@ class Adapter(Protocol):
             each other block, and at last the `llm` of `points`, after the final norm.
         causal: Whether a position of the LLM sees only those before it, so that what is read of a prefix
             does not depend on what follows.
-        image_tokens: Rows of the connector's output per picture.
+        image_tokens: Rows of the connector's output per picture; None where that depends on the picture. Then
+            `sequence` is given examples whose picture is opened.
         max_tokens: Longest sequence the LLM takes.
+        undefined: Which of `erank1` to `erank5` the model does not have, each with the reason.
     """
 
     name: str
@@ -64,25 +68,30 @@ class Adapter(Protocol):
     vision_points: Mapping[str, Point]
     layers: Sequence[Point]
     causal: bool
-    image_tokens: int
+    image_tokens: int | None
     max_tokens: int
+    undefined: Mapping[str, str]
 
-    def pixels(self, picture: Image.Image, layout: ImageLayout) -> Tensor:
-        """The vision encoder's input for one RGB picture, (c, h, w), float32, on the CPU."""
+    def pixels(self, picture: Image.Image, layout: ImageLayout) -> Tensor | Mapping[str, Tensor]:
+        """What `encode_images` takes for one RGB picture: (c, h, w), float32, or tensors by name; on the CPU."""
         ...
 
     def sequence(self, example: Example, kind: Kind, form: SequenceForm) -> TokenSequence:
         """What the LLM reads for one example: image, text or both."""
         ...
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Run vision encoder and connector: (b, c, h, w) -> the connector's output, (b, m, d)."""
+    def encode_images(self, pixels: Sequence[Any], vision_point: str = "default") -> list[Encoded]:
+        """Run vision encoder and connector on what `pixels` gave, and read them; one entry for each picture.
+
+        `mmerank.models.encoded.encoded` reads a batch that goes through them as one.
+        """
         ...
 
-    def decode(self, ids: Tensor, mask: Tensor, images: Tensor | None) -> None:
+    def decode(self, sequences: Sequence[TokenSequence], images: Sequence[Encoded] | None) -> None:
         """Run the LLM up to its final norm, without the LM head.
 
-        `ids` and `mask` are (b, n), padded on the right; `images` is the connector's output, (b, m, d).
+        In one pass, padded on the right, or in several; each sequence once, in this order. `images` has an entry for
+        each; None where no sequence has a picture.
         """
         ...
 
@@ -127,6 +136,34 @@ def load(
     return adapter
 
 
+def wrap(model: Any, processor: Any, *, name: str) -> Adapter:
+    """A multimodal model in memory, ready to be measured: pruned, quantised, with LoRA in it, or still in training.
+
+    Args:
+        model: Of transformers; what training puts around it (peft, compilation, copies on devices) is seen through.
+        processor: Its processor, as `AutoProcessor` loads it.
+        name: The name that results carry.
+
+    Returns:
+        The adapter of the model's family; `model` itself is left as it is, and its weights are read when it is
+        measured.
+
+    Raises:
+        ModelError: No adapter understands it.
+    """
+    from mmerank.models.wrapped import unwrapped
+
+    inner = unwrapped(model)
+    config = getattr(inner, "config", None)
+    if not hasattr(config, "to_dict"):
+        raise ModelError(f"{name}: expected a multimodal model of transformers, got {type(model).__name__}")
+    family = family_of(config.to_dict(), name)
+    if not hasattr(family, "wrap"):
+        raise ModelError(f"{name}: the adapter {family.__name__} loads checkpoints alone, no model in memory")
+    adapter: Adapter = family.wrap(inner, processor, name=name)
+    return adapter
+
+
 def check_model(model: str | Path) -> None:
     """Refuse a MODEL argument that `load` would refuse at once, without loading weights.
 
@@ -155,10 +192,19 @@ def check_adapter(adapter: object) -> None:
             "mmerank.models.adapter.Adapter says what each is"
         )
     if not isinstance(adapter, Adapter):
+        missing = [name for name in _members() if not hasattr(adapter, name)]
+        if hasattr(adapter, "points") and hasattr(adapter, "decode"):
+            raise TypeError(f"{type(adapter).__name__} is no whole adapter: it has no {', '.join(missing)}")
         raise TypeError(
             f"expected a model that mmerank.load(MODEL) returns, got {type(adapter).__name__}; mmerank.diff measures "
             "language models, which mmerank.load_text(MODEL) loads"
         )
+
+
+def _members() -> list[str]:
+    """What an adapter has, in the order in which it is declared."""
+    methods = [name for name in vars(Adapter) if not name.startswith("_")]
+    return [*Adapter.__annotations__, *methods]
 
 
 def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:
@@ -167,14 +213,43 @@ def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:
         path = Path(model)
         name, keys = yaml_keys(path)
         family = family_named(GROUP, name)
-        if family.model_types:
+        if family.model_types or name == GENERAL:
             raise UsageError(f"{path}: adapter {name} is given by a hub id or a directory, not by a YAML file")
         check_keys(path, name, family.load, keys)
         return family, keys
-    model_type, known = configuration(model)["model_type"], families(GROUP)
-    if model_type not in known:
+    return family_of(configuration(model), str(model)), {}
+
+
+def family_of(config: Mapping[str, Any], model: str) -> Any:
+    """The adapter class of a configuration: the family's own, else the one for whatever transformers knows.
+
+    Args:
+        config: As in config.json.
+        model: Whose it is, for the message.
+
+    Returns:
+        The class.
+
+    Raises:
+        ModelError: Neither takes it.
+    """
+    model_type, known = config["model_type"], families(GROUP)
+    own = known.get(model_type)
+    if own is not None and (not hasattr(own, "takes") or own.takes(config)):
+        return own
+    if model_type not in _multimodal_types():
         raise ModelError(
-            f"{model}: no adapter for a checkpoint of model_type {model_type!r}; known: {', '.join(sorted(known))}; "
-            "language models are measured by `mmerank diff`"
+            f"{model}: no adapter for a checkpoint of model_type {model_type!r}; known: {', '.join(sorted(known))}, "
+            "and all that transformers maps to image-text-to-text or multimodal models; one in memory is measured "
+            "by `mmerank.wrap(model, processor, name=...)`, language models by `mmerank diff`, and CONTRIBUTING.md "
+            "says how to write an adapter"
         )
-    return known[model_type], {}
+    return family_named(GROUP, GENERAL)
+
+
+def _multimodal_types() -> set[str]:
+    """Model types that the general adapter can load."""
+    from transformers.models.auto import modeling_auto
+
+    names = ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES")
+    return {model_type for name in names for model_type in getattr(modeling_auto, name, {})}

@@ -33,7 +33,7 @@ def capture(
     points: Mapping[str, Point | tuple[str | nn.Module, Side] | str | nn.Module],
     *,
     reduce: Callable[[Tensor], Any] | None = None,
-    calls: int = 1,
+    calls: int | None = 1,
     detach: bool = True,
 ) -> Iterator[Mapping[str, Any]]:
     """Record the hidden states that flow through `points` of `model` inside the `with` block.
@@ -49,13 +49,13 @@ def capture(
             `model`, alone (its output), with a side (`input` or `output`), or as a `Point`.
         reduce: Called with the hidden states inside the hook, `mmerank.effective_rank` for example;
             what it returns is recorded in their place, so that they need not be kept.
-        calls: How often each point must fire.
+        calls: How often each point must fire; None for as often as it does, at least once.
         detach: Record, and reduce, hidden states without gradient. With False they keep it, for a loss; so does
             `effective_rank(h, grad=True)`.
 
     Yields:
         Mapping from the names in `points` to what was recorded: a copy of the hidden states, or what
-        `reduce` returned; for `calls` > 1 a list of them, in order. Filled while the block runs.
+        `reduce` returned; unless `calls` is 1 a list of them, in order. Filled while the block runs.
 
     Raises:
         LookupError: `model` has no module of that path, or the module object is not part of it.
@@ -71,7 +71,7 @@ def capture(
         >>> tuple(seen["hidden"].shape)
         (5, 2)
     """
-    if calls < 1:
+    if calls is not None and calls < 1:
         raise ValueError(f"calls must be at least 1, got {calls}")
     resolved = {name: _resolve(model, name, point) for name, point in points.items()}
     recorded: dict[str, list[Any]] = {name: [] for name in resolved}
@@ -79,7 +79,7 @@ def capture(
     overflow: list[CaptureError] = []
 
     def record(name: str, point: Point, carried: Any) -> None:
-        if len(recorded[name]) == calls:
+        if calls is not None and len(recorded[name]) == calls:
             overflow.append(
                 CaptureError(
                     f"hook point {name!r} ({_label(points[name])}) fired more than {_times(calls)}; "
@@ -102,8 +102,10 @@ def capture(
     if overflow:  # raised in the forward, where the caller may have caught it
         raise overflow[0]
     for name in resolved:
-        if len(recorded[name]) < calls:
-            fired = f"fired {_times(len(recorded[name]))}, not {_times(calls)}" if recorded[name] else "never fired"
+        if len(recorded[name]) < (calls or 1):
+            fired = (
+                f"fired {_times(len(recorded[name]))}, not {_times(calls or 1)}" if recorded[name] else "never fired"
+            )
             raise CaptureError(
                 f"hook point {name!r} ({_label(points[name])}) {fired} inside the block; "
                 "is that module part of the forward you ran?"

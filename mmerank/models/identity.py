@@ -172,7 +172,7 @@ def _dtypes(model: nn.Module) -> str:
 
 def _pictured(adapter: Adapter) -> dict[str, Any]:
     """What decides beside all that language models have, too."""
-    example = Example("", None, _TEXT, _TEXT[::-1])
+    example = Example("", _picture(), _TEXT, _TEXT[::-1])
     forms = product(get_args(SequenceForm), get_args(Kind))
     read = [_attempted(lambda: adapter.sequence(example, kind, form)) for form, kind in forms]  # noqa: B023
     fed = [_attempted(lambda: adapter.pixels(_picture(), of)) for of in get_args(ImageLayout)]  # noqa: B023
@@ -206,12 +206,15 @@ def _attempted(work: Callable[[], Any]) -> Any:
     except Exception as error:  # of a tokenizer that lacks these characters, for example
         return type(error).__name__
     if isinstance(found, TokenSequence):
-        return [list(found.ids), [role.name for role in found.roles]]
+        further = [found.extra, found.beside] if found.extra or found.beside else []
+        return [list(found.ids), [role.name for role in found.roles], *further]
+    if isinstance(found, Mapping):
+        return {name: _attempted(lambda: value) for name, value in sorted(found.items())}  # noqa: B023
     if isinstance(found, Tensor):
         return [
             list(found.shape),
             str(found.dtype),
-            xxhash.xxh3_128(found.contiguous().numpy().tobytes()).hexdigest(),
+            xxhash.xxh3_128(found.contiguous().flatten().view(torch.uint8).numpy()).hexdigest(),
         ]
     return found
 

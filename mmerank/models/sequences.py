@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -121,13 +121,13 @@ def bare_sequence(tokenizer: Any, text: str, kind: Kind, image_tokens: int) -> T
     return sequence
 
 
-def spliced_embeddings(embed: nn.Module, ids: Tensor, images: Tensor | None) -> Tensor:
+def spliced_embeddings(embed: nn.Module, ids: Tensor, images: Sequence[Tensor] | None) -> Tensor:
     """Token embeddings with the connector's rows in the image places.
 
     Args:
         embed: The LLM's token embedding.
         ids: Token ids, (b, n), integer; `IMAGE_ID` where a connector row goes.
-        images: The connector's output, (b, m, d), with m image places in each row of `ids`; None without images.
+        images: The connector's rows for each row of `ids`, (m, d), m being its image places; None without images.
 
     Returns:
         Embeddings, (b, n, d), of the embedding's dtype and device.
@@ -136,17 +136,23 @@ def spliced_embeddings(embed: nn.Module, ids: Tensor, images: Tensor | None) -> 
         ModelError: There are more or fewer places than rows.
     """
     places = ids == IMAGE_ID
-    counts = set(places.sum(dim=1).tolist())  # before the ids go to a GPU, which would have to be waited for
-    if images is not None and counts != {images.shape[1]}:  # masked_scatter would take rows of the next picture
+    counts = places.sum(dim=1).tolist()  # before the ids go to a GPU, which would have to be waited for
+    rows = None if images is None else [len(image) for image in images]
+    if rows is not None and counts != rows:  # masked_scatter would take rows of the next picture
         raise ModelError(
-            f"the connector gives {images.shape[1]} rows per picture, but the sequences have places for "
-            f"{sorted(counts)}"
+            f"the connector gives {_listed(rows)} rows per picture, but the sequences have places for "
+            f"{_listed(counts)}"
         )
     device = next(embed.parameters()).device
     embeddings: Tensor = embed(sent(ids.masked_fill(places, 0), device))
     if images is None:
         return embeddings
-    return embeddings.masked_scatter(sent(places, device).unsqueeze(-1), images.to(embeddings))
+    spliced = torch.cat(tuple(images)).to(embeddings)
+    return embeddings.masked_scatter(sent(places, device).unsqueeze(-1), spliced)
+
+
+def _listed(counts: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(set(counts))))
 
 
 def padded(sequences: Sequence[TokenSequence]) -> tuple[Tensor, Tensor]:

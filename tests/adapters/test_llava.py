@@ -20,6 +20,7 @@ from transformers import (
 from mmerank import Example, align, capture, load
 from mmerank.errors import ModelError, UsageError
 from mmerank.inputs.sequence import Role
+from mmerank.models.encoded import Encoded
 from mmerank.models.identity import identity
 from mmerank.models.sequences import padded
 from tests.adapters.cases import LLAVA, examples
@@ -59,7 +60,7 @@ def test_other_vision_points_are_the_layers_they_name(point: str, layer: int, sk
     adapter = LLAVA.adapter
     pixels = torch.stack([adapter.pixels(e.image, "pad") for e in examples()])  # type: ignore[arg-type]
     with torch.no_grad(), capture(adapter.model, {"vision": adapter.vision_points[point]}) as seen:
-        adapter.encode_images(pixels)
+        adapter.encode_images(list(pixels))
     expected = LLAVA.golden["clip_hidden_states_pad"][:, layer, skip:]
     assert np.abs(seen["vision"].numpy() - expected).max() < 2e-5
 
@@ -80,7 +81,7 @@ def test_same_states_as_the_models_own_forward() -> None:
             output_hidden_states=True,
         ).hidden_states[-1]
         with capture(adapter.model, {"llm": adapter.points["llm"]}) as seen:
-            adapter.decode(ids, mask, adapter.encode_images(pixels))
+            adapter.decode([sequence], adapter.encode_images(list(pixels)))
     assert torch.allclose(seen["llm"], theirs, atol=1e-5)
 
 
@@ -258,9 +259,10 @@ def test_fingerprint_sees_one_changed_weight(tmp_path: Path) -> None:
 
 def test_places_must_fit_the_connector() -> None:
     (example, *_) = examples()
-    ids, mask = padded([LLAVA.adapter.sequence(example, "pair", "bare")])
-    with pytest.raises(ModelError, match=r"the connector gives 37 rows per picture, but .* places for \[36\]"):
-        LLAVA.adapter.decode(ids, mask, torch.zeros(1, 37, 64))
+    sequence = LLAVA.adapter.sequence(example, "pair", "bare")
+    rows = Encoded(torch.zeros(37, 48), torch.zeros(37, 64))
+    with pytest.raises(ModelError, match=r"the connector gives 37 rows per picture, but .* places for 36"):
+        LLAVA.adapter.decode([sequence], [rows])
 
 
 def test_yaml_is_refused(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from mmerank.errors import ModelError
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Kind, Role, TokenSequence
 from mmerank.models.adapter import Adapter, load
+from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import Point, capture
 from mmerank.models.identity import identity
-from mmerank.models.sequences import padded
 from mmerank.states.entropy import effective_rank
 from mmerank_adapters.minigpt_v2_model import MiniGPTv2Model
 
@@ -90,14 +90,14 @@ def adapter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @torch.inference_mode()
 def vision_path(adapter: Adapter, points: Mapping[str, Point]) -> Mapping[str, Tensor]:
     with capture(adapter.model, points) as seen:
-        adapter.encode_images(PIXELS)
+        adapter.encode_images(list(PIXELS))
     return seen
 
 
 @torch.inference_mode()
-def hidden(adapter: Adapter, sequences: list[TokenSequence], images: Tensor | None) -> Tensor:
+def hidden(adapter: Adapter, sequences: list[TokenSequence], images: list[Encoded] | None) -> Tensor:
     with capture(adapter.model, {"llm": adapter.points["llm"]}) as seen:
-        adapter.decode(*padded(sequences), images)
+        adapter.decode(sequences, images)
     states: Tensor = seen["llm"]
     return states
 
@@ -105,7 +105,7 @@ def hidden(adapter: Adapter, sequences: list[TokenSequence], images: Tensor | No
 def pair_states(adapter: Adapter) -> Tensor:
     """Hidden states of the first example's pair in the template, (n, d)."""
     with torch.inference_mode():
-        images = adapter.encode_images(PIXELS[:1])
+        images = adapter.encode_images([PIXELS[0]])
     return hidden(adapter, [adapter.sequence(EXAMPLES[0], "pair", "template")], images)[0]
 
 

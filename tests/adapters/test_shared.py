@@ -23,7 +23,6 @@ from mmerank.eranks import ERANKS
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs.sequence import Role
 from mmerank.models.identity import identity
-from mmerank.models.sequences import padded
 from tests.adapters.cases import CASES, Case, examples
 from tests.conftest import GOLDEN
 
@@ -56,7 +55,7 @@ def test_states_that_a_picture_passes(case: Case, batched: bool) -> None:
         for batch in [range(3)] if batched else [[0], [1], [2]]:
             points = {name: case.adapter.points[name] for name in case.tensors}
             with torch.no_grad(), capture(case.adapter.model, points) as seen:
-                case.adapter.encode_images(inputs[list(batch)])
+                case.adapter.encode_images(list(inputs[list(batch)]))
             for name, (golden, skip) in case.tensors.items():
                 expected = case.golden[f"{golden}{suffix}"][list(batch), skip:]
                 assert np.abs(seen[name].numpy() - expected).max() < CONNECTOR_TOLERANCE, (layout, name)
@@ -91,13 +90,13 @@ def test_final_states(case: Case, form: SequenceForm, batched: bool) -> None:
     adapter = case.adapter
     for layout in case.layouts:
         with torch.no_grad():
-            images = adapter.encode_images(pixels(case, layout))
+            images = adapter.encode_images(list(pixels(case, layout)))
         for kind in KINDS:
             sequences = [adapter.sequence(example, kind, form) for example in examples()]
             for batch in [[0, 1, 2]] if batched else [[0], [1], [2]]:
                 with torch.no_grad(), capture(adapter.model, {"llm": adapter.points["llm"]}) as seen:
-                    ids, mask = padded([sequences[i] for i in batch])
-                    adapter.decode(ids, mask, None if kind == "text" else images[batch])
+                    of = None if kind == "text" else [images[i] for i in batch]
+                    adapter.decode([sequences[i] for i in batch], of)
                 for states, i in zip(seen["llm"], batch, strict=True):
                     expected = case.expected_hidden(form, kind, layout, i)
                     assert np.abs(states[: len(expected)].numpy() - expected).max() < LLM_TOLERANCE, (layout, kind, i)

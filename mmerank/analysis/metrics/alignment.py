@@ -49,7 +49,10 @@ def alignment_sample(frame: pd.DataFrame, *, aggregate: Aggregate = "entropy") -
     """
     only("model", frame["model"])
     only("transform", frame["transform"])
-    entropies = wide(frame, ["point", "input"], list(ERANKS.values()))
+    there = set(zip(frame["point"], frame["input"], strict=True))
+    # What no example has, its model does not have.
+    wanted = [where for where in ERANKS.values() if where in there]
+    entropies = wide(frame, ["point", "input"], wanted).reindex(columns=pd.MultiIndex.from_tuples(ERANKS.values()))
     return sample_of(tuple(entropies.index), entropies.to_numpy(dtype=np.float64), aggregate)
 
 
@@ -84,10 +87,11 @@ def alignment(records: Iterable[Record], *, aggregate: Aggregate = "entropy") ->
         aggregate: See `dataset_erank`.
 
     Returns:
-        `erank1` .. `erank5`, `image_reduction_ratio`, `image_text_alignment`.
+        `erank1` .. `erank5`, `image_reduction_ratio`, `image_text_alignment`; NaN where no example has a
+        measurement.
 
     Raises:
-        ValueError: A measurement is missing.
+        ValueError: A measurement is missing of some examples.
     """
     found = alignment_sample(to_frame(records, spectrum=False), aggregate=aggregate)
     return dict(zip(found.quantities, map(float, found.estimates), strict=True))
@@ -154,13 +158,15 @@ def image_text_alignment(erank3: float, erank4: float, erank5: float) -> float:
         erank5: LLM, image and text.
 
     Returns:
-        Between 1/3 and 1.
+        Between 1/3 and 1; NaN where one of them is.
 
     Example:
         >>> round(image_text_alignment(45.62, 74.21, 76.34), 4)
         0.8566
     """
     eranks = (erank3, erank4, erank5)
+    if any(map(math.isnan, eranks)):
+        return math.nan
     return sum(eranks) / 3 / max(eranks)
 
 

@@ -71,10 +71,14 @@ def matched_alignment(
         "n": rows["example"].nunique(),
         "left_out": frame["example"].nunique() - rows["example"].nunique(),
         "fewest_rows": int(frame["n"].min()) if len(frame) else None,
-        **numbers,
-        "stdev_of_a_draw": stdev,
-        "all_rows": all_rows,
+        **_without_nan(numbers),
+        "stdev_of_a_draw": _without_nan(stdev),
+        "all_rows": _without_nan(all_rows),
     }
+
+
+def _without_nan(numbers: dict[str, float | None]) -> dict[str, float | None]:
+    return {name: None if value is None or math.isnan(value) else value for name, value in numbers.items()}
 
 
 def matched_rows(frame: pd.DataFrame) -> pd.DataFrame:

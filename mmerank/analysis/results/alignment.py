@@ -11,7 +11,7 @@ from typing import Any, Self
 import pandas as pd
 
 from mmerank.analysis.intervals import intervals, layer_eranks
-from mmerank.analysis.metrics.alignment import alignment
+from mmerank.analysis.metrics.alignment import ALIGNMENT, alignment
 from mmerank.analysis.metrics.clip_score import ClipEmbeddings, clip_score
 from mmerank.analysis.metrics.companions import companions
 from mmerank.analysis.metrics.matched import matched_alignment, matched_rows
@@ -53,6 +53,7 @@ class AlignmentResult:
         seed: Of their choice; None for the first ones.
         bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
         clip: CLIP's embeddings of the examples, where asked for.
+        undefined: What the model does not have, by name, each with the reason; these numbers are NaN.
     """
 
     model: str
@@ -82,6 +83,7 @@ class AlignmentResult:
 
     clip: ClipEmbeddings | None = None
     layer_records: tuple[Record, ...] = ()
+    undefined: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def matched(self) -> dict[str, Any] | None:
@@ -154,17 +156,17 @@ class AlignmentResult:
             label: `erank1` .. `erank5`.
 
         Returns:
-            The mean of n over examples.
+            The mean of n over examples; NaN where the model has none.
         """
         counts = [r.n for r in self.records if (r.point, r.input) == ERANKS[label]]
-        return sum(counts) / len(counts)
+        return sum(counts) / len(counts) if counts else math.nan
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per example and measurement, in the order of the examples' ids; columns: `mmerank.runs.record`."""
         return to_frame(self._all_records)
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as `--json` prints it."""
+        """The result as `--json` prints it; what is undefined is null."""
         return {
             "model": self.model,
             "data": self.data,
@@ -173,12 +175,11 @@ class AlignmentResult:
             "seed": self.seed,
             "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
             "convention": all_choices(self.convention, self.source),
-            **{label: getattr(self, label) for label in ERANKS},
-            "image_reduction_ratio": self.image_reduction_ratio,
-            "image_text_alignment": self.image_text_alignment,
+            **{label: _null(getattr(self, label)) for label in ALIGNMENT},
+            **({"undefined": self.undefined} if self.undefined else {}),
             "intervals": {label: list(limits) for label, limits in self.intervals.items()},
             "bootstrap": self.bootstrap.to_dict(),
-            "mean_tokens": {label: self.mean_tokens(label) for label in ERANKS},
+            "mean_tokens": {label: _null(self.mean_tokens(label)) for label in ERANKS},
             "text_cut": self.text_cut,
             **{name: block for name in ASIDE if (block := getattr(self, name)) is not None},
             "source": self.source,
@@ -197,6 +198,7 @@ class AlignmentResult:
         source: Mapping[str, Any],
         limit: int | None = None,
         seed: int | None = None,
+        undefined: Mapping[str, str] | None = None,
     ) -> Self:
         """The result that records give.
 
@@ -209,6 +211,7 @@ class AlignmentResult:
             source: What the model is known by.
             limit: How many examples were asked for.
             seed: Of their choice.
+            undefined: Which eRanks the model does not have, each with the reason.
 
         Returns:
             The numbers.
@@ -226,17 +229,25 @@ class AlignmentResult:
         if not five:
             first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
             raise DataError(f"{data}: no example could be measured, {len(skipped)} skipped{first}")
+        lacking = dict(undefined or {})
+        if lacking.keys() & {"erank3", "erank4", "erank5"}:
+            lacking["image_text_alignment"] = next(iter(lacking.values()))
         numbers: dict[str, Any] = {**alignment(five, aggregate=convention.aggregate)}
         return cls(
             model=model,
             data=data,
-            n=len(five) // len(ERANKS),
+            n=len({record.example for record in five}),
             skipped=tuple(skipped),
             convention=convention,
             source=dict(source),
             records=tuple(five),
             limit=limit,
             seed=seed,
+            undefined=lacking,
             layer_records=tuple(r for r in rows if (r.point, r.input) not in order),
             **numbers,
         )
+
+
+def _null(value: float) -> float | None:
+    return None if math.isnan(value) else value

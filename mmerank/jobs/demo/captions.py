@@ -83,9 +83,10 @@ def caption_scores(adapter: Adapter, scenes: Sequence[Scene], *, lm: Any = None,
     things = invented = 0
     losses: list[float] = []
     mismatched: list[float] = []
+    pixels = [adapter.pixels(scene.picture(), "model") for scene in scenes]
     images = torch.cat(
         [
-            adapter.encode_images(torch.stack([adapter.pixels(s.picture(), "model") for s in scenes[i : i + batch]]))
+            torch.stack([of.connector for of in adapter.encode_images(pixels[i : i + batch])])
             for i in range(0, len(scenes), batch)
         ]
     )
@@ -124,7 +125,9 @@ def _sequence(adapter: Adapter, scene: Scene) -> TokenSequence:
 def _losses(adapter: Adapter, lm: Any, some: Sequence[Scene], images: Tensor) -> list[float]:
     """Of each description, nats per token."""
     ids, mask = padded([_sequence(adapter, scene) for scene in some])
-    logits = lm(inputs_embeds=spliced_embeddings(lm.get_input_embeddings(), ids, images)).logits[:, :-1].float()
+    logits = (
+        lm(inputs_embeds=spliced_embeddings(lm.get_input_embeddings(), ids, tuple(images))).logits[:, :-1].float()
+    )
     nats = F.cross_entropy(logits.mT, ids[:, 1:].clamp(min=0), reduction="none")
     ends = mask.sum(dim=1).tolist()
     counts = [response_tokens(adapter, scene) for scene in some]

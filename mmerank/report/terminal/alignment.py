@@ -44,7 +44,7 @@ def alignment_table(
     others = beside or [{}] * len(results)
 
     def cells(label: str, decimals: int) -> list[Text]:
-        ours = [f"{getattr(result, label):.{decimals}f}" for result in results]
+        ours = [_number(getattr(result, label), decimals) for result in results]
         theirs = [f" ({other[label]:.{decimals}f})" if label in other else "" for other in others]
         limits = [interval_text(result.intervals.get(label), decimals) for result in results]
         return [Text(joined(a + b, c, len(results))) for a, b, c in zip(ours, theirs, limits, strict=True)]
@@ -101,6 +101,10 @@ def alignment_notes(results: Sequence[AlignmentResult]) -> list[str]:
     return lines
 
 
+def _number(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if math.isfinite(value) else "-"
+
+
 def standing(result: AlignmentResult, *, brackets: bool = True) -> list[str]:
     """What the numbers stand on: how many examples, how many tokens, what was skipped and why.
 
@@ -113,11 +117,12 @@ def standing(result: AlignmentResult, *, brackets: bool = True) -> list[str]:
     """
     total = result.n + len(result.skipped)
     skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
-    tokens = ", ".join(f"{result.mean_tokens(label):.0f}" for label in ERANKS)
+    tokens = ", ".join(_number(result.mean_tokens(label), 0) for label in ERANKS)
     lines = [
         f"{result.model} on {result.data}: n = {result.n} of {total} examples{choice_text(result)}{skipped}",
         f"  mean tokens behind eRank1-5: {tokens}",
         *([interval_line(result.bootstrap, result.n)] if brackets else []),
+        *(f"  {LABELS[label]} is undefined: {reason}" for label, reason in result.undefined.items()),
     ]
     lines += skip_lines(result.skipped)
     if result.text_cut:

@@ -1,0 +1,328 @@
+"""What a model's own processor makes of a picture and a text, as the LLM reads it: ids, roles, further inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmerank.convention import SequenceForm
+from mmerank.errors import DataError, ModelError
+from mmerank.inputs.example import Example
+from mmerank.inputs.sequence import Kind, Role, TokenSequence
+
+# For nothing but a loss.
+_LEFT_OUT = ("labels",)
+_TEXT = "A cat sat on the mat, in 1867."
+
+
+class Feeder:
+    """Feeds examples through a processor of transformers.
+
+    What is taken apart is what comes out for one picture, with a text and without: what is the same is the picture's,
+    and the rest the sequence's.
+
+    Args:
+        processor: As transformers loads it.
+        placeholder: What stands for a picture in a text; None for what chat template or processor say.
+        name: For messages.
+
+    Raises:
+        ModelError: It takes no pictures, or no text, or nothing is known to stand for a picture.
+    """
+
+    def __init__(self, processor: Any, placeholder: str | None, name: str):
+        self.processor = processor
+        self.name = name
+        self.tokenizer = getattr(processor, "tokenizer", None)
+        if self.tokenizer is None or getattr(processor, "image_processor", None) is None:
+            raise ModelError(
+                f"{name}: what transformers loads as its processor is a {type(processor).__name__}, which takes no "
+                "pictures and texts; the checkpoint lacks processor files (processor_config.json, "
+                "preprocessor_config.json)"
+            )
+        self.placeholder = self._placeholder() if placeholder is None else placeholder
+        self._text_by_tokenizer = False
+        self._around: tuple[Image.Image | None, dict[str, Any] | None] = (None, None)
+        self._learn()
+
+    def _learn(self) -> None:
+        """See on one picture what belongs to it, and whether text is taken."""
+        picture = noise(0)
+        try:
+            pair, alone = self.processed(self.placeholder + _TEXT, picture), self.processed(self.placeholder, picture)
+        except DataError as error:
+            raise ModelError(f"{self.name}: its processor fails on a picture and a text: {error}") from error
+        if "input_ids" not in pair:
+            raise ModelError(f"{self.name}: its processor gives no token ids ({', '.join(pair)})")
+        try:
+            text = self.processed(_TEXT, None)
+        except DataError:
+            self._text_by_tokenizer = True
+            text = self.processed(_TEXT, None)
+        if pair["input_ids"].shape == alone["input_ids"].shape and torch.equal(pair["input_ids"], alone["input_ids"]):
+            raise ModelError(
+                f"{self.name}: its processor takes no text (a picture with a text and without gives the same token "
+                "ids), so the pair and the text input are undefined"
+            )
+        self.of_picture = frozenset(
+            key for key, value in pair.items() if key not in text and key in alone and _equal(value, alone[key])
+        )
+        if not any(pair[key].is_floating_point() for key in self.of_picture if isinstance(pair[key], Tensor)):
+            raise ModelError(f"{self.name}: its processor makes no pixels of a picture")
+
+    def _placeholder(self) -> str:
+        """What the chat template puts in for a picture, else what the processor calls its image token."""
+        texts = []
+        for content in ([{"type": "image"}, {"type": "text", "text": "\0"}], [{"type": "text", "text": "\0"}]):
+            try:
+                texts.append(
+                    self.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+                )
+            except Exception:  # whatever a template comes to, or that there is none
+                break
+        if len(texts) == 2:
+            with_picture, without = texts
+            first = _common(with_picture, without)
+            last = _common(with_picture[first:][::-1], without[first:][::-1])
+            if found := with_picture[first : len(with_picture) - last].strip():
+                return str(found)
+        token = getattr(self.processor, "image_token", None) or getattr(self.tokenizer, "image_token", None)
+        if not isinstance(token, str) or not token:
+            raise ModelError(
+                f"{self.name}: neither a chat template nor its {type(self.processor).__name__} says what stands for "
+                "a picture in a text"
+            )
+        return token
+
+    def processed(self, text: str, picture: Image.Image | None, **options: Any) -> dict[str, Any]:
+        """What comes out, on the CPU, for one sample without padding.
+
+        Args:
+            text: With what stands for the picture.
+            picture: None for text alone.
+            **options: Further ones.
+
+        Returns:
+            Tensors by name.
+
+        Raises:
+            DataError: The processor refuses it.
+        """
+        try:
+            if picture is not None:
+                made = self.processor(text=text, images=picture, return_tensors="pt", **options)
+            elif self._text_by_tokenizer:
+                made = self.tokenizer(text, return_tensors="pt", **options)
+            else:
+                made = self.processor(text=text, return_tensors="pt", **options)
+        except Exception as error:  # each of them has errors of its own
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise DataError(f"the model's processor refuses it ({reason})") from error
+        return {key: value for key, value in made.items() if key not in _LEFT_OUT and value is not None}
+
+    def taken_apart(self, text: str, picture: Image.Image) -> tuple[TokenSequence, dict[str, Any]]:
+        """What comes out for a picture with a text behind it.
+
+        Args:
+            text: May be empty.
+            picture: Mode RGB.
+
+        Returns:
+            What is the sequence's, without roles, and what is the picture's.
+
+        Raises:
+            DataError: The processor refuses the picture.
+        """
+        made = self.processed(self.placeholder + text, picture)
+        sequence = self._sequence(made, [Role.TEMPLATE] * made["input_ids"].shape[1], ())
+        return sequence, {key: value for key, value in made.items() if key in self.of_picture}
+
+    def sequence(self, example: Example, kind: Kind, form: SequenceForm, image_ids: Collection[int]) -> TokenSequence:
+        """What the LLM reads for an example.
+
+        Args:
+            example: Its picture opened.
+            kind: `image`, `text` or `pair`.
+            form: `bare`: what stands for the picture, and the text; `template`: the model's chat template.
+            image_ids: Those in whose places rows of the picture stand.
+
+        Returns:
+            Ids, roles and all further inputs that are not the picture's.
+
+        Raises:
+            DataError: The processor refuses the picture.
+            ModelError: There is no chat template, or it fails.
+        """
+        picture = example.image if kind != "text" else None
+        assert picture is None or isinstance(picture, Image.Image)
+        if form == "template":
+            text, parts = self._templated(example, kind)
+            around = {"add_special_tokens": False} if self._has_bos(text) else {}
+            made = self.processed(text, picture, **around)
+            roles = self._template_roles(made, text, parts, around)
+        else:
+            start = "" if kind == "text" else self.placeholder
+            without = self._without_text(start, picture)
+            made = without if kind == "image" else self.processed(start + example.text, picture)
+            roles = _inserted(_ids(made), _ids(without))
+        return self._sequence(made, roles, image_ids)
+
+    def _without_text(self, start: str, picture: Image.Image | None) -> dict[str, Any]:
+        """What stands around a text: made once for one picture, and once for none."""
+        last, made = self._around
+        if made is None or last is not picture:
+            try:
+                made = self.processed(start, picture)
+            except DataError:
+                if picture is not None:
+                    raise
+                made = dict(self.tokenizer("", return_tensors="pt"))
+            if picture is None:
+                return made
+            self._around = picture, made
+        return made
+
+    def _sequence(self, made: Mapping[str, Any], roles: list[Role], image_ids: Collection[int]) -> TokenSequence:
+        ids = _ids(made)
+        bos = self.tokenizer.bos_token_id
+        for i, token in enumerate(ids):
+            if token in image_ids:
+                roles[i] = Role.IMAGE
+            elif token == bos and roles[i] is Role.TEMPLATE:
+                roles[i] = Role.BOS
+        extra, beside = {}, {}
+        for key, value in made.items():
+            if key == "input_ids" or key in self.of_picture or not isinstance(value, Tensor):
+                continue
+            if value.ndim >= 2 and tuple(value.shape[:2]) == (1, len(ids)):
+                extra[key] = tuple(_frozen(value[0].tolist()))
+            else:
+                beside[key] = (str(value.dtype).removeprefix("torch."), _frozen(value.tolist()))
+        return TokenSequence(tuple(ids), tuple(roles), extra, beside)
+
+    def _has_bos(self, text: str) -> bool:
+        bos = self.tokenizer.bos_token
+        return bool(bos) and text.startswith(bos)
+
+    def _templated(self, example: Example, kind: Kind) -> tuple[str, list[str]]:
+        """The exchange in the model's chat template, and the parts of it that are the example's."""
+        question: list[dict[str, str]] = [] if kind == "text" else [{"type": "image"}]
+        parts = []
+        if kind != "image" and example.instruction:
+            parts.append(example.instruction)
+            question.append({"type": "text", "text": example.instruction})
+        turns = [{"role": "user", "content": question}]
+        if kind != "image":
+            parts.append(example.response)
+            turns.append({"role": "assistant", "content": [{"type": "text", "text": example.response}]})
+        if not getattr(self.processor, "chat_template", None):
+            raise ModelError(f"{self.name}: its processor has no chat template; measure bare sequences")
+        try:
+            asked = {"add_generation_prompt": True} if kind == "image" else {}
+            text = self.processor.apply_chat_template(turns, tokenize=False, **asked)
+        except Exception as error:  # whatever a template comes to
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise ModelError(
+                f"{self.name}: its chat template fails ({reason}); measure bare sequences (--sequence bare)"
+            ) from error
+        return str(text), parts
+
+    def _template_roles(
+        self, made: Mapping[str, Any], text: str, parts: Sequence[str], around: Mapping[str, Any]
+    ) -> list[Role]:
+        """Roles by where the parts stand in the text; what the processor puts in the picture's place is template."""
+        spans, position = [], 0
+        for part in parts:
+            # A template may strip what it is given.
+            found = text.find(part, position)
+            part = part if found >= 0 else part.strip()
+            found = text.find(part, position)
+            if found < 0:
+                raise ModelError(f"{self.name}: its chat template changes what it is given; measure bare sequences")
+            position = found + len(part)
+            spans.append((found, position))
+        plain = self.tokenizer(text, return_offsets_mapping=True, **around)
+        roles = [
+            Role.TEXT if any(start < last and first < end for first, last in spans) else Role.TEMPLATE
+            for start, end in plain["offset_mapping"]
+        ]
+        ids, unexpanded = _ids(made), list(plain["input_ids"])
+        first = _common(ids, unexpanded)
+        last = _common(ids[first:][::-1], unexpanded[first:][::-1])
+        left = roles[first : len(roles) - last]
+        if Role.TEXT in left:
+            raise ModelError(f"{self.name}: its processor tokenises the chat template in a way not understood")
+        middle = [Role.TEMPLATE] * (len(ids) - first - last)
+        return roles[:first] + middle + roles[len(roles) - last :]
+
+
+def tensors(sequence: TokenSequence, device: torch.device) -> dict[str, Tensor]:
+    """The inputs of a model for a sequence, as the processor gave them.
+
+    Args:
+        sequence: Made by a `Feeder`.
+        device: Where they go.
+
+    Returns:
+        Tensors by name, each with a batch of one.
+    """
+    found = {"input_ids": torch.tensor([sequence.ids])}
+    found |= {key: torch.tensor([values]) for key, values in sequence.extra.items()}
+    found |= {key: torch.tensor(value, dtype=getattr(torch, kind)) for key, (kind, value) in sequence.beside.items()}
+    return {key: value.to(device) for key, value in found.items()}
+
+
+def noise(seed: int, width: int = 160, height: int = 112) -> Image.Image:
+    """A picture that has no two patches alike.
+
+    Args:
+        seed: Of what is drawn.
+        width: In pixels.
+        height: In pixels.
+
+    Returns:
+        Mode RGB.
+    """
+    drawn = torch.randint(
+        0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
+    return Image.fromarray(drawn.numpy())
+
+
+def _ids(made: Mapping[str, Any]) -> list[int]:
+    ids: list[int] = made["input_ids"][0].tolist()
+    return ids
+
+
+def _inserted(ids: list[int], without: list[int]) -> list[Role]:
+    """TEXT where ids stand that are not there without the text."""
+    first = _common(ids, without)
+    last = _common(ids[first:][::-1], without[first:][::-1])
+    text = len(ids) - first - last
+    return [Role.TEMPLATE] * first + [Role.TEXT] * text + [Role.TEMPLATE] * last
+
+
+def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """Length of what two begin with."""
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.shape == other.shape and bool(torch.equal(one, other))
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

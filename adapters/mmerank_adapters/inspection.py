@@ -1,0 +1,570 @@
+"""Where the hook points of an unknown multimodal model are, found in a forward pass and verified in it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mmerank.errors import ModelError
+from mmerank.models.hooks import Point
+
+# Share of rows that must be found again; below it a model is refused.
+LEAST = 0.95
+_PROJECTIONS = 8
+# Largest difference of projections of one direction, by dtype: what rounding makes of it, several times over.
+_SAME = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+_LISTS = (nn.ModuleList, nn.Sequential)
+# Of the largest list of blocks outside the LLM: with fewer parameters it is a stem, not an encoder.
+_SMALL = 0.2
+
+
+class Stopped(Exception):
+    """Ends a forward pass where nothing more of it is needed."""
+
+
+@contextmanager
+def until(module: nn.Module, *, entered: bool = False, check: Callable[[Any], None] | None = None) -> Iterator[None]:
+    """Let a forward pass end where `module` has run, or is entered: what is behind it is not computed.
+
+    Args:
+        module: Of the model that runs inside the block.
+        entered: Whether it ends before the module.
+        check: Is given the module's arguments, or what it returns.
+
+    Yields:
+        Nothing.
+    """
+
+    def stop(carried: Any) -> None:
+        if check is not None:
+            check(carried)
+        raise Stopped
+
+    if entered:
+        handle = module.register_forward_pre_hook(
+            lambda of, args, kwargs: stop(bound(of, args, kwargs)), with_kwargs=True
+        )
+    else:
+        handle = module.register_forward_hook(lambda of, args, output: stop(output))
+    try:
+        yield
+    except Stopped:
+        pass
+    finally:
+        handle.remove()
+
+
+def bound(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a module's forward by name."""
+    try:
+        arguments = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+    except TypeError:  # accelerate's forward takes anything
+        arguments = {str(i): value for i, value in enumerate(args)} | dict(kwargs)
+    found: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if isinstance(value, Mapping):
+            found |= value
+        elif isinstance(value, tuple) and name in ("args", "input"):
+            found |= {f"{name}{i}": of for i, of in enumerate(value)}
+        else:
+            found[name] = value
+    return found
+
+
+def tensors_of(carried: Any) -> list[Tensor]:
+    """All hidden states, (..., n, d), among what a module returned, in order; each once."""
+    found: list[Tensor] = []
+    if isinstance(carried, Tensor):
+        return [carried] if carried.is_floating_point() and carried.ndim >= 2 else []
+    if isinstance(carried, Mapping):
+        carried = list(carried.values())
+    if isinstance(carried, (list, tuple)):
+        for value in carried:
+            found += [new for new in tensors_of(value) if all(new is not old for old in found)]
+    return found
+
+
+def rows_of(h: Tensor, *, channels_first: bool = False, width: int | None = None) -> Tensor:
+    """Hidden states as one matrix, (n, d).
+
+    Args:
+        h: (..., n, d), or (b, d, ...) if `channels_first`.
+        channels_first: Whether the width is the second axis.
+        width: Cut longer rows, which are neighbours side by side, into rows of this width.
+
+    Returns:
+        A view where that is possible.
+    """
+    if channels_first:
+        h = h.flatten(2).mT if h.ndim > 2 else h
+    return h.reshape(-1, width or h.shape[-1])
+
+
+@cache
+def _directions(width: int) -> Tensor:
+    return torch.randn(width, _PROJECTIONS, generator=torch.Generator().manual_seed(width))
+
+
+@torch.no_grad()
+def prints(rows: Tensor) -> Tensor:
+    """What rows are known by: projections of their directions, (n, 8) float32 on the CPU; NaN of a row of zeros."""
+    rows = rows.detach().float()
+    return (rows @ _directions(rows.shape[-1]).to(rows.device) / rows.norm(dim=-1, keepdim=True)).cpu()
+
+
+def found_in(some: Tensor, others: Tensor, dtype: torch.dtype) -> Tensor:
+    """Which rows have their direction among others, by their prints.
+
+    Args:
+        some: (n, 8).
+        others: (m, 8).
+        dtype: Of the states that they are prints of.
+
+    Returns:
+        (n,), boolean.
+    """
+    near = torch.zeros(len(some), dtype=torch.bool)
+    others = others[others.isfinite().all(dim=1)]  # a row of zeros has no direction
+    some = some.nan_to_num(nan=math.inf)
+    if len(others):
+        for start in range(0, len(some), 1024):
+            apart = torch.cdist(some[start : start + 1024], others, p=float("inf"))
+            near[start : start + 1024] = (apart < _SAME.get(dtype, 1e-3)).any(dim=1)
+    return near
+
+
+@dataclass
+class _Call:
+    """One call of a module, in the order in which calls end; `began` and `ended` count entries and exits."""
+
+    path: str
+    module: nn.Module
+    began: int
+    ended: int = -1
+    inputs: dict[str, tuple[tuple[int, ...], Tensor]] = field(default_factory=dict)
+    outputs: list[tuple[tuple[int, ...], Tensor]] = field(default_factory=list)
+    channels: dict[str, Tensor] = field(default_factory=dict)  # prints of inputs whose second axis is the width
+    chunks: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # of inputs, cut to a width
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What inspection found of a model; paths are those of `named_modules`.
+
+    Attributes:
+        llm: The module that reads embeddings.
+        final: Its last submodule, whose output is the last hidden state.
+        blocks: Its blocks.
+        entry: Where the picture is seen to enter: `embeddings` of the LLM, the first `block`, or `cross`.
+        cross: The keyword of a cross-attention model that brings the picture.
+        added: Whether the picture's rows are added to the embeddings of its tokens.
+        connector: Module whose output enters.
+        vision: Where the vision encoder is read.
+        argument: Of the vision point's module; empty for its output.
+        channels_first: Whether the width is the second axis there.
+        width: To which rows are cut that are neighbours side by side there.
+        image_ids: Token ids in whose places rows of the picture stand.
+        matched: Share of rows found again at `connector` and `vision`.
+        still: Prints of rows of the connector that are the same for all pictures, and no picture's.
+    """
+
+    llm: str
+    final: str
+    blocks: tuple[str, ...]
+    entry: str
+    cross: str
+    added: bool
+    connector: str
+    vision: str
+    argument: str
+    channels_first: bool
+    width: int | None
+    image_ids: frozenset[int]
+    matched: Mapping[str, float]
+    still: Tensor = field(compare=False)
+
+    @property
+    def vision_point(self) -> Point:
+        """For the record, and for who looks."""
+        return Point(self.vision, "input" if self.argument else "output", key=self.argument or None)
+
+
+def language_model(model: Any) -> nn.Module:
+    """The LLM in a multimodal model, without its head; of an encoder-decoder the encoder."""
+    body = model
+    while True:
+        config = getattr(body, "config", None)
+        if body is not model and getattr(config, "is_encoder_decoder", False) and hasattr(body, "encoder"):
+            return body.encoder  # type: ignore[no-any-return]
+        inner = body.get_decoder() if hasattr(body, "get_decoder") else body
+        if inner is body or inner is None:
+            break
+        body = inner
+    # Some say of themselves, with their head, that they are the decoder.
+    head = body.get_output_embeddings() if hasattr(body, "get_output_embeddings") else None
+    while head is not None and head in set(body.modules()):
+        blocks = blocks_of(body)
+        inner = next((child for child in body.children() if blocks in set(child.modules())), None)
+        if inner is None or inner is blocks:
+            break
+        body = inner
+    return body  # type: ignore[no-any-return]
+
+
+def blocks_of(llm: nn.Module) -> nn.ModuleList:
+    """The list of the LLM's blocks: of those as long as its configuration says the outermost, else the longest."""
+    lists = [(path.count("."), -len(of), path, of) for path, of in llm.named_modules() if type(of) is nn.ModuleList]
+    count = getattr(getattr(llm, "config", None), "num_hidden_layers", None)
+    some = [entry for entry in lists if -entry[1] == count] or lists
+    if not some:
+        raise ModelError(f"{type(llm).__name__}: no list of blocks in it")
+    return min(some, key=lambda entry: entry[:3])[3]
+
+
+class Inspector:
+    """Looks at a model while it reads a picture and a text.
+
+    Args:
+        model: In eval mode.
+        run: Runs it on one of two pictures of the same size, or on none: 0, 1, None.
+        ids: What it reads then.
+    """
+
+    def __init__(self, model: nn.Module, run: Callable[[int], Any], ids: Sequence[int]):
+        self.model = model
+        self.run = run
+        self.ids = ids
+        self.paths = {module: path for path, module in model.named_modules()}
+        self.llm = language_model(model)
+        if self.llm not in self.paths:
+            raise ModelError(f"{type(model).__name__}: its LLM is no part of it")
+        self.blocks = blocks_of(self.llm)
+        self.dtype = next(p.dtype for p in self.llm.parameters() if p.is_floating_point())
+
+    @torch.inference_mode()
+    def anatomy(self, vision: str = "") -> Anatomy:
+        """Find and verify all points.
+
+        Args:
+            vision: End of the path of the module whose output is the vision encoder's; empty to look for it.
+
+        Returns:
+            What was found.
+
+        Raises:
+            ModelError: A point was not found, or too few rows of it.
+        """
+        final = self._final()
+        (embeds, first, given), calls = self._entry(0), self.calls
+        other_embeds, other_first, other_given = self._entry(1, traced=False)
+        entry, cross, added = "", "", False
+        rows = torch.zeros(0, _PROJECTIONS)
+        places = torch.zeros(0, dtype=torch.bool)
+        for name, here, there in (("embeddings", embeds, other_embeds), ("block", first, other_first)):
+            if here is None or there is None or here.shape != there.shape or entry:
+                continue
+            own, others = prints(here), prints(there)
+            differ = (own - others).abs().amax(dim=1) > 1e-6
+            if bool(differ.any()):
+                entry, rows, places, states = name, own[differ], differ, here
+        if not entry:
+            for name, value in given.items():
+                if value is not None and (of := other_given.get(name)) is not None and of.shape == value.shape:
+                    if not torch.equal(value, of):
+                        entry, cross, states = "cross", name, rows_of(value)
+                        rows, places = prints(states), places.new_zeros(0)
+                        break
+        if not entry:
+            raise self._lost("no picture was seen to enter its LLM: two pictures made no difference before it")
+        ids = torch.tensor(self.ids)
+        image_ids = frozenset(ids[places].tolist()) if len(places) == len(ids) else frozenset()
+        encoder = self._encoder_blocks(calls)
+        text = rows[:0]
+        if len(places):
+            plain = self.model.get_input_embeddings()(ids.to(states.device)).reshape(-1, states.shape[-1])  # type: ignore[operator]
+            known = prints(states)
+            same = ~places & ((known - prints(plain)).abs().amax(dim=1) < 1e-3)
+            text = known[same if bool(same.any()) else ~places]
+        connector, share = self._connector(calls, rows, states.shape[-1], text, encoder)
+        if share < LEAST and entry == "embeddings":
+            beside, beside_share = self._connector(
+                calls, prints((states - plain)[places]), states.shape[-1], text, encoder
+            )
+            if beside_share > share:
+                connector, share, added = beside, beside_share, True
+        if connector is None or share < LEAST:
+            where = f"; the nearest is {self.paths[connector]}, with {share:.0%}" if connector else ""
+            raise self._lost(f"no module puts out {LEAST:.0%} of the picture's rows that enter its LLM{where}")
+        point, argument, channels, width, vision_share = self._vision(calls, connector, encoder, vision)
+        return Anatomy(
+            llm=self.paths[self.llm],
+            final=self.paths[final],
+            blocks=tuple(self.paths[block] for block in self.blocks),
+            entry=entry,
+            cross=cross,
+            added=added,
+            connector=self.paths[connector],
+            vision=self.paths[point],
+            argument=argument,
+            channels_first=channels,
+            width=width,
+            image_ids=image_ids,
+            matched={"connector": round(share, 4), "vision": round(vision_share, 4)},
+            still=self._still(connector),
+        )
+
+    def _still(self, connector: nn.Module) -> Tensor:
+        """Prints of rows that the connector puts out for any picture: of indicators, say, and not of the picture."""
+        put_out: list[Tensor] = []
+        for picture in range(2):
+            rows: list[Tensor] = []
+            handle = connector.register_forward_hook(
+                lambda of, args, output, rows=rows: rows.extend(prints(rows_of(h)) for h in tensors_of(output))
+            )
+            try:
+                with until(self.blocks[0], entered=True):
+                    self.run(picture)
+            finally:
+                handle.remove()
+            put_out.append(torch.cat(rows))
+        here, there = put_out
+        return here[found_in(here, there, torch.float64)]
+
+    def _lost(self, what: str) -> ModelError:
+        return ModelError(
+            f"{type(self.model).__name__}: {what}; an adapter of its own can say where its points are, or a line in "
+            "mmerank_adapters/words.py (CONTRIBUTING.md)"
+        )
+
+    def _final(self) -> nn.Module:
+        """The last submodule of the LLM whose output is the last hidden state, to the bit."""
+        outputs: deque[tuple[nn.Module, Tensor]] = deque(maxlen=16)  # the last ones are enough
+        inner = {module for block in list(self.blocks)[:-1] for module in block.modules()}
+        inner |= set(list(self.blocks)[-1].modules()) - {list(self.blocks)[-1]}
+        last: list[Tensor] = []
+        with ExitStack() as hooks:
+            for module in self.llm.modules():
+                if module not in inner and module is not self.llm:
+                    hooks.callback(
+                        module.register_forward_hook(
+                            lambda of, args, output: outputs.extend((of, h) for h in tensors_of(output)[:1])
+                        ).remove
+                    )
+            with until(self.llm, check=lambda output: last.extend(tensors_of(output)[:1])):
+                self.run(0)
+        if not last:
+            raise self._lost("its LLM was not run")
+        for module, h in reversed(outputs):
+            if h.shape == last[0].shape and torch.equal(h, last[0]):
+                return module
+        raise self._lost("no module of its LLM puts out its last hidden state")
+
+    def _entry(self, picture: int, *, traced: bool = True) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
+        """What enters the LLM, and its first block, (n, d), and what else is handed to the LLM, for one picture."""
+        embeds: list[Tensor] = []
+        given: dict[str, Tensor] = {}
+        first: list[Tensor] = []
+
+        def entered(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            for name, value in bound(module, args, kwargs).items():
+                if isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 3:
+                    if name == "inputs_embeds":
+                        embeds.append(value)
+                    else:
+                        given[name] = value
+
+        def block(arguments: Any) -> None:
+            first.extend(tensors_of(arguments)[:1])
+
+        with ExitStack() as hooks:
+            hooks.callback(self.llm.register_forward_pre_hook(entered, with_kwargs=True).remove)
+            if traced:
+                hooks.enter_context(self._traced())
+            with until(self.blocks[0], entered=True, check=block):
+                self.run(picture)
+        states = [rows_of(of[0]) if of else None for of in (embeds, first)]
+        return states[0], states[1], given
+
+    @contextmanager
+    def _traced(self) -> Iterator[None]:
+        """Keep prints of what all modules outside the LLM read and put out."""
+        self.calls: list[_Call] = []
+        clock = iter(range(1 << 62))
+        widths: set[int] = set()
+        open_calls: dict[nn.Module, list[_Call]] = {}
+        inside = set(self.blocks.modules())
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            call = _Call(self.paths[module], module, next(clock))
+            for name, value in bound(module, args, kwargs).items():
+                for h in tensors_of(value)[:1] if isinstance(value, Tensor) else []:
+                    call.inputs[name] = tuple(h.shape), prints(rows_of(h))
+                    if h.ndim == 4:
+                        call.channels[name] = prints(rows_of(h, channels_first=True))
+                    for width in widths:
+                        if h.shape[-1] > width and h.shape[-1] % width == 0:
+                            call.chunks[name, width] = prints(rows_of(h, width=width))
+            open_calls.setdefault(module, []).append(call)
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            call = open_calls[module].pop()
+            call.ended = next(clock)
+            for h in tensors_of(output):
+                widths.add(h.shape[-1])
+                call.outputs.append((tuple(h.shape), prints(rows_of(h))))
+                if h.ndim == 4:
+                    call.outputs.append(((h.shape[0], h.shape[1]), prints(rows_of(h, channels_first=True))))
+            self.calls.append(call)
+
+        with ExitStack() as hooks:
+            for module in self.paths:
+                if module not in inside and not isinstance(module, nn.ModuleList):
+                    hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+                    hooks.callback(module.register_forward_hook(after).remove)
+            yield
+
+    def _encoder_blocks(self, calls: Sequence[_Call]) -> list[nn.Module]:
+        """The blocks of the vision encoder: the first list of them that runs and is not small."""
+        ran = {call.module: call.began for call in reversed(calls)}
+        inside = set(self.blocks.modules())
+        lists = []
+        for path, module in self.model.named_modules():
+            if module in inside or not isinstance(module, _LISTS) or len(module) < 2:
+                continue
+            if any(path.startswith(f"{outer}.") for outer, *_ in lists):
+                continue
+            kinds = {type(block) for block in module}
+            began = [ran[of] for block in module for of in block.modules() if of in ran]
+            if began and (len(kinds) == 1 or isinstance(module, nn.ModuleList)):
+                lists.append((path, min(began), sum(p.numel() for p in module.parameters()), module))
+        if not lists:
+            raise self._lost(
+                "no blocks of a vision encoder run before its LLM, so there is no vision encoder to read"
+            )
+        largest = max(size for _, _, size, _ in lists)
+        return list(min((entry for entry in lists if entry[2] >= _SMALL * largest), key=lambda entry: entry[1])[3])
+
+    def _connector(
+        self, calls: Sequence[_Call], rows: Tensor, width: int, text: Tensor, encoder: Sequence[nn.Module]
+    ) -> tuple[nn.Module | None, float]:
+        """The outermost module that puts out the picture's rows, and the share of them that it does."""
+        rows = rows[rows.isfinite().all(dim=1)]
+        best: tuple[nn.Module | None, float] = (None, 0.0)
+        if not len(rows):
+            return best
+        outside = [call for call in calls if not any(block in set(call.module.modules()) for block in encoder)]
+        by_module: dict[nn.Module, list[_Call]] = {}
+        for call in outside:
+            by_module.setdefault(call.module, []).append(call)
+        shares: dict[nn.Module, float] = {}
+        for module, of in by_module.items():
+            put_out = torch.cat(
+                [out for call in of for shape, out in call.outputs if shape[-1] == width] or [rows[:0]]
+            )
+            share = float(found_in(rows, put_out, self.dtype).float().mean())
+            if share < LEAST and share <= best[1]:
+                continue
+            given = [out for call in of for shape, out in call.inputs.values() if shape[-1] == width]
+            read = torch.cat(given or [rows[:0]])
+            if float(found_in(rows, read, self.dtype).float().mean()) >= LEAST:
+                continue
+            if len(text) and float(found_in(text, put_out, self.dtype).float().mean()) > 0.5:
+                continue
+            shares[module] = share
+            if share > best[1]:
+                best = module, share
+        good = [module for module in self.paths if shares.get(module, 0) >= LEAST]  # outer ones first
+        if good:
+            chosen = good[0]
+            return chosen, shares[chosen]
+        return best
+
+    def _vision(
+        self, calls: Sequence[_Call], connector: nn.Module, encoder: Sequence[nn.Module], named: str
+    ) -> tuple[nn.Module, str, bool, int | None, float]:
+        """Module, argument, axis and width at which rows of the vision encoder are read, and the share of them."""
+        if named:
+            for module, path in self.paths.items():
+                if path == named or path.endswith(f".{named}"):
+                    return module, "", False, None, 1.0
+            raise self._lost(f"no module {named!r} in it")
+        tower = self._tower(connector, encoder)
+        within = set(tower.modules()) if tower is not None else {of for block in encoder for of in block.modules()}
+        boundary = max(
+            call.ended
+            for call in calls
+            if (call.module is tower if tower is not None else call.module in set(encoder) | within)
+        )
+        begins = min(call.began for call in calls if call.module in within)
+        best: tuple[nn.Module, str, bool, int | None, float] | None = None
+        for call in sorted(calls, key=lambda call: call.began):
+            if call.began < boundary:
+                continue
+            if "norm" in type(call.module).__name__.lower():
+                continue
+            encoded = [
+                out
+                for of in calls
+                if begins <= of.began and of.ended < call.began
+                for out in of.outputs
+                if of.module in within or "norm" in type(of.module).__name__.lower()
+            ]
+            for name, (shape, rows) in call.inputs.items():
+                found = self._read_as(shape, rows, call, name, encoded)
+                if found is not None and (best is None or found[2] > best[4]):
+                    best = call.module, name, *found
+                if best is not None and best[4] >= LEAST:
+                    return best
+            if call.module is connector:
+                break
+        where = f"; the nearest is the input of {self.paths[best[0]]}, with {best[4]:.0%}" if best else ""
+        raise self._lost(f"nothing behind its vision encoder reads {LEAST:.0%} rows of its output{where}")
+
+    def _read_as(
+        self, shape: tuple[int, ...], rows: Tensor, call: _Call, name: str, encoded: Sequence[Any]
+    ) -> tuple[bool, int | None, float] | None:
+        """How an input is rows of one output of the encoder: axis, width, share."""
+
+        def share(some: Tensor, width: int) -> float:
+            some = some[some.isfinite().all(dim=1)]
+            same = [out for of, out in encoded if of[-1] == width]
+            each = (float(found_in(some, out, self.dtype).float().mean()) for out in same)
+            return max(each, default=0.0) if len(some) else 0.0
+
+        tried = [(False, None, share(rows, shape[-1]))]
+        if name in call.channels:
+            tried.append((True, None, share(call.channels[name], shape[1])))
+            # A map that is passed on as it is, is the same along both axes: what reads it has weights for its width.
+            sizes = {size for p in call.module.parameters() for size in p.shape}
+            tried.sort(key=lambda entry: (shape[1] if entry[0] else shape[-1]) not in sizes)
+        for (of, width), cut in call.chunks.items():
+            if of != name:
+                continue
+            tried.append((False, width, share(cut, width)))
+            count = shape[-1] // width  # several layers side by side are one row
+            tried.append((False, None, min(share(cut[i::count], width) for i in range(count))))
+        best = max(tried, key=lambda entry: entry[2])
+        return best if best[2] > 0 else None
+
+    def _tower(self, connector: nn.Module, encoder: Sequence[nn.Module]) -> nn.Module | None:
+        """The outermost model of transformers around the encoder's blocks that has no part of connector or LLM."""
+        for module in self.paths:
+            inner = set(module.modules())
+            if (
+                isinstance(module, PreTrainedModel)
+                and all(block in inner for block in encoder)
+                and connector not in inner
+                and self.llm not in inner
+            ):
+                return module
+        return None
