@@ -410,7 +410,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, key: str) -> None
 
 def test_configuration_objects_are_refused_by_name(tmp_path: Path) -> None:
     torch.save({"model": {}, "config": Example("x", None, "", "")}, tmp_path / "config.pth")
-    with pytest.raises(ModelError, match=r"asks for mmerank\.inputs\.Example.*weights_only=False.*new file"):
+    with pytest.raises(ModelError, match=r"asks for mmerank\.inputs\.example\.Example.*weights_only=False.*new file"):
         tiny(tmp_path, checkpoint=str(tmp_path / "config.pth"))
 
 
