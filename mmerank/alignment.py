@@ -19,6 +19,7 @@ from mmerank.analysis.layers import layer_eranks
 from mmerank.analysis.tokens import matched_alignment, matched_rows, row_eranks, token_curve
 from mmerank.clip import Clip, ClipEmbeddings, clip_embeddings
 from mmerank.collect import collect
+from mmerank.comparison import no_nan
 from mmerank.convention import Convention, all_choices
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
@@ -171,7 +172,10 @@ class Alignment:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as `--json` prints it; what is undefined is null."""
-        mean_tokens = {label: _null(self.mean_tokens(label)) for label in ERANKS}
+        found: dict[str, Any] = no_nan(self._stated())
+        return found
+
+    def _stated(self) -> dict[str, Any]:
         return {
             "model": self.model,
             "data": self.data,
@@ -180,13 +184,13 @@ class Alignment:
             "seed": self.seed,
             "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
             "convention": all_choices(self.convention, self.source),
-            **{label: _null(getattr(self, label)) for label in ERANKS},
-            "image_reduction_ratio": _null(self.image_reduction_ratio),
-            "image_text_alignment": _null(self.image_text_alignment),
+            **{label: getattr(self, label) for label in ERANKS},
+            "image_reduction_ratio": self.image_reduction_ratio,
+            "image_text_alignment": self.image_text_alignment,
             **({"undefined": self.undefined} if self.undefined else {}),
             "intervals": {label: list(limits) for label, limits in self.intervals.items()},
             "bootstrap": self.bootstrap.to_dict(),
-            "mean_tokens": mean_tokens,
+            "mean_tokens": {label: self.mean_tokens(label) for label in ERANKS},
             "text_cut": self.text_cut,
             **{name: block for name in ASIDE if (block := getattr(self, name)) is not None},
             "source": self.source,
@@ -197,10 +201,6 @@ class Alignment:
         from mmerank.report import alignment_text
 
         return alignment_text([self])
-
-
-def _null(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def align(

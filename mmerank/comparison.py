@@ -81,4 +81,21 @@ def row_dict(row: Compared) -> dict[str, Any]:
         JSON values, with the difference.
     """
     plain = {**asdict(row), "difference": row.difference}
-    return {name: None if value != value else value for name, value in plain.items()}  # NaN differs from itself
+    values: dict[str, Any] = no_nan(plain)
+    return values
+
+
+def no_nan(content: Any) -> Any:
+    """JSON values in which what is not defined is null, since JSON has no NaN.
+
+    Args:
+        content: Nested in any way.
+
+    Returns:
+        The same, tuples as lists.
+    """
+    if isinstance(content, dict):
+        return {key: no_nan(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [no_nan(value) for value in content]
+    return None if content != content else content  # NaN differs from itself

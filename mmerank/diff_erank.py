@@ -18,6 +18,7 @@ from mmerank.accuracy import Accuracy
 from mmerank.analysis.bootstrap import Bootstrap, Interval, intervals_by_point
 from mmerank.analysis.diff_erank import PointDiff, diff_erank, mean_loss
 from mmerank.collect import collect
+from mmerank.comparison import no_nan
 from mmerank.convention import TextConvention, all_choices
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.identity import identity
@@ -117,7 +118,7 @@ class Diff:
         """The result as `--json` prints it; numbers that do not exist are null."""
         final = asdict(self.final)
         del final["point"]
-        numbers: dict[str, Any] = _no_nan(
+        numbers: dict[str, Any] = no_nan(
             {
                 "model": self.model,
                 "data": self.data,
@@ -394,11 +395,3 @@ def _measured_texts(entries: Sequence[Example | Skipped], trained: _Collected) -
 
 def _listed(found: dict[str, Interval]) -> dict[str, list[float]]:
     return {label: list(limits) for label, limits in found.items()}
-
-
-def _no_nan(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _no_nan(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_no_nan(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content

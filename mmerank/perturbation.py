@@ -26,6 +26,7 @@ from mmerank.analysis.perturbation import (
     paired_tests,
 )
 from mmerank.collect import Measured, collect
+from mmerank.comparison import no_nan
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError, UsageError
@@ -153,7 +154,11 @@ class Perturbation:
         return to_frame(self.records)
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as `--json` prints it."""
+        """The result as `--json` prints it; what is undefined is null."""
+        found: dict[str, Any] = no_nan(self._stated())
+        return found
+
+    def _stated(self) -> dict[str, Any]:
         matched = self.tests_matched
         return {
             "base": self.base.to_dict(),

@@ -243,9 +243,12 @@ class Probe:
             return Skipped(example.id, "the text is empty")
         self._special_tokens.look_at(example.id, example.text)
         try:
-            shown = self._shown(example)
+            return self._prepared(example)
         except DataError as error:
             return _unreadable(example, error)
+
+    def _prepared(self, example: Example) -> Prepared | Skipped:
+        shown = self._shown(example)
         found: dict[tuple[Version, Version], Reading] = {}
         for text in self._texts:
             of_text = text.of(example)

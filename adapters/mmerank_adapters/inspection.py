@@ -231,6 +231,28 @@ def blocks_of(llm: nn.Module) -> nn.ModuleList:
     return min(some, key=lambda entry: entry[:3])[3]
 
 
+def check_encoder(model: nn.Module) -> None:
+    """Refuse a model that has no vision encoder.
+
+    Args:
+        model: Of transformers.
+
+    Raises:
+        ModelError: There is no list of blocks but the LLM's.
+    """
+    of_llm = set(blocks_of(language_model(model)).modules())
+    if not any(
+        isinstance(module, _LISTS)
+        and len(module) > 1
+        and module not in of_llm
+        and next(module.parameters(), None) is not None
+        for module in model.modules()
+    ):
+        raise ModelError(
+            f"{type(model).__name__}: it has no vision encoder (no blocks but its LLM's), so eRank1 is undefined"
+        )
+
+
 class Inspector:
     """Looks at a model while it reads a picture and a text.
 

@@ -35,6 +35,7 @@ from mmerank_adapters.inspection import (
     Anatomy,
     Inspector,
     bound,
+    check_encoder,
     found_in,
     prints,
     rows_of,
@@ -74,6 +75,7 @@ class Multimodal:
     ):
         self.name = name
         self.model = model
+        check_encoder(model)
         self._word = WORDS.get(model.config.model_type, Word())
         self._processor = processor
         self._feeder = Feeder(processor, self._word.placeholder, name)
@@ -402,7 +404,9 @@ class Multimodal:
         self._reads_text = before.shape != image.connector.shape or not torch.allclose(
             before.float(), image.connector.float(), rtol=1e-3, atol=1e-3
         )
-        if self._found.entry != "cross" and pair.starts_with(alone):
+        if self._found.entry == "cross":
+            self.causal = True  # no image input is read from anything
+        elif pair.starts_with(alone):
             of_prefix = self._last(alone, image)
             apart = float((of_prefix - with_text[: len(of_prefix)]).norm() / of_prefix.norm())
             self.causal = math.isfinite(apart) and apart <= _ROUNDING.get(self.model.dtype, 0.05)

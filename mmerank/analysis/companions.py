@@ -42,15 +42,18 @@ def companions(
 
     Returns:
         `n`, `permutations`, `neighbours`. `mutual_information`: `value`, log eRank3 + log eRank4 - log eRank5 in
-        nats, and `mean` and `stdev` of the same over examples. `cka` and `mutual_knn`: for the image states of
-        `vision`, `connector` and `llm`, each against the LLM's text states, what `against_null` gives.
+        nats, and `mean` and `stdev` of the same over examples; None where a model has no eRank3. `cka` and
+        `mutual_knn`: for the image states of `vision`, `connector` and `llm`, each against the LLM's text states,
+        what `against_null` gives.
     """
     rows = list(records)
     states = {(r.point, r.input, r.example): r.mean_state for r in rows}
     entropies = {(r.point, r.input, r.example): r.entropy for r in rows}
     ids = sorted({r.example for r in rows})
+    points = [point for point in ("vision", "connector", "llm") if (point, "image") in {of[:2] for of in states}]
     information = [
-        entropies["llm", "image", i] + entropies["llm", "text", i] - entropies["llm", "pair", i] for i in ids
+        entropies["llm", "image", i] + entropies["llm", "text", i] - entropies["llm", "pair", i]
+        for i in (ids if "llm" in points else ())
     ]
     e = alignment(rows, aggregate=aggregate)
     chosen = ids if len(ids) <= MOST_EXAMPLES else sorted(random.Random(seed).sample(ids, MOST_EXAMPLES))
@@ -60,14 +63,14 @@ def companions(
         return np.array([states[point, kind, i] for i in chosen], dtype=np.float64)
 
     text = stacked("llm", "text")
-    images = {point: stacked(point, "image") for point in ("vision", "connector", "llm")}
+    images = {point: stacked(point, "image") for point in points}
     return {
         "n": len(chosen),
         "permutations": permutations,
         "neighbours": k,
         "mutual_information": {
-            "value": math.log(e["erank3"]) + math.log(e["erank4"]) - math.log(e["erank5"]),
-            "mean": statistics.fmean(information),
+            "value": math.log(e["erank3"]) + math.log(e["erank4"]) - math.log(e["erank5"]) if information else None,
+            "mean": statistics.fmean(information) if information else None,
             "stdev": statistics.stdev(information) if len(information) > 1 else None,
         },
         "cka": {

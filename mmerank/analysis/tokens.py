@@ -64,7 +64,8 @@ def matched_alignment(
                 )
                 for i in range(repeats)
             ]
-            stdev.update({name: statistics.stdev(draw[name] for draw in draws) for name in names})
+            defined = [name for name in names if not math.isnan(draws[0][name])]
+            stdev.update({name: statistics.stdev(draw[name] for draw in draws) for name in defined})
     return {
         "tokens": tokens,
         "repeats": repeats,

@@ -119,7 +119,7 @@ def eranks(base: pd.DataFrame, called: dict[tuple[str, str], str], data: dict[st
     for axes, (of_data, rows) in zip(grid, base.groupby("data", sort=False), strict=True):
         here = list(dict.fromkeys(zip(rows["run"], rows["model"], strict=True)))
         for i, key in enumerate(here):
-            of = rows[(rows["run"] == key[0]) & (rows["model"] == key[1])].set_index("quantity").loc[list(ERANKS)]
+            of = rows[(rows["run"] == key[0]) & (rows["model"] == key[1])].set_index("quantity").reindex(list(ERANKS))
             x = np.arange(len(ERANKS)) + (i - (len(here) - 1) / 2) * min(0.15, 0.7 / len(here))
             style = look(order.index(called[key])) | {"linestyle": "none"}
             axes.errorbar(x, of["value"], yerr=distances(of), capsize=2.5, label=called[key], **style)
@@ -213,7 +213,8 @@ def mean_spectrum(records: Sequence[Record]) -> Floats:
 def _spectra_of(run: Finished, model: str) -> dict[str, list[Record]]:
     if run.job != "diff":
         records = run.of(model)
-        return {stage(label): [r for r in records if (r.point, r.input) == where] for label, where in ERANKS.items()}
+        each = {stage(label): [r for r in records if (r.point, r.input) == where] for label, where in ERANKS.items()}
+        return {label: of for label, of in each.items() if of}
     twins = {name for name in run.frames[model]["model"].unique() if name.startswith(TWIN)}
     final = [record for record in run.records if record.point == "final"]
     found = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -179,9 +179,7 @@ def llava_onevision() -> tuple[dict[str, Any], Any, str]:
 
 
 QWEN = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-QWEN_IDS = dict(
-    zip(("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"), range(259, 263), strict=True)
-)
+QWEN_IDS = {f"{of}_token_id": 259 + i for i, of in enumerate(("image", "video", "vision_start", "vision_end"))}
 QWEN_SIGN = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
@@ -280,7 +278,12 @@ def mistral3() -> tuple[dict[str, Any], Any, str]:
 @family()
 def pixtral() -> tuple[dict[str, Any], Any, str]:
     """Another encoder than CLIP in a type that has an adapter of its own."""
-    config = {"model_type": "llava", "vision_config": PIXTRAL, "text_config": llm("mistral"), "image_token_index": 259}
+    config = {
+        "model_type": "llava",
+        "vision_config": PIXTRAL,
+        "text_config": llm("mistral"),
+        "image_token_index": 259,
+    }
     config |= {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
     return config, pixtral_processor(1), "[IMG]"
 
@@ -298,7 +301,9 @@ def aya_vision() -> tuple[dict[str, Any], Any, str]:
 
 @family(put_out("model.visual.post_layernorm"))
 def glm4v() -> tuple[dict[str, Any], Any, str]:
-    signs = [f"<|{of}|>" for of in ("image", "video", "begin_of_image", "end_of_image", "begin_of_video", "end_of_video")]
+    signs = [
+        f"<|{of}|>" for of in ("image", "video", "begin_of_image", "end_of_image", "begin_of_video", "end_of_video")
+    ]
     tokenizer = words(*signs, bos=False)
     processor = hf.Glm4vProcessor(merging(14, "Glm4vImageProcessor"), tokenizer, hf.Glm4vVideoProcessor())
     vision = {"depth": 2, "hidden_size": VISION, "num_heads": 2, "image_size": 56, "patch_size": 14}
@@ -364,7 +369,9 @@ def _queries(model: Any, inputs: dict[str, Any]) -> Tensor:
 @family()
 def janus() -> tuple[dict[str, Any], Any, str]:
     named = {"image_token": "<image_placeholder>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
-    processor = hf.JanusProcessor(hf.JanusImageProcessor(size=side(), min_size=14), words(**named), num_image_tokens=16)
+    processor = hf.JanusProcessor(
+        hf.JanusImageProcessor(size=side(), min_size=14), words(**named), num_image_tokens=16
+    )
     vision = vit("janus_vision_model", projection_dim=WIDTH, num_image_tokens=16)
     codes = {"embed_dim": 4, "num_embeddings": 8, "latent_channels": 4, "base_channels": 32, "num_patches": 4}
     codes |= {"channel_multiplier": [1], "num_res_blocks": 1, "projection_dim": 8, "image_token_embed_dim": 8}
@@ -405,7 +412,3 @@ def saved(name: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
-
-
-def names(*but: str) -> Sequence[str]:
-    return [name for name in FAMILIES if name not in but]
