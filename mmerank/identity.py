@@ -219,7 +219,7 @@ def _attempted(work: Callable[[], Any]) -> Any:
         return [
             list(found.shape),
             str(found.dtype),
-            xxhash.xxh3_128(found.contiguous().flatten().view(torch.uint8).numpy()).hexdigest(),
+            xxhash.xxh3_128(found.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest(),
         ]
     return found
 

@@ -167,7 +167,7 @@ class Probe:
                 f"known: {', '.join(known)}"
             )
         least = self.adapter.image_tokens
-        if least is not None and (self.convention.match_tokens or 0) > least:
+        if least and (self.convention.match_tokens or 0) > least:
             raise UsageError(
                 f"{self.adapter.name}: {self.convention.match_tokens} rows cannot be drawn to match, a picture has "
                 f"only {least} behind the connector"
@@ -268,13 +268,13 @@ class Probe:
             for sequence in reading.sequences.values():
                 if reason := outside(sequence, self._rows, self.adapter.tokenizer):
                     return Skipped(example.id, reason)
-        if self.adapter.image_tokens is not None:
+        if self.adapter.image_tokens:
             found = {(image, text): found[ORIGINAL, text] for image in self._images for text in self._texts}
         return Prepared(example, found)
 
     def _shown(self, example: Example) -> dict[Version, Any]:
         """The pictures that sequences are made for: each version where their rows depend on it, opened."""
-        if self.adapter.image_tokens is not None:
+        if self.adapter.image_tokens:
             return {ORIGINAL: example.image}
         assert example.image is not None  # prepare saw to it
         opened = replace(example, image=open_picture(example.image, max_pixels=self.max_pixels))

@@ -37,7 +37,7 @@ class Feeder:
     def __init__(self, processor: Any, placeholder: str | None, name: str):
         self.processor = processor
         self.name = name
-        self.tokenizer = getattr(processor, "tokenizer", None)
+        self.tokenizer: Any = getattr(processor, "tokenizer", None)
         if self.tokenizer is None or getattr(processor, "image_processor", None) is None:
             raise ModelError(
                 f"{name}: what transformers loads as its processor is a {type(processor).__name__}, which takes no "
@@ -55,14 +55,8 @@ class Feeder:
         try:
             pair, alone = self.processed(self.placeholder + _TEXT, picture), self.processed(self.placeholder, picture)
         except DataError as error:
-            own = (
-                ""
-                if not self._writes_its_own(picture)
-                else (
-                    "; it writes a prompt of its own for a picture and takes no text, so the pair and the text input are "
-                    "undefined"
-                )
-            )
+            own = "; it writes a prompt of its own for a picture and takes no text, so the pair is undefined"
+            own = own if self._writes_its_own(picture) else ""
             raise ModelError(f"{self.name}: its processor fails on a picture and a text: {error}{own}") from error
         if "input_ids" not in pair:
             raise ModelError(f"{self.name}: its processor gives no token ids ({', '.join(pair)})")

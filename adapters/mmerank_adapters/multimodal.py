@@ -81,7 +81,7 @@ class Multimodal:
         self._feeder = Feeder(processor, self._word.placeholder, name)
         self.tokenizer = self._feeder.tokenizer
         self._modules = dict(model.named_modules())
-        self.image_tokens = None
+        self.image_tokens = 0  # it depends on the picture
         # Told by the first passes, which know no better yet.
         self._text_by_llm = self._reads_text = self.causal = False
         if known is None:
@@ -93,11 +93,15 @@ class Multimodal:
         self._llm, self._final = self._modules[found.llm], self._modules[found.final]
         self.max_tokens = max_tokens(self._llm, self._config, self.tokenizer)
         llm = Point(found.final, "output")
-        self.points = {"vision": found.vision_point, "connector": Point(found.connector), "llm": llm}
-        self.vision_points = {"default": self.points["vision"]}
-        self.layers = (Point(found.blocks[0], "input"), *map(Point, found.blocks[:-1]), llm)
-        self.undefined = {"erank3": _CROSS} if found.entry == "cross" else {}
-        self.source = {**source, "inspection": self._told()}
+        self.points: Mapping[str, Point] = {
+            "vision": found.vision_point,
+            "connector": Point(found.connector),
+            "llm": llm,
+        }
+        self.vision_points: Mapping[str, Point] = {"default": self.points["vision"]}
+        self.layers: Sequence[Point] = (Point(found.blocks[0], "input"), *map(Point, found.blocks[:-1]), llm)
+        self.undefined: Mapping[str, str] = {"erank3": _CROSS} if found.entry == "cross" else {}
+        self.source: Mapping[str, Any] = {**source, "inspection": self._told()}
 
     @classmethod
     def load(
@@ -173,7 +177,7 @@ class Multimodal:
             ModelError: Inspection does not find its way.
         """
         inner = unwrapped(model)
-        source = {
+        source: dict[str, Any] = {
             "adapter": "multimodal",
             "checkpoint": getattr(inner.config, "_name_or_path", None) or None,
             "commit": None,
@@ -337,7 +341,8 @@ class Multimodal:
             sequences: What it reads.
             images: The picture of each, or None.
         """
-        for sequence, image in zip(sequences, images or [None] * len(sequences), strict=True):
+        pictures: Sequence[Encoded | None] = [None] * len(sequences) if images is None else images
+        for sequence, image in zip(sequences, pictures, strict=True):
             if image is not None and self._reads_text and Role.TEXT in sequence.roles:
                 image.connector = self._encoded(sequence, image.inputs, whole=True).connector
                 continue

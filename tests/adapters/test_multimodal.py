@@ -155,12 +155,12 @@ def test_the_same_numbers_as_the_adapter_of_a_family(monkeypatch: pytest.MonkeyP
     processor = LlavaProcessor(
         own._image_processor,
         own.tokenizer,
-        patch_size=own.model.config.vision_config.patch_size,  # type: ignore[union-attr]
+        patch_size=own.model.config.vision_config.patch_size,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )
     general = Multimodal.wrap(own.model, processor, name="general")
-    token = own.model.config.image_token_id  # type: ignore[union-attr]
+    token = own.model.config.image_token_id
 
     def same_ids(example: Example, kind: Kind, form: SequenceForm) -> TokenSequence:
         """A picture and a text are tokenised apart by the one, and together by the other."""
