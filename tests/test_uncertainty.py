@@ -36,6 +36,7 @@ def result(
         bootstrap=Bootstrap(),
         clip=None,
         layer_records=(),
+        undefined={},
         **alignment(given),
     )
 

@@ -37,7 +37,7 @@ class Feeder:
     def __init__(self, processor: Any, placeholder: str | None, name: str):
         self.processor = processor
         self.name = name
-        self.tokenizer = getattr(processor, "tokenizer", None)
+        self.tokenizer: Any = getattr(processor, "tokenizer", None)
         if self.tokenizer is None or getattr(processor, "image_processor", None) is None:
             raise ModelError(
                 f"{name}: what transformers loads as its processor is a {type(processor).__name__}, which takes no "
@@ -55,7 +55,9 @@ class Feeder:
         try:
             pair, alone = self.processed(self.placeholder + _TEXT, picture), self.processed(self.placeholder, picture)
         except DataError as error:
-            raise ModelError(f"{self.name}: its processor fails on a picture and a text: {error}") from error
+            own = "; it writes a prompt of its own for a picture and takes no text, so the pair is undefined"
+            own = own if self._writes_its_own(picture) else ""
+            raise ModelError(f"{self.name}: its processor fails on a picture and a text: {error}{own}") from error
         if "input_ids" not in pair:
             raise ModelError(f"{self.name}: its processor gives no token ids ({', '.join(pair)})")
         try:
@@ -73,6 +75,12 @@ class Feeder:
         )
         if not any(pair[key].is_floating_point() for key in self.of_picture if isinstance(pair[key], Tensor)):
             raise ModelError(f"{self.name}: its processor makes no pixels of a picture")
+
+    def _writes_its_own(self, picture: Image.Image) -> bool:
+        try:
+            return "input_ids" in self.processor(images=picture, return_tensors="pt")
+        except Exception:  # then it was not that
+            return False
 
     def _placeholder(self) -> str:
         """What the chat template puts in for a picture, else what the processor calls its image token."""
@@ -253,11 +261,17 @@ class Feeder:
         ids, unexpanded = _ids(made), list(plain["input_ids"])
         first = _common(ids, unexpanded)
         last = _common(ids[first:][::-1], unexpanded[first:][::-1])
-        left = roles[first : len(roles) - last]
-        if Role.TEXT in left:
-            raise ModelError(f"{self.name}: its processor tokenises the chat template in a way not understood")
-        middle = [Role.TEMPLATE] * (len(ids) - first - last)
-        return roles[:first] + middle + roles[len(roles) - last :]
+        if Role.TEXT not in roles[first : len(roles) - last]:
+            return roles[:first] + [Role.TEMPLATE] * (len(ids) - first - last) + roles[len(roles) - last :]
+        # A processor may put tokens of its own behind all, too: then the texts stand somewhere as they are.
+        start = roles.index(Role.TEXT)
+        end = len(roles) - roles[::-1].index(Role.TEXT)
+        said = unexpanded[start:end]
+        for at in range(len(ids) - len(said), -1, -1):
+            if ids[at : at + len(said)] == said:
+                behind = len(ids) - at - len(said)
+                return [Role.TEMPLATE] * at + roles[start:end] + [Role.TEMPLATE] * behind
+        raise ModelError(f"{self.name}: its processor tokenises the chat template in a way not understood")
 
 
 def tensors(sequence: TokenSequence, device: torch.device) -> dict[str, Tensor]:

@@ -107,7 +107,8 @@ def rows_of(h: Tensor, *, channels_first: bool = False, width: int | None = None
     """
     if channels_first:
         h = h.flatten(2).mT if h.ndim > 2 else h
-    return h.reshape(-1, width or h.shape[-1])
+    rows: Tensor = h.reshape(-1, width or h.shape[-1])
+    return rows
 
 
 @cache
@@ -119,7 +120,8 @@ def _directions(width: int) -> Tensor:
 def prints(rows: Tensor) -> Tensor:
     """What rows are known by: projections of their directions, (n, 8) float32 on the CPU; NaN of a row of zeros."""
     rows = rows.detach().float()
-    return (rows @ _directions(rows.shape[-1]).to(rows.device) / rows.norm(dim=-1, keepdim=True)).cpu()
+    found: Tensor = (rows @ _directions(rows.shape[-1]).to(rows.device) / rows.norm(dim=-1, keepdim=True)).cpu()
+    return found
 
 
 def found_in(some: Tensor, others: Tensor, dtype: torch.dtype) -> Tensor:
@@ -229,6 +231,28 @@ def blocks_of(llm: nn.Module) -> nn.ModuleList:
     if not some:
         raise ModelError(f"{type(llm).__name__}: no list of blocks in it")
     return min(some, key=lambda entry: entry[:3])[3]
+
+
+def check_encoder(model: nn.Module) -> None:
+    """Refuse a model that has no vision encoder.
+
+    Args:
+        model: Of transformers.
+
+    Raises:
+        ModelError: There is no list of blocks but the LLM's.
+    """
+    of_llm = set(blocks_of(language_model(model)).modules())
+    if not any(
+        isinstance(module, _LISTS)
+        and len(module) > 1
+        and module not in of_llm
+        and next(module.parameters(), None) is not None
+        for module in model.modules()
+    ):
+        raise ModelError(
+            f"{type(model).__name__}: it has no vision encoder (no blocks but its LLM's), so eRank1 is undefined"
+        )
 
 
 class Inspector:
@@ -437,7 +461,7 @@ class Inspector:
         """The blocks of the vision encoder: the first list of them that runs and is not small."""
         ran = {call.module: call.began for call in reversed(calls)}
         inside = set(self.blocks.modules())
-        lists = []
+        lists: list[tuple[str, int, int, Any]] = []
         for path, module in self.model.named_modules():
             if module in inside or not isinstance(module, _LISTS) or len(module) < 2:
                 continue
@@ -541,7 +565,7 @@ class Inspector:
             each = (float(found_in(some, out, self.dtype).float().mean()) for out in same)
             return max(each, default=0.0) if len(some) else 0.0
 
-        tried = [(False, None, share(rows, shape[-1]))]
+        tried: list[tuple[bool, int | None, float]] = [(False, None, share(rows, shape[-1]))]
         if name in call.channels:
             tried.append((True, None, share(call.channels[name], shape[1])))
             # A map that is passed on as it is, is the same along both axes: what reads it has weights for its width.
@@ -556,7 +580,7 @@ class Inspector:
         best = max(tried, key=lambda entry: entry[2])
         return best if best[2] > 0 else None
 
-    def _tower(self, connector: nn.Module, encoder: Sequence[nn.Module]) -> nn.Module | None:
+    def _tower(self, connector: nn.Module, encoder: Sequence[nn.Module]) -> Any:
         """The outermost model of transformers around the encoder's blocks that has no part of connector or LLM."""
         for module in self.paths:
             inner = set(module.modules())

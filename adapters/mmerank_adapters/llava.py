@@ -188,7 +188,7 @@ class Llava:
             The adapter.
         """
         settings = processor.image_processor.to_dict()
-        source = {
+        source: dict[str, Any] = {
             "adapter": "llava",
             "checkpoint": getattr(model.config, "_name_or_path", None) or None,
             "commit": None,
@@ -320,7 +320,7 @@ class Llava:
             images: The rows of each one's picture, or None.
         """
         ids, mask = padded(sequences)
-        rows = images and [image.connector for image in images]
+        rows = None if images is None else [image.connector for image in images]
         embeddings = spliced_embeddings(self._core.get_input_embeddings(), ids, rows)
         self._core.language_model(
             inputs_embeds=embeddings, attention_mask=sent(mask, embeddings.device), use_cache=False

@@ -256,7 +256,7 @@ class MiniGPTv2:
         """
         llama = self.model.llama_model
         ids, mask = padded(sequences)
-        rows = images and [image.connector for image in images]
+        rows = None if images is None else [image.connector for image in images]
         embeddings = spliced_embeddings(llama.get_input_embeddings(), ids, rows)
         llama(inputs_embeds=embeddings, attention_mask=sent(mask, embeddings.device), use_cache=False)
 

@@ -35,6 +35,7 @@ from mmerank_adapters.inspection import (
     Anatomy,
     Inspector,
     bound,
+    check_encoder,
     found_in,
     prints,
     rows_of,
@@ -74,12 +75,13 @@ class Multimodal:
     ):
         self.name = name
         self.model = model
+        check_encoder(model)
         self._word = WORDS.get(model.config.model_type, Word())
         self._processor = processor
         self._feeder = Feeder(processor, self._word.placeholder, name)
         self.tokenizer = self._feeder.tokenizer
         self._modules = dict(model.named_modules())
-        self.image_tokens = None
+        self.image_tokens = 0  # it depends on the picture
         # Told by the first passes, which know no better yet.
         self._text_by_llm = self._reads_text = self.causal = False
         if known is None:
@@ -91,11 +93,15 @@ class Multimodal:
         self._llm, self._final = self._modules[found.llm], self._modules[found.final]
         self.max_tokens = max_tokens(self._llm, self._config, self.tokenizer)
         llm = Point(found.final, "output")
-        self.points = {"vision": found.vision_point, "connector": Point(found.connector), "llm": llm}
-        self.vision_points = {"default": self.points["vision"]}
-        self.layers = (Point(found.blocks[0], "input"), *map(Point, found.blocks[:-1]), llm)
-        self.undefined = {"erank3": _CROSS} if found.entry == "cross" else {}
-        self.source = {**source, "inspection": self._told()}
+        self.points: Mapping[str, Point] = {
+            "vision": found.vision_point,
+            "connector": Point(found.connector),
+            "llm": llm,
+        }
+        self.vision_points: Mapping[str, Point] = {"default": self.points["vision"]}
+        self.layers: Sequence[Point] = (Point(found.blocks[0], "input"), *map(Point, found.blocks[:-1]), llm)
+        self.undefined: Mapping[str, str] = {"erank3": _CROSS} if found.entry == "cross" else {}
+        self.source: Mapping[str, Any] = {**source, "inspection": self._told()}
 
     @classmethod
     def load(
@@ -171,7 +177,7 @@ class Multimodal:
             ModelError: Inspection does not find its way.
         """
         inner = unwrapped(model)
-        source = {
+        source: dict[str, Any] = {
             "adapter": "multimodal",
             "checkpoint": getattr(inner.config, "_name_or_path", None) or None,
             "commit": None,
@@ -335,7 +341,8 @@ class Multimodal:
             sequences: What it reads.
             images: The picture of each, or None.
         """
-        for sequence, image in zip(sequences, images or [None] * len(sequences), strict=True):
+        pictures: Sequence[Encoded | None] = [None] * len(sequences) if images is None else images
+        for sequence, image in zip(sequences, pictures, strict=True):
             if image is not None and self._reads_text and Role.TEXT in sequence.roles:
                 image.connector = self._encoded(sequence, image.inputs, whole=True).connector
                 continue
@@ -402,7 +409,9 @@ class Multimodal:
         self._reads_text = before.shape != image.connector.shape or not torch.allclose(
             before.float(), image.connector.float(), rtol=1e-3, atol=1e-3
         )
-        if self._found.entry != "cross" and pair.starts_with(alone):
+        if self._found.entry == "cross":
+            self.causal = True  # no image input is read from anything
+        elif pair.starts_with(alone):
             of_prefix = self._last(alone, image)
             apart = float((of_prefix - with_text[: len(of_prefix)]).norm() / of_prefix.norm())
             self.causal = math.isfinite(apart) and apart <= _ROUNDING.get(self.model.dtype, 0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
@@ -212,10 +213,11 @@ def against_nulls(records: pd.DataFrame, *, aggregate: Aggregate = "entropy") ->
     """
     base = records[records["transform"] == BASE.name]
     e3, e4, e5 = (
-        dataset_erank(
-            base[(base["point"] == point) & (base["input"] == kind)]["entropy"].tolist(), aggregate=aggregate
+        dataset_erank(there, aggregate=aggregate) if there else math.nan
+        for there in (
+            base[(base["point"] == point) & (base["input"] == kind)]["entropy"].tolist()
+            for point, kind in (ERANKS[name] for name in ("erank3", "erank4", "erank5"))
         )
-        for point, kind in (ERANKS[name] for name in ("erank3", "erank4", "erank5"))
     )
     here = {"erank5": e5, "image_text_alignment": image_text_alignment(e3, e4, e5)}
     found = []
@@ -229,6 +231,7 @@ def against_nulls(records: pd.DataFrame, *, aggregate: Aggregate = "entropy") ->
             "erank5": tuple(eranks),
             "image_text_alignment": tuple(image_text_alignment(e3, e4, e) for e in eranks),
         }
+        draws = {name: values for name, values in draws.items() if not math.isnan(here[name])}
         found.append(Null(control, draws, {name: null_test(here[name], values) for name, values in draws.items()}))
     return tuple(found)
 

@@ -169,7 +169,7 @@ class Probe:
                 f"known: {', '.join(known)}"
             )
         least = self.adapter.image_tokens
-        if least is not None and (self.convention.match_tokens or 0) > least:
+        if least and (self.convention.match_tokens or 0) > least:
             raise UsageError(
                 f"{self.adapter.name}: {self.convention.match_tokens} rows cannot be drawn to match, a picture has "
                 f"only {least} behind the connector"
@@ -245,9 +245,12 @@ class Probe:
             return Skipped(example.id, "the text is empty")
         self._special_tokens.look_at(example.id, example.text)
         try:
-            shown = self._shown(example)
+            return self._prepared(example)
         except DataError as error:
             return _unreadable(example, error)
+
+    def _prepared(self, example: Example) -> Prepared | Skipped:
+        shown = self._shown(example)
         found: dict[tuple[Version, Version], Reading] = {}
         for text in self._texts:
             of_text = text.of(example)
@@ -267,13 +270,13 @@ class Probe:
             for sequence in reading.sequences.values():
                 if reason := outside(sequence, self._rows, self.adapter.tokenizer):
                     return Skipped(example.id, reason)
-        if self.adapter.image_tokens is not None:
+        if self.adapter.image_tokens:
             found = {(image, text): found[ORIGINAL, text] for image in self._images for text in self._texts}
         return Prepared(example, found)
 
     def _shown(self, example: Example) -> dict[Version, Any]:
         """The pictures that sequences are made for: each version where their rows depend on it, opened."""
-        if self.adapter.image_tokens is not None:
+        if self.adapter.image_tokens:
             return {ORIGINAL: example.image}
         assert example.image is not None  # prepare saw to it
         opened = replace(example, image=open_picture(example.image, max_pixels=self.max_pixels))

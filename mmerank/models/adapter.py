@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError, UsageError
@@ -54,7 +54,7 @@ class Adapter(Protocol):
             each other block, and at last the `llm` of `points`, after the final norm.
         causal: Whether a position of the LLM sees only those before it, so that what is read of a prefix
             does not depend on what follows.
-        image_tokens: Rows of the connector's output per picture; None where that depends on the picture. Then
+        image_tokens: Rows of the connector's output per picture; 0 where that depends on the picture. Then
             `sequence` is given examples whose picture is opened.
         max_tokens: Longest sequence the LLM takes.
         undefined: Which of `erank1` to `erank5` the model does not have, each with the reason.
@@ -68,11 +68,11 @@ class Adapter(Protocol):
     vision_points: Mapping[str, Point]
     layers: Sequence[Point]
     causal: bool
-    image_tokens: int | None
+    image_tokens: int
     max_tokens: int
     undefined: Mapping[str, str]
 
-    def pixels(self, picture: Image.Image, layout: ImageLayout) -> Tensor | Mapping[str, Tensor]:
+    def pixels(self, picture: Image.Image, layout: ImageLayout) -> Any:
         """What `encode_images` takes for one RGB picture: (c, h, w), float32, or tensors by name; on the CPU."""
         ...
 
@@ -154,7 +154,7 @@ def wrap(model: Any, processor: Any, *, name: str) -> Adapter:
     from mmerank.models.wrapped import unwrapped
 
     inner = unwrapped(model)
-    config = getattr(inner, "config", None)
+    config: Any = getattr(inner, "config", None)
     if not hasattr(config, "to_dict"):
         raise ModelError(f"{name}: expected a multimodal model of transformers, got {type(model).__name__}")
     family = family_of(config.to_dict(), name)

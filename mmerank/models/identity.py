@@ -68,8 +68,12 @@ def identity(adapter: Adapter | TextAdapter) -> dict[str, Any]:
     else:
         ids = _attempted(lambda: adapter.token_ids(_TEXT))
         known["reading"] = _digest([ids, adapter.max_tokens, adapter.predicts_next])
-    stated = {"configuration": configuration_fingerprint([of.to_dict() for of in configs])} if configs else {}
+    stated: dict[str, Any] = {}
+    if configs:
+        stated["configuration"] = configuration_fingerprint([of.to_dict() for of in configs])
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    if isinstance(adapter, Adapter) and adapter.undefined:
+        stated["undefined"] = dict(adapter.undefined)
     stated |= {} if dtype is None else {"dtype": str(dtype).removeprefix("torch.")}
     return {**adapter.source, **stated, "weights": weights_fingerprint(model), KNOWN_BY: known}
 
@@ -214,7 +218,7 @@ def _attempted(work: Callable[[], Any]) -> Any:
         return [
             list(found.shape),
             str(found.dtype),
-            xxhash.xxh3_128(found.contiguous().flatten().view(torch.uint8).numpy()).hexdigest(),
+            xxhash.xxh3_128(found.contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest(),
         ]
     return found
 

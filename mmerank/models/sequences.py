@@ -121,7 +121,7 @@ def bare_sequence(tokenizer: Any, text: str, kind: Kind, image_tokens: int) -> T
     return sequence
 
 
-def spliced_embeddings(embed: nn.Module, ids: Tensor, images: Sequence[Tensor] | None) -> Tensor:
+def spliced_embeddings(embed: nn.Module, ids: Tensor, images: Sequence[Tensor] | Tensor | None) -> Tensor:
     """Token embeddings with the connector's rows in the image places.
 
     Args:

@@ -57,10 +57,11 @@ def mean_tokens(run: Finished, model: str) -> dict[str, float]:
     records = run.of(model)
     if run.job == "diff":
         return {"tokens": fmean(record.n for record in records if record.point == "final")}
-    return {
-        label: fmean(record.n for record in records if (record.point, record.input) == where)
+    counts = {
+        label: [record.n for record in records if (record.point, record.input) == where]
         for label, where in ERANKS.items()
     }
+    return {label: fmean(of) for label, of in counts.items() if of}  # a model may not have all
 
 
 def _of_run(run: Finished, called: dict[tuple[str, str], str]) -> Iterator[str]:

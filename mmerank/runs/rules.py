@@ -105,6 +105,12 @@ class Rules:
             if found not in known[: None if older else 1] and not (older and self._models[name].get("untrained")):
                 raise DamagedPart(f"records of {name!r} under another convention, or of other weights ({found})")
 
+    def _lacking(self, model: str) -> set[tuple[str, ...]]:
+        """Measurements that a model does not have, as it says itself."""
+        stated = self._models[model].get("undefined", {})
+        where = {ERANKS[label] for label in stated if label in ERANKS} if isinstance(stated, Mapping) else set()
+        return {key for key in self._keys if key[1:] in where}
+
     def _check_whole(self, part: _Part) -> _Column:
         """Each example of a model has every measurement once; which rows are of further layers."""
         columns = ("transform", "point", "input")
@@ -118,14 +124,17 @@ class Rules:
         }
         if unknown := set(found) - self._keys - layers.keys():
             raise DamagedPart(f"a measurement that this run does not make ({', '.join(sorted(unknown)[0])})")
-        if missing := self._keys - set(found):
+        examples, of_example = part.coded("model", "example")
+        lacking = {model: self._lacking(model) for model, _ in of_example}
+        wanted = set().union(*(self._keys - keys for keys in lacking.values()))
+        if missing := wanted - set(found):
             raise DamagedPart(f"no measurement {', '.join(sorted(missing)[0])} of any example")
         if frozenset(layers.values()) not in self._layers:
             raise DamagedPart(f"other layers than this run measures ({', '.join(sorted(key[1] for key in layers))})")
-        examples, _ = part.coded("model", "example")
         counts = np.bincount(examples * len(found) + codes, minlength=(int(examples.max()) + 1) * len(found))
-        if (counts != 1).any():
-            place = int((counts != 1).argmax())
+        expected = np.array([[key not in lacking[model] for key in found] for model, _ in of_example]).ravel()
+        if (counts != expected).any():
+            place = int((counts != expected).argmax())
             row = int((examples == place // len(found)).argmax())
             times = "no" if counts[place] == 0 else str(counts[place])
             key = ", ".join(found[place % len(found)])

@@ -1,24 +1,34 @@
-"""The adapter for whatever transformers knows, held against the models' own forward on tiny models of many families."""
+"""The adapter for whatever transformers knows, held against the models' own forward on tiny models."""
 
 from __future__ import annotations
 
+import copy
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from PIL import Image
 from torch import Tensor
 
-from mmerank import Example, align, wrap
+from mmerank import Convention, Example, align, perturb, wrap
+from mmerank.convention import SequenceForm
+from mmerank.engine.probe import KINDS
 from mmerank.eranks import ERANKS
+from mmerank.errors import ModelError, UsageError
+from mmerank.inputs.sequence import IMAGE_ID, Kind, Role, TokenSequence
 from mmerank.models.adapter import Adapter
+from mmerank_adapters.llava import Llava
+from mmerank_adapters.multimodal import Multimodal
 from tests import reference
-from tests.adapters.tiny_models import FAMILIES, built, names
+from tests.adapters.cases import LLAVA, examples
+from tests.adapters.tiny_models import FAMILIES, built, saved, side, words
 
-every_family = pytest.mark.parametrize("name", names())
-PLACEHOLDERS = {"width": (96, 64), "height": (33, 77)}
+every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
 def noise(seed: int, size: tuple[int, int]) -> Image.Image:
@@ -96,3 +106,207 @@ def test_the_models_own_states(name: str) -> None:
             record = found[(example.id, *ERANKS[label])]
             assert record.n == n, label
             assert record.entropy == pytest.approx(entropy, abs=1e-5), label
+
+
+@every_family
+def test_batches_order_and_separate_passes_change_nothing(name: str) -> None:
+    alone = align(adapter(name), EXAMPLES, batch_tokens=1)
+    other = align(adapter(name), EXAMPLES[::-1], batch_tokens=100_000, share_prefix=False)
+    assert [r.entropy for r in other.records] == pytest.approx([r.entropy for r in alone.records], abs=1e-6)
+
+
+@every_family
+@pytest.mark.parametrize("form", ["bare", "template"])
+def test_roles(name: str, form: SequenceForm) -> None:
+    of = adapter(name)
+    if form == "template" and not built(name)[2]:
+        with pytest.raises(ModelError, match="has no chat template; measure bare sequences"):
+            of.sequence(EXAMPLES[0], "pair", form)
+        return
+    for example in EXAMPLES:
+        for kind in KINDS:
+            sequence = of.sequence(example, kind, form)
+            text = [i for i, role in zip(sequence.ids, sequence.roles, strict=True) if role is Role.TEXT]
+            said = example.text if form == "bare" else example.instruction + example.response
+            assert of.tokenizer.decode(text) == ("" if kind == "image" else said)
+            assert (Role.IMAGE in sequence.roles) == (kind != "text" and not of.undefined)
+            bos = of.tokenizer.bos_token_id
+            assert all((i == bos) == (role is Role.BOS) for i, role in zip(sequence.ids, sequence.roles, strict=True))
+
+
+def test_places_without_a_row_of_the_picture_are_template() -> None:
+    """The ends of rows of patches, which stand among LLaVA-NeXT's image tokens."""
+    of = adapter("llava_next")
+    (image,) = of.encode_images([of.pixels(EXAMPLES[0].image, "model")])  # type: ignore[arg-type]
+    sequence = of.sequence(EXAMPLES[0], "image", "bare")
+    assert image.filled is not None and len(image.filled) == sequence.roles.count(Role.IMAGE)
+    newlines = len(image.filled) - sum(image.filled)
+    assert newlines > 0 and sequence.with_places(image.filled).roles.count(Role.TEMPLATE) == newlines
+    counted = align(of, EXAMPLES[:1], convention=Convention(tokens="modality"))
+    assert counted.mean_tokens("erank3") == sum(image.filled)
+
+
+def test_the_same_numbers_as_the_adapter_of_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLaVA-1.5 by both, fed the same pixels and ids."""
+    from transformers import LlavaProcessor
+
+    own = LLAVA.adapter
+    assert isinstance(own, Llava)
+    processor = LlavaProcessor(
+        own._image_processor,
+        own.tokenizer,
+        patch_size=own.model.config.vision_config.patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    general = Multimodal.wrap(own.model, processor, name="general")
+    token = own.model.config.image_token_id
+
+    def same_ids(example: Example, kind: Kind, form: SequenceForm) -> TokenSequence:
+        """A picture and a text are tokenised apart by the one, and together by the other."""
+        sequence = own.sequence(example, kind, form)
+        return TokenSequence(tuple(token if i == IMAGE_ID else i for i in sequence.ids), sequence.roles)
+
+    monkeypatch.setattr(general, "sequence", same_ids)
+    own_result = align(own, examples(), convention=Convention(image_layout="crop"))
+    result = align(general, examples())
+    assert [(r.n, r.d) for r in result.records] == [(r.n, r.d) for r in own_result.records]
+    assert [r.entropy for r in result.records] == pytest.approx([r.entropy for r in own_result.records], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "mllama", "pixtral"])
+def test_a_model_in_memory_and_its_checkpoint_are_the_same(name: str, tmp_path: Path) -> None:
+    loaded = Multimodal.load(saved(name, tmp_path / "model"), name="m", dtype=None, device="cpu")
+    result, other = align(loaded, EXAMPLES), align(adapter(name), EXAMPLES)
+    assert [r.entropy for r in result.records] == [r.entropy for r in other.records]
+    assert result.source["weights"] == other.source["weights"]
+    assert loaded.points == adapter(name).points and loaded.source["inspection"] == adapter(name).source["inspection"]
+
+
+def test_half_precision_finds_the_same_points(tmp_path: Path) -> None:
+    for name in ("qwen3_vl", "internvl", "glm4v", "aya_vision"):
+        half = Multimodal.load(saved(name, tmp_path / name), name=name, dtype="bfloat16", device="cpu")
+        assert (half.points, half.layers, half.causal) == (
+            adapter(name).points,
+            adapter(name).layers,
+            adapter(name).causal,
+        )
+        assert align(half, EXAMPLES).erank5 == pytest.approx(align(adapter(name), EXAMPLES).erank5, rel=0.05)
+
+
+def test_a_model_in_training_is_left_as_it_is() -> None:
+    model, processor, _ = built("qwen2_vl")
+    model.train()
+    try:
+        wrap(model, processor, name="m")
+        assert all(module.training for module in model.modules())
+    finally:
+        model.eval()
+    with pytest.raises(ModelError, match="expected a multimodal model of transformers, got Linear"):
+        wrap(torch.nn.Linear(2, 2), processor, name="m")
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_next", "mllama", "paligemma"])
+def test_everything_that_can_be_asked_for(name: str, tmp_path: Path) -> None:
+    asked = Convention(rows=True, companions=True, match_tokens=3, tokens="modality")
+    result = align(adapter(name), EXAMPLES, convention=asked, layers="all", out=tmp_path / "run")
+    again = align(adapter(name), EXAMPLES, convention=asked, layers="all", out=tmp_path / "run")
+    content = result.to_dict()
+    assert again.to_dict() == content and json.dumps(content, allow_nan=False)
+    layers = result.layers
+    assert layers is not None and layers[-1]["all"] == pytest.approx(result.erank5)
+    undefined = set(adapter(name).undefined)
+    assert {label for label in ERANKS if content[label] is None} == undefined
+    assert bool(undefined) == (content["image_text_alignment"] is None) == ("undefined" in content)
+    changed = perturb(adapter(name), EXAMPLES, ["rotate:90", "shuffle-words"], controls=["mismatch"], control_draws=2)
+    assert json.dumps(changed.to_dict(), allow_nan=False)
+    assert changed.checks.reuse < 1e-5 and changed.checks.text < 1e-5
+
+
+def test_an_untrained_twin_has_the_same_points() -> None:
+    of = adapter("internvl")
+    twin, same = of.untrained(0), of.untrained(0)
+    assert twin.points == of.points and twin.source["untrained"]
+    result = align(twin, EXAMPLES)
+    assert [r.n for r in result.records] == [r.n for r in align(of, EXAMPLES).records]
+    assert result.erank5 == align(same, EXAMPLES).erank5 != align(of, EXAMPLES).erank5
+
+
+# What cannot be measured.
+
+
+def test_no_vision_encoder() -> None:
+    """Patches go through one linear layer."""
+    vision = {"model_type": "fuyu", "vocab_size": 384, "hidden_size": 32, "num_hidden_layers": 2}
+    vision |= {"intermediate_size": 48, "num_attention_heads": 2, "patch_size": 14}
+    processor = hf.FuyuProcessor(
+        hf.FuyuImageProcessor(size=side(), patch_size=side(1)), words("|ENDOFTEXT|", "|SPEAKER|", "|NEWLINE|")
+    )
+    config = hf.AutoConfig.for_model(**vision)
+    model = hf.FuyuForCausalLM(config)
+    with pytest.raises(ModelError, match="it has no vision encoder .*so eRank1 is undefined"):
+        Multimodal.wrap(model, processor, name="m")
+
+
+def test_a_processor_that_takes_no_pictures() -> None:
+    model, processor, _ = built("qwen2_vl")
+    with pytest.raises(ModelError, match="takes no pictures and texts; the checkpoint lacks processor files"):
+        wrap(model, processor.tokenizer, name="m")
+
+
+def test_processor_files_that_are_missing(tmp_path: Path) -> None:
+    folder = saved("qwen2_vl", tmp_path / "model")
+    for file in folder.glob("*processor*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="processor"):
+        Multimodal.load(folder, name="m", dtype=None, device="cpu")
+
+
+def test_a_package_that_a_processor_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def needs(*args: Any, **kwargs: Any) -> Any:
+        raise ImportError("Package `num2words` is required. Install it with `pip install num2words`.")
+
+    monkeypatch.setattr("mmerank_adapters.multimodal.AutoProcessor.from_pretrained", needs)
+    with pytest.raises(ModelError, match="processor cannot be loaded .*pip install num2words"):
+        Multimodal.load(saved("qwen2_vl", tmp_path / "model"), name="m", dtype=None, device="cpu")
+
+
+def test_a_picture_that_the_processor_refuses_is_skipped() -> None:
+    thin = Example("thin", noise(4, (2, 900)), "", "A line.")
+    result = align(adapter("qwen2_vl"), [*EXAMPLES, thin])
+    (skipped,) = result.skipped
+    assert skipped.id == "thin" and "the model's processor refuses it (absolute aspect ratio" in skipped.reason
+
+
+def test_a_picture_token_in_a_text_is_no_picture() -> None:
+    says = Example("says", EXAMPLES[0].image, "", "See <|image_pad|> there.")
+    result = align(adapter("qwen2_vl"), [EXAMPLES[1], says])
+    assert [entry.id for entry in result.skipped] == ["says"]
+
+
+def test_a_chat_template_that_raises() -> None:
+    model, processor, _ = built("qwen2_vl")
+    broken = copy.deepcopy(processor)
+    broken.chat_template = "{{ raise_exception('roles must alternate') }}"
+    of = wrap(model, broken, name="m")
+    assert align(of, EXAMPLES).n == 3
+    with pytest.raises(ModelError, match="its chat template fails .*measure bare sequences"):
+        align(of, EXAMPLES, convention=Convention(sequence="template"))
+
+
+def test_another_layout_is_the_processors() -> None:
+    with pytest.raises(UsageError, match="its own processor decides how a picture is laid out"):
+        align(adapter("qwen2_vl"), EXAMPLES, convention=Convention(image_layout="pad"))
+
+
+def test_too_few_rows_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor, _ = built("qwen2_vl")
+    handle = model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: (args, {**kwargs, "inputs_embeds": kwargs["inputs_embeds"].flip(-1)}),
+        with_kwargs=True,
+    )
+    try:
+        with pytest.raises(ModelError, match="no module puts out 95% of the picture's rows that enter its LLM"):
+            wrap(model, processor, name="m")
+    finally:
+        handle.remove()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ TEMPLATE = (
 Rows = Callable[[Any, dict[str, Any], Any], Tensor]
 
 
-def words(*special: str, bos: bool = True, **named: str) -> Any:
+def words(*special: str, bos: bool = True, **named: Any) -> Any:
     """A byte tokenizer with these special tokens; `named` ones become its attributes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
@@ -123,7 +123,8 @@ def towered(layer: int = 0, skip: int = 0) -> Rows:
         tower = getattr(core(model), "vision_tower", None) or core(model).vision_model
         tiles = inputs["pixel_values"].flatten(0, -4)
         output = tower(tiles, output_hidden_states=True)
-        return (output.hidden_states[layer] if layer else output.last_hidden_state)[:, skip:]
+        states: Tensor = output.hidden_states[layer] if layer else output.last_hidden_state
+        return states[:, skip:]
 
     return rows
 
@@ -179,13 +180,7 @@ def llava_onevision() -> tuple[dict[str, Any], Any, str]:
 
 
 QWEN = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-QWEN_IDS = dict(
-    zip(
-        ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
-        range(259, 263),
-        strict=True,
-    )
-)
+QWEN_IDS = {f"{of}_token_id": 259 + i for i, of in enumerate(("image", "video", "vision_start", "vision_end"))}
 QWEN_SIGN = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
@@ -202,14 +197,27 @@ def qwen(name: str, vision: dict[str, Any], text: dict[str, Any], processor: Any
 @family()
 def qwen2_vl() -> tuple[dict[str, Any], Any, str]:
     processor = hf.Qwen2VLProcessor(merging(14), words(*QWEN, bos=False), hf.Qwen2VLVideoProcessor())
-    vision = {"depth": 2, "embed_dim": VISION, "hidden_size": WIDTH, "mlp_ratio": 2, "num_heads": 2, "patch_size": 14}
+    vision: dict[str, Any] = {
+        "depth": 2,
+        "embed_dim": VISION,
+        "hidden_size": WIDTH,
+        "mlp_ratio": 2,
+        "num_heads": 2,
+        "patch_size": 14,
+    }
     return qwen("qwen2_vl", vision, llm("qwen2_vl_text", rope_parameters=mrope(2, 3, 3)), processor)
 
 
 @family()
 def qwen2_5_vl() -> tuple[dict[str, Any], Any, str]:
     processor = hf.Qwen2_5_VLProcessor(merging(14), words(*QWEN, bos=False), hf.Qwen2VLVideoProcessor())
-    vision = {"depth": 2, "hidden_size": VISION, "intermediate_size": 32, "num_heads": 2, "patch_size": 14}
+    vision: dict[str, Any] = {
+        "depth": 2,
+        "hidden_size": VISION,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "patch_size": 14,
+    }
     vision |= {"out_hidden_size": WIDTH, "window_size": 56, "fullatt_block_indexes": [1]}
     return qwen("qwen2_5_vl", vision, llm("qwen2_5_vl_text", rope_parameters=mrope(2, 3, 3)), processor)
 
@@ -217,7 +225,13 @@ def qwen2_5_vl() -> tuple[dict[str, Any], Any, str]:
 @family()
 def qwen3_vl() -> tuple[dict[str, Any], Any, str]:
     processor = hf.Qwen3VLProcessor(merging(16), words(*QWEN, bos=False), hf.Qwen3VLVideoProcessor())
-    vision = {"depth": 3, "hidden_size": VISION, "intermediate_size": 32, "num_heads": 2, "patch_size": 16}
+    vision: dict[str, Any] = {
+        "depth": 3,
+        "hidden_size": VISION,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "patch_size": 16,
+    }
     vision |= {"out_hidden_size": WIDTH, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
     rope = mrope(4, 2, 2, mrope_interleaved=True)
     return qwen("qwen3_vl", vision, llm("qwen3_vl_text", rope_parameters=rope), processor)
@@ -225,7 +239,11 @@ def qwen3_vl() -> tuple[dict[str, Any], Any, str]:
 
 @family(towered(skip=1))
 def internvl() -> tuple[dict[str, Any], Any, str]:
-    named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    named: dict[str, Any] = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+    }
     tokenizer = words(bos=False, **named, video_token="<video>")
     tiles = hf.GotOcr2ImageProcessor(size=side(), crop_to_patches=True, min_patches=1, max_patches=3)
     processor = hf.InternVLProcessor(tiles, tokenizer, hf.InternVLVideoProcessor(size=side()), image_seq_length=4)
@@ -239,14 +257,18 @@ def idefics3() -> tuple[dict[str, Any], Any, str]:
     grid = [f"<row_{i}_col_{j}>" for i in range(1, 4) for j in range(1, 4)]
     tokenizer = words(IMAGE, "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *grid)
     tiles = hf.Idefics3ImageProcessor(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
-    config = {"model_type": "idefics3", "vision_config": vit("idefics3_vision"), "text_config": llm("llama")}
+    config: dict[str, Any] = {
+        "model_type": "idefics3",
+        "vision_config": vit("idefics3_vision"),
+        "text_config": llm("llama"),
+    }
     config |= {"image_token_id": 259, "scale_factor": 2, "pad_token_id": 256}
     return config, hf.Idefics3Processor(tiles, tokenizer, image_seq_len=4), IMAGE
 
 
 @family()
 def gemma3() -> tuple[dict[str, Any], Any, str]:
-    named = {"image_token": "<soft>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    named: dict[str, Any] = {"image_token": "<soft>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
     processor = hf.Gemma3Processor(hf.Gemma3ImageProcessor(size=side()), words(**named), image_seq_length=4)
     text = llm("gemma3_text", query_pre_attn_scalar=16, layer_types=["sliding_attention", "full_attention"])
     vision = vit("siglip_vision_model", vision_use_head=False)
@@ -312,7 +334,7 @@ def glm4v() -> tuple[dict[str, Any], Any, str]:
     ]
     tokenizer = words(*signs, bos=False)
     processor = hf.Glm4vProcessor(merging(14, "Glm4vImageProcessor"), tokenizer, hf.Glm4vVideoProcessor())
-    vision = {"depth": 2, "hidden_size": VISION, "num_heads": 2, "image_size": 56, "patch_size": 14}
+    vision: dict[str, Any] = {"depth": 2, "hidden_size": VISION, "num_heads": 2, "image_size": 56, "patch_size": 14}
     vision |= {"out_hidden_size": WIDTH, "intermediate_size": 48}
     text = llm("glm4v_text", rope_parameters=mrope(2, 1, 1, partial_rotary_factor=0.5))
     names = ("image", "video", "image_start", "image_end", "video_start", "video_end")
@@ -327,7 +349,7 @@ def glm4v() -> tuple[dict[str, Any], Any, str]:
 )
 def mllama() -> tuple[dict[str, Any], Any, str]:
     processor = hf.MllamaProcessor(hf.MllamaImageProcessor(size=side(), max_image_tiles=4), words("<|image|>"))
-    vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_global_layers": 1, "attention_heads": 2}
+    vision: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_global_layers": 1, "attention_heads": 2}
     vision |= {"intermediate_size": 32, "vision_output_dim": 64, "image_size": 56, "patch_size": PATCH}
     vision |= {"max_num_tiles": 4, "intermediate_layers_indices": [0]}
     text = llm("mllama_text_model", num_hidden_layers=3, cross_attention_layers=[1])
@@ -374,12 +396,22 @@ def _queries(model: Any, inputs: dict[str, Any]) -> Tensor:
 
 @family()
 def janus() -> tuple[dict[str, Any], Any, str]:
-    named = {"image_token": "<image_placeholder>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
+    named: dict[str, Any] = {
+        "image_token": "<image_placeholder>",
+        "boi_token": "<begin_of_image>",
+        "eoi_token": "<end_of_image>",
+    }
     processor = hf.JanusProcessor(
         hf.JanusImageProcessor(size=side(), min_size=14), words(**named), num_image_tokens=16
     )
     vision = vit("janus_vision_model", projection_dim=WIDTH, num_image_tokens=16)
-    codes = {"embed_dim": 4, "num_embeddings": 8, "latent_channels": 4, "base_channels": 32, "num_patches": 4}
+    codes: dict[str, Any] = {
+        "embed_dim": 4,
+        "num_embeddings": 8,
+        "latent_channels": 4,
+        "base_channels": 32,
+        "num_patches": 4,
+    }
     codes |= {"channel_multiplier": [1], "num_res_blocks": 1, "projection_dim": 8, "image_token_embed_dim": 8}
     config = {"model_type": "janus", "text_config": llm("llama"), "vision_config": vision, "vq_config": codes}
     return config | {"image_token_id": 259}, processor, "<image_placeholder>"
@@ -418,7 +450,3 @@ def saved(name: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
-
-
-def names(*but: str) -> Sequence[str]:
-    return [name for name in FAMILIES if name not in but]

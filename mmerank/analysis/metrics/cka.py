@@ -22,7 +22,7 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
         return
     examples, images, text = found
     parts = [*images.values(), text]
-    names = tuple(quantity.name for quantity in _QUANTITIES)
+    names = tuple(f"cka_{point}" for point in images)
     widths = [part.shape[1] for part in parts]
 
     def of_columns(columns: Floats) -> tuple[Floats, Floats]:

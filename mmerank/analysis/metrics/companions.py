@@ -32,7 +32,8 @@ def companions(
 
     Returns:
         `n`, `permutations`, `neighbours`. `mutual_information`: `value`, log eRank3 + log eRank4 - log eRank5 in
-        nats, and `mean` and `stdev` of the same over examples. `cka` and `mutual_knn`: for the image states of
+        nats, and `mean` and `stdev` of the same over examples; None where a model has no eRank3. `cka` and
+        `mutual_knn`: for the image states of
         `vision`, `connector` and `llm`, each against the LLM's text states, what `against_null` gives.
     """
     frame = to_frame(records, spectrum=False)
@@ -40,16 +41,16 @@ def companions(
     assert found is not None  # they are asked for with the rest
     examples, images, text = found
     n, k = len(examples), neighbours(len(examples))
-    ((_, information),) = MUTUAL_INFORMATION.samples(frame, aggregate)
-    ((_, by_example),) = MUTUAL_INFORMATION.samples(frame, "entropy")
-    single = by_example.of_means(by_example.columns)[:, 0].tolist()
+    information = [of for _, of in MUTUAL_INFORMATION.samples(frame, aggregate)]
+    by_example = [of.of_means(of.columns)[:, 0].tolist() for _, of in MUTUAL_INFORMATION.samples(frame, "entropy")]
+    single = [value for values in by_example for value in values]
     return {
         "n": n,
         "permutations": permutations,
         "neighbours": k,
         "mutual_information": {
-            "value": float(information.estimates[0]),
-            "mean": statistics.fmean(single),
+            "value": float(information[0].estimates[0]) if information else None,
+            "mean": statistics.fmean(single) if single else None,
             "stdev": statistics.stdev(single) if len(single) > 1 else None,
         },
         "cka": {point: against_null(permuted_cka(x, text), n, permutations, seed) for point, x in images.items()},

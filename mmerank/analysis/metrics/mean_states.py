@@ -26,8 +26,8 @@ def mean_states(records: pd.DataFrame, *, seed: int = 0) -> tuple[tuple[str, ...
         seed: Of the choice, where there are more than `MOST_EXAMPLES`.
 
     Returns:
-        Ids, (n,); for each of `POINTS` the images' states, (n, d); the texts' at the LLM, (n, d). None where they
-        were not kept.
+        Ids, (n,); for each of `POINTS` that the model has, the images' states, (n, d); the texts' at the LLM, (n, d).
+        None where they were not kept.
     """
     if set(records["input"]) == {"text"} or "mean_state" not in records or records["mean_state"].isna().any():
         return None
@@ -37,9 +37,7 @@ def mean_states(records: pd.DataFrame, *, seed: int = 0) -> tuple[tuple[str, ...
         (str(point), str(kind)): rows.set_index("example")["mean_state"]
         for (point, kind), rows in records.groupby(["point", "input"])
     }
-    if any((point, "image") not in by_place for point in POINTS):
-        return None
-    images = {point: _stacked(by_place[point, "image"], chosen) for point in POINTS}
+    images = {point: _stacked(by_place[point, "image"], chosen) for point in POINTS if (point, "image") in by_place}
     return tuple(chosen), images, _stacked(by_place["llm", "text"], chosen)
 
 

@@ -20,6 +20,8 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
     if set(records["input"]) == {"text"} or records["mean_state"].isna().any():
         return  # not asked for
     eranks = alignment_sample(records, aggregate=aggregate)
+    if not np.isfinite(eranks.means[2:5]).all():
+        return  # a model without eRank3
 
     def of_means(means: Floats) -> Floats:
         logs = np.log(eranks.of_means(means)[..., 2:5])

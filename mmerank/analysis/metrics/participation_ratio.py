@@ -28,8 +28,10 @@ _QUANTITIES = tuple(
 def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
     """Mean participation ratio over examples, at the five places."""
     if set(records["input"]) - {"text", "pair"}:
-        values = wide(records, ["point", "input"], list(ERANKS.values()), value="participation_ratio")
-        names = tuple(quantity.name for quantity in _QUANTITIES)
+        there = set(zip(records["point"], records["input"], strict=True))
+        labels = [label for label, where in ERANKS.items() if where in there]
+        values = wide(records, ["point", "input"], [ERANKS[of] for of in labels], value="participation_ratio")
+        names = tuple(f"participation_ratio{label[-1]}" for label in labels)
         yield "", Sample(names, tuple(values.index), values.to_numpy(dtype=float), lambda means: means)
 
 

@@ -45,12 +45,12 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
     """ERanks of image rows, of text rows, and without a single row."""
     if set(records["input"]) == {"text"} or not (records["strongest_row"] >= 0).any():
         return
-    columns = {}
+    columns: dict[str, pd.Series[float]] = {}
     for label, several in _ROWS.items():
         point, kind = ERANKS[label]
         here = records[(records["point"] == point) & (records["input"] == kind)].set_index("example")
-        for rows in several:
-            columns[f"{label}_{rows}"] = here[f"entropy_{rows}"]
+        if len(here):
+            columns |= {f"{label}_{rows}": here[f"entropy_{rows}"] for rows in several}
     table = pd.DataFrame(columns).sort_index()
     entropies = table.to_numpy(dtype=np.float64)
     counts = tuple(map(int, np.isfinite(entropies).sum(axis=0)))

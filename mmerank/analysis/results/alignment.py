@@ -17,6 +17,7 @@ from mmerank.analysis.metrics.companions import companions
 from mmerank.analysis.metrics.matched import matched_alignment, matched_rows
 from mmerank.analysis.metrics.rows import row_eranks
 from mmerank.analysis.metrics.token_curve import token_curve
+from mmerank.analysis.results.nulls import no_nan
 from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval
 from mmerank.convention import Convention, all_choices
 from mmerank.eranks import ERANKS
@@ -167,6 +168,10 @@ class AlignmentResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as `--json` prints it; what is undefined is null."""
+        found: dict[str, Any] = no_nan(self._stated())
+        return found
+
+    def _stated(self) -> dict[str, Any]:
         return {
             "model": self.model,
             "data": self.data,
@@ -175,11 +180,11 @@ class AlignmentResult:
             "seed": self.seed,
             "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
             "convention": all_choices(self.convention, self.source),
-            **{label: _null(getattr(self, label)) for label in ALIGNMENT},
+            **{label: getattr(self, label) for label in ALIGNMENT},
             **({"undefined": self.undefined} if self.undefined else {}),
             "intervals": {label: list(limits) for label, limits in self.intervals.items()},
             "bootstrap": self.bootstrap.to_dict(),
-            "mean_tokens": {label: _null(self.mean_tokens(label)) for label in ERANKS},
+            "mean_tokens": {label: self.mean_tokens(label) for label in ERANKS},
             "text_cut": self.text_cut,
             **{name: block for name in ASIDE if (block := getattr(self, name)) is not None},
             "source": self.source,
@@ -247,7 +252,3 @@ class AlignmentResult:
             layer_records=tuple(r for r in rows if (r.point, r.input) not in order),
             **numbers,
         )
-
-
-def _null(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -12,6 +12,7 @@ import pandas as pd
 
 from mmerank.analysis.intervals import intervals_by_point
 from mmerank.analysis.metrics.diff_erank import LOSS, PointDiff, diff_sample, point_diff
+from mmerank.analysis.results.nulls import no_nan
 from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval
 from mmerank.convention import TextConvention, all_choices
 from mmerank.eranks import FINAL
@@ -178,7 +179,7 @@ class DiffResult:
         """The result as `--json` prints it; numbers that do not exist are null."""
         final = asdict(self.final)
         del final["point"]
-        numbers: dict[str, Any] = _no_nan(
+        numbers: dict[str, Any] = no_nan(
             {
                 "model": self.model,
                 "data": self.data,
@@ -214,11 +215,3 @@ class DiffResult:
 
 def _listed(found: dict[str, Interval]) -> dict[str, list[float]]:
     return {label: list(limits) for label, limits in found.items()}
-
-
-def _no_nan(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _no_nan(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_no_nan(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content

@@ -12,6 +12,7 @@ import pandas as pd
 from mmerank.analysis.metrics.alignment import ALIGNMENT
 from mmerank.analysis.perturbation import Null, deltas, differences_frame, matched_deltas, paired_tests
 from mmerank.analysis.results.alignment import AlignmentResult
+from mmerank.analysis.results.nulls import no_nan
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.convention import Convention
@@ -127,7 +128,11 @@ class PerturbationResult:
         return to_frame(self.records)
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as `--json` prints it."""
+        """The result as `--json` prints it; what is undefined is null."""
+        found: dict[str, Any] = no_nan(self._stated())
+        return found
+
+    def _stated(self) -> dict[str, Any]:
         matched = self.tests_matched
         return {
             "base": self.base.to_dict(),

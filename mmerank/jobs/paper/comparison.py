@@ -10,6 +10,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from mmerank.analysis.results.nulls import no_nan
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -81,4 +83,5 @@ def row_dict(row: Compared) -> dict[str, Any]:
         JSON values, with the difference.
     """
     plain = {**asdict(row), "difference": row.difference}
-    return {name: None if value != value else value for name, value in plain.items()}  # NaN differs from itself
+    values: dict[str, Any] = no_nan(plain)
+    return values

@@ -119,7 +119,7 @@ def eranks(base: pd.DataFrame, called: dict[tuple[str, str], str], data: dict[st
     for axes, (of_data, rows) in zip(grid, base.groupby("data", sort=False), strict=True):
         here = list(dict.fromkeys(zip(rows["run"], rows["model"], strict=True)))
         for i, key in enumerate(here):
-            of = rows[(rows["run"] == key[0]) & (rows["model"] == key[1])].set_index("quantity").loc[list(ERANKS)]
+            of = rows[(rows["run"] == key[0]) & (rows["model"] == key[1])].set_index("quantity").reindex(list(ERANKS))
             x = np.arange(len(ERANKS)) + (i - (len(here) - 1) / 2) * min(0.15, 0.7 / len(here))
             style = look(order.index(called[key])) | {"linestyle": "none"}
             axes.errorbar(x, of["value"], yerr=distances(of), capsize=2.5, label=called[key], **style)
@@ -197,7 +197,8 @@ def spectra(found: Sequence[tuple[Finished, str]], called: dict[tuple[str, str],
 def _spectra_of(run: Finished, model: str) -> dict[str, Floats]:
     found = run.mean_spectra
     if run.job != "diff":
-        return {stage(label): found[(model, *where)] for label, where in ERANKS.items()}
+        each = {stage(label): found.get((model, *where)) for label, where in ERANKS.items()}
+        return {label: mean for label, mean in each.items() if mean is not None}
     twins = [name for name in run.frames[model]["model"].unique() if name.startswith(TWIN)]
     by_twin = [found[name, FINAL, "text"] for name in twins if (name, FINAL, "text") in found]
     longest = max(map(len, by_twin), default=0)
