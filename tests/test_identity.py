@@ -190,17 +190,12 @@ def other_layer(model: Any) -> None:
     model.config.vision_feature_layer = -1
 
 
-def dropout(model: nn.Module) -> None:
-    model.train()
-
-
 IN_MEMORY: dict[str, Callable[[Any], Any]] = {
     "weights": noise,
     "weights: buffers": stretched,
     "known_by.modules: epsilon": epsilon,
     "known_by.modules: a block": shorter,
     "configuration": other_layer,
-    "known_by.mode": dropout,
     "dtype": lambda model: model.double(),
 }
 
