@@ -140,7 +140,7 @@ def row(
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the numbers were made on."""
-    from mmerank.runs import versions
+    from mmerank.runs.folder import versions
 
     models = [line for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     processor = models[0].split(":")[1].strip() if models else platform.processor() or platform.machine()

@@ -35,9 +35,9 @@ def detail_23k() -> None:
     """23,000 examples with five records each, spectra as long as LLaVA-1.5's."""
     import numpy as np
 
-    from mmerank.parts import read_records, write_part
-    from mmerank.records import Record
-    from mmerank.run_files import record_fingerprint
+    from mmerank.runs.parts import read_records, write_part
+    from mmerank.runs.record import Record
+    from mmerank.runs.settings import record_fingerprint
 
     points = {("vision", "image"): 576, ("connector", "image"): 576, ("llm", "image"): 577, ("llm", "text"): 150,
               ("llm", "pair"): 727}  # fmt: skip

@@ -16,13 +16,13 @@ from benchmarks import shapes
 from benchmarks.clock import Stage, row
 from benchmarks.recipe import pair_passes
 from mmerank import Example
-from mmerank.adapter import Adapter
-from mmerank.batches import batches, default_budget
-from mmerank.images import open_picture
-from mmerank.probe import Probe, Reading
-from mmerank.sequences import padded
-from mmerank.transforms import parse
-from mmerank.variants import BASE, Variant, variant
+from mmerank.engine.batches import batches, default_budget
+from mmerank.engine.probe import Probe, Reading
+from mmerank.inputs.pictures import open_picture
+from mmerank.inputs.transforms.picture import parse
+from mmerank.inputs.variants import BASE, Variant, variant
+from mmerank.models.adapter import Adapter
+from mmerank.models.sequences import padded
 
 PAIRS = (("mmerank", "bare"), ("mmerank", "inputs + bare"), ("naive", "bare"), ("naive", "mmerank"))
 TRANSFORMS = {"tiny": (1, 4), "small": (1, 4, 16), "full": (1, 4, 16)}

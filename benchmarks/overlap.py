@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from benchmarks import shapes
 from benchmarks.clock import Stage, row
 from mmerank import Example
-from mmerank.hooks import Point
-from mmerank.probe import Probe
-from mmerank.spectrum import PendingGram
+from mmerank.engine.probe import Probe
+from mmerank.models.hooks import Point
+from mmerank.states.spectrum import PendingGram
 from mmerank_adapters.llava import Llava
 
 # Seconds that a pair takes in the model. LLaVA-1.5-7B computes 11.3 TFLOP for one: 0.03 s at 400 TFLOP/s.

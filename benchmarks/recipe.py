@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mmerank import capture
-from mmerank.adapter import Adapter
-from mmerank.sequences import TokenSequence, padded, spliced_embeddings
+from mmerank.inputs.sequence import TokenSequence
+from mmerank.models.adapter import Adapter
+from mmerank.models.sequences import padded, spliced_embeddings
 
 Measure = Callable[[Tensor], object]
 

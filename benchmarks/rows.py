@@ -10,9 +10,9 @@ import time
 import torch
 
 from mmerank import Convention
-from mmerank.measurement import Measurement
-from mmerank.row_study import RowStudy
-from mmerank.sequences import Role, TokenSequence, image_places, tokens_of
+from mmerank.engine.measurement import Measurement
+from mmerank.inputs.sequence import Role, TokenSequence, image_places, tokens_of
+from mmerank.states.reductions import RowStudy
 
 PICTURE, TEXT = image_places(576), tokens_of(range(120), Role.TEXT)
 BOS = tokens_of([0], Role.BOS)

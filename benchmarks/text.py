@@ -14,9 +14,10 @@ import mmerank
 from benchmarks import shapes
 from benchmarks.clock import Stage, row
 from benchmarks.recipe import published_passes, script_passes
-from mmerank.batches import batches, default_budget
-from mmerank.sequences import Role, padded, tokens_of
-from mmerank.text_adapter import TextAdapter, tokenizer_fingerprint
+from mmerank.engine.batches import batches, default_budget
+from mmerank.inputs.sequence import Role, tokens_of
+from mmerank.models.loading import TextAdapter, tokenizer_fingerprint
+from mmerank.models.sequences import padded
 
 # Equal work beside equal work: eRanks alone, and eRanks with losses.
 PAIRS = (

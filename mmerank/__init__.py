@@ -11,49 +11,51 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mmerank.adapter import Adapter, load
-    from mmerank.alignment import Alignment, align
-    from mmerank.analysis.bootstrap import Bootstrap
-    from mmerank.analysis.paired import Comparison, compare
-    from mmerank.analysis.rerun import estimates
+    from mmerank.analysis.estimates import estimates
+    from mmerank.analysis.statistics.bootstrap import Bootstrap
     from mmerank.convention import Convention, TextConvention
-    from mmerank.data import load_data
-    from mmerank.diff_erank import Diff, diff
-    from mmerank.entropy import effective_rank, matrix_entropy
     from mmerank.errors import MmerankError
-    from mmerank.hooks import Point, capture
-    from mmerank.inputs import Example
-    from mmerank.monitor import AlignmentMonitor, DiffErankMonitor
-    from mmerank.perturbation import Perturbation, perturb
-    from mmerank.text_adapter import TextAdapter, load_text, wrap_text
+    from mmerank.formulas.table import metric
+    from mmerank.inputs.example import Example
+    from mmerank.inputs.load import load_data
+    from mmerank.jobs.align import Alignment, align
+    from mmerank.jobs.compare import Comparison, compare
+    from mmerank.jobs.diff import Diff, diff
+    from mmerank.jobs.monitor import AlignmentMonitor, DiffErankMonitor
+    from mmerank.jobs.perturb import Perturbation, perturb
+    from mmerank.models.adapter import Adapter, load
+    from mmerank.models.hooks import Point, capture
+    from mmerank.models.loading import TextAdapter, load_text, wrap_text
+    from mmerank.states.entropy import effective_rank, matrix_entropy
 
 _HOMES = {
-    "Adapter": "adapter",
-    "Alignment": "alignment",
-    "AlignmentMonitor": "monitor",
-    "align": "alignment",
-    "Bootstrap": "analysis.bootstrap",
-    "Comparison": "analysis.paired",
+    "Adapter": "models.adapter",
+    "Alignment": "jobs.align",
+    "AlignmentMonitor": "jobs.monitor",
+    "align": "jobs.align",
+    "Bootstrap": "analysis.statistics.bootstrap",
+    "Comparison": "jobs.compare",
     "Convention": "convention",
-    "Example": "inputs",
+    "Example": "inputs.example",
     "MmerankError": "errors",
-    "Perturbation": "perturbation",
-    "Point": "hooks",
-    "Diff": "diff_erank",
-    "DiffErankMonitor": "monitor",
+    "Perturbation": "jobs.perturb",
+    "Point": "models.hooks",
+    "Diff": "jobs.diff",
+    "DiffErankMonitor": "jobs.monitor",
     "TextConvention": "convention",
-    "TextAdapter": "text_adapter",
-    "capture": "hooks",
-    "compare": "analysis.paired",
-    "diff": "diff_erank",
-    "effective_rank": "entropy",
-    "estimates": "analysis.rerun",
-    "load": "adapter",
-    "load_data": "data",
-    "load_text": "text_adapter",
-    "matrix_entropy": "entropy",
-    "perturb": "perturbation",
-    "wrap_text": "text_adapter",
+    "TextAdapter": "models.loading",
+    "capture": "models.hooks",
+    "compare": "jobs.compare",
+    "diff": "jobs.diff",
+    "effective_rank": "states.entropy",
+    "estimates": "analysis.estimates",
+    "load": "models.adapter",
+    "load_data": "inputs.load",
+    "load_text": "models.loading",
+    "matrix_entropy": "states.entropy",
+    "metric": "formulas.table",
+    "perturb": "jobs.perturb",
+    "wrap_text": "models.loading",
 }
 
 __all__ = [
@@ -81,6 +83,7 @@ __all__ = [
     "load_data",
     "load_text",
     "matrix_entropy",
+    "metric",
     "perturb",
     "wrap_text",
 ]

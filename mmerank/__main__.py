@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from mmerank.commands.interrupts import STATUS, end_at_once, interrupts
 from mmerank.errors import Interrupted, MmerankError, UsageError, printable
-from mmerank.interrupts import STATUS, end_at_once, interrupts
 
 LONGEST_MESSAGE = 1500
 

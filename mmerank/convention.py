@@ -31,8 +31,8 @@ class Convention:
             `modality`: image and text rows only, without BOS and template.
         vision_point: Where eRank1 is read. `default`: what the connector reads, without CLS. Others by name,
             see the adapter.
-        centre: What is subtracted from the tokens, see `mmerank.spectrum.spectrum`.
-        precision: Of the arithmetic, see `mmerank.spectrum.spectrum`.
+        centre: What is subtracted from the tokens, see `mmerank.states.spectrum.spectrum`.
+        precision: Of the arithmetic, see `mmerank.states.spectrum.spectrum`.
         aggregate: A data set's eRank. `entropy`: exp of the mean entropy, Diff-eRank Def. 3.5,
             "Algorithm (a)"; `erank`: mean of the eRanks, Sec. 6.2, "Algorithm (b)".
         match_tokens: Measure also this many rows, drawn at random, in place of all that there are.
@@ -103,8 +103,8 @@ class TextConvention:
         max_tokens: Texts are cut there, or at the model's own limit if that is lower. 2048 in the published code.
         skip_first: Leading tokens that do not enter the covariance, 1 to leave out a BOS on which massive
             activations sit. The loss counts every predicted token all the same.
-        centre: What is subtracted from the tokens, see `mmerank.spectrum.spectrum`.
-        precision: Of the arithmetic, see `mmerank.spectrum.spectrum`.
+        centre: What is subtracted from the tokens, see `mmerank.states.spectrum.spectrum`.
+        precision: Of the arithmetic, see `mmerank.states.spectrum.spectrum`.
         aggregate: A data set's eRank. `entropy`: exp of the mean entropy, Diff-eRank Def. 3.5,
             "Algorithm (a)"; `erank`: mean of the eRanks, Sec. 6.2, "Algorithm (b)".
 

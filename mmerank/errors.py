@@ -26,6 +26,10 @@ class TokenAtCentre(DegenerateTokens):
     """A token equals the centre, so it has no direction to scale to unit length."""
 
 
+class NoValue(DegenerateTokens):
+    """A measure has no value on these rows: a spread, a distance or a direction that it divides by is zero."""
+
+
 class NonFiniteTokens(NoSpectrum):
     """Hidden states hold NaN or infinity. Inside a run: several examples in a row stop it, the model is broken."""
 

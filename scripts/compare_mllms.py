@@ -17,11 +17,11 @@ from rich.console import Console
 
 import mmerank
 from mmerank.__main__ import guarded
-from mmerank.adapter import check_model
 from mmerank.commands.results import check_writable, write_json
-from mmerank.report import alignment_table, standing
-from mmerank.reporting.printed import printed_alignment
-from mmerank.runs import folder_name
+from mmerank.models.adapter import check_model
+from mmerank.report.paper.printed import printed_alignment
+from mmerank.report.terminal.alignment import alignment_table, standing
+from mmerank.runs.folder import folder_name
 
 
 def main() -> None:

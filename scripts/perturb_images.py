@@ -15,11 +15,11 @@ from rich.console import Console
 
 import mmerank
 from mmerank.__main__ import guarded
-from mmerank.adapter import check_model
 from mmerank.commands.results import check_writable, write_json
-from mmerank.paper import TABLE_2, TABLE_3
-from mmerank.report import perturbation_view
-from mmerank.runs import folder_name
+from mmerank.models.adapter import check_model
+from mmerank.report.paper.tables import TABLE_2, TABLE_3
+from mmerank.report.terminal.alignment import perturbation_view
+from mmerank.runs.folder import folder_name
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ import matplotlib.pyplot as plt
 
 import mmerank
 from mmerank.__main__ import guarded
-from mmerank.analysis.perturbation import QUANTITIES
-from mmerank.eranks import ERANKS, LABELS
+from mmerank.analysis.metrics.alignment import ALIGNMENT, LABELS
+from mmerank.eranks import ERANKS
 
 FAMILIES = {"llava": "LLaVA", "minigpt-v2": "MiniGPT-v2"}
 # Readable in grey: by mark and line, not by colour alone.
@@ -49,7 +49,7 @@ def seeds_table(results: list[dict[str, mmerank.Perturbation]]) -> None:
     """A row per number, a column per kind of measurement, all seeds in a cell."""
     row("", ["trained", "rotated by 90°", "untrained", "rotated by 90°"])
     row("---", ["---"] * 4)
-    for name in QUANTITIES:
+    for name in ALIGNMENT:
         digits = 2 if name in ERANKS else 3
         cells = []
         for kind in ("trained", "untrained"):
@@ -61,7 +61,7 @@ def seeds_table(results: list[dict[str, mmerank.Perturbation]]) -> None:
 
 def trajectory_table(trajectory: list[dict[str, float]]) -> None:
     """A row per stage of one training."""
-    names = ("loss", "loss_mismatched", *QUANTITIES)
+    names = ("loss", "loss_mismatched", *ALIGNMENT)
     row("stage", ["steps", "loss", "loss, mismatched", *LABELS.values()])
     row("---", ["---"] * (len(names) + 1))
     for stage in trajectory:

@@ -3,8 +3,8 @@ r"""Train the embedded models from scratch: a small LLaVA-1.5 and a small MiniGP
     python scripts/train_tiny.py llava runs/tiny/llava-0 --seed 0
     python scripts/train_tiny.py minigpt-v2 runs/tiny/minigpt-v2-0 --seed 0
 
-The world is that of `mmerank.demo.scenes`. Stages, as in the training of the large ones: the vision encoder, which
-here learns to name what is in each cell of the picture and to redraw it, in place of image-text contrast; the
+The world is that of `mmerank.inputs.demo.scenes`. Stages, as in the training of the large ones: the vision encoder,
+which here learns to name what is in each cell of the picture and to redraw it, in place of image-text contrast; the
 language model, on text alone; the connector, with everything else frozen; connector and language model together.
 MiniGPT-v2's Llama is then frozen, and LoRA and connector go on. Each stage is written as a checkpoint that
 `mmerank.load` reads, measured on the held-out pairs, and added to `trajectory.json`; the last one is in `final/`.
@@ -46,10 +46,11 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import logging
 
 import mmerank
-from mmerank.captions import caption_scores, causal_lm
-from mmerank.demo import scenes
 from mmerank.eranks import ERANKS
-from mmerank.sequences import Kind, Role, TokenSequence, padded, spliced_embeddings, tokens_of
+from mmerank.inputs.demo import scenes
+from mmerank.inputs.sequence import Kind, Role, TokenSequence, tokens_of
+from mmerank.jobs.demo.captions import caption_scores, causal_lm
+from mmerank.models.sequences import padded, spliced_embeddings
 from mmerank_adapters.eva_vit import EvaViT
 
 BATCH = 64

@@ -21,7 +21,7 @@ OPENER = """
 import resource, sys
 from pathlib import Path
 from mmerank.errors import DataError
-from mmerank.images import open_picture
+from mmerank.inputs.pictures import open_picture
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), -1))
 def peak():
     status = Path("/proc/self/status")

@@ -50,8 +50,8 @@ def changed(content: Any, path: tuple[str, ...], value: Any) -> Any:
 
 def load(checkpoint: Path) -> str:
     """Load a checkpoint as a command would; what came of it."""
-    from mmerank.adapter import load as load_pairs
-    from mmerank.text_adapter import load_text
+    from mmerank.models.adapter import load as load_pairs
+    from mmerank.models.loading import load_text
 
     try:
         (load_pairs if checkpoint.name == "llava" else load_text)(checkpoint, device="cpu")

@@ -38,7 +38,7 @@ LONGEST_S = 1200
 @pytest.fixture(autouse=True)
 def parts_by_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """One part for a run: by the clock, a slow machine would write more."""
-    monkeypatch.setattr("mmerank.collect.PART_SECONDS", math.inf)
+    monkeypatch.setattr("mmerank.engine.collect.PART_SECONDS", math.inf)
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,12 @@ from collections import Counter
 from pathlib import Path
 
 from mmerank import align, diff
+from mmerank.analysis.finished import read_runs
 from mmerank.errors import RunFolderError
-from mmerank.part_rules import DamagedPart, Rules
-from mmerank.parts import part_files, read_part
-from mmerank.records import Record, records_of
-from mmerank.reporting.finished import read_runs
-from mmerank.run_files import read_settings
+from mmerank.runs.parts import part_files, read_part
+from mmerank.runs.record import Record, records_of
+from mmerank.runs.rules import DamagedPart, Rules
+from mmerank.runs.settings import read_settings
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT
 from tests.kill_loop import same

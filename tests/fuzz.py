@@ -22,9 +22,9 @@ from typing import Any
 from PIL import Image
 
 from mmerank.errors import DataError, ModelError, UsageError
-from mmerank.images import Encoded, open_picture
-from mmerank.inputs import DataSet, Example, Skipped, llava, minigpt
-from mmerank.texts import text
+from mmerank.inputs.example import DataSet, Example, Skipped, llava, minigpt
+from mmerank.inputs.pictures import Encoded, open_picture
+from mmerank.inputs.text_sets import text
 
 TURNS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A dög."}]
 LLAVA = json.dumps([{"id": f"{i}", "image": f"a/{i}.jpg", "conversations": TURNS} for i in range(3)]).encode()
@@ -101,7 +101,7 @@ def read_picture(content: bytes) -> str:
 
 def read_yaml(file: Path) -> str:
     """Read a YAML file as for a MODEL."""
-    from mmerank.checkpoints import path_beside, yaml_keys
+    from mmerank.models.checkpoints import path_beside, yaml_keys
 
     try:
         _, keys = yaml_keys(file)

@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from mmerank import Example, align, collect, probe
-from mmerank.alignment import Alignment
+from mmerank import Example, align
+from mmerank.engine import collect as collect
+from mmerank.engine import probe as probe
+from mmerank.jobs.align import Alignment
 from tests.adapters.cases import LLAVA, examples
 
 

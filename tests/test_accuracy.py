@@ -12,8 +12,9 @@ import torch
 import transformers
 import yaml
 
-from mmerank.accuracy import Accuracy, accuracies, check_tasks
+from mmerank.analysis.results.diff import Accuracy
 from mmerank.errors import DataError, ModelError, UsageError
+from mmerank.jobs.accuracy import accuracies, check_tasks
 from tests.adapters.text_cases import BERT, LLAMA, OPENELM_CASE, OPT, TEXTS, TextCase
 from tests.test_cli import failure, run
 
@@ -76,7 +77,7 @@ def test_equal_to_lm_eval(case: TextCase, task: str) -> None:
 
     from lm_eval.api.instance import Instance
 
-    from mmerank.scored_model import ScoredModel
+    from mmerank.jobs.scored_model import ScoredModel
 
     samples = alone["samples"]["words"]
     pairs = [pair for sample in samples for pair in sample["arguments"]]
@@ -148,7 +149,7 @@ def test_what_is_measured_is_shown_when_accuracy_fails(
     missing = {"data_files": {"test": str(tmp_path / "nowhere.jsonl")}}
     (tmp_path / "missing.yaml").write_text(yaml.safe_dump({**_TASK, "dataset_kwargs": missing}))
     # Before any model is loaded.
-    monkeypatch.setattr("mmerank.text_adapter.load_text", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mmerank.models.loading.load_text", lambda *_, **__: pytest.fail("a model was loaded"))
     status, line = failure("diff", str(OPT.folder), *data, "--accuracy", str(tmp_path / "missing.yaml"))
     assert status == 1 and "its questions are not to be had" in line
 

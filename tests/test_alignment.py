@@ -16,7 +16,7 @@ from PIL import Image
 
 from mmerank import Convention, Example, align, load_data, perturb
 from mmerank.errors import DataError, RunFolderError, UsageError
-from mmerank.inputs import Skipped
+from mmerank.inputs.example import Skipped
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmerank.batches import batches, default_budget, is_out_of_memory, windows
+from mmerank.engine.batches import batches, default_budget, is_out_of_memory, windows
 
 lengths = st.lists(st.integers(1, 50), max_size=40)
 

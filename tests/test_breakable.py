@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.table import Table
 
-from mmerank.breakable import Breakable
-from mmerank.uncertainty import plain
+from mmerank.report.terminal.breakable import Breakable
+from mmerank.report.terminal.intervals import plain
 from tests.conftest import GOLDEN
 from tests.test_cli import run
 

@@ -403,7 +403,7 @@ def test_options_reach_the_measurement(data: str, option: tuple[str, ...], expec
 def test_options_that_change_no_number_reach_the_engine(
     data: str, option: tuple[str, ...], keyword: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmerank import alignment
+    from mmerank.jobs import align as alignment
 
     seen: dict[str, Any] = {}
     original = alignment.align

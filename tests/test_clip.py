@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import mmerank.clip
+import mmerank.jobs.clip
 from mmerank import Example, align
-from mmerank.clip import Clip
 from mmerank.errors import DataError, ModelError, RunFolderError, UsageError
+from mmerank.jobs.clip import Clip
 from tests.adapters.cases import LLAVA, examples
 from tests.test_cli import failure
 
@@ -146,7 +146,7 @@ def test_what_is_embedded_is_kept(
     names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float, stop: type[BaseException]
 ) -> None:
     whole = align(LLAVA.adapter, examples(), clip=names[0])
-    monkeypatch.setattr(mmerank.clip, "WRITE_EVERY_S", every)
+    monkeypatch.setattr(mmerank.jobs.clip, "WRITE_EVERY_S", every)
     original, embedded = Clip.embed, list[str]()
 
     def embed(self: Clip, example: Example, **given: Any) -> Any:

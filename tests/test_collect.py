@@ -21,12 +21,15 @@ import pytest
 import torch
 from PIL import Image
 
-from mmerank import Example, align, collect, diff, images, runs
+from mmerank import Example, align, diff
+from mmerank.engine import collect as collect
+from mmerank.engine.measurement import Measurement
 from mmerank.errors import DataError, RunFolderError
-from mmerank.images import Encoded
-from mmerank.inputs import Skipped
-from mmerank.measurement import Measurement
-from mmerank.parts import write_part
+from mmerank.inputs import pictures as images
+from mmerank.inputs.example import Skipped
+from mmerank.inputs.pictures import Encoded
+from mmerank.runs import folder as runs
+from mmerank.runs.parts import write_part
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT
 from tests.conftest import LONGEST_S
@@ -201,7 +204,8 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Mo
 
 INTERRUPTED_WHILE_WRITING = f"""
 import sys, time
-from mmerank import collect, runs
+from mmerank.engine import collect as collect
+from mmerank.runs import folder as runs
 from mmerank.__main__ import main
 write = runs.write_part
 def slow(path, records):
@@ -315,7 +319,7 @@ def test_memory_that_runs_out_in_a_hook(monkeypatch: pytest.MonkeyPatch) -> None
             raise OUT_OF_MEMORY[0]
         return Measurement(*rest, **named)
 
-    monkeypatch.setattr("mmerank.probe.Measurement", short_of_memory)
+    monkeypatch.setattr("mmerank.engine.probe.Measurement", short_of_memory)
     before = hooks()
     with pytest.warns(UserWarning, match="out of memory"):
         result = align(ADAPTER, entries, batch_tokens=100_000)

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from mmerank import Example, align, compare, diff, load_data, perturb
-from mmerank.analysis.rerun import run_records
-from mmerank.contents import content_of, picture_digest
+from mmerank.analysis.estimates import run_records
+from mmerank.analysis.finished import read_runs
 from mmerank.errors import RunFolderError
-from mmerank.images import Encoded, open_picture
-from mmerank.inputs import DataSet, fingerprint
-from mmerank.reporting.cautions import cautions
-from mmerank.reporting.finished import read_runs
+from mmerank.inputs.contents import content_of, picture_digest
+from mmerank.inputs.example import DataSet, fingerprint
+from mmerank.inputs.pictures import Encoded, open_picture
+from mmerank.report.cautions import cautions
 from tests.adapters.cases import LLAVA, MINIGPT_V2, examples
 from tests.adapters.text_cases import OPT
 from tests.conftest import GOLDEN

@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmerank import Diff, Example, TextConvention, diff, load_data, load_text
-from mmerank.accuracy import Accuracy
+from mmerank.analysis.results.diff import Accuracy
 from mmerank.commands.results import compared
-from mmerank.diff_report import diff_text
+from mmerank.engine.text_probe import TextProbe, text_seed
 from mmerank.errors import DataError, RunFolderError, UsageError
-from mmerank.runs import RunFolder, cache_folder
-from mmerank.text_probe import TextProbe, text_seed
+from mmerank.report.terminal.diff import diff_text
+from mmerank.runs.folder import RunFolder, cache_folder
 from tests import reference
 from tests.adapters.cases import LLAVA
 from tests.adapters.text_cases import BERT, LLAMA, OPT, TEXT_CASES, TEXTS, TextCase
@@ -159,7 +159,7 @@ def test_layers_are_those_of_transformers(case: TextCase) -> None:
 
 def test_long_loss_is_summed_over_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = diff(OPT.adapter, texts(6))
-    monkeypatch.setattr("mmerank.text_probe.LOGIT_POSITIONS", 3)
+    monkeypatch.setattr("mmerank.engine.text_probe.LOGIT_POSITIONS", 3)
     assert diff(OPT.adapter, texts(6)).loss_trained == pytest.approx(whole.loss_trained, rel=1e-6)
 
 

@@ -89,7 +89,7 @@ def test_every_convention_is_documented() -> None:
 
 
 def test_every_text_set_is_documented() -> None:
-    from mmerank.texts import SETS
+    from mmerank.inputs.text_sets import SETS
 
     text = (ROOT / "docs" / "conventions.md").read_text()
     for name, chosen in SETS.items():
@@ -99,7 +99,7 @@ def test_every_text_set_is_documented() -> None:
 
 
 def test_every_transform_is_documented() -> None:
-    from mmerank.transforms import KNOWN
+    from mmerank.inputs.transforms.picture import KNOWN
 
     text = (ROOT / "docs" / "perturbation.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| `")]
@@ -110,6 +110,19 @@ def test_every_transform_is_documented() -> None:
     words = re.split(r"[\s,.]+", help_of.commands["perturb"].help)
     assert not set(KNOWN) - set(words)
     assert f"{len(KNOWN)} transforms" in (ROOT / "README.md").read_text()
+
+
+def test_every_metric_is_documented() -> None:
+    from mmerank.formulas.table import METRICS
+
+    rows = [line for line in (ROOT / "docs" / "metrics.md").read_text().splitlines() if line.startswith("| `")]
+    assert rows == [
+        f"| `{entry.name}`{' *' if entry.follows_rows else ''} | {', '.join(entry.takes)} "
+        f"| {entry.low or '-∞'} to {entry.high or '∞'} | {'' if entry.better == 'neither' else entry.better} "
+        f"| {entry.needs} | {entry.cost} | {entry.source} |"
+        for entry in METRICS.values()
+    ]
+    assert f"each of {len(METRICS)} metrics" in (ROOT / "README.md").read_text()
 
 
 def test_bash_blocks_are_all_there() -> None:

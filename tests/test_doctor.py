@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from mmerank import Convention, Example, align, load
-from mmerank.doctor import examine
+from mmerank.engine.probe import KINDS
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
-from mmerank.inputs import Skipped
-from mmerank.probe import KINDS
-from mmerank.sequences import Role
+from mmerank.inputs.example import Skipped
+from mmerank.inputs.sequence import Role
+from mmerank.jobs.doctor import examine
 from tests.adapters.cases import CASES, LLAVA, Case, examples
 from tests.conftest import GOLDEN
 from tests.test_cli import run

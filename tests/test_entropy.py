@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmerank.entropy import erank_fraction, participation_ratio, spectral_entropy, stable_rank, top_share
+from mmerank.states.entropy import erank_fraction, participation_ratio, spectral_entropy, stable_rank, top_share
 
 spectra = st.lists(st.floats(1e-6, 1), min_size=1, max_size=30).map(
     lambda values: torch.tensor(values, dtype=torch.float64) / math.fsum(values)

@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmerank.checkpoints import yaml_keys
 from mmerank.errors import DataError, ModelError, printable
-from mmerank.images import Encoded, open_picture
-from mmerank.inputs import Example, Skipped, llava, minigpt
-from mmerank.texts import text
+from mmerank.inputs.example import Example, Skipped, llava, minigpt
+from mmerank.inputs.pictures import Encoded, open_picture
+from mmerank.inputs.text_sets import text
+from mmerank.models.checkpoints import yaml_keys
 from tests.fuzz import fuzz, read_data, read_picture, read_yaml
 from tests.test_cli import HF_MODEL, failure, run
 
@@ -312,16 +312,16 @@ import os, resource, sys, warnings
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (12_000_000_000, -1))
 os.chdir(sys.argv[1])
-from mmerank.accuracy import _kept
-from mmerank.analysis.rerun import estimates
-from mmerank.checkpoints import yaml_keys
-from mmerank.clip import _read
-from mmerank.data import load_data
+from mmerank.jobs.accuracy import _kept
+from mmerank.analysis.estimates import estimates
+from mmerank.models.checkpoints import yaml_keys
+from mmerank.jobs.clip import _read
+from mmerank.inputs.load import load_data
 from mmerank.errors import MmerankError
-from mmerank.images import open_picture
-from mmerank.parts import read_part
-from mmerank.reporting.finished import read_runs
-from mmerank.reproduction.studies import _read as read_study
+from mmerank.inputs.pictures import open_picture
+from mmerank.runs.parts import read_part
+from mmerank.analysis.finished import read_runs
+from mmerank.jobs.paper.studies import _read as read_study
 readers = {
     "picture": lambda: open_picture(Path("x.png")),
     "llava": lambda: load_data("llava:x.json"),
@@ -415,7 +415,7 @@ def test_a_pipe_is_taken_where_a_person_names_it(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmerank.rows.LONGEST_LINE", 1000)
+    monkeypatch.setattr("mmerank.inputs.table_files.LONGEST_LINE", 1000)
     (tmp_path / "long.txt").write_text(f"short\n{'x' * 5000}\n")
     with pytest.raises(DataError, match=r"long.txt: line 2 has .* MB and more, expected texts"):
         text("text:x", str(tmp_path / "long.txt"))

@@ -12,10 +12,11 @@ import datasets
 import pytest
 from PIL import Image
 
-from mmerank import Example, align, hub, load_data
+from mmerank import Example, align, load_data
 from mmerank.errors import DataError, RunFolderError, UsageError
-from mmerank.images import Encoded, open_picture
-from mmerank.inputs import Skipped
+from mmerank.inputs import hub as hub
+from mmerank.inputs.example import Skipped
+from mmerank.inputs.pictures import Encoded, open_picture
 from tests.test_texts import columns, jsonl, question, texts
 
 

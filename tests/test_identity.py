@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mmerank import Convention, align, diff, load, load_text, perturb, wrap_text
-from mmerank.adapter import Adapter
 from mmerank.errors import ModelError, RunFolderError, UsageError
-from mmerank.identity import identity, weights_fingerprint
-from mmerank.parts import part_files
-from mmerank.run_files import record_fingerprint
-from mmerank.twins import full_twin_name, twin_source
+from mmerank.jobs.twins import full_twin_name, twin_source
+from mmerank.models.adapter import Adapter
+from mmerank.models.identity import identity, weights_fingerprint
+from mmerank.runs.parts import part_files
+from mmerank.runs.settings import record_fingerprint
 from tests.adapters.cases import CASES, LLAVA, examples
 from tests.adapters.text_cases import LLAMA, OPT, TEXT_CASES
 from tests.conftest import GOLDEN
@@ -447,7 +447,7 @@ def test_the_mode_of_a_language_model_does_not_count() -> None:
 
 
 def test_a_folder_of_an_earlier_version_is_read_and_not_continued(tmp_path: Path) -> None:
-    from mmerank.reporting.finished import read_runs
+    from mmerank.analysis.finished import read_runs
 
     result = align(LLAVA.adapter, examples(), out=tmp_path / "run")
     with edited(tmp_path / "run", "run.json") as stated:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmerank.errors import DataError
-from mmerank.images import Encoded, open_picture, pillow_limit
+from mmerank.inputs.pictures import Encoded, open_picture, pillow_limit
 from tests.bombs import bombs, gif, opened_apart, png
 
 RED = np.zeros((4, 6, 3), dtype=np.uint8) + np.array([200, 30, 30], dtype=np.uint8)

@@ -12,141 +12,29 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "mmerank"
 ADAPTERS = PACKAGE.parent / "adapters" / "mmerank_adapters"
 
-# Earlier may not import later.
-ORDER = [
-    "errors",
-    "files",
-    "interrupts",
-    "durable",
-    "processes",
-    "convention",
-    "eranks",
-    "paper",
-    "steps",
-    "comparison",
-    "transfer",
-    "spectrum",
-    "entropy",
-    "subsets",
-    "hooks",
-    "layers",
-    "metadata",
-    "images",
-    "layouts",
+# The rooms of the package, from the ground up: earlier may not import later. What stands in no room is ground.
+ROOMS = (
+    "ground",
     "inputs",
-    "demo",
-    "located",
-    "contents",
-    "placeholders",
-    "transforms",
-    "variants",
-    "rows",
-    "hub",
-    "texts",
-    "stored",
-    "soundness",
-    "plausible",
-    "tokenizer",
-    "special_tokens",
-    "chat_template",
-    "sequences",
-    "data",
-    "checkpoints",
-    "untrained",
-    "wrapped",
-    "adapter",
-    "text_adapter",
-    "identity",
-    "captions",
-    "records",
-    "run_files",
-    "part_rules",
-    "parts",
-    "analysis",
-    "uncertainty",
-    "row_study",
-    "measurement",
-    "batches",
-    "workers",
-    "progress",
-    "clip",
-    "scored_model",
-    "accuracy",
+    "models",
     "runs",
-    "collect",
-    "probe",
-    "alignment",
-    "perturbation",
-    "text_probe",
-    "twins",
-    "diff_erank",
-    "monitor",
-    "doctor",
-    "breakable",
-    "row_report",
-    "perturbation_report",
-    "report_parts",
-    "report",
-    "diff_report",
-    "doctor_report",
-    "reporting",
-    "tour",
-    "reproduction",
-    "options",
-    "commands",
-    "__main__",
-]
-# Reached late, inside a function.
-LATE = {
-    ("alignment", "report"),
-    ("diff_erank", "diff_report"),
-    ("perturbation", "report"),
-    ("analysis", "uncertainty"),
-}
-TORCH_FREE = (
-    "accuracy",
+    "states",
+    "formulas",
+    "engine",
     "analysis",
-    "breakable",
-    "checkpoints",
-    "commands",
-    "comparison",
-    "convention",
-    "data",
-    "durable",
-    "eranks",
-    "paper",
-    "perturbation_report",
-    "placeholders",
-    "errors",
-    "hub",
-    "images",
-    "inputs",
-    "interrupts",
-    "located",
-    "layers",
-    "layouts",
-    "metadata",
-    "options",
-    "commands",
-    "part_rules",
-    "parts",
-    "processes",
-    "records",
     "report",
-    "report_parts",
-    "diff_report",
-    "doctor_report",
-    "reporting",
-    "row_report",
-    "rows",
-    "run_files",
-    "runs",
-    "steps",
-    "texts",
-    "transforms",
-    "variants",
-    "uncertainty",
+    "jobs",
+    "commands",
 )
+# What a room must not import although it stands above it.
+SEPARATE = {
+    "states": {"models", "runs"},
+    "analysis": {"engine", "models", "states"},
+    "report": {"engine", "models"},
+}
+# Rooms that are used on a laptop, from the files of a run: no torch when they are imported.
+TORCH_FREE = ("ground", "inputs", "runs", "formulas", "analysis", "report", "commands")
+WITH_TORCH = {"transfer"}  # of the ground
 
 
 def imported(path: Path, *, runtime_only: bool = False) -> set[str]:
@@ -164,37 +52,65 @@ def imported(path: Path, *, runtime_only: bool = False) -> set[str]:
     return names
 
 
-def own(path: Path) -> str:
-    relative = path.relative_to(PACKAGE)
-    return relative.parts[0].removesuffix(".py")
+def room(module: str) -> str:
+    """Of a dotted name below `mmerank`."""
+    first = module.split(".")[0]
+    return first if first in ROOMS else "ground"
 
 
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or not path.name.startswith("__"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_data_flows_one_way(path: Path) -> None:
-    here = own(path)
-    assert here in ORDER, f"say in ORDER where {here} stands"
+    here = room(name_of(path))
     for name in imported(path):
         package, _, rest = name.partition(".")
         assert package != "mmerank_adapters", "the core must not import an adapter"
-        there = rest.split(".")[0]
-        if package == "mmerank" and there in ORDER and there != here and (here, there) not in LATE:
-            assert ORDER.index(there) < ORDER.index(here), f"{here} must not import {there}"
+        if package != "mmerank" or not rest or rest == "__version__":
+            continue
+        there = room(rest)
+        assert ROOMS.index(there) <= ROOMS.index(here), f"{here} must not import {rest}"
+        assert there not in SEPARATE.get(here, ()), f"{here} must not import {rest}"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    modules = {name_of(path): path for path in MODULES}
+    edges = {
+        name: {
+            found
+            for full in imported(path)
+            if full.startswith("mmerank.") and (found := full.removeprefix("mmerank.")) in modules
+        }
+        for name, path in modules.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, through: tuple[str, ...]) -> None:
+        assert name not in through, f"circle: {' -> '.join([*through[through.index(name) :], name])}"
+        if name not in done:
+            for found in sorted(edges[name]):
+                visit(found, (*through, name))
+            done.add(name)
+
+    for name in modules:
+        visit(name, ())
 
 
 @pytest.mark.parametrize("path", sorted(ADAPTERS.glob("*.py")), ids=lambda p: p.name)
-def test_adapters_know_neither_spectra_nor_runs(path: Path) -> None:
+def test_adapters_know_the_ground_inputs_and_models_alone(path: Path) -> None:
     for name in imported(path):
-        for forbidden in ("spectrum", "entropy", "probe", "records", "analysis", "alignment", "report", "runs"):
-            assert not name.startswith(f"mmerank.{forbidden}")
+        package, _, rest = name.partition(".")
+        assert package != "mmerank" or not rest or room(rest) in ("ground", "inputs", "models")
 
 
-@pytest.mark.parametrize("name", TORCH_FREE)
-def test_what_needs_no_torch_does_not_import_it(name: str) -> None:
-    paths = [PACKAGE / f"{name}.py"] if (PACKAGE / f"{name}.py").is_file() else sorted((PACKAGE / name).glob("*.py"))
-    for path in paths:
+@pytest.mark.parametrize("path", [path for path in MODULES if room(name_of(path)) in TORCH_FREE], ids=name_of)
+def test_what_needs_no_torch_does_not_import_it(path: Path) -> None:
+    if name_of(path) not in WITH_TORCH:
         assert not {n for n in imported(path, runtime_only=True) if n.split(".")[0] in ("torch", "transformers")}
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mmerank.commands.interrupts import end_at_once, interrupts
 from mmerank.commands.results import continued_from
 from mmerank.errors import Interrupted
-from mmerank.interrupts import end_at_once, interrupts
 from tests.conftest import LONGEST_S
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from mmerank import Convention, align, capture, load
 from mmerank.errors import RunFolderError, UsageError
-from mmerank.sequences import Role, padded
+from mmerank.inputs.sequence import Role
+from mmerank.models.sequences import padded
 from tests import reference
 from tests.adapters.cases import CASES, LLAVA, Case, examples
 from tests.conftest import GOLDEN

@@ -13,7 +13,7 @@ import pytest
 
 from mmerank import Example, load_data
 from mmerank.errors import DataError, UsageError
-from mmerank.inputs import Skipped
+from mmerank.inputs.example import Skipped
 
 TURNS = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A cat."}]
 RECORDS = [{"id": name, "image": f"{name}.jpg", "conversations": TURNS} for name in "ab"]

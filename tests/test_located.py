@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from mmerank import load, load_text
-from mmerank.checkpoints import check_named
 from mmerank.errors import ModelError, UsageError
-from mmerank.located import LANGUAGE, MULTIMODAL, check_device, check_located
+from mmerank.models.checkpoints import check_named
+from mmerank.models.located import LANGUAGE, MULTIMODAL, check_device, check_located
 
 
 def checkpoint(folder: Path) -> Path:

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from mmerank.errors import DataError
-from mmerank.images import Encoded, open_picture
-from mmerank.metadata import without_metadata
+from mmerank.inputs.picture_metadata import without_metadata
+from mmerank.inputs.pictures import Encoded, open_picture
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 12, 3), dtype=np.uint8))
 

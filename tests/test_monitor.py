@@ -24,8 +24,8 @@ from mmerank import (
     load_text,
     wrap_text,
 )
-from mmerank.demo import examples as scenes
 from mmerank.errors import ModelError, UsageError
+from mmerank.inputs.demo import examples as scenes
 from tests.adapters.text_cases import BERT, OPT, opt_tokenizer
 from tests.test_cli import HF_MODEL
 from tests.test_diff_erank import texts

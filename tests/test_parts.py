@@ -17,15 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmerank import align, diff, perturb
-from mmerank.analysis.rerun import estimates
+from mmerank.analysis.estimates import estimates
+from mmerank.analysis.finished import read_runs
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
 from mmerank.errors import RunFolderError
-from mmerank.part_rules import DamagedPart, Rules
-from mmerank.parts import part_files, read_part, read_records, write_part
-from mmerank.records import SCHEMA, Record
-from mmerank.reporting.finished import read_runs
-from mmerank.run_files import read_settings, record_fingerprint
+from mmerank.runs.parts import part_files, read_part, read_records, write_part
+from mmerank.runs.record import SCHEMA, Record
+from mmerank.runs.rules import DamagedPart, Rules
+from mmerank.runs.settings import read_settings, record_fingerprint
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT
 from tests.damage import fields, flipped
@@ -350,6 +350,6 @@ def test_a_part_that_cannot_be_read_now_is_named(tmp_path: Path, monkeypatch: py
     def failing(*_: Any) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("mmerank.parts.regular_bytes", failing)
+    monkeypatch.setattr("mmerank.runs.parts.regular_bytes", failing)
     with pytest.raises(RunFolderError, match=re.escape(f"{part}: cannot be read (Input/output error)")):
         read_records(tmp_path)

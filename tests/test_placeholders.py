@@ -10,9 +10,9 @@ import pytest
 from transformers import AddedToken, LlavaConfig
 
 from mmerank import Convention, Example, align, perturb
-from mmerank.demo import examples as scenes
-from mmerank.inputs import Skipped
-from mmerank.placeholders import USUAL, placeholders, without_placeholder
+from mmerank.inputs.demo import examples as scenes
+from mmerank.inputs.example import Skipped
+from mmerank.inputs.placeholders import USUAL, placeholders, without_placeholder
 from tests.adapters.cases import CASES
 
 BEFORE = ["<image>\n{}", "  <image>{}", "<image> \n {}", "{}\n<image>", "{} <image>  "]

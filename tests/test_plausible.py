@@ -15,10 +15,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from mmerank.adapter import load
 from mmerank.errors import ModelError
-from mmerank.plausible import Held, check_fields, held_in
-from mmerank.text_adapter import load_text
+from mmerank.models.adapter import load
+from mmerank.models.loading import load_text
+from mmerank.models.plausible import Held, check_fields, held_in
 from tests.adapters.text_cases import LLAMA, OPT
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -29,9 +29,9 @@ LOADER = """
 import json, resource, sys
 from pathlib import Path
 import torch, transformers
-from mmerank.adapter import check_model, load
+from mmerank.models.adapter import check_model, load
 from mmerank.errors import MmerankError
-from mmerank.text_adapter import load_text
+from mmerank.models.loading import load_text
 import mmerank_adapters.causal_lm, mmerank_adapters.llava, mmerank_adapters.minigpt_v2
 status = Path("/proc/self/status")
 used = next((int(s.split()[1]) for s in status.read_text().splitlines() if s.startswith("VmSize")), 0) * 1000

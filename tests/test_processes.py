@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from mmerank import Example, align, diff, perturb
-from mmerank.checkpoints import chosen_device
 from mmerank.errors import UsageError
+from mmerank.models.checkpoints import chosen_device
 from mmerank.processes import Rank, rank
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT

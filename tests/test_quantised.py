@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from mmerank import Example, align, diff, load, load_text
-from mmerank.checkpoints import placement
 from mmerank.errors import UsageError
-from mmerank.untrained import place_like
+from mmerank.models.checkpoints import placement
+from mmerank.models.untrained import place_like
 from tests.adapters.cases import examples
 from tests.adapters.text_cases import OPT
 from tests.conftest import GOLDEN

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmerank.records import SCHEMA, Record, to_frame
+from mmerank.runs.record import SCHEMA, Record, to_frame
 
 
 def record(example: str = "a", entropy: float = 1.0, **values: object) -> Record:

@@ -15,18 +15,19 @@ import yaml
 from matplotlib.figure import Figure
 from rich.console import Console
 
-import mmerank.adapter
-import mmerank.diff_erank
-import mmerank.text_adapter
-from mmerank import Convention, TextConvention, align, diff, load_data, paper
+import mmerank.jobs.diff
+import mmerank.models.adapter
+import mmerank.models.loading
+from mmerank import Convention, TextConvention, align, diff, load_data
 from mmerank.__main__ import main
-from mmerank.accuracy import accuracies
-from mmerank.comparison import Compared, comparison_table
-from mmerank.reproduction.figures import draw_figure
-from mmerank.reproduction.multimodal import conventions_tried, distance
-from mmerank.reproduction.studies import STUDIES
-from mmerank.text_probe import TextProbe
-from mmerank.texts import SETS
+from mmerank.engine.text_probe import TextProbe
+from mmerank.inputs.text_sets import SETS
+from mmerank.jobs.accuracy import accuracies
+from mmerank.jobs.paper.comparison import Compared, comparison_table
+from mmerank.jobs.paper.figures import draw_figure
+from mmerank.jobs.paper.multimodal import conventions_tried, distance
+from mmerank.jobs.paper.studies import STUDIES
+from mmerank.report.paper import tables as paper
 from tests.adapters.cases import LLAVA, MINIGPT_V2, examples
 from tests.adapters.text_cases import OPENELM_CASE, OPT, TEXT_CASES, TextCase
 from tests.conftest import GOLDEN
@@ -127,7 +128,7 @@ def test_a_run_is_continued_and_the_trained_model_is_measured_once(
                 measured.append(result.id)
                 yield result
 
-    monkeypatch.setattr(mmerank.diff_erank, "TextProbe", Counting)
+    monkeypatch.setattr(mmerank.jobs.diff, "TextProbe", Counting)
     models = {"125M": str(OPT.folder)}
     first = text_study(local, "table9", models)
     assert len(measured) == 3 * 4  # trained, untrained with dropout off and on
@@ -329,7 +330,11 @@ def test_what_figures_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_dry_run_loads_nothing(
     name: str, local: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module, function in ((mmerank.adapter, "load"), (mmerank.text_adapter, "load_text"), (mmerank, "load_data")):
+    for module, function in (
+        (mmerank.models.adapter, "load"),
+        (mmerank.models.loading, "load_text"),
+        (mmerank, "load_data"),
+    ):
         monkeypatch.setattr(module, function, None)
     finished(["reproduce", name, "--dry-run", "--json", str(local / "needs.json")])
     needs = json.loads((local / "needs.json").read_text())

@@ -10,8 +10,8 @@ import pytest
 
 from mmerank import Convention, align
 from mmerank.eranks import ERANKS
-from mmerank.runs import RunFolder
-from mmerank.uncertainty import interval_text
+from mmerank.report.terminal.intervals import interval_text
+from mmerank.runs.folder import RunFolder
 from tests.adapters.cases import LLAVA, examples
 from tests.conftest import GOLDEN
 from tests.test_cli import failure, results, run

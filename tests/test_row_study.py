@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mmerank import Convention, Example, align, perturb
 from mmerank.errors import UsageError
-from mmerank.records import Record
-from mmerank.row_study import orders
+from mmerank.runs.record import Record
+from mmerank.states.reductions import orders
 from tests import reference
 from tests.adapters.cases import CASES, LLAVA, Case, examples
 

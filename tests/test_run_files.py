@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from mmerank import align, perturb
-from mmerank.analysis.rerun import controls, differences, estimates, run_records
+from mmerank.analysis.estimates import controls, differences, estimates, run_records
 from mmerank.convention import Convention
 from mmerank.errors import RunFolderError
-from mmerank.reporting.write import report
-from mmerank.run_files import read_settings, read_summary
+from mmerank.report.write import report
+from mmerank.runs.settings import read_settings, read_summary
 from tests.adapters.cases import LLAVA, examples
 
 ASKED: dict[str, Any] = {"transforms": ["identity"], "controls": ["mismatch"], "control_draws": 2}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mmerank.errors import RunFolderError
-from mmerank.runs import RunFolder
+from mmerank.runs.folder import RunFolder
 from tests.test_parts import CONVENTION, measured
 
 SETTINGS: dict[str, Any] = {"job": "align", "data": {"name": "d"}, "convention": CONVENTION}

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from mmerank import align, diff, load, load_data, load_text
-from mmerank.demo import MODELS
-from mmerank.demo.scenes import scene
-from mmerank.reporting.printed import printed_alignment
+from mmerank.inputs.demo import MODELS
+from mmerank.inputs.demo.scenes import scene
+from mmerank.report.paper.printed import printed_alignment
 from tests.adapters.cases import LLAVA, MINIGPT_V2, Case, examples
 from tests.conftest import GOLDEN
 

@@ -13,20 +13,10 @@ from torch import nn
 from transformers import AddedToken
 
 from mmerank import Example, align, diff
-from mmerank.demo import examples as scenes
 from mmerank.errors import ModelError
-from mmerank.sequences import (
-    IMAGE_ID,
-    Role,
-    SpecialTokens,
-    TokenSequence,
-    bare_sequence,
-    image_places,
-    padded,
-    spliced_embeddings,
-    tokenized,
-    tokens_of,
-)
+from mmerank.inputs.demo import examples as scenes
+from mmerank.inputs.sequence import IMAGE_ID, Role, TokenSequence, image_places, tokens_of
+from mmerank.models.sequences import SpecialTokens, bare_sequence, padded, spliced_embeddings, tokenized
 from tests.adapters.cases import LLAVA
 from tests.adapters.text_cases import OPT
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmerank import Example, align, diff, load, load_text
-from mmerank.doctor import examine
 from mmerank.errors import DataError, ModelError
-from mmerank.text_adapter import TextAdapter
+from mmerank.jobs.doctor import examine
+from mmerank.models.loading import TextAdapter
 from tests.adapters.cases import examples
 from tests.adapters.text_cases import BERT, LLAMA, OPT, bert_tokenizer, llama_tokenizer, noisy
 from tests.conftest import GOLDEN

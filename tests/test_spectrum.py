@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmerank import effective_rank, matrix_entropy
 from mmerank.errors import NonFiniteTokens, TokenAtCentre, TooFewTokens
-from mmerank.spectrum import spectrum
+from mmerank.states.spectrum import spectrum
 from tests import reference
 
 Matrices = dict[str, NDArray[Any]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmerank.steps import by_step, stated_step
+from mmerank.analysis.steps import by_step, stated_step
 from tests.adapters.text_cases import OPT
 from tests.test_cli import run
 from tests.test_diff_erank import other_weights, texts

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mmerank.errors import NonFiniteTokens, TokenAtCentre, TooFewTokens
-from mmerank.spectrum import spectrum
-from mmerank.subsets import TokenSet
+from mmerank.states.spectrum import spectrum
+from mmerank.states.token_set import TokenSet
 from tests import reference
 
 

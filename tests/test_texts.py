@@ -19,8 +19,8 @@ from pyarrow import parquet
 
 from mmerank import Example, load_data
 from mmerank.errors import DataError, UsageError
-from mmerank.inputs import Skipped
-from mmerank.rows import Row, open_table, sample
+from mmerank.inputs.example import Skipped
+from mmerank.inputs.table_files import Row, open_table, sample
 
 
 def jsonl(path: Path, *rows: Any) -> Path:

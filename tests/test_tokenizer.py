@@ -23,8 +23,8 @@ from tokenizers import (
 from transformers import AutoTokenizer
 
 from mmerank.errors import ModelError
-from mmerank.special_tokens import check_bos, size_cautions, special_cautions
-from mmerank.tokenizer import load_tokenizer
+from mmerank.models.special_tokens import check_bos, size_cautions, special_cautions
+from mmerank.models.tokenizer import load_tokenizer
 from tests.adapters.text_cases import LLAMA, OPT, TEXT_CASES, TEXTS, llama_tokenizer
 
 CL100K = (
@@ -349,7 +349,7 @@ def test_sentencepiece_alone_says_what_it_needs(tmp_path: Path, monkeypatch: pyt
     folder = files(tmp_path, byte_level(), "LlamaTokenizer", "llama")
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
-    monkeypatch.setattr("mmerank.tokenizer._installed", lambda name: name != "sentencepiece")
+    monkeypatch.setattr("mmerank.models.tokenizer._installed", lambda name: name != "sentencepiece")
     with pytest.raises(ModelError, match=r"tokenizer\.model alone needs more packages: pip install sentencepiece"):
         load_tokenizer(folder)
 

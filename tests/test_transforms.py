@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from mmerank.errors import DataError, UsageError
-from mmerank.transforms import FORMS, KNOWN, parse
-from mmerank.variants import derangement
+from mmerank.inputs.transforms.picture import FORMS, KNOWN, parse
+from mmerank.inputs.variants import derangement
 
 WIDTH, HEIGHT = 61, 42
 

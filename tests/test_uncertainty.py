@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from mmerank.alignment import Alignment
-from mmerank.analysis.alignment import alignment
-from mmerank.analysis.bootstrap import Bootstrap
-from mmerank.analysis.paired import compare
+from mmerank.analysis.metrics.alignment import alignment
+from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.convention import Convention
-from mmerank.report import alignment_table, alignment_text
-from mmerank.uncertainty import comparison_table, comparison_text, interval_text
+from mmerank.jobs.align import Alignment
+from mmerank.jobs.compare import compare
+from mmerank.report.terminal.alignment import alignment_table, alignment_text
+from mmerank.report.terminal.intervals import comparison_table, comparison_text, interval_text
 from tests.analysis.simulated import MEANS, deviations, frame
 from tests.analysis.test_samples import records
 

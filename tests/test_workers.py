@@ -16,18 +16,19 @@ import numpy as np
 import pytest
 import torch
 
-from mmerank import Convention, Example, collect
-from mmerank.batches import Budget, windows
-from mmerank.collect import Measured, in_batches
-from mmerank.images import Encoded
-from mmerank.inputs import Skipped
-from mmerank.probe import Probe
-from mmerank.records import Record
-from mmerank.spectrum import PendingGram, shares, spectrum
-from mmerank.text_probe import TextProbe
-from mmerank.transforms import parse
-from mmerank.variants import BASE, variant
-from mmerank.workers import Workers, default_workers
+from mmerank import Convention, Example
+from mmerank.engine import collect as collect
+from mmerank.engine.batches import Budget, windows
+from mmerank.engine.collect import Measured, in_batches
+from mmerank.engine.probe import Probe
+from mmerank.engine.text_probe import TextProbe
+from mmerank.engine.workers import Workers, default_workers
+from mmerank.inputs.example import Skipped
+from mmerank.inputs.pictures import Encoded
+from mmerank.inputs.transforms.picture import parse
+from mmerank.inputs.variants import BASE, variant
+from mmerank.runs.record import Record
+from mmerank.states.spectrum import PendingGram, shares, spectrum
 from tests.adapters.cases import CASES, LLAVA, Case, examples
 from tests.adapters.text_cases import OPT
 from tests.kill_loop import pairs

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmerank import capture, diff, wrap_text
 from mmerank.errors import ModelError
-from mmerank.wrapped import eager, unwrapped
+from mmerank.models.wrapped import eager, unwrapped
 from tests.adapters.text_cases import OPT
 from tests.test_diff_erank import texts
 

@@ -13,9 +13,9 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING_NAMES,
 )
 
-from mmerank.checkpoints import configuration
 from mmerank.errors import ModelError
-from mmerank.plausible import check_fetched
+from mmerank.models.checkpoints import configuration
+from mmerank.models.plausible import check_fetched
 
 _NO_LIMIT = 2**31 - 1
 

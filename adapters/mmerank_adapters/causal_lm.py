@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
-from mmerank.checkpoints import commit_of, configuration, placement
 from mmerank.errors import ModelError
-from mmerank.hooks import Point, capture
-from mmerank.plausible import check_built
-from mmerank.soundness import check_files, check_loaded, check_tied, embedding_rows
-from mmerank.special_tokens import size_cautions, special_cautions
-from mmerank.stored import unread
-from mmerank.text_adapter import tokenizer_fingerprint
-from mmerank.tokenizer import load_tokenizer, stated
+from mmerank.models.checkpoints import commit_of, configuration, placement
+from mmerank.models.hooks import Point, capture
+from mmerank.models.loading import tokenizer_fingerprint
+from mmerank.models.plausible import check_built
+from mmerank.models.soundness import check_files, check_loaded, check_tied, embedding_rows
+from mmerank.models.special_tokens import size_cautions, special_cautions
+from mmerank.models.stored import unread
+from mmerank.models.tokenizer import load_tokenizer, stated
+from mmerank.models.untrained import drawn_with, place_like
+from mmerank.models.wrapped import eager, evaluated
 from mmerank.transfer import sent
-from mmerank.untrained import drawn_with, place_like
-from mmerank.wrapped import eager, evaluated
 from mmerank_adapters.architecture import (
     blocks_of,
     configuration_of,

@@ -12,31 +12,22 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
-from mmerank.chat_template import ANSWER, PICTURE, QUESTION, other_template
-from mmerank.checkpoints import commit_of, configuration, placement
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
-from mmerank.hooks import Point
-from mmerank.images import check_area, square
-from mmerank.inputs import Example
-from mmerank.plausible import check_built
-from mmerank.sequences import (
-    Kind,
-    Role,
-    TokenSequence,
-    bare_sequence,
-    begin,
-    end,
-    image_places,
-    spliced_embeddings,
-    tokenized,
-)
-from mmerank.soundness import check_files, check_loaded, check_pixels, embedding_rows
-from mmerank.special_tokens import check_bos, size_cautions, special_cautions
-from mmerank.stored import unread
-from mmerank.tokenizer import load_tokenizer, stated
+from mmerank.inputs.example import Example
+from mmerank.inputs.pictures import check_area, square
+from mmerank.inputs.sequence import Kind, Role, TokenSequence, image_places
+from mmerank.models.chat_template import ANSWER, PICTURE, QUESTION, other_template
+from mmerank.models.checkpoints import commit_of, configuration, placement
+from mmerank.models.hooks import Point
+from mmerank.models.plausible import check_built
+from mmerank.models.sequences import bare_sequence, begin, end, spliced_embeddings, tokenized
+from mmerank.models.soundness import check_files, check_loaded, check_pixels, embedding_rows
+from mmerank.models.special_tokens import check_bos, size_cautions, special_cautions
+from mmerank.models.stored import unread
+from mmerank.models.tokenizer import load_tokenizer, stated
+from mmerank.models.untrained import drawn_with, place_like
 from mmerank.transfer import sent
-from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.architecture import configuration_of
 from mmerank_adapters.processing import check_processing
 

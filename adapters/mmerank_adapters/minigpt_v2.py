@@ -15,28 +15,19 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from mmerank.checkpoints import configuration, folder_or_hub_id, path_beside
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
-from mmerank.hooks import Point
-from mmerank.images import check_area, square
-from mmerank.inputs import Example
-from mmerank.sequences import (
-    Kind,
-    Role,
-    TokenSequence,
-    bare_sequence,
-    begin,
-    end,
-    image_places,
-    spliced_embeddings,
-    tokenized,
-)
-from mmerank.soundness import embedding_rows
-from mmerank.special_tokens import check_bos, size_cautions, special_cautions
-from mmerank.tokenizer import Loaded, load_tokenizer, stated
+from mmerank.inputs.example import Example
+from mmerank.inputs.pictures import check_area, square
+from mmerank.inputs.sequence import Kind, Role, TokenSequence, image_places
+from mmerank.models.checkpoints import configuration, folder_or_hub_id, path_beside
+from mmerank.models.hooks import Point
+from mmerank.models.sequences import bare_sequence, begin, end, spliced_embeddings, tokenized
+from mmerank.models.soundness import embedding_rows
+from mmerank.models.special_tokens import check_bos, size_cautions, special_cautions
+from mmerank.models.tokenizer import Loaded, load_tokenizer, stated
+from mmerank.models.untrained import drawn_with, place_like
 from mmerank.transfer import sent
-from mmerank.untrained import drawn_with, place_like
 from mmerank_adapters.eva_vit import PATCH
 from mmerank_adapters.minigpt_v2_model import MERGED, MiniGPTv2Model, load_model
 

@@ -12,9 +12,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
-from mmerank.checkpoints import commit_of
 from mmerank.errors import ModelError
-from mmerank.soundness import check_finite
+from mmerank.models.checkpoints import commit_of
+from mmerank.models.soundness import check_finite
 from mmerank_adapters.eva_vit import PATCH, EvaViT
 from mmerank_adapters.minigpt_v2_weights import (
     fill,

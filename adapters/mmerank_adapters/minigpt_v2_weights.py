@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, LlamaConfig, LlamaModel
 from transformers.utils import logging
 
-from mmerank.checkpoints import configuration
 from mmerank.errors import ModelError
 from mmerank.files import opened
-from mmerank.plausible import check_built, check_folder
-from mmerank.soundness import check_files, check_finite, check_loaded
+from mmerank.models.checkpoints import configuration
+from mmerank.models.plausible import check_built, check_folder
+from mmerank.models.soundness import check_files, check_finite, check_loaded
 from mmerank_adapters.architecture import run_as_usual
 from mmerank_adapters.eva_vit import interpolated
 

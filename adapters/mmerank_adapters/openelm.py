@@ -12,16 +12,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmerank.checkpoints import commit_of, configuration, configuration_fingerprint
 from mmerank.errors import ModelError
 from mmerank.files import json_of
-from mmerank.hooks import Point
-from mmerank.plausible import check_fetched
-from mmerank.soundness import check_files, check_finite
-from mmerank.special_tokens import size_cautions, special_cautions
-from mmerank.text_adapter import tokenizer_fingerprint
-from mmerank.tokenizer import Loaded, load_tokenizer, stated
-from mmerank.untrained import drawn_with, place_like
+from mmerank.models.checkpoints import commit_of, configuration, configuration_fingerprint
+from mmerank.models.hooks import Point
+from mmerank.models.loading import tokenizer_fingerprint
+from mmerank.models.plausible import check_fetched
+from mmerank.models.soundness import check_files, check_finite
+from mmerank.models.special_tokens import size_cautions, special_cautions
+from mmerank.models.tokenizer import Loaded, load_tokenizer, stated
+from mmerank.models.untrained import drawn_with, place_like
 from mmerank_adapters.openelm_config import OpenELMConfig
 from mmerank_adapters.openelm_model import OpenELMModel
 

@@ -8,21 +8,19 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from mmerank.analysis.alignment import dataset_erank, image_text_alignment
-from mmerank.analysis.bootstrap import Bootstrap
-from mmerank.analysis.null import NullTest, null_test
-from mmerank.analysis.paired import Comparison, FalseDiscovery, compare, controlled
-from mmerank.analysis.tokens import matched_alignment, matched_rows, unmatched
+from mmerank.analysis.comparison import compared
+from mmerank.analysis.metric import Metric
+from mmerank.analysis.metrics.alignment import ALIGNMENT, QUANTITIES, dataset_erank, image_text_alignment
+from mmerank.analysis.metrics.known import metric
+from mmerank.analysis.metrics.matched import matched_alignment, unmatched
+from mmerank.analysis.statistics.bootstrap import Bootstrap
+from mmerank.analysis.statistics.null import NullTest, null_test
+from mmerank.analysis.statistics.paired import ComparisonResult, FalseDiscovery, controlled
 from mmerank.convention import Aggregate
 from mmerank.eranks import ERANKS
-from mmerank.records import Record
-from mmerank.transforms import parse
-from mmerank.variants import BASE, Control
-
-QUANTITIES = (*ERANKS, "image_reduction_ratio", "image_text_alignment")
-_OF_PICTURE = {name for name, (_, kind) in ERANKS.items() if kind != "text"} | {*QUANTITIES[-2:]}
-_OF_TEXT = {name for name, (_, kind) in ERANKS.items() if kind != "image"} | {"image_text_alignment"}
-_OF_PAIR = _OF_PICTURE & _OF_TEXT
+from mmerank.inputs.transforms.picture import parse
+from mmerank.inputs.variants import BASE, Control
+from mmerank.runs.record import Record
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,11 @@ def deltas(base: Mapping[str, float], changed: Mapping[str, float]) -> dict[str,
         Changed minus base, by quantity.
 
     Example:
-        >>> before = dict.fromkeys(QUANTITIES, 1.0)
+        >>> before = dict.fromkeys(ALIGNMENT, 1.0)
         >>> deltas(before, {**before, "erank1": 3.5})["erank1"]
         2.5
     """
-    return {name: changed[name] - base[name] for name in QUANTITIES}
+    return {name: changed[name] - base[name] for name in ALIGNMENT}
 
 
 def matched_deltas(
@@ -76,11 +74,11 @@ def matched_deltas(
     """The same on equally many rows everywhere, over the examples that have as many before and after.
 
     Args:
-        base: Records before, see `mmerank.analysis.tokens.matched_alignment`.
+        base: Records before, see `mmerank.analysis.metrics.matched.matched_alignment`.
         changed: After.
         tokens: Rows in each draw.
         repeats: Draws.
-        aggregate: See `mmerank.analysis.alignment.dataset_erank`.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
 
     Returns:
         `n`, the number of examples, and changed minus base by quantity; None where there is no example.
@@ -93,7 +91,7 @@ def matched_deltas(
         )
         for records in both
     )
-    found = deltas(before, after) if before["n"] else dict.fromkeys(QUANTITIES)
+    found = deltas(before, after) if before["n"] else dict.fromkeys(ALIGNMENT)
     return {"n": before["n"], **found}
 
 
@@ -106,18 +104,34 @@ def fixed_quantities(transform: str) -> tuple[str, ...]:
         transform: Its name.
 
     Returns:
-        In the order of `QUANTITIES`; all of them for `identity`.
+        In the order of `ALIGNMENT`; all of them for `identity`.
 
     Example:
         >>> fixed_quantities("rotate:90"), fixed_quantities("identity+shuffle-words")
         (('erank4',), ('erank1', 'erank2', 'erank3', 'image_reduction_ratio'))
     """
+    return tuple(quantity.name for quantity in QUANTITIES if quantity.sees not in seen_by(transform))
+
+
+def seen_by(transform: str) -> set[str]:
+    """What of an example a transform changes, as `mmerank.analysis.metric.Quantity.sees` has it.
+
+    Args:
+        transform: Its name.
+
+    Returns:
+        Some of `image`, `text` and `pair`; nothing for `identity`.
+
+    Example:
+        >>> sorted(seen_by("rotate:90")), seen_by("other")
+        (['image', 'pair'], {'pair'})
+    """
     (found,) = parse(transform)
     moved: set[str] = set()
-    for steps, reach in ((found.picture_steps, _OF_PICTURE), (found.text_steps, _OF_TEXT)):
-        if kinds := [step.kind for step in steps if step.kind != "identity"]:
-            moved |= reach if set(kinds) - {"other", "other-text"} else _OF_PAIR
-    return tuple(name for name in QUANTITIES if name not in moved)
+    for steps, side in ((found.picture_steps, "image"), (found.text_steps, "text")):
+        if kinds := {step.kind for step in steps if step.kind != "identity"}:
+            moved |= {side, "pair"} if kinds - {"other", "other-text"} else {"pair"}
+    return moved
 
 
 def paired_tests(
@@ -126,47 +140,55 @@ def paired_tests(
     aggregate: Aggregate = "entropy",
     bootstrap: Bootstrap | None = None,
     false_discovery: FalseDiscovery = "bh",
-    matched: bool = False,
-) -> dict[str, Comparison]:
+    of: str = "alignment",
+) -> dict[str, ComparisonResult]:
     """Each transform minus the base on the same examples: interval, tests, effect sizes, what could have been seen.
 
     Args:
-        records: Of one model, as from `mmerank.records.to_frame`; those of nulls are passed over.
-        aggregate: See `mmerank.analysis.alignment.dataset_erank`.
+        records: Of one model, as from `mmerank.runs.record.to_frame`; those of nulls are passed over.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
         bootstrap: Level, resamples, seed and method.
         false_discovery: How `q` is made, over all transforms and of each the quantities that it can move, and does in
             some example.
-        matched: The same of equally many rows, over the examples that have as many before and after.
+        of: Name of the metric, see `mmerank.analysis.metrics.known`.
 
     Returns:
-        By transform, in the order of the records; of matched rows only transforms under which an example has as many.
+        By transform, in the order of the records; only transforms with examples that have such numbers before and
+        after.
     """
     kept = records[~_control(records).isin(get_args(Control))]
-    kept = matched_rows(kept) if matched else kept
     by_transform = {str(name): frame for name, frame in kept.groupby("transform", sort=False)}
     base = by_transform.pop(BASE.name, kept)
-    if matched:
-        both = set(base["example"])
-        by_transform = {name: frame for name, frame in by_transform.items() if both & set(frame["example"])}
-        if not by_transform:
-            return {}
-    compared = []
+    measure = metric(of)
+    there = _examples(base, measure, aggregate)
+    found: dict[str, ComparisonResult] = {}
     for name, frame in by_transform.items():
-        found = compare(frame, base, names=(name, "base"), aggregate=aggregate, bootstrap=bootstrap, matched=matched)
-        unmoved = {*found.fixed, *fixed_quantities(name)}
-        compared.append(replace(found, fixed=tuple(quantity for quantity in QUANTITIES if quantity in unmoved)))
-    return dict(zip(by_transform, controlled(compared, false_discovery), strict=True))
+        if not there & _examples(frame, measure, aggregate):
+            continue
+        comparison = compared(frame, base, names=(name, "base"), aggregate=aggregate, bootstrap=bootstrap, name=of)
+        moved = seen_by(name)
+        fixed = (
+            d.quantity
+            for d in comparison.differences
+            if d.quantity in comparison.fixed or ((known := measure.quantity(d.quantity)) and known.sees not in moved)
+        )
+        found[name] = replace(comparison, fixed=tuple(fixed))
+    return dict(zip(found, controlled(found.values(), false_discovery), strict=True))
 
 
-def differences_frame(tests: Mapping[str, Comparison]) -> pd.DataFrame:
+def _examples(records: pd.DataFrame, of: Metric, aggregate: Aggregate) -> set[str]:
+    return {example for _, sample in of.samples(records, aggregate) for example in sample.examples}
+
+
+def differences_frame(tests: Mapping[str, ComparisonResult]) -> pd.DataFrame:
     """A row per transform and quantity.
 
     Args:
         tests: From `paired_tests`.
 
     Returns:
-        `transform`, the columns of `mmerank.analysis.paired.PairedDifference` (`a` is after, `b` before), `n`, and
-        `fixed`: whether the transform cannot move the quantity.
+        `transform`, the columns of `mmerank.analysis.statistics.paired.PairedDifference` (`a` is after, `b` before),
+        `n`, and `fixed`: whether the transform cannot move the quantity.
     """
     rows = [
         {"transform": name, **asdict(found), "n": comparison.n, "fixed": found.quantity in comparison.fixed}
@@ -182,8 +204,8 @@ def against_nulls(records: pd.DataFrame, *, aggregate: Aggregate = "entropy") ->
     A derangement gives each text to another picture, so eRank3 and eRank4 are those of the base.
 
     Args:
-        records: Of one model, as from `mmerank.records.to_frame`.
-        aggregate: See `mmerank.analysis.alignment.dataset_erank`.
+        records: Of one model, as from `mmerank.runs.record.to_frame`.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
 
     Returns:
         A null for each control that there are records of.

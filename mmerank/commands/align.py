@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmerank import options
+from mmerank.analysis.steps import by_step
+from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
-from mmerank.steps import by_step
 
 if TYPE_CHECKING:
-    from mmerank.alignment import Alignment
+    from mmerank.jobs.align import Alignment
 
 
 def align(
@@ -28,9 +28,9 @@ def align(
     choices: Choices,
 ) -> None:
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment (the paper's Table 2)."""
-    from mmerank.data import load_data
-    from mmerank.inputs import check_usable
-    from mmerank.located import MULTIMODAL
+    from mmerank.inputs.example import check_usable
+    from mmerank.inputs.load import load_data
+    from mmerank.models.located import MULTIMODAL
 
     check_writable(keeping.json_file)
     stated = convention(choices, beside)
@@ -39,10 +39,10 @@ def align(
     check_usable(examples, pictures=True)
     check_on_hub(MULTIMODAL, models)
 
-    from mmerank.adapter import check_model, load
-    from mmerank.alignment import align as measure
-    from mmerank.alignment import open_align_run
-    from mmerank.report import alignment_notes, alignment_tables
+    from mmerank.jobs.align import align as measure
+    from mmerank.jobs.align import open_align_run
+    from mmerank.models.adapter import check_model, load
+    from mmerank.report.terminal.alignment import alignment_notes, alignment_tables
 
     folder = None
     if keeping.out is not None:

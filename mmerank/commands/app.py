@@ -13,6 +13,7 @@ from mmerank.commands.demo import demo
 from mmerank.commands.diff import diff
 from mmerank.commands.doctor import doctor
 from mmerank.commands.groups import with_groups
+from mmerank.commands.metrics import metrics
 from mmerank.commands.perturb import perturb
 from mmerank.commands.report import report
 from mmerank.commands.reproduce import reproduce
@@ -46,7 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (align, perturb, diff, reproduce, report, doctor, demo):
+for command in (align, perturb, diff, reproduce, report, doctor, metrics, demo):
     app.command(cls=_Command)(with_groups(command))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from mmerank import options
+from mmerank.commands import options
 from mmerank.commands.results import check_writable, continued_from, quiet, write_json
 from mmerank.processes import rank
 
@@ -21,10 +21,10 @@ def demo(
     """The main job on two small trained models and held-out pictures, offline, with words to it."""
     from rich.console import Console
 
-    from mmerank.demo import PAIRS
-    from mmerank.demo.scenes import export as write
-    from mmerank.demo.scenes import scene
-    from mmerank.tour import tour, tour_view
+    from mmerank.inputs.demo import PAIRS
+    from mmerank.inputs.demo.scenes import export as write
+    from mmerank.inputs.demo.scenes import scene
+    from mmerank.jobs.demo.tour import tour, tour_view
 
     check_writable(json_file)
     if export is not None:

@@ -8,16 +8,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from mmerank import options
+from mmerank.analysis.steps import by_step
+from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Computing, Keeping, listed
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
 from mmerank.processes import rank
-from mmerank.steps import by_step
 
 if TYPE_CHECKING:
-    from mmerank.diff_erank import Diff
+    from mmerank.jobs.diff import Diff
 
 
 def diff(
@@ -44,10 +44,10 @@ def diff(
     aggregate: options.Aggregate = "entropy",
 ) -> None:
     """Diff-eRank, reduced loss and accuracy of language models (the paper's Tables 1, 4 and 6 to 11)."""
-    from mmerank.accuracy import ACCURACY, accuracies, check_tasks, fetch_questions
-    from mmerank.data import load_data
-    from mmerank.inputs import check_usable
-    from mmerank.located import LANGUAGE
+    from mmerank.inputs.example import check_usable
+    from mmerank.inputs.load import load_data
+    from mmerank.jobs.accuracy import ACCURACY, accuracies, check_tasks, fetch_questions
+    from mmerank.models.located import LANGUAGE
 
     check_writable(keeping.json_file)
     check_models(LANGUAGE, models, computing, revisions=listed(revisions), tokenizer=tokenizer, layers=layers)
@@ -65,11 +65,11 @@ def diff(
     check_on_hub(LANGUAGE, models, listed(revisions))
     check_tasks(tasks)
 
-    from mmerank.diff_erank import diff as measure
-    from mmerank.diff_erank import open_diff_run
-    from mmerank.diff_report import diff_notes, diff_tables
-    from mmerank.runs import cache_folder
-    from mmerank.text_adapter import check_text_model, load_text
+    from mmerank.jobs.diff import diff as measure
+    from mmerank.jobs.diff import open_diff_run
+    from mmerank.models.loading import check_text_model, load_text
+    from mmerank.report.terminal.diff import diff_notes, diff_tables
+    from mmerank.runs.folder import cache_folder
 
     folder = None
     if keeping.out is not None:

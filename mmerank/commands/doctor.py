@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from mmerank import options
+from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Computing, ExampleChoices, convention
 from mmerank.commands.results import check_writable, quiet, write_json
@@ -22,9 +22,9 @@ def doctor(
     choices: ExampleChoices,
 ) -> None:
     """Load a model, run one example, and show hook points, shapes, token layout and warnings."""
-    from mmerank.data import load_data
-    from mmerank.inputs import check_usable
-    from mmerank.located import MULTIMODAL
+    from mmerank.inputs.example import check_usable
+    from mmerank.inputs.load import load_data
+    from mmerank.models.located import MULTIMODAL
 
     check_writable(json_file)
     stated = convention(choices)
@@ -35,9 +35,9 @@ def doctor(
 
     from rich.console import Console
 
-    from mmerank.adapter import load
-    from mmerank.doctor import examine
-    from mmerank.doctor_report import examination_view
+    from mmerank.jobs.doctor import examine
+    from mmerank.models.adapter import load
+    from mmerank.report.terminal.doctor import examination_view
 
     quiet()
     adapter = load(model, dtype=dtype, device=device)

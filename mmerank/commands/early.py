@@ -27,8 +27,8 @@ def check_models(
         tokenizer: Hub id or directory, if one is named.
         layers: Which are looked at.
     """
-    from mmerank import located
-    from mmerank.checkpoints import check_named
+    from mmerank.models import located
+    from mmerank.models.checkpoints import check_named
 
     located.check_dtype(computing.dtype)
     located.check_device(computing.device)
@@ -49,7 +49,7 @@ def check_on_hub(group: str, models: Iterable[str], revisions: Iterable[str] = (
         models: As in `check_models`.
         revisions: As in `check_models`.
     """
-    from mmerank.checkpoints import check_named
+    from mmerank.models.checkpoints import check_named
 
     for model in models:
         for revision in revisions or (None,):

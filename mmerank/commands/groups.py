@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
 from typing import Any, get_type_hints
 
-from mmerank import options
+from mmerank.commands import options as options
 from mmerank.convention import Convention
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmerank import options
+from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
 from mmerank.commands.results import check_writable, continued_from, quiet, write_json
@@ -28,10 +28,10 @@ def perturb(
     Of the picture: identity, rotate, flip, crop, zoom, blur, noise, jpeg, brightness, contrast, grey, occlude,
     shuffle, blank, other. Of the text: shuffle-words, other-text. docs/perturbation.md says what each of them does.
     """
-    from mmerank.data import load_data
-    from mmerank.inputs import check_usable
-    from mmerank.located import MULTIMODAL
-    from mmerank.variants import asked_for
+    from mmerank.inputs.example import check_usable
+    from mmerank.inputs.load import load_data
+    from mmerank.inputs.variants import asked_for
+    from mmerank.models.located import MULTIMODAL
 
     check_writable(keeping.json_file)
     transforms, controls = asked_for(transform, control, control_draws)
@@ -43,10 +43,10 @@ def perturb(
 
     from rich.console import Console
 
-    from mmerank.adapter import check_model, load
-    from mmerank.perturbation import open_perturb_run
-    from mmerank.perturbation import perturb as measure
-    from mmerank.report import perturbation_view
+    from mmerank.jobs.perturb import open_perturb_run
+    from mmerank.jobs.perturb import perturb as measure
+    from mmerank.models.adapter import check_model, load
+    from mmerank.report.terminal.alignment import perturbation_view
 
     folder = None
     if keeping.out is not None:

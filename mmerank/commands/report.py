@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mmerank import options
+from mmerank.commands import options
 
 
 def report(
@@ -19,13 +19,13 @@ def report(
     debug: options.Debug = False,
 ) -> None:
     """Tables, figures and one HTML page from finished runs, without the models."""
-    from mmerank.reporting.folders import run_folders
+    from mmerank.report.folders import run_folders
 
     run_folders(runs)  # what is not there is told before anything heavy is imported
 
     from rich.console import Console
 
-    from mmerank.reporting.write import report as write
+    from mmerank.report.write import report as write
 
     asked = {"html": html, "latex": latex, "csv": csv, "markdown": markdown}
     with Console(stderr=True).status("reading runs, drawing and writing"):  # shown in a terminal only

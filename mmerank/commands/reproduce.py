@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmerank import options
+from mmerank.commands import options
 from mmerank.commands.groups import listed
 from mmerank.commands.results import check_writable, quiet, shown_at_the_end, write_json
 
 if TYPE_CHECKING:
-    from mmerank.reproduction.study import Reproduction
+    from mmerank.jobs.paper.study import Reproduction
 
 
 def reproduce(
@@ -40,8 +40,8 @@ def reproduce(
     """
     from rich.console import Console
 
-    from mmerank.reproduction.estimate import needs, needs_notes, needs_tables
-    from mmerank.reproduction.studies import planned
+    from mmerank.jobs.paper.estimate import needs, needs_notes, needs_tables
+    from mmerank.jobs.paper.studies import planned
 
     check_writable(json_file)
     jobs = planned(
@@ -61,7 +61,7 @@ def reproduce(
                 Console().print(table)
             print("\n".join(needs_notes(found_needs)))
         return
-    from mmerank.reproduction.study import reproduced, reproduction_notes, reproduction_tables
+    from mmerank.jobs.paper.study import reproduced, reproduction_notes, reproduction_tables
 
     folder = out or Path("runs") / "reproduce" / name
     found: list[Reproduction] = []

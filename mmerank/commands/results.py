@@ -12,19 +12,19 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmerank.commands.interrupts import interrupts
 from mmerank.durable import try_whole, whole
 from mmerank.errors import Interrupted, UsageError
 from mmerank.files import require_local
-from mmerank.interrupts import interrupts
 from mmerank.processes import rank
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mmerank.alignment import Alignment
-    from mmerank.analysis.paired import Comparison
-    from mmerank.diff_erank import Diff
-    from mmerank.runs import RunFolder
+    from mmerank.jobs.align import Alignment
+    from mmerank.jobs.compare import Comparison
+    from mmerank.jobs.diff import Diff
+    from mmerank.runs.folder import RunFolder
 
 
 _STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
@@ -180,7 +180,7 @@ def show_results(
     """
     from rich.console import Console
 
-    from mmerank.uncertainty import comparison_notes, comparison_table
+    from mmerank.report.terminal.intervals import comparison_notes, comparison_table
 
     if not results:
         return
@@ -215,9 +215,10 @@ def compared(results: Sequence[Alignment | Diff], *, matched: bool = False) -> l
     """
     if len(results) < 2:
         return []
-    from mmerank.analysis.paired import compare, controlled
-    from mmerank.analysis.tokens import unmatched
-    from mmerank.report_parts import MANY
+    from mmerank.analysis.metrics.matched import unmatched
+    from mmerank.analysis.statistics.paired import controlled
+    from mmerank.jobs.compare import compare
+    from mmerank.report.terminal.parts import MANY
 
     left_out = [unmatched(result.records) if matched else set() for result in results]
     examples = [

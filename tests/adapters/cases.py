@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmerank import Convention, Example, load
-from mmerank.adapter import Adapter
 from mmerank.convention import ImageLayout, SequenceForm
-from mmerank.sequences import Kind
+from mmerank.inputs.sequence import Kind
+from mmerank.models.adapter import Adapter
 from tests.conftest import GOLDEN
 
 Variants = Mapping[tuple[SequenceForm, Kind], str]

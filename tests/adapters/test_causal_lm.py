@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from mmerank import capture, load_text
 from mmerank.errors import ModelError
-from mmerank.identity import identity
-from mmerank.text_adapter import TextAdapter
+from mmerank.models.identity import identity
+from mmerank.models.loading import TextAdapter
 from tests.adapters.text_cases import (
     BERT,
     LLAMA,

@@ -19,8 +19,9 @@ from transformers import (
 
 from mmerank import Example, align, capture, load
 from mmerank.errors import ModelError, UsageError
-from mmerank.identity import identity
-from mmerank.sequences import Role, padded
+from mmerank.inputs.sequence import Role
+from mmerank.models.identity import identity
+from mmerank.models.sequences import padded
 from tests.adapters.cases import LLAVA, examples
 from tests.conftest import GOLDEN
 

@@ -17,13 +17,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlamaConfig
 
-from mmerank.adapter import Adapter, load
-from mmerank.entropy import effective_rank
 from mmerank.errors import ModelError
-from mmerank.hooks import Point, capture
-from mmerank.identity import identity
-from mmerank.inputs import Example
-from mmerank.sequences import Kind, Role, TokenSequence, padded
+from mmerank.inputs.example import Example
+from mmerank.inputs.sequence import Kind, Role, TokenSequence
+from mmerank.models.adapter import Adapter, load
+from mmerank.models.hooks import Point, capture
+from mmerank.models.identity import identity
+from mmerank.models.sequences import padded
+from mmerank.states.entropy import effective_rank
 from mmerank_adapters.minigpt_v2_model import MiniGPTv2Model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -409,7 +410,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, key: str) -> None
 
 def test_configuration_objects_are_refused_by_name(tmp_path: Path) -> None:
     torch.save({"model": {}, "config": Example("x", None, "", "")}, tmp_path / "config.pth")
-    with pytest.raises(ModelError, match=r"asks for mmerank\.inputs\.Example.*weights_only=False.*new file"):
+    with pytest.raises(ModelError, match=r"asks for mmerank\.inputs\.example\.Example.*weights_only=False.*new file"):
         tiny(tmp_path, checkpoint=str(tmp_path / "config.pth"))
 
 

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from mmerank import capture, effective_rank, load_text, matrix_entropy
 from mmerank.errors import ModelError
-from mmerank.hooks import Point
-from mmerank.identity import identity
-from mmerank.text_adapter import TextAdapter
+from mmerank.models.hooks import Point
+from mmerank.models.identity import identity
+from mmerank.models.loading import TextAdapter
 from mmerank_adapters import openelm_model
 from mmerank_adapters.openelm import OpenELM
 from mmerank_adapters.openelm_config import OpenELMConfig, divisible, per_layer

@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from mmerank import Convention, Example, align, capture, collect, load
-from mmerank.collect import Measured
+from mmerank import Convention, Example, align, capture, load
 from mmerank.convention import ImageLayout, SequenceForm
+from mmerank.engine import collect as collect
+from mmerank.engine.collect import Measured
+from mmerank.engine.probe import KINDS, Probe
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError, UsageError
-from mmerank.identity import identity
-from mmerank.probe import KINDS, Probe
-from mmerank.sequences import Role, padded
+from mmerank.inputs.sequence import Role
+from mmerank.models.identity import identity
+from mmerank.models.sequences import padded
 from tests.adapters.cases import CASES, Case, examples
 from tests.conftest import GOLDEN
 

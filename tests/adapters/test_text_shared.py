@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mmerank import capture, load_text
 from mmerank.errors import ModelError, UsageError
-from mmerank.identity import identity
-from mmerank.text_adapter import TextAdapter, tokenizer_fingerprint
+from mmerank.models.identity import identity
+from mmerank.models.loading import TextAdapter, tokenizer_fingerprint
 from tests.adapters.text_cases import BERT, LLAMA, LLAMA_TOKENIZER, OPENELM_CASE, TEXT_CASES, TEXTS, TextCase
 
 every_case = pytest.mark.parametrize("case", TEXT_CASES, ids=lambda case: case.name)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from mmerank.text_adapter import TextAdapter, load_text
+from mmerank.models.loading import TextAdapter, load_text
 from tests.conftest import GOLDEN
 
 OPENELM = GOLDEN / "openelm_tiny"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmerank.analysis.alignment import alignment, dataset_erank, image_reduction_ratio, image_text_alignment
+from mmerank.analysis.metrics.alignment import alignment, dataset_erank, image_reduction_ratio, image_text_alignment
 from mmerank.eranks import ERANKS
 from tests.test_records import record
 

@@ -12,17 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from mmerank.analysis import bootstrap as module
-from mmerank.analysis.bootstrap import (
-    Bootstrap,
-    Method,
-    bootstrap_limits,
-    difference_of_groups,
-    influence,
-    intervals,
-    intervals_by_point,
-    resampled_means,
-)
+from mmerank.analysis.intervals import difference_of_groups, intervals, intervals_by_point
+from mmerank.analysis.statistics import bootstrap as module
+from mmerank.analysis.statistics.bootstrap import Bootstrap, Method, bootstrap_limits, influence, resampled_means
 from tests.analysis.simulated import MEANS, Floats, alignment_values, deviations, frame
 from tests.analysis.test_samples import texts
 

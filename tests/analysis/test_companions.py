@@ -2,23 +2,26 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
-from mmerank.analysis import companions as module
-from mmerank.analysis.companions import (
-    against_null,
-    clip_score,
-    companions,
-    linear_cka,
-    mutual_knn,
-    permuted_cka,
-    permuted_knn,
-)
+from mmerank.analysis.metrics import mean_states as module
+from mmerank.analysis.metrics.cka import cka_without_each
+from mmerank.analysis.metrics.clip_score import clip_score
+from mmerank.analysis.metrics.companions import companions
+from mmerank.analysis.metrics.known import metric
+from mmerank.analysis.metrics.mutual_knn import knn_without_each
+from mmerank.analysis.pairing import against_null
+from mmerank.analysis.sample import PairSample
+from mmerank.analysis.statistics.bootstrap import sample_intervals
 from mmerank.eranks import ERANKS
-from mmerank.records import Record
+from mmerank.formulas.similarity import linear_cka, mutual_knn, permuted_cka, permuted_knn
+from mmerank.jobs.compare import compare
+from mmerank.runs.record import Record, to_frame
 from tests.test_records import record
 
 Array = NDArray[np.float64]
@@ -67,7 +70,7 @@ def test_cka_does_not_see_rotation_scale_and_offset() -> None:
     rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(7, 7)))[0]
     assert linear_cka(3 * x @ rotation + 5, y) == pytest.approx(linear_cka(x, y), rel=1e-9)
     assert linear_cka(x, x @ rotation) == pytest.approx(1)
-    assert math.isnan(linear_cka(np.ones((4, 3)), y[:4]))
+    assert math.isnan(permuted_cka(np.ones((4, 3)), y[:4])(np.arange(4)))
 
 
 @pytest.mark.parametrize("k", [1, 3, 11])
@@ -126,8 +129,8 @@ def test_clip_score_by_hand() -> None:
     assert found["p"] == pytest.approx(np.mean(np.array(every) >= every[0] - 1e-6), abs=0.06)
 
 
-def records(n: int) -> list[Record]:
-    generator = np.random.default_rng(0)
+def records(n: int, seed: int = 0) -> list[Record]:
+    generator = np.random.default_rng(seed)
     found = []
     for i in range(n):
         shared = generator.normal(size=6)
@@ -181,3 +184,46 @@ def test_of_many_examples_some_are_chosen(monkeypatch: pytest.MonkeyPatch) -> No
     found = companions(records(40), permutations=5)
     assert (found["n"], found["neighbours"]) == (25, 2)
     assert found == companions(records(40), permutations=5) != companions(records(40), permutations=5, seed=1)
+
+
+@pytest.mark.parametrize("n", [12, 31])
+def test_statistics_without_each_example(n: int) -> None:
+    x, y = states(n)
+    others = [np.delete(np.arange(n), i) for i in range(n)]
+    assert cka_without_each(x, y) == pytest.approx([linear_cka(x[o], y[o]) for o in others], rel=1e-9)
+    for k in (1, 3):
+        assert knn_without_each(x, y, k) == pytest.approx([mutual_knn(x[o], y[o], k) for o in others], abs=1e-12)
+    assert np.isnan(knn_without_each(x[:4], y[:4], 3)).all()
+
+
+def test_intervals_of_statistics_of_pairs_are_not_those_of_resamples() -> None:
+    """Unrelated states: the interval stands around the statistic, where resamples lie above it."""
+    generator = np.random.default_rng(0)
+    entries = [
+        replace(r, mean_state=generator.normal(size=50).astype(np.float32)) if r.mean_state is not None else r
+        for r in records(200)
+    ]
+    frame = to_frame(entries)
+    for name in ("cka", "mutual_knn"):
+        ((_, sample),) = metric(name).samples(frame, "entropy")
+        limits = sample_intervals(sample)
+        for quantity, value in zip(sample.quantities, sample.estimates, strict=True):
+            low, high = limits[quantity]
+            assert low < value < high and high - value == pytest.approx(value - low)
+
+
+def test_statistics_of_pairs_of_two_models_are_compared() -> None:
+    one, other = (to_frame(records(40, seed=seed)) for seed in (0, 1))
+    found = compare(one, other, metric="cka", names=("a", "b"))
+    ((_, of_one),) = metric("cka").samples(one, "entropy")
+    ((_, of_other),) = metric("cka").samples(other, "entropy")
+    assert isinstance(of_one, PairSample) and isinstance(of_other, PairSample)
+    (a, without_a), (b, without_b) = (of.of_columns(of.columns) for of in (of_one, of_other))
+    for i, difference in enumerate(found.differences):
+        assert difference.difference == pytest.approx(a[i] - b[i])
+        apart = without_a[:, i] - without_b[:, i]
+        error = math.sqrt(39 / 40 * ((apart - apart.mean()) ** 2).sum())
+        assert (difference.high - difference.low) / 2 == pytest.approx(stats.t.ppf(0.975, 39) * error)
+        assert difference.p == pytest.approx(2 * stats.t.sf(abs(a[i] - b[i]) / error, 39))
+    same = compare(one, one, metric="mutual_knn", names=("a", "a"))
+    assert set(same.fixed) == {d.quantity for d in same.differences} and same.tests == 0

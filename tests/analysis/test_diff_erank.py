@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmerank.analysis.diff_erank import diff_erank, mean_loss
-from mmerank.records import Record
+from mmerank.analysis.metrics.diff_erank import diff_erank, diff_sample
+from mmerank.runs.record import Record, to_frame
 from tests.test_records import record
 
 
@@ -56,7 +57,9 @@ def test_models_must_have_seen_the_same(untrained: list[list[Record]]) -> None:
 
 
 def test_loss_per_text_and_per_token() -> None:
-    two = [record("a", loss=2.0, predicted=1), record("b", loss=5.0, predicted=9)]
-    assert mean_loss(two) == pytest.approx(3.5)
-    assert mean_loss(two, per="token") == pytest.approx(4.7)
-    assert math.isnan(mean_loss([record("a")]))
+    two = [record("a", loss=2.0, predicted=1, point="final", input="text")]
+    two.append(record("b", loss=5.0, predicted=9, point="final", input="text"))
+    found = diff_sample(to_frame([*two, *(replace(r, model="untrained seed 0") for r in two)]))
+    numbers = dict(zip(found.quantities, found.estimates, strict=True))
+    assert numbers["loss_trained"] == numbers["loss_untrained"] == pytest.approx(3.5)
+    assert numbers["loss_trained_per_token"] == pytest.approx(4.7) and numbers["reduced_loss"] == 0

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmerank.analysis.bootstrap import Bootstrap
-from mmerank.analysis.layers import ROWS, layer_eranks, layer_names
+from mmerank.analysis.intervals import layer_eranks
+from mmerank.analysis.metrics.layers import ROWS, layer_names
+from mmerank.analysis.statistics.bootstrap import Bootstrap
 
 
 def records(n: int = 40) -> pd.DataFrame:

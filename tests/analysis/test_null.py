@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmerank.analysis.null import Alternative, null_test
+from mmerank.analysis.statistics.null import Alternative, null_test
 
 
 @pytest.mark.parametrize("alternative", get_args(Alternative))

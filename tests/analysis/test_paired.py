@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from mmerank.analysis import permutation
-from mmerank.analysis.bootstrap import Bootstrap
-from mmerank.analysis.effects import rank_biserial, smallest_detectable
-from mmerank.analysis.paired import Comparison, compare, controlled
-from mmerank.analysis.permutation import swap_test
-from mmerank.analysis.samples import ALIGNMENT, DIFF_ERANK
+from mmerank.analysis.metrics.alignment import ALIGNMENT
+from mmerank.analysis.metrics.diff_erank import DIFF_ERANK
+from mmerank.analysis.statistics import permutation
+from mmerank.analysis.statistics.bootstrap import Bootstrap
+from mmerank.analysis.statistics.effects import rank_biserial, smallest_detectable
+from mmerank.analysis.statistics.paired import controlled
+from mmerank.analysis.statistics.permutation import swap_test
+from mmerank.jobs.compare import Comparison, compare
 from tests.analysis.simulated import MEANS, Floats, alignment_values, deviations, frame
 from tests.analysis.test_samples import texts
 

@@ -12,16 +12,16 @@ import pandas as pd
 import pytest
 
 from mmerank import compare
-from mmerank.analysis.bootstrap import Bootstrap
-from mmerank.analysis.null import null_test
+from mmerank.analysis.metrics.alignment import ALIGNMENT
 from mmerank.analysis.perturbation import (
-    QUANTITIES,
     against_nulls,
     differences_frame,
     fixed_quantities,
     matched_deltas,
     paired_tests,
 )
+from mmerank.analysis.statistics.bootstrap import Bootstrap
+from mmerank.analysis.statistics.null import null_test
 from tests.analysis.simulated import MEANS, Floats, alignment_values, deviations, frame
 from tests.analysis.test_paired import enumerated
 from tests.analysis.test_tokens import draws, logs, measured
@@ -44,11 +44,11 @@ OF_TEXT = ["erank4", "erank5", "image_text_alignment"]
         ("identity+other-text", ["erank5", "image_text_alignment"]),
         ("other+other-text", ["erank5", "image_text_alignment"]),
         ("grey+other-text", OF_PICTURE),
-        ("grey+shuffle-words", list(QUANTITIES)),
+        ("grey+shuffle-words", list(ALIGNMENT)),
     ],
 )
 def test_what_a_transform_cannot_move(transform: str, moved: list[str]) -> None:
-    assert [name for name in QUANTITIES if name not in fixed_quantities(transform)] == moved
+    assert [name for name in ALIGNMENT if name not in fixed_quantities(transform)] == moved
 
 
 def run_of(n: int) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -74,7 +74,7 @@ def test_p_of_all_swaps_and_q_over_what_can_move(n: int) -> None:
     for name, comparison in tests.items():
         p = enumerated(values[name], values["none"])
         assert comparison.exact and comparison.tests == 6 + 3 and (comparison.a, comparison.b) == (name, "base")
-        for i, (quantity, found) in enumerate(zip(QUANTITIES, comparison.differences, strict=True)):
+        for i, (quantity, found) in enumerate(zip(ALIGNMENT, comparison.differences, strict=True)):
             assert found.quantity == quantity and found.p == pytest.approx(p[i])
             assert found.difference == pytest.approx(alignment_values(values[name].mean(axis=0))[i] - before[i])
             assert math.isnan(found.q) == (quantity in comparison.fixed)
@@ -110,7 +110,7 @@ def test_no_change_is_exactly_none() -> None:
         found = tests[name][quantity]
         assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1) and quantity in tests[name].fixed
     printed = json.loads(json.dumps(tests["identity"].to_dict(), allow_nan=False))
-    assert printed["fixed"] == list(QUANTITIES) and {row["q"] for row in printed["differences"]} == {None}
+    assert printed["fixed"] == list(ALIGNMENT) and {row["q"] for row in printed["differences"]} == {None}
     only = records[records["transform"].isin(["none", "identity"])]
     assert paired_tests(only)["identity"].tests == 0
 
@@ -179,6 +179,6 @@ def test_matched_differences_stand_on_examples_that_both_have() -> None:
     found = matched_deltas(base, changed, tokens=3, repeats=2)
     assert found.pop("n") == 1
     expected = [2, 0, 0, 0, -2, 0.5, 12 / 3 / 5 - 14 / 3 / 6]  # eRank1 2 -> 4, eRank5 6 -> 4
-    assert list(found.values()) == pytest.approx(expected, abs=1e-12) and list(found) == list(QUANTITIES)
+    assert list(found.values()) == pytest.approx(expected, abs=1e-12) and list(found) == list(ALIGNMENT)
     none = matched_deltas([replace(r, matched=np.empty(0)) for r in base], changed, tokens=3, repeats=2)
-    assert none == {"n": 0, **dict.fromkeys(QUANTITIES)}
+    assert none == {"n": 0, **dict.fromkeys(ALIGNMENT)}

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from mmerank import Bootstrap, TextConvention, align, compare, diff, estimates, perturb
-from mmerank.analysis.rerun import controls, differences, run_records
-from mmerank.diff_erank import open_diff_run
+from mmerank.analysis.estimates import controls, differences, run_records
 from mmerank.errors import RunFolderError
+from mmerank.jobs.diff import open_diff_run
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import LLAMA, OPT
 from tests.test_diff_erank import texts
@@ -24,7 +24,10 @@ from tests.test_diff_erank import texts
 def test_alignment(tmp_path: Path) -> None:
     result = align(LLAVA.adapter, examples(), out=tmp_path / "run")
     found = estimates(tmp_path / "run").set_index("quantity")
-    assert len(found) == 7 and set(found["n"]) == {3} and set(found["model"]) == {result.model}
+    assert dict(found["metric"].value_counts()) == {"alignment": 7, "participation_ratio": 5}
+    assert set(found["n"]) == {3} and set(found["model"]) == {result.model}
+    ratios = [r.participation_ratio for r in result.records if (r.point, r.input) == ("llm", "pair")]
+    assert found.loc["participation_ratio5", "value"] == pytest.approx(sum(ratios) / 3)
     for name, limits in result.intervals.items():
         assert found.loc[name, "value"] == pytest.approx(getattr(result, name), rel=1e-13)
         assert (found.loc[name, "low"], found.loc[name, "high"]) == limits
@@ -32,7 +35,8 @@ def test_alignment(tmp_path: Path) -> None:
     expected = replace(
         result, bootstrap=Bootstrap(seed=1), convention=replace(result.convention, aggregate="erank")
     ).intervals
-    assert {name: (row["low"], row["high"]) for name, row in other.iterrows()} == expected
+    seven = other[other["metric"] == "alignment"]
+    assert {name: (row["low"], row["high"]) for name, row in seven.iterrows()} == expected
 
 
 def test_texts_of_several_models(tmp_path: Path) -> None:
@@ -94,9 +98,9 @@ def test_torch_is_not_needed_for_transforms(tmp_path: Path) -> None:
     perturb(LLAVA.adapter, examples(), ["blur:2"], controls=["mismatch"], control_draws=2, out=tmp_path / "run")
     code = f"""
 import sys, mmerank
-from mmerank.analysis.rerun import controls, differences
-from mmerank.perturbation_report import null_table
-from mmerank.uncertainty import plain
+from mmerank.analysis.estimates import controls, differences
+from mmerank.report.terminal.perturbation import null_table
+from mmerank.report.terminal.intervals import plain
 run = {str(tmp_path / "run")!r}
 print(len(mmerank.estimates(run)), len(differences(run)))
 print(plain(*map(null_table, controls(run).values())))
@@ -104,16 +108,16 @@ print(sorted({{"torch", "transformers", "datasets"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert lines[-1] == "[]" and lines[0] == "14 7" and "mismatch" in done.stdout
+    assert lines[-1] == "[]" and lines[0] == "24 7" and "mismatch" in done.stdout
 
 
 def test_torch_is_not_needed(tmp_path: Path) -> None:
     align(LLAVA.adapter, examples(), out=tmp_path / "run")
     code = f"""
 import sys, mmerank
-from mmerank.analysis.bootstrap import difference_of_groups, intervals
-from mmerank.analysis.null import null_test
-from mmerank.analysis.rerun import run_records
+from mmerank.analysis.intervals import difference_of_groups, intervals
+from mmerank.analysis.statistics.null import null_test
+from mmerank.analysis.estimates import run_records
 (records,) = run_records({str(tmp_path / "run")!r}).values()
 mmerank.estimates({str(tmp_path / "run")!r})
 intervals(records)

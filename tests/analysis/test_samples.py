@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from mmerank.analysis.alignment import alignment
-from mmerank.analysis.diff_erank import diff_erank, mean_loss
-from mmerank.analysis.samples import ALIGNMENT, DIFF_ERANK, LOSS, alignment_sample, diff_sample, sample
-from mmerank.records import Record
+from mmerank.analysis.metrics.alignment import ALIGNMENT, alignment, alignment_sample
+from mmerank.analysis.metrics.diff_erank import DIFF_ERANK, LOSS, diff_sample
+from mmerank.analysis.metrics.known import main_sample
+from mmerank.eranks import ERANKS
+from mmerank.runs.record import Record
 from tests.analysis.simulated import MEANS, deviations, frame, text_frame
 from tests.test_records import record
 
@@ -29,44 +30,54 @@ def texts(n: int = 9, twins: int = 2, seed: int = 0) -> pd.DataFrame:
 
 
 @both
-def test_numbers_are_those_of_the_scalar_functions(aggregate: Aggregate) -> None:
+def test_numbers_are_those_of_the_definitions(aggregate: Aggregate) -> None:
     pairs = frame(MEANS + deviations(np.random.default_rng(0), 9))
-    expected = alignment(records(pairs), aggregate=aggregate)
     found = alignment_sample(pairs.sample(frac=1, random_state=1), aggregate=aggregate)
-    assert found.quantities == ALIGNMENT == tuple(expected) and found.n == 9
-    assert found.estimates == pytest.approx(list(expected.values()), rel=1e-13)
+    by_place = {where: of["entropy"].to_numpy() for where, of in pairs.groupby(["point", "input"])}
+    entropies = [by_place[where] for where in ERANKS.values()]
+    e = [np.exp(h.mean()) if aggregate == "entropy" else np.exp(h).mean() for h in entropies]
+    expected = [*e, 1 - e[1] / e[0], (e[2] + e[3] + e[4]) / 3 / max(e[2:])]
+    assert found.quantities == ALIGNMENT and found.n == 9
+    assert found.estimates == pytest.approx(expected, rel=1e-13)
+    assert list(alignment(records(pairs), aggregate=aggregate).values()) == pytest.approx(expected, rel=1e-13)
 
 
 @both
 def test_numbers_of_texts(aggregate: Aggregate) -> None:
     given = texts()
-    rows = records(given)
-    trained = [r for r in rows if r.model == "m"]
-    twins = [[r for r in rows if r.model.startswith(f"untrained seed {i}")] for i in range(2)]
-    (point,) = diff_erank(trained, twins, aggregate=aggregate)
-    found = dict(zip(*(lambda s: (s.quantities, s.estimates))(sample(given, aggregate=aggregate)), strict=True))
-    for name in DIFF_ERANK:
-        assert found[name] == pytest.approx(getattr(point, name), rel=1e-12), name
-    before, before_token = (np.mean([mean_loss(twin, per=per) for twin in twins]) for per in ("text", "token"))
-    after, after_token = (mean_loss(trained, per=per) for per in ("text", "token"))
-    expected = (before, after, before - after, before_token, after_token)
-    assert [found[name] for name in LOSS] == pytest.approx(expected, rel=1e-12)
+    found = dict(zip(*(lambda s: (s.quantities, s.estimates))(main_sample(given, aggregate=aggregate)), strict=True))
+    h = {model: of.sort_values("example")["entropy"].to_numpy() for model, of in given.groupby("model")}
+    trained, twins = h["m"], [of for model, of in h.items() if model != "m"]
+
+    def erank(of: np.ndarray[Any, Any]) -> float:
+        return float(np.exp(of.mean()) if aggregate == "entropy" else np.exp(of).mean())
+
+    before = np.mean([erank(of) for of in twins])
+    assert found["erank_untrained"] == pytest.approx(before, rel=1e-12)
+    assert found["diff_erank"] == pytest.approx(before - erank(trained), rel=1e-12)
+    assert found["erank_ratio"] == pytest.approx(before / erank(trained), rel=1e-12)
+    mean_of_eranks = np.mean([np.exp(of).mean() for of in twins]) - np.exp(trained).mean()
+    assert found["diff_erank_mean_of_eranks"] == pytest.approx(mean_of_eranks, rel=1e-12)
+    mine, its = given[given["model"] == "m"], given[given["model"] != "m"]
+    losses = (its["loss"].mean(), mine["loss"].mean(), its["loss"].mean() - mine["loss"].mean())
+    per_token = (np.average(of["loss"], weights=of["predicted"]) for of in (its, mine))
+    assert [found[name] for name in LOSS] == pytest.approx([*losses, *per_token], rel=1e-12)
 
 
 def test_texts_without_a_loss_do_not_count_in_it() -> None:
     given = texts(5)
     given.loc[given["example"] == "00002", ["loss", "predicted"]] = (math.nan, 0)
-    found = sample(given)
+    found = main_sample(given)
     rest = given[(given["model"] == "m") & (given["predicted"] > 0)]
     assert found.estimates[found.quantities.index("loss_trained")] == pytest.approx(rest["loss"].mean())
     none = given.assign(loss=math.nan, predicted=0)
-    assert sample(none).quantities == DIFF_ERANK
+    assert main_sample(none).quantities == DIFF_ERANK
 
 
 def test_only_texts_of_all_models_count() -> None:
     given = texts(6)
     last_twin = (given["model"].str.startswith("untrained seed 1")) & (given["example"] == "00003")
-    assert sample(given[~last_twin]).examples == ("00000", "00001", "00002", "00004", "00005")
+    assert main_sample(given[~last_twin]).examples == ("00000", "00001", "00002", "00004", "00005")
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmerank.analysis.bootstrap import Bootstrap, intervals
-from mmerank.analysis.paired import compare
-from mmerank.analysis.samples import alignment_sample
-from mmerank.analysis.tokens import (
-    matched_alignment,
-    matched_rows,
-    row_eranks,
-    single_rows,
-    token_curve,
-    unlike_rows,
-)
+from mmerank.analysis.alike import unlike_rows
+from mmerank.analysis.intervals import intervals
+from mmerank.analysis.metrics.alignment import alignment_sample
+from mmerank.analysis.metrics.matched import matched_alignment, matched_rows
+from mmerank.analysis.metrics.rows import row_eranks, single_rows
+from mmerank.analysis.metrics.token_curve import token_curve
+from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.eranks import ERANKS
-from mmerank.records import Record, to_frame
+from mmerank.jobs.compare import compare
+from mmerank.runs.record import Record, to_frame
 from tests.test_records import record
 
 

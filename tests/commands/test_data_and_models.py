@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mmerank.data import FORMS
-from mmerank.texts import SETS
+from mmerank.inputs.load import FORMS
+from mmerank.inputs.text_sets import SETS
 from tests.test_cli import failure, run
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from mmerank import Example, align, load_data
 from mmerank.commands.results import check_writable, write_json
-from mmerank.demo.scenes import export, scene
 from mmerank.errors import RunFolderError, UsageError
-from mmerank.reporting.write import report
-from mmerank.runs import RunFolder
+from mmerank.inputs.demo.scenes import export, scene
+from mmerank.report.write import report
+from mmerank.runs.folder import RunFolder
 from tests.adapters.cases import LLAVA
 from tests.test_cli import failure
 
@@ -146,7 +146,7 @@ ADDRESSES = [
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_addresses_are_refused_everywhere(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "mmerank.data", None)  # nothing is read, or imported, before
+    monkeypatch.setitem(sys.modules, "mmerank.inputs.load", None)  # nothing is read, or imported, before
     for command in (
         ("align", "m", "--data", "demo", "--out", address),
         ("align", "m", "--data", "demo", "--json", address),

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from mmerank import Example, align, load
-from mmerank.adapter import Adapter
-from mmerank.captions import CaptionScores, caption_scores
-from mmerank.demo import MODELS, examples
-from mmerank.demo.scenes import scene
-from mmerank.identity import identity
+from mmerank.inputs.demo import MODELS, examples
+from mmerank.inputs.demo.scenes import scene
+from mmerank.jobs.demo.captions import CaptionScores, caption_scores
+from mmerank.models.adapter import Adapter
+from mmerank.models.identity import identity
 
 NAMES = ("demo-llava", "demo-minigpt-v2")
 # Under greedy decoding, the share of the slots that is named right.

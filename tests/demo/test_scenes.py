@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mmerank import load_data
-from mmerank.demo import scenes
-from mmerank.demo.scenes import CELL, COLOURS, GROUNDS, SIDE, described, export, scene
-from mmerank.inputs import Example
+from mmerank.inputs.demo import scenes
+from mmerank.inputs.demo.scenes import CELL, COLOURS, GROUNDS, SIDE, described, export, scene
+from mmerank.inputs.example import Example
 
 
 def _light(x: int, y: int) -> float:
@@ -24,7 +24,7 @@ def test_a_scene_is_the_same_everywhere() -> None:
     assert texts[0] == scene("held-out", 0).description
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
     assert digest[:16] == "9678d45ab0d46a13", (
-        "the held-out pairs changed: say so in mmerank.demo.FINGERPRINT and the changelog"
+        "the held-out pairs changed: say so in mmerank.inputs.demo.FINGERPRINT and the changelog"
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mmerank import perturb
 from mmerank.analysis.perturbation import differences_frame
-from mmerank.reporting.doses import dose_response, sweeps
+from mmerank.report.figures.doses import dose_response, sweeps
 from tests.adapters.cases import LLAVA, examples
 
 

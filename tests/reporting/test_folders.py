@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mmerank.errors import RunFolderError
-from mmerank.reporting.folders import run_folders
+from mmerank.report.folders import run_folders
 
 
 def run(folder: Path) -> Path:

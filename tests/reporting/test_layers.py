@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mmerank import align
-from mmerank.reporting.finished import read_runs
-from mmerank.reporting.layers import has_layers, layer_curves
+from mmerank.analysis.finished import read_runs
+from mmerank.report.figures.layers import has_layers, layer_curves
 from tests.adapters.cases import LLAVA, MINIGPT_V2, examples
 
 

@@ -14,14 +14,14 @@ import pandas as pd
 import pytest
 
 from mmerank import Convention, align, compare, load_data, perturb
-from mmerank.alignment import open_align_run
-from mmerank.analysis.rerun import estimates, run_records
-from mmerank.reporting.cautions import cautions
-from mmerank.reporting.figures import figures
-from mmerank.reporting.finished import read_runs
-from mmerank.reporting.numbers import all_numbers
-from mmerank.reporting.tables import printed_tables
-from mmerank.reporting.write import report
+from mmerank.analysis.estimates import estimates, run_records
+from mmerank.analysis.finished import read_runs
+from mmerank.jobs.align import open_align_run
+from mmerank.report.cautions import cautions
+from mmerank.report.figures.numbers import figures
+from mmerank.report.numbers import all_numbers
+from mmerank.report.tables import printed_tables
+from mmerank.report.write import report
 from tests.adapters.cases import LLAVA, MINIGPT_V2
 from tests.test_cli import run
 
@@ -88,7 +88,8 @@ def test_marks_are_of_matched_numbers(matched: Path, plain: Path) -> None:
 def test_every_table_has_them(matched: Path, tmp_path: Path) -> None:
     report([matched], tmp_path)
     page, latex = ((tmp_path / name).read_text() for name in ("report.html", "tables.tex"))
-    lines = [line for line in (tmp_path / "tables.md").read_text().splitlines() if line.startswith("| llava:")]
+    first = (tmp_path / "tables.md").read_text().split("\n### ")[0]
+    lines = [line for line in first.splitlines() if line.startswith("| llava:")]
     assert [line.split(" | ")[2] for line in lines] == ["all", "8 each"] * 2
     results = json.loads((matched / "summary.json").read_text())["results"]
     for result, line in zip(results, lines[1::2], strict=True):
@@ -130,7 +131,7 @@ def test_transforms_on_equally_many_rows(tmp_path: Path, data: str) -> None:
         row: Any = table.loc[("rotate:90", f"matched_{found.quantity}")]
         assert (row["change"], row["change_low"]) == pytest.approx((found.difference, found.low), abs=1e-12)
         assert row["change_q"] == pytest.approx(found.q, nan_ok=True)
-    (printed,) = printed_tables([read], table.reset_index())
+    printed, *_ = printed_tables([read], table.reset_index())
     assert [names[2:] for names, _, _ in printed.rows] == [
         ("base", "all"), ("base", "8 each"), ("rotate:90", "all"), ("rotate:90", "8 each")
     ]  # fmt: skip
@@ -146,7 +147,7 @@ def test_examples_without_as_many_rows(tmp_path: Path, data: str) -> None:
         left, n = summary["left_out"], summary["n"]
         lines = [line for line in cautions([read]) if f"fewer than {k} rows somewhere" in line]
         assert len(lines) == (left > 0) and all(f"{left} of {left + n} examples" in line for line in lines)
-        (printed,) = printed_tables([read], all_numbers([read]))
+        printed, *_ = printed_tables([read], all_numbers([read]))
         assert printed.rows[1][1] == n and read.n(LLAVA.adapter.name) == left + n
         report([tmp_path / f"{k}"], tmp_path / f"out-{k}")
 
@@ -168,7 +169,8 @@ def test_the_terminal_compares_them(data: str, tmp_path: Path) -> None:
 
 
 def test_what_is_not_on_the_page_is_named(tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmerank.analysis.tokens.SINGLE_ROW", 1e-6)  # the tiny model has no row that decides a tenth
+    # The tiny model has no row that decides a tenth.
+    monkeypatch.setattr("mmerank.analysis.metrics.rows.SINGLE_ROW", 1e-6)
     asked = Convention(rows=True, companions=True)
     align(LLAVA.adapter, load_data(data), convention=asked, out=tmp_path / "run")
     (read,) = read_runs([tmp_path / "run"])
@@ -183,10 +185,17 @@ def test_what_is_not_on_the_page_is_named(tmp_path: Path, data: str, monkeypatch
     report([tmp_path / "run"], formats=["html"])
     page = (tmp_path / "run" / "report" / "report.html").read_text()
     (told,) = re.findall(r"Measured, and not on this page but in summary.json: ([^<]*)", page)
-    assert "(rows)" in told and "(companions)" in told and "CLIPScore" not in told
+    assert "(companions)" in told and "CLIPScore" not in told
+    for title in (
+        "eRank by rows",
+        "Linear CKA of image and text",
+        "Mutual k-NN of image and text",
+        "Participation ratio",
+    ):
+        assert f"<summary>{title}</summary>" in page
     (tmp_path / "run" / "summary.json").unlink()
     report([tmp_path / "run"], formats=["html"])
-    assert "not on this page: eRanks by rows" in (tmp_path / "run" / "report" / "report.html").read_text()
+    assert "not on this page: permutation nulls" in (tmp_path / "run" / "report" / "report.html").read_text()
 
 
 def what_is_there(runs: list[Path]) -> Iterator[Any]:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mmerank import align, load_data
-from mmerank.reporting.write import report
+from mmerank.report.write import report
 from tests.adapters.cases import LLAVA
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from mmerank import TextConvention, align, diff, load_data
-from mmerank.diff_erank import open_diff_run
 from mmerank.errors import UsageError
-from mmerank.reporting.write import report
+from mmerank.jobs.diff import open_diff_run
+from mmerank.report.write import report
 from tests.adapters.cases import LLAVA
 from tests.adapters.text_cases import OPT
 
@@ -171,7 +171,7 @@ def test_nothing_of_another_file_is_quoted(
 # In a process of its own, which may hang, or take all the memory there is.
 REPORT = """
 import sys
-from mmerank.reporting.write import report
+from mmerank.report.write import report
 for with_data in (False, True):
     report([sys.argv[1]], formats=["html"], with_data=with_data)
 """

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from mmerank import TextConvention, diff, estimates
-from mmerank.diff_erank import open_diff_run
-from mmerank.reporting.finished import Finished, read_runs
-from mmerank.reporting.numbers import all_numbers
-from mmerank.reporting.training import training, trajectories
-from mmerank.reporting.write import report
+from mmerank.analysis.finished import Finished, read_runs
+from mmerank.jobs.diff import open_diff_run
+from mmerank.report.figures.training import training, trajectories
+from mmerank.report.numbers import all_numbers
+from mmerank.report.write import report
 from tests.adapters.text_cases import OPT
 from tests.test_diff_erank import texts
 

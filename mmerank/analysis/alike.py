@@ -1,0 +1,73 @@
+"""Whether models make as many rows of the same examples, which effective ranks follow before anything else."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from mmerank.eranks import ERANKS, FINAL, by_label
+from mmerank.runs.record import Record
+
+
+def read_alike(models: Sequence[Iterable[Record]]) -> bool:
+    """Whether models read the texts that two of them have as equally many tokens, as those of one tokenizer do.
+
+    Where they do not, neither losses per token nor eRanks of one are comparable with another's.
+
+    Args:
+        models: Records of each trained model.
+
+    Returns:
+        True for one model, and where no text is shared.
+    """
+    counts: dict[str, set[int]] = {}
+    for records in models:
+        for record in records:
+            if record.point == FINAL:
+                counts.setdefault(record.example, set()).add(record.n)
+    return all(len(found) == 1 for found in counts.values())
+
+
+def unlike_rows(models: Sequence[Iterable[Record]]) -> dict[str, list[float]]:
+    """The eRanks that models take of different numbers of rows of the same examples.
+
+    Such eRanks, and ratios of them, compare numbers of rows first.
+
+    Args:
+        models: Records of each model, of untouched examples.
+
+    Returns:
+        By label, the mean number of rows of each model; only labels for which two of them have different numbers in
+        any example that both have.
+    """
+    counts = [by_label(records) for records in models]
+    found = {}
+    for label in ERANKS:
+        by_example: dict[str, set[int]] = {}
+        for count in counts:
+            for record in count[label]:
+                by_example.setdefault(record.example, set()).add(record.n)
+        if any(len(different) > 1 for different in by_example.values()):
+            found[label] = [statistics.fmean(record.n for record in count[label]) for count in counts]
+    return found
+
+
+def unlike_text(unlike: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
+    """What to say of models that read the same examples as different numbers of rows.
+
+    Args:
+        unlike: From `unlike_rows`.
+        names: Of the models.
+
+    Returns:
+        A clause without an end.
+
+    Example:
+        >>> unlike_text({"erank1": [576, 256.0]}, ["a", "b"])[-48:]
+        'different numbers of them (eRank1: a 576, b 256)'
+    """
+    told = "; ".join(
+        f"{label.replace('erank', 'eRank')}: {', '.join(f'{n} {x:.6g}' for n, x in zip(names, found, strict=True))}"
+        for label, found in unlike.items()
+    )
+    return f"eRank mostly follows the number of tokens, and the models have different numbers of them ({told})"

@@ -1,0 +1,128 @@
+"""Two measurements of the same examples, from records: two models, or one model before and after a transform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from mmerank.analysis.metric import Metric
+from mmerank.analysis.metrics.diff_erank import TWIN
+from mmerank.analysis.metrics.known import main_metric, metric
+from mmerank.analysis.metrics.matched import METRIC as MATCHED_METRIC
+from mmerank.analysis.sample import Sample
+from mmerank.analysis.statistics.bootstrap import Bootstrap
+from mmerank.analysis.statistics.paired import (
+    PERMUTATIONS,
+    ComparisonResult,
+    FalseDiscovery,
+    chosen_quantities,
+    paired,
+)
+from mmerank.convention import Aggregate
+from mmerank.eranks import FINAL
+
+
+def compared(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    *,
+    quantities: Sequence[str] | None = None,
+    names: tuple[str, str] | None = None,
+    aggregate: Aggregate = "entropy",
+    point: str = FINAL,
+    name: str = "",
+    bootstrap: Bootstrap | None = None,
+    permutations: int = PERMUTATIONS,
+    false_discovery: FalseDiscovery = "bh",
+) -> ComparisonResult:
+    """A - B on the same examples, from records; arguments and errors as of `mmerank.compare`.
+
+    Args:
+        a: Records of one model and transform, as from `mmerank.runs.record.to_frame`.
+        b: The other's.
+        quantities: Those to test; all by default.
+        names: What A and B are called.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
+        point: Of texts: the hook point.
+        name: Of the metric; by default eRank1 to eRank5 of pairs, Diff-eRank of texts.
+        bootstrap: Level, resamples, seed and method.
+        permutations: Most swaps to try.
+        false_discovery: `bh` or `by`.
+
+    Returns:
+        The differences.
+
+    Raises:
+        ValueError: They cannot be compared.
+    """
+    of = metric(name) if name else main_metric(a)
+    if not name and main_metric(b) is not of:
+        raise ValueError(f"expected the same measurements on both sides, got {of.title} and {main_metric(b).title}")
+    one, other = (_sample(frame, of, aggregate, point) for frame in (a, b))
+    if ("reduced_loss" in one.quantities) != ("reduced_loss" in other.quantities):  # a causal model and an encoder
+        one, other = (_sample(frame.assign(predicted=0), of, aggregate, point) for frame in (a, b))
+    common = sorted(set(one.examples) & set(other.examples))
+    if not common:
+        raise ValueError(f"expected examples in common, got none: {one.n} on one side and {other.n} on the other")
+    if unlike := unlike_examples(a, b):
+        raise ValueError(f"expected the same examples on both sides, got {unlike}")
+    chosen = chosen_quantities(one, other, quantities)
+    logs = {name for name in chosen if (known := of.quantity(name)) and known.differs == "log"}
+    return paired(
+        one.of(common),
+        other.of(common),
+        chosen,
+        names=names or (_name(a), _name(b)),
+        unpaired=one.n + other.n - 2 * len(common),
+        logs=logs,
+        bootstrap=bootstrap or Bootstrap(),
+        permutations=permutations,
+        false_discovery=false_discovery,
+        matched=of is MATCHED_METRIC,
+    )
+
+
+def _sample(frame: pd.DataFrame, of: Metric, aggregate: Aggregate, point: str) -> Sample:
+    found = dict(of.samples(frame, aggregate))
+    chosen = found.get(point) or found.get("")
+    if chosen is not None and chosen.n:
+        return chosen
+    if of is MATCHED_METRIC:
+        raise ValueError(
+            f"no numbers of {_name(frame)} on equally many rows; they are measured with --match-tokens, of "
+            "examples that have as many rows at each of the five places"
+        )
+    if found:
+        raise ValueError(f"no record of hook point {point!r}; known: {', '.join(found)}")
+    raise ValueError(f"no {of.name} was measured of {_name(frame)}")
+
+
+def unlike_examples(a: pd.DataFrame, b: pd.DataFrame) -> str | None:
+    """Examples of one id that are not the same ones, by the hashes of text and picture that stand in their records.
+
+    Args:
+        a: As from `mmerank.runs.record.to_frame`; records of versions that took no hashes tell nothing.
+        b: The other.
+
+    Returns:
+        How many, and which is the first, in words; None where there are none.
+    """
+    for what in ("text", "picture"):
+        column = f"{what}_digest"
+        if column not in a or column not in b:
+            continue
+        one, other = (of.drop_duplicates("example").set_index("example")[column] for of in (a, b))
+        common = one.index.intersection(other.index)
+        one, other = one[common], other[common]
+        if (differ := (one != other) & (one != "") & (other != "")).any():
+            return (
+                f"another {what} for {int(differ.sum())} of the ids they share, {common[differ].min()!r} among them"
+            )
+    return None
+
+
+def _name(frame: pd.DataFrame) -> str:
+    models = [model for model in frame["model"].unique() if not model.startswith(TWIN)]
+    transforms = [name for name in frame["transform"].unique() if name != "none"]
+    return ", ".join(map(str, [*models, *transforms]))

@@ -1,0 +1,182 @@
+"""A run folder as a report reads it: settings, what was skipped, records, and every number with its interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from mmerank.analysis.estimates import by_model, numbers_by_model
+from mmerank.analysis.metrics.diff_erank import TWIN
+from mmerank.analysis.perturbation import Null, against_nulls, paired_tests
+from mmerank.analysis.sample import Floats
+from mmerank.analysis.statistics.null import NullTest
+from mmerank.analysis.statistics.paired import ComparisonResult
+from mmerank.analysis.steps import by_step
+from mmerank.errors import RunFolderError
+from mmerank.runs.parts import mean_spectra, read_whole
+from mmerank.runs.record import Record, frame_of, records_of
+from mmerank.runs.settings import read_settings, read_summary
+
+JOBS = {"align": "Image-text alignment", "perturb": "Before and after a change", "diff": "Diff-eRank"}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What one run folder holds.
+
+    Attributes:
+        name: What it is called in the report.
+        path: The folder.
+        job: `align`, `perturb` or `diff`.
+        settings: As in its `run.json`.
+        results: By model, as in its `summary.json`, of a perturbation the base's; empty where the run was not
+            finished.
+        table: All records, without their spectra.
+        frames: Records by model, as from `mmerank.analysis.estimates.run_records`.
+        estimates: As from `mmerank.analysis.estimates.estimates`.
+    """
+
+    name: str
+    path: Path
+    job: str
+    settings: dict[str, Any]
+    results: dict[str, dict[str, Any]]
+    table: pa.Table
+    frames: dict[str, pd.DataFrame]
+    estimates: pd.DataFrame
+
+    @cached_property
+    def tests(self) -> dict[str, dict[str, dict[str, ComparisonResult]]]:
+        """Of a perturbation: each transform minus the base, by metric, model and transform."""
+        by = self.convention["aggregate"]
+        return {
+            of: found
+            for of in self.estimates["metric"].unique()
+            if any(
+                (found := {m: paired_tests(frame, aggregate=by, of=of) for m, frame in self.frames.items()}).values()
+            )
+        }
+
+    @property
+    def match_tokens(self) -> int | None:
+        """On how many rows each everything was measured too; None for no such numbers."""
+        found: int | None = self.convention.get("match_tokens")
+        return found
+
+    @cached_property
+    def nulls(self) -> dict[str, tuple[Null, ...]]:
+        """Of a perturbation: what the numbers are of pictures with other texts, by model."""
+        by = self.convention["aggregate"]
+        return {model: against_nulls(records, aggregate=by) for model, records in self.frames.items()}
+
+    @property
+    def null_tests(self) -> list[tuple[str, str, NullTest]]:
+        """Control, quantity and test of eRank5 and Image-Text Alignment against pictures with other texts."""
+        if self.job != "perturb":
+            return []
+        nulls = [null for found in self.nulls.values() for null in found]
+        return [(null.control, quantity, test) for null in nulls for quantity, test in null.tests.items()]
+
+    @property
+    def data(self) -> str:
+        """The DATA argument."""
+        return str(self.settings["data"]["name"])
+
+    @property
+    def convention(self) -> dict[str, Any]:
+        """The choices in force."""
+        found: dict[str, Any] = self.settings["convention"]
+        return found
+
+    @property
+    def transforms(self) -> list[str]:
+        """Of a perturbation: those that were measured, without the base and the nulls."""
+        return [name for name in self.estimates["transform"].unique() if name != "none"]
+
+    def source(self, model: str) -> dict[str, Any]:
+        """What a model was loaded from."""
+        found: dict[str, Any] = self.settings["models"].get(model, {})
+        return found
+
+    @cached_property
+    def _records(self) -> dict[tuple[str, str], list[Record]]:
+        found: dict[tuple[str, str], list[Record]] = {}
+        for record in records_of(self.table):
+            found.setdefault((record.model, record.transform), []).append(record)
+        return found
+
+    def of(self, model: str, transform: str = "none") -> list[Record]:
+        """Records of one model under one transform, without their spectra.
+
+        Args:
+            model: Its name.
+            transform: `none` for the untouched examples.
+
+        Returns:
+            The records.
+        """
+        return self._records.get((model, transform), [])
+
+    @cached_property
+    def mean_spectra(self) -> dict[tuple[str, str, str], Floats]:
+        """Mean spectrum of untouched examples by model, hook point and input; sums 1, (m,)."""
+        return mean_spectra(self.path)
+
+    def n(self, model: str) -> int:
+        """Number of examples behind a model's numbers."""
+        here = (self.estimates["model"] == model) & self.estimates["metric"].isin(["alignment", "diff_erank"])
+        counts = self.estimates.loc[here, "n"]
+        return int(counts.iloc[0]) if len(counts) else 0
+
+
+def read_runs(paths: list[Path]) -> list[Finished]:
+    """Run folders, each under a name of its own.
+
+    Args:
+        paths: At least one.
+
+    Returns:
+        The runs, in the order given; those of the checkpoints of one training in the order of their steps.
+
+    Raises:
+        RunFolderError: One is no run folder, has no records, or they are damaged.
+    """
+    paths = list({path.resolve(): path for path in paths}.values())
+    names = [path.resolve().name for path in paths]
+    runs = [
+        _read(path, name if names.count(name) == 1 else str(path)) for path, name in zip(paths, names, strict=True)
+    ]
+    return by_step(runs, lambda run: next(iter(run.frames)))
+
+
+def _read(path: Path, name: str) -> Finished:
+    settings = read_settings(path, needs=("job", "data", "convention", "models"))
+    if settings["job"] not in JOBS or "name" not in settings["data"]:
+        raise RunFolderError(f"{path}: its run.json is not that of a run that can be reported ({settings['job']})")
+    summary = read_summary(path)
+    results = [summary["base"]] if "base" in summary else summary.get("results", [])
+    try:
+        table = read_whole(path, without=["spectrum"])
+        frames = by_model(frame_of(table), settings)
+        if not frames:
+            raise RunFolderError(f"{path}: has no records of a trained model yet")
+        numbers = numbers_by_model(frames, settings["convention"]["aggregate"])
+    except ValueError as error:
+        if isinstance(error, RunFolderError):
+            raise
+        raise RunFolderError(f"{path}: its records are not complete ({error}); continue the run first") from error
+    return Finished(
+        name=name,
+        path=path,
+        job=settings["job"],
+        settings=settings,
+        results={result["model"]: result for result in by_step(results, lambda result: str(result["model"]))},
+        table=table,
+        frames={model: frame for model, frame in frames.items() if not model.startswith(TWIN)},
+        estimates=numbers,
+    )

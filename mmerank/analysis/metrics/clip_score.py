@@ -1,0 +1,91 @@
+"""CLIPScore of pairs, beside what it is for shuffled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mmerank.analysis.metric import Metric, Quantity
+from mmerank.analysis.pairing import PERMUTATIONS, against_null
+from mmerank.analysis.sample import Sample
+from mmerank.convention import Aggregate
+
+CLIP_WEIGHT = 2.5
+# The column of records that has each example's score.
+COLUMN = "clip_score"
+_QUANTITY = Quantity("clip_score", "CLIPScore", decimals=3, better="higher")
+
+
+def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
+    """Mean CLIPScore of the pairs."""
+    if COLUMN not in records:
+        return
+    scores = records.groupby("example")[COLUMN].first().dropna().sort_index()
+    yield "", Sample((COLUMN,), tuple(scores.index), scores.to_numpy(dtype=float)[:, None], lambda means: means)
+
+
+def with_clip_scores(records: pd.DataFrame, embeddings: ClipEmbeddings | None) -> pd.DataFrame:
+    """Records with the score of their example, where there are embeddings.
+
+    Args:
+        records: As from `mmerank.runs.record.to_frame`.
+        embeddings: Of the examples; None for no change.
+
+    Returns:
+        The records, with `COLUMN`; NaN for examples without.
+    """
+    if embeddings is None:
+        return records
+    images, texts = embeddings.images.astype(np.float64), embeddings.texts.astype(np.float64)
+    scores = CLIP_WEIGHT * np.einsum("ij,ij->i", images, texts).clip(min=0)
+    return records.assign(**{COLUMN: records["example"].map(dict(zip(embeddings.ids, scores, strict=True)))})
+
+
+@dataclass(frozen=True)
+class ClipEmbeddings:
+    """Unit embeddings of pictures and texts.
+
+    Attributes:
+        model: As named by the person.
+        ids: Of the examples.
+        images: (n, e), float32.
+        texts: (n, e), float32.
+        texts_cut: How many texts are longer than the model reads.
+    """
+
+    model: str
+    ids: tuple[str, ...]
+    images: NDArray[np.float32]
+    texts: NDArray[np.float32]
+    texts_cut: int
+
+
+def clip_score(
+    images: NDArray[np.float32], texts: NDArray[np.float32], *, permutations: int = PERMUTATIONS, seed: int = 0
+) -> dict[str, float | None]:
+    """Mean CLIPScore of pairs, 2.5 · max(cos(image, text), 0), beside what it is for shuffled pairs.
+
+    Hessel et al., "CLIPScore: A Reference-free Evaluation Metric for Image Captioning" (2021), Sec. 3, w = 2.5.
+
+    Args:
+        images: CLIP's embeddings, of unit length, (n, e).
+        texts: Of the same examples in the same order, (n, e).
+        permutations: Of the pairing, for the null.
+        seed: Of the permutations.
+
+    Returns:
+        What `against_null` gives.
+    """
+    images, texts = images.astype(np.float64), texts.astype(np.float64)
+
+    def score(order: NDArray[np.int64]) -> float:
+        return float(CLIP_WEIGHT * np.einsum("ij,ij->i", images, texts[order]).clip(min=0).mean())
+
+    return against_null(score, len(images), permutations, seed)
+
+
+METRIC = Metric("clip_score", "CLIPScore", (_QUANTITY,), _samples)

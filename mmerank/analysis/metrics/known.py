@@ -1,0 +1,104 @@
+"""Every metric, in the order in which tables have them. A new one is a file beside this and a line here."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from mmerank.analysis.metric import Metric, Quantity
+from mmerank.analysis.metrics import (
+    alignment,
+    cka,
+    clip_score,
+    diff_erank,
+    layers,
+    matched,
+    mutual_information,
+    mutual_knn,
+    participation_ratio,
+    rows,
+)
+from mmerank.analysis.metrics.alignment import alignment_sample
+from mmerank.analysis.metrics.diff_erank import diff_sample
+from mmerank.analysis.sample import Sample
+from mmerank.convention import Aggregate
+from mmerank.eranks import FINAL
+
+METRICS: tuple[Metric, ...] = tuple(
+    module.METRIC
+    for module in (
+        alignment,
+        matched,
+        diff_erank,
+        participation_ratio,
+        rows,
+        layers,
+        mutual_information,
+        cka,
+        mutual_knn,
+        clip_score,
+    )
+)
+
+
+def metric(name: str) -> Metric:
+    """A metric by its name.
+
+    Args:
+        name: As in `METRICS`.
+
+    Returns:
+        It.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for known in METRICS:
+        if known.name == name:
+            return known
+    raise ValueError(f"no metric {name!r}; known: {', '.join(known.name for known in METRICS)}")
+
+
+def quantity(name: str) -> Quantity:
+    """What is known of a number of a data set.
+
+    Args:
+        name: As in JSON and CSV, with the prefix of its metric.
+
+    Returns:
+        It; of what no metric knows, as the accuracy on a task, its name as label and four decimals.
+    """
+    for known in METRICS:
+        if name.startswith(known.prefix) and (found := known.quantity(name.removeprefix(known.prefix))):
+            return found
+    return Quantity(name, name, decimals=4)
+
+
+def main_metric(records: pd.DataFrame) -> Metric:
+    """What a job measures before anything else.
+
+    Args:
+        records: Of it.
+
+    Returns:
+        eRank1 to eRank5 and the ratios of pairs, Diff-eRank of texts.
+    """
+    return metric("diff_erank" if set(records["input"]) == {"text"} else "alignment")
+
+
+def main_sample(records: pd.DataFrame, *, aggregate: Aggregate = "entropy", point: str = FINAL) -> Sample:
+    """What a job measures before anything else: eRank1 to eRank5 of pairs, Diff-eRank of texts.
+
+    Args:
+        records: Of one model (of texts: with its untrained twins) and transform.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
+        point: Of texts: the hook point.
+
+    Returns:
+        The sample.
+
+    Raises:
+        ValueError: A measurement is missing or there twice.
+    """
+    if set(records["input"]) == {"text"}:
+        return diff_sample(records, point=point, aggregate=aggregate)
+    return alignment_sample(records, aggregate=aggregate)

@@ -1,0 +1,61 @@
+"""eRank through the layers of the LLM: of all rows of the pair, of the image's, and of the text's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from mmerank.analysis.metric import Metric, Quantity
+from mmerank.analysis.sample import Sample, of_those_there
+from mmerank.convention import Aggregate
+
+LAYER = "layer "
+# What the rows are called -> their entropy in a record.
+ROWS = {"all": "entropy", "image": "entropy_image", "text": "entropy_text"}
+
+
+def _named(name: str) -> Quantity | None:
+    point, slash, rows = name.partition("/")
+    if not slash or rows not in ROWS or not (point == "llm" or point.startswith(LAYER)):
+        return None
+    return Quantity(name, f"{point}, {rows} rows", differs="log")
+
+
+def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
+    """The pair's eRank at each layer that was measured, by the rows that it is taken of."""
+    points = layer_names(records["point"])
+    if not points or set(records["input"]) == {"text"}:
+        return
+    pairs = records[(records["input"] == "pair") & records["point"].isin([*points, "llm"])]
+    wide = pairs.pivot(index="example", columns="point", values=[*ROWS.values()]).sort_index()
+    names = [(point, rows) for point in (*points, "llm") for rows in ROWS]
+    entropies = wide[[(ROWS[rows], point) for point, rows in names]].to_numpy(dtype=np.float64)
+    columns, of_means = of_those_there(entropies, aggregate)
+    yield (
+        "",
+        Sample(
+            tuple(f"{point}/{rows}" for point, rows in names),
+            tuple(wide.index),
+            columns,
+            of_means,
+            tuple(map(int, np.isfinite(entropies).sum(axis=0))),
+        ),
+    )
+
+
+def layer_names(points: pd.Series[str]) -> list[str]:
+    """The hook points that are layers, from the first on.
+
+    Args:
+        points: Hook points of records.
+
+    Returns:
+        Names as in `layer 12`, each once.
+    """
+    found = {str(point) for point in points.unique() if str(point).startswith(LAYER)}
+    return sorted(found, key=lambda point: int(point.removeprefix(LAYER)))
+
+
+METRIC = Metric("layers", "eRank of the pair by layer", (), _samples, follows_rows=True, named=_named)

@@ -1,0 +1,127 @@
+"""eRank1 to eRank5 and the two ratios on equally many rows everywhere, drawn at random."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmerank.analysis.metric import Metric
+from mmerank.analysis.metrics.alignment import ALIGNMENT, QUANTITIES, alignment_sample, sample_of
+from mmerank.analysis.sample import Floats, Sample
+from mmerank.convention import Aggregate
+from mmerank.eranks import ERANKS
+from mmerank.runs.record import Record, to_frame
+
+# What of a convention decides which rows are drawn to match.
+MATCHED_BY = ("match_tokens", "match_repeats", "match_seed")
+# What the quantities of equally many rows are called, where they stand beside the others.
+MATCHED = "matched_"
+
+
+def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
+    """The numbers of `AlignmentMetric` on equally many rows."""
+    if set(records["input"]) == {"text"} or "matched" not in records or records["matched"].isna().all():
+        return  # not asked for
+    rows = matched_rows(records)
+    none = sample_of((), np.empty((0, len(ERANKS))), aggregate)
+    yield "", alignment_sample(rows, aggregate=aggregate) if len(rows) else none
+
+
+def matched_alignment(
+    records: Iterable[Record], *, tokens: int, repeats: int, aggregate: Aggregate = "entropy"
+) -> dict[str, Any]:
+    """eRank1 to eRank5 and the two ratios, each measurement reduced to the same number of rows.
+
+    A measurement's entropy is the mean over its draws. An example of which any of the five measurements has too few
+    rows is left out of all five.
+
+    Args:
+        records: All five measurements of each example, with `matched`.
+        tokens: Rows in each draw.
+        repeats: Draws.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
+
+    Returns:
+        `tokens`, `repeats`, `n` (examples that could be matched), `left_out` (the others), `fewest_rows` (of any
+        measurement: that many leave nobody out); `erank1` .. `image_text_alignment`; `stdev_of_a_draw`, the standard
+        deviation of each when drawn only once; `all_rows`, each from all rows of the same examples. Numbers that do
+        not exist are None.
+    """
+    frame = to_frame(records, spectrum=False)
+    rows = matched_rows(frame)
+    numbers: dict[str, float | None] = dict.fromkeys(ALIGNMENT)
+    stdev, all_rows = dict(numbers), dict(numbers)
+    if len(rows):
+        numbers |= _numbers(found := alignment_sample(rows, aggregate=aggregate))
+        everything = frame[frame["example"].isin(found.examples)]
+        all_rows |= _numbers(alignment_sample(everything, aggregate=aggregate))
+        if repeats > 1:
+            draws = [
+                sample_of(found.examples, of_one, aggregate).estimates
+                for of_one in _draws(rows, found.examples, repeats)
+            ]
+            stdev |= dict(zip(ALIGNMENT, map(float, np.std(draws, axis=0, ddof=1)), strict=True))
+    return {
+        "tokens": tokens,
+        "repeats": repeats,
+        "n": rows["example"].nunique(),
+        "left_out": frame["example"].nunique() - rows["example"].nunique(),
+        "fewest_rows": int(frame["n"].min()) if len(frame) else None,
+        **numbers,
+        "stdev_of_a_draw": stdev,
+        "all_rows": all_rows,
+    }
+
+
+def matched_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Records with the entropy of their random subsets in place of that of all rows.
+
+    What takes records, as intervals and comparisons, gives the matched numbers of these. A measurement's entropy is
+    the mean over its draws; an example of which any of the five has too few rows is left out of all of them.
+
+    Args:
+        frame: As from `mmerank.runs.record.to_frame`.
+
+    Returns:
+        The rows of the five measurements, `entropy` and `erank` replaced; none where nothing was matched.
+    """
+    where = pd.MultiIndex.from_frame(frame[["point", "input"]])
+    found = frame[where.isin(list(ERANKS.values()))]
+    draws = found["matched"] if "matched" in found else [None] * len(found)
+    entropies = [float(np.nanmean(of)) if of is not None and np.isfinite(of).any() else math.nan for of in draws]
+    found = found.assign(entropy=entropies, erank=np.exp(entropies))
+    enough = found["entropy"].notna()
+    return found[enough.groupby([found[name] for name in ("model", "transform", "example")]).transform("all")]
+
+
+def unmatched(records: Iterable[Record]) -> set[str]:
+    """The examples of which some measurement has too few rows.
+
+    Args:
+        records: With `matched`.
+
+    Returns:
+        Their ids.
+    """
+    return {r.example for r in records if r.matched is None or not np.isfinite(r.matched).any()}
+
+
+def _draws(rows: pd.DataFrame, examples: tuple[str, ...], repeats: int) -> Iterator[Floats]:
+    """Entropies of each draw, (n, 5); one that has no spectrum stands at the mean of the others."""
+    by_place = rows.set_index(["example", "point", "input"])
+    places = [by_place.loc[[(example, *where) for example in examples]] for where in ERANKS.values()]
+    drawn = np.stack([np.stack(list(place["matched"])) for place in places], axis=1)  # (n, 5, repeats)
+    means = np.stack([place["entropy"].to_numpy(dtype=np.float64) for place in places], axis=1)
+    for i in range(repeats):
+        yield np.where(np.isfinite(drawn[..., i]), drawn[..., i], means)
+
+
+def _numbers(of: Sample) -> dict[str, float]:
+    return dict(zip(of.quantities, map(float, of.estimates), strict=True))
+
+
+METRIC = Metric("matched", "Image-text alignment on equally many rows", QUANTITIES, _samples, prefix=MATCHED)

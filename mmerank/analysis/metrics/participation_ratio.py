@@ -1,0 +1,36 @@
+"""The participation ratio of the spectrum, 1 / Σ λ², at the places of eRank1 to eRank5."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import pandas as pd
+
+from mmerank.analysis.metric import Metric, Quantity
+from mmerank.analysis.sample import Sample, wide
+from mmerank.convention import Aggregate
+from mmerank.eranks import ERANKS
+
+_SEES: dict[str, Literal["image", "text", "pair"]] = {"image": "image", "text": "text", "pair": "pair"}
+_QUANTITIES = tuple(
+    Quantity(
+        f"participation_ratio{label[-1]}",
+        f"participation ratio, {point} / {kind}",
+        f"PR{label[-1]}",
+        differs="log",
+        sees=_SEES[kind],
+    )
+    for label, (point, kind) in ERANKS.items()
+)
+
+
+def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
+    """Mean participation ratio over examples, at the five places."""
+    if set(records["input"]) - {"text", "pair"}:
+        values = wide(records, ["point", "input"], list(ERANKS.values()), value="participation_ratio")
+        names = tuple(quantity.name for quantity in _QUANTITIES)
+        yield "", Sample(names, tuple(values.index), values.to_numpy(dtype=float), lambda means: means)
+
+
+METRIC = Metric("participation_ratio", "Participation ratio", _QUANTITIES, _samples, follows_rows=True)

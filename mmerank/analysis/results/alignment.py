@@ -1,0 +1,242 @@
+"""eRank1 to eRank5 and the two ratios of one model on one data set, and what they stand on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+import pandas as pd
+
+from mmerank.analysis.intervals import intervals, layer_eranks
+from mmerank.analysis.metrics.alignment import alignment
+from mmerank.analysis.metrics.clip_score import ClipEmbeddings, clip_score
+from mmerank.analysis.metrics.companions import companions
+from mmerank.analysis.metrics.matched import matched_alignment, matched_rows
+from mmerank.analysis.metrics.rows import row_eranks
+from mmerank.analysis.metrics.token_curve import token_curve
+from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval
+from mmerank.convention import Convention, all_choices
+from mmerank.eranks import ERANKS
+from mmerank.errors import DataError
+from mmerank.inputs.example import Skipped
+from mmerank.runs.folder import versions
+from mmerank.runs.record import Record, to_frame
+
+# What a result has beside eRank1 to eRank5, by its name in Python and in the JSON, where it was asked for.
+ASIDE = ("matched", "token_curve", "rows", "companions", "layers")
+
+
+@dataclass(frozen=True)
+class AlignmentResult:
+    """The five data-set eRanks of one model on one data set, the two ratios, and what they stand on.
+
+    Attributes:
+        model: Name of the model.
+        data: Name of the data set.
+        n: Number of examples that all numbers stand on.
+        skipped: The others, each with the reason.
+        convention: The choices in force.
+        erank1: After the vision encoder, image input.
+        erank2: After the connector, image input.
+        erank3: LLM, image input.
+        erank4: LLM, text input.
+        erank5: LLM, image and text input.
+        image_reduction_ratio: (eRank1 - eRank2) / eRank1.
+        image_text_alignment: mean(eRank3, eRank4, eRank5) / max(eRank3, eRank4, eRank5).
+        source: What the model is known by, see `mmerank.models.identity.identity`.
+        records: One per example and measurement.
+        layer_records: One per example and further layer, of the pair input; none where no layers were asked for.
+        limit: How many examples were asked for; None for all.
+        seed: Of their choice; None for the first ones.
+        bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
+        clip: CLIP's embeddings of the examples, where asked for.
+    """
+
+    model: str
+    data: str
+    n: int
+    skipped: tuple[Skipped, ...]
+    convention: Convention
+    erank1: float
+    erank2: float
+    erank3: float
+    erank4: float
+    erank5: float
+    image_reduction_ratio: float
+    image_text_alignment: float
+    source: dict[str, Any]
+    records: tuple[Record, ...]
+    limit: int | None = None
+    seed: int | None = None
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """Confidence interval of each number over the examples, (low, high); empty with fewer than two examples."""
+        return intervals(
+            to_frame(self.records, spectrum=False), aggregate=self.convention.aggregate, bootstrap=self.bootstrap
+        )
+
+    clip: ClipEmbeddings | None = None
+    layer_records: tuple[Record, ...] = ()
+
+    @cached_property
+    def matched(self) -> dict[str, Any] | None:
+        """The same on equally many rows everywhere, see `mmerank.analysis.metrics.matched`; None if not asked for.
+
+        `intervals` are those over the examples that could be matched.
+        """
+        asked = self.convention
+        if asked.match_tokens is None:
+            return None
+        found = matched_alignment(
+            self.records, tokens=asked.match_tokens, repeats=asked.match_repeats, aggregate=asked.aggregate
+        )
+        rows = matched_rows(to_frame(self.records, spectrum=False))
+        limits = intervals(rows, aggregate=asked.aggregate, bootstrap=self.bootstrap) if found["n"] else {}
+        return {**found, "intervals": {label: list(interval) for label, interval in limits.items()}}
+
+    @cached_property
+    def token_curve(self) -> dict[str, Any] | None:
+        """Each eRank by number of rows, see `mmerank.analysis.metrics.token_curve`; None if not asked for."""
+        asked = self.convention
+        if not asked.token_curve:
+            return None
+        return token_curve(
+            self.records, tokens=asked.token_curve, repeats=asked.match_repeats, aggregate=asked.aggregate
+        )
+
+    @cached_property
+    def rows(self) -> dict[str, dict[str, Any]] | None:
+        """Each eRank by rows, and without one, see `mmerank.analysis.metrics.rows`; None if not asked for."""
+        return row_eranks(self.records, aggregate=self.convention.aggregate) if self.convention.rows else None
+
+    @cached_property
+    def companions(self) -> dict[str, Any] | None:
+        """Measures that react to the pairing, see `mmerank.analysis.metrics.companions`; None if not asked for."""
+        found = companions(self.records, aggregate=self.convention.aggregate) if self.convention.companions else {}
+        if self.clip is not None:
+            scored = clip_score(self.clip.images, self.clip.texts)
+            found["clip_score"] = {"model": self.clip.model, "texts_cut": self.clip.texts_cut, **scored}
+        return found or None
+
+    @cached_property
+    def layers(self) -> list[dict[str, Any]] | None:
+        """The pair's eRank by layer and rows, see `mmerank.analysis.metrics.layers`; None if not asked for."""
+        if not self.layer_records:
+            return None
+        by = self.convention.aggregate
+        table = layer_eranks(to_frame(self._all_records, spectrum=False), aggregate=by, bootstrap=self.bootstrap)
+        found: dict[str, dict[str, Any]] = {}
+        for row in table.to_dict("records"):
+            at = found.setdefault(row["point"], {"point": row["point"], "intervals": {}})
+            at[row["rows"]] = row["value"] if row["n"] else None
+            if math.isfinite(row["low"]):
+                at["intervals"][row["rows"]] = [row["low"], row["high"]]
+        return list(found.values())
+
+    @property
+    def _all_records(self) -> tuple[Record, ...]:
+        return self.records + self.layer_records
+
+    @property
+    def text_cut(self) -> int:
+        """Number of examples whose text was cut to fit the model's limit."""
+        return sum(record.text_cut > 0 for record in self.records if record.input == "text")
+
+    def mean_tokens(self, label: str) -> float:
+        """Mean number of tokens behind one of the eRanks, which none of them can exceed.
+
+        Args:
+            label: `erank1` .. `erank5`.
+
+        Returns:
+            The mean of n over examples.
+        """
+        counts = [r.n for r in self.records if (r.point, r.input) == ERANKS[label]]
+        return sum(counts) / len(counts)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per example and measurement, in the order of the examples' ids; columns: `mmerank.runs.record`."""
+        return to_frame(self._all_records)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as `--json` prints it."""
+        return {
+            "model": self.model,
+            "data": self.data,
+            "n": self.n,
+            "limit": self.limit,
+            "seed": self.seed,
+            "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
+            "convention": all_choices(self.convention, self.source),
+            **{label: getattr(self, label) for label in ERANKS},
+            "image_reduction_ratio": self.image_reduction_ratio,
+            "image_text_alignment": self.image_text_alignment,
+            "intervals": {label: list(limits) for label, limits in self.intervals.items()},
+            "bootstrap": self.bootstrap.to_dict(),
+            "mean_tokens": {label: self.mean_tokens(label) for label in ERANKS},
+            "text_cut": self.text_cut,
+            **{name: block for name in ASIDE if (block := getattr(self, name)) is not None},
+            "source": self.source,
+            "versions": versions(),
+        }
+
+    @classmethod
+    def of(
+        cls,
+        records: Iterable[Record],
+        skipped: Sequence[Skipped],
+        *,
+        model: str,
+        data: str,
+        convention: Convention,
+        source: Mapping[str, Any],
+        limit: int | None = None,
+        seed: int | None = None,
+    ) -> Self:
+        """The result that records give.
+
+        Args:
+            records: Five per example, in any order, and those of further layers.
+            skipped: The examples without.
+            model: Name of the model.
+            data: Name of the data set.
+            convention: The choices in force.
+            source: What the model is known by.
+            limit: How many examples were asked for.
+            seed: Of their choice.
+
+        Returns:
+            The numbers.
+
+        Raises:
+            DataError: There are no records.
+            ValueError: A measurement is missing.
+        """
+        order = list(ERANKS.values())
+        rows = sorted(records, key=lambda r: r.example)
+        five = sorted(
+            (r for r in rows if (r.point, r.input) in order),
+            key=lambda r: (r.example, order.index((r.point, r.input))),
+        )
+        if not five:
+            first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
+            raise DataError(f"{data}: no example could be measured, {len(skipped)} skipped{first}")
+        numbers: dict[str, Any] = {**alignment(five, aggregate=convention.aggregate)}
+        return cls(
+            model=model,
+            data=data,
+            n=len(five) // len(ERANKS),
+            skipped=tuple(skipped),
+            convention=convention,
+            source=dict(source),
+            records=tuple(five),
+            limit=limit,
+            seed=seed,
+            layer_records=tuple(r for r in rows if (r.point, r.input) not in order),
+            **numbers,
+        )

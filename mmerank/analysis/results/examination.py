@@ -1,0 +1,56 @@
+"""What `mmerank doctor` found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mmerank.inputs.sequence import Kind
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring positions of the same role.
+
+    Attributes:
+        first: Position of the first.
+        last: Position of the last.
+        role: `bos`, `template`, `image` or `text`.
+        counted: Whether they enter the covariance under the convention.
+        text: What the tokens say; empty for an image.
+    """
+
+    first: int
+    last: int
+    role: str
+    counted: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What `mmerank doctor` found.
+
+    Attributes:
+        model: Name of the model.
+        source: What the model is known by, see `mmerank.models.identity.identity`.
+        parameters: Number of parameters.
+        places: Where they are: `dtype on device`, most parameters first.
+        points: By name of hook point: module path, side, leading rows left out, and (n, d) of what counted.
+        vision_points: Names for `--vision-point`, with module path and side.
+        example: Id of the example that was run.
+        layout: For each input kind, its stretches of positions.
+        eranks: eRank1 to eRank5 of the example.
+        warnings: What to be careful about.
+    """
+
+    model: str
+    source: dict[str, Any]
+    parameters: int
+    places: tuple[str, ...]
+    points: dict[str, dict[str, Any]]
+    vision_points: dict[str, str]
+    example: str
+    layout: dict[Kind, tuple[Stretch, ...]]
+    eranks: dict[str, float]
+    warnings: tuple[str, ...]

@@ -1,0 +1,169 @@
+"""One model on one data set, before and after some transforms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from mmerank.analysis.metrics.alignment import ALIGNMENT
+from mmerank.analysis.perturbation import Null, deltas, differences_frame, matched_deltas, paired_tests
+from mmerank.analysis.results.alignment import AlignmentResult
+from mmerank.analysis.statistics.bootstrap import Bootstrap
+from mmerank.analysis.statistics.paired import ComparisonResult
+from mmerank.convention import Convention
+from mmerank.runs.record import Record, to_frame
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """What one transform did.
+
+    Attributes:
+        transform: Its name.
+        result: The numbers after it, on the same examples as the base.
+        delta: Those minus the base's, by quantity.
+        delta_matched: The same on equally many rows everywhere, with the number `n` of examples that have as many,
+            see `mmerank.analysis.metrics.matched`; None if not asked for.
+    """
+
+    transform: str
+    result: AlignmentResult
+    delta: dict[str, float]
+    delta_matched: dict[str, float | None] | None = None
+
+    @property
+    def data(self) -> str:
+        """Name of the data set; with the next two, what `mmerank.compare` takes."""
+        return self.result.data
+
+    @property
+    def convention(self) -> Convention:
+        """The choices in force."""
+        return self.result.convention
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """One per example and measurement."""
+        return self.result.records
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        matched = {} if self.delta_matched is None else {"delta_matched": self.delta_matched}
+        return {"transform": self.transform, **self.result.to_dict(), "delta": self.delta, **matched}
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What must come out as nothing but rounding.
+
+    Attributes:
+        examples: How many transformed examples were measured afresh, by themselves.
+        text: Largest difference between their eRank4 and that of the untouched example, under transforms of the
+            picture; NaN if there are none.
+        reuse: Largest difference, over all five eRanks, to what was measured with shared passes.
+        identity: Largest difference of any example's eRank between `identity` and the base; NaN if it was not asked
+            for.
+    """
+
+    examples: int
+    text: float
+    reuse: float
+    identity: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `--json` prints it; what was not looked at is null."""
+        values = {"text": self.text, "reuse": self.reuse, "identity": self.identity}
+        differences = {f"{name}_difference": None if math.isnan(x) else x for name, x in values.items()}
+        return {"examples": self.examples, **differences}
+
+
+@dataclass(frozen=True)
+class PerturbationResult:
+    """One model on one data set, before and after some transforms.
+
+    Attributes:
+        base: The untouched examples.
+        transforms: What each transform did, in the order asked for.
+        controls: Nulls of eRank5 and the Image-Text Alignment.
+        checks: What must be nothing but rounding.
+        records: All of them; the `transform` of the base's is `none`, of a null's `CONTROL/DRAW`.
+        seed: Of what is random in transforms and controls.
+        bootstrap: How the intervals of differences are made; `dataclasses.replace(result, bootstrap=...)` makes them
+            anew.
+    """
+
+    base: AlignmentResult
+    transforms: tuple[Perturbed, ...]
+    controls: tuple[Null, ...]
+    checks: Checks
+    records: tuple[Record, ...]
+    seed: int
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    @cached_property
+    def tests(self) -> dict[str, ComparisonResult]:
+        """Each transform minus the base, by transform: intervals, p, q over all of them together, effect sizes."""
+        aggregate = self.base.convention.aggregate
+        return paired_tests(to_frame(self.records, spectrum=False), aggregate=aggregate, bootstrap=self.bootstrap)
+
+    @cached_property
+    def tests_matched(self) -> dict[str, ComparisonResult]:
+        """The same on equally many rows everywhere; empty where that was not asked for, or no example has as many."""
+        if self.base.convention.match_tokens is None:
+            return {}
+        records, aggregate = to_frame(self.records, spectrum=False), self.base.convention.aggregate
+        return paired_tests(records, aggregate=aggregate, bootstrap=self.bootstrap, of="matched")
+
+    def tests_to_pandas(self) -> pd.DataFrame:
+        """One row per transform and quantity; columns as in `mmerank.analysis.perturbation.differences_frame`."""
+        return differences_frame(self.tests)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per transform, example and measurement; columns as in `mmerank.runs.record`."""
+        return to_frame(self.records)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as `--json` prints it."""
+        matched = self.tests_matched
+        return {
+            "base": self.base.to_dict(),
+            "transforms": [
+                {
+                    **perturbed.to_dict(),
+                    "tests": self.tests[perturbed.transform].to_dict(),
+                    **({"tests_matched": found.to_dict()} if (found := matched.get(perturbed.transform)) else {}),
+                }
+                for perturbed in self.transforms
+            ],
+            "controls": [null.to_dict(self.base.n) for null in self.controls],
+            "checks": self.checks.to_dict(),
+            "seed": self.seed,
+        }
+
+
+def perturbed(name: str, base: AlignmentResult, changed: AlignmentResult) -> Perturbed:
+    """What one transform did.
+
+    Args:
+        name: Of the transform.
+        base: The untouched examples.
+        changed: The same examples after it.
+
+    Returns:
+        The numbers after it, and the differences.
+    """
+    before, after = ({name: getattr(result, name) for name in ALIGNMENT} for result in (base, changed))
+    asked, matched = base.convention, None
+    if asked.match_tokens is not None:
+        matched = matched_deltas(
+            base.records,
+            changed.records,
+            tokens=asked.match_tokens,
+            repeats=asked.match_repeats,
+            aggregate=asked.aggregate,
+        )
+    return Perturbed(name, changed, deltas(before, after), matched)

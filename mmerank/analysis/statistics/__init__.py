@@ -1,0 +1,1 @@
+"""Intervals, paired tests, effect sizes and nulls of any metric."""

@@ -1,0 +1,45 @@
+"""Standard errors and intervals of statistics of pairs of examples, which cannot be resampled.
+
+Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 11. An example that a bootstrap draws twice is its
+own nearest neighbour and has a kernel of 1 with itself, so that resampled values lie above the statistic.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import stdtrit
+
+from mmerank.analysis.sample import Floats
+
+
+def jackknife_error(without: Floats) -> Floats:
+    """Standard error of statistics by the jackknife.
+
+    Args:
+        without: The statistics without each example in turn, (n, q).
+
+    Returns:
+        (q,); NaN with fewer than two examples.
+    """
+    n = len(without)
+    if n < 2:
+        return np.full(without.shape[1], np.nan)
+    return np.asarray(np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0)))
+
+
+def jackknife_limits(values: Floats, without: Floats, *, level: float) -> tuple[Floats, Floats]:
+    """Interval limits: the value, and t with n - 1 degrees of freedom times the jackknife's standard error.
+
+    Args:
+        values: The statistics, (q,).
+        without: They without each example in turn, (n, q).
+        level: Of confidence.
+
+    Returns:
+        Low and high, (q,) each; NaN with fewer than two examples.
+    """
+    n = len(without)
+    if n < 2:
+        return np.full_like(values, np.nan), np.full_like(values, np.nan)
+    reach = float(stdtrit(n - 1, (1 + level) / 2)) * jackknife_error(without)
+    return values - reach, values + reach

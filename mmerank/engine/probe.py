@@ -1,0 +1,493 @@
+"""Adapter x examples -> records. The only place with a batch loop and a device."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmerank.convention import Convention
+from mmerank.engine.batches import Budget, default_budget
+from mmerank.engine.collect import Measured, in_batches
+from mmerank.engine.measurement import Measurement, measurement_fingerprint, no_spectrum
+from mmerank.engine.workers import Workers, default_workers
+from mmerank.eranks import ERANKS
+from mmerank.errors import DataError, NoSpectrum, SourceError, UsageError
+from mmerank.inputs.contents import Content, content_of, picture_stamp
+from mmerank.inputs.example import Example, Skipped
+from mmerank.inputs.pictures import MAX_PIXELS, open_picture
+from mmerank.inputs.placeholders import placeholders, without_placeholder
+from mmerank.inputs.sequence import Kind, Role, TokenSequence, image_places
+from mmerank.inputs.variants import BASE, ORIGINAL, Variant, Version
+from mmerank.models.adapter import Adapter
+from mmerank.models.hooks import capture
+from mmerank.models.identity import identity
+from mmerank.models.layers import layer_points
+from mmerank.models.sequences import SpecialTokens, outside, padded
+from mmerank.models.soundness import embedding_rows
+from mmerank.models.wrapped import evaluated
+from mmerank.runs.record import Record
+from mmerank.states.reductions import RowStudy
+from mmerank.transfer import sent
+
+KINDS: tuple[Kind, ...] = ("image", "text", "pair")
+# Largest relative difference between a prefix read from the pair pass and a pass of its own that is still
+# rounding. Attention that is not causal differs by 0.1 and more.
+PREFIX_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.05}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the LLM reads of one version of an example's text."""
+
+    sequences: dict[Kind, TokenSequence]
+    text_cut: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An example with what the LLM will read for it, by version of its text."""
+
+    example: Example
+    readings: dict[Version, Reading]
+
+    @property
+    def id(self) -> str:
+        """Of the example."""
+        return self.example.id
+
+    @property
+    def sequences(self) -> dict[Kind, TokenSequence]:
+        """Those of the example's own text."""
+        return self.readings[ORIGINAL].sequences
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest pass."""
+        return max(len(reading.sequences["pair"]) for reading in self.readings.values())
+
+
+# Hook point, input, of which picture and which text (None where it does not matter), and whether rows were stacked.
+_Key = tuple[str, str, Version | None, Version | None, bool]
+
+
+@dataclass
+class _Found:
+    """What the model is fed for an example, and what has been measured of it so far."""
+
+    item: Prepared
+    content: Content
+    pixels: dict[Version, Tensor]
+    unreadable: dict[Version, DataError]  # in the place of which `pixels` has the example's own
+    outcomes: dict[_Key, Future[Record | NoSpectrum]] = field(default_factory=dict)
+    rows: dict[_Key, tuple[Tensor, TokenSequence]] = field(
+        default_factory=dict
+    )  # what is stacked when the batch is through
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some positions of a sequence, in rising order, and what they are."""
+
+    places: list[int]
+    tokens: TokenSequence
+
+    def of(self, h: Tensor) -> Tensor:
+        """Their states among the sequence's, (n, d): neighbours without a copy, and nothing waits for a GPU."""
+        places = self.places
+        if places and places[-1] - places[0] == len(places) - 1:
+            return h[places[0] : places[-1] + 1]
+        return h[sent(torch.tensor(places, dtype=torch.long), h.device)]
+
+
+@dataclass
+class Probe:
+    """Measures examples, and variants of them, with one model under one convention.
+
+    Vision encoder and connector run once per version of the picture, the text pass once per version of the text,
+    and the pair pass once per pair of them that a variant asks for. The image input is read from the prefix of a
+    pair pass where it is one and the model is causal, which is verified on the first example. Hidden states become
+    spectra and are not kept, but for what a variant stacks, until its batch is through; with workers those of two
+    batches may be held.
+
+    Attributes:
+        adapter: The model.
+        convention: The choices in force.
+        batch_tokens: Most LLM positions in a batch, padding included; an example that is longer runs alone.
+            Default: one example a batch on a CPU, where batching does not pay, 8192 elsewhere, fewer with many
+            layers.
+        share_prefix: Whether the image input may be read from the pair pass.
+        max_pixels: Pictures with more are skipped.
+        workers: Threads that open pictures and compute eigenvalues beside the model. Default: none on a CPU, where
+            the model itself takes all cores, and elsewhere one for each core but one. Numbers are equal to rounding.
+        variants: What is measured of each example; the base is the first of them.
+        layers: Further layers at which the pair is measured, in the same pass: all rows, image rows and text rows.
+            See `mmerank.models.layers.layer_points`.
+        placeholders: What stands for a picture in a text, see `mmerank.inputs.placeholders`.
+        source: What the model is known by. Default: its `mmerank.models.identity`, taken now.
+
+    Raises:
+        UsageError: The adapter has no vision point of that name, fewer rows for a picture than are to be matched, or
+            no such layer.
+    """
+
+    adapter: Adapter
+    convention: Convention = field(default_factory=Convention)
+    batch_tokens: int | None = None
+    share_prefix: bool = True
+    max_pixels: int = MAX_PIXELS
+    workers: int | None = None
+    variants: Sequence[Variant] = (BASE,)
+    layers: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    placeholders: tuple[str, ...] = field(default=(), init=False)
+    _prefix_verified: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        known = self.adapter.vision_points
+        if self.convention.vision_point not in known:
+            raise UsageError(
+                f"{self.adapter.name}: unknown vision point {self.convention.vision_point!r}; "
+                f"known: {', '.join(known)}"
+            )
+        if (self.convention.match_tokens or 0) > self.adapter.image_tokens:
+            raise UsageError(
+                f"{self.adapter.name}: {self.convention.match_tokens} rows cannot be drawn to match, a picture has "
+                f"only {self.adapter.image_tokens} behind the connector"
+            )
+        self._special_tokens = SpecialTokens(self.adapter.tokenizer)
+        self.placeholders = placeholders(self.adapter.model, self.adapter.tokenizer)
+        self._device = next(self.adapter.model.parameters()).device
+        self._rows = embedding_rows(self.adapter.model)
+        try:
+            self._layers = layer_points(self.adapter.layers, self.layers, last="llm")
+        except ValueError as error:
+            raise UsageError(f"{self.adapter.name}: {error}") from None
+        del self._layers["llm"]  # measured anyway
+        if self.batch_tokens is None:
+            self.batch_tokens = default_budget(self._device, 1 + len(self._layers))
+        self._workers = Workers(default_workers(self._device) if self.workers is None else self.workers)
+        self._budget = Budget(self.batch_tokens)
+        self.source = self.source or identity(self.adapter)
+        self._fingerprint = measurement_fingerprint(self.source, self.convention)
+        # Dictionaries, for their order.
+        self._texts = dict.fromkeys(variant.text for variant in self.variants)
+        self._text_passes = dict.fromkeys(v.text for v in self.variants if v.read != "pair")
+        self._pair_passes: dict[Version, dict[Version, None]] = {}
+        for variant in self.variants:
+            if variant.read != "stacked":
+                self._pair_passes.setdefault(variant.image, {})[variant.text] = None
+        stacked = [variant for variant in self.variants if variant.read == "stacked"]
+        self._kept = {key for v in stacked for key in (_key("llm", "image", v), _key("llm", "text", v))}
+
+    def measure(self, examples: Iterable[Example | Skipped]) -> Iterator[Measured | Skipped]:
+        """Records of each example, in the order in which batches finish, which is not that of `examples`.
+
+        An example is skipped as a whole if any measurement of any variant cannot be made, so that all stand on
+        the same examples.
+
+        Args:
+            examples: Any number; those already skipped are passed on.
+
+        Yields:
+            One result for each of `examples`.
+        """
+        with evaluated(self.adapter.model), self._workers:
+            yield from in_batches(
+                examples,
+                prepare=self.prepare,
+                length=lambda item: item.longest,
+                load=self._load,
+                start=self._start,
+                budget=self._budget,
+                workers=self._workers,
+            )
+
+    def prepare(self, example: Example) -> Prepared | Skipped:
+        """Token sequences of an example: each version of its text, cut so that the longest sequence with it fits.
+
+        Args:
+            example: With a picture and a text.
+
+        Returns:
+            The sequences, or why there are none.
+        """
+        if example.image is None:
+            return Skipped(example.id, "no image")
+        plain = without_placeholder(self.placeholders, example)
+        if isinstance(plain, Skipped):
+            return plain
+        example = plain
+        if not example.text.strip():
+            return Skipped(example.id, "the text is empty")
+        self._special_tokens.look_at(example.id, example.text)
+        readings = {text: self.reading(text.of(example)) for text in self._texts}
+        if None in readings.values():
+            limit = self.adapter.max_tokens
+            return Skipped(example.id, f"longer than the model's limit of {limit} tokens without any text")
+        for reading in filter(None, readings.values()):
+            for sequence in reading.sequences.values():
+                if reason := outside(sequence, self._rows, self.adapter.tokenizer):
+                    return Skipped(example.id, reason)
+        return Prepared(example, {text: reading for text, reading in readings.items() if reading is not None})
+
+    def reading(self, example: Example) -> Reading | None:
+        """What the LLM reads of an example, the same text in all sequences.
+
+        Args:
+            example: With a text.
+
+        Returns:
+            Sequences that fit into the model, or None if they are too long without any text.
+        """
+        sequences = {kind: self.adapter.sequence(example, kind, self.convention.sequence) for kind in KINDS}
+        cut = max(len(sequences["pair"]) - self.adapter.max_tokens, 0)
+        if cut:
+            for kind in KINDS:
+                sequences[kind] = sequences[kind].without_last_text(cut)
+            if len(sequences["pair"]) > self.adapter.max_tokens:
+                return None
+        return Reading(sequences, cut)
+
+    def _load(self, item: Prepared) -> _Found | Skipped:
+        """The encoder's input for each version of an example's picture."""
+        assert item.example.image is not None  # prepare saw to it
+        try:
+            stamp = picture_stamp(item.example.image)  # before: what is written meanwhile is looked at again
+            picture = open_picture(item.example.image, max_pixels=self.max_pixels)
+            opened = replace(item.example, image=picture)
+            own = self._pixels(opened, ORIGINAL)
+        except DataError as error:
+            return _unreadable(item, error)
+        content = content_of(item.example, picture, stamp)
+        found = _Found(item, content, dict.fromkeys(self._pair_passes, own), {})
+        for image in self._pair_passes:
+            try:
+                if image != ORIGINAL:
+                    found.pixels[image] = self._pixels(opened, image)
+            except DataError as error:
+                found.unreadable[image] = error
+        return found
+
+    def _pixels(self, opened: Example, image: Version) -> Tensor:
+        picture = image.of(opened).image
+        assert isinstance(picture, Image.Image)
+        pixels = self.adapter.pixels(picture, self.convention.image_layout)
+        # Only from pinned memory does a GPU copy while the CPU goes on.
+        return pixels.pin_memory() if self._device.type == "cuda" else pixels
+
+    def _start(self, batch: list[_Found]) -> Callable[[], Iterable[Measured | Skipped]]:
+        self._measure(batch)
+        return lambda: map(self._result, batch)
+
+    @torch.inference_mode()
+    def _measure(self, batch: list[_Found]) -> None:
+        for text in self._text_passes:
+            self._decode(batch, "text", text=text)
+        for image, texts in self._pair_passes.items():
+            images = self._encode(batch, image)
+            first, *others = texts
+            self._decode_with_image(batch, image, first, images)
+            for text in others:
+                self._decode(batch, "pair", text=text, image=image, images=images)
+        for variant in self.variants:
+            if variant.read == "stacked":
+                for found in batch:
+                    (h_image, image_rows), (h_text, text_rows) = (
+                        found.rows[_key("llm", kind, variant)] for kind in ("image", "text")
+                    )
+                    key = _key("llm", "pair", variant)
+                    h, rows = torch.cat([h_image, h_text]), image_rows + text_rows
+                    found.outcomes[key] = self._outcome(h, rows, key, found.item)
+        for found in batch:
+            found.rows.clear()
+
+    def _encode(self, batch: Sequence[_Found], image: Version) -> Tensor:
+        """The connector's output for a version of the pictures, (b, m, d)."""
+        model = self.adapter.model
+        each = [found.pixels[image] for found in batch]
+        if self._device.type == "cuda":
+            each = [sent(pixels, self._device) for pixels in each]
+        pixels = torch.stack(each)
+        vision = {"vision": self.adapter.vision_points[self.convention.vision_point]}
+        connector = {"connector": self.adapter.points["connector"]}
+        with (
+            capture(model, vision, reduce=self._each_image("vision", image, batch)),
+            capture(model, connector, reduce=self._each_image("connector", image, batch)),
+        ):
+            return self.adapter.encode_images(pixels)
+
+    def _decode_with_image(self, batch: Sequence[_Found], image: Version, text: Version, images: Tensor) -> None:
+        """The pair pass, and the image input from its prefix, or by a pass of its own."""
+        shared = [self._may_share(found.item.readings[text]) for found in batch]
+        prefix = self._decode(batch, "pair", text=text, image=image, images=images, also_image=shared)
+        if prefix is not None and not self._prefix_holds(batch, text, shared, images, prefix):
+            shared = [False] * len(batch)
+        own = [i for i, is_shared in enumerate(shared) if not is_shared]
+        if own:
+            self._decode([batch[i] for i in own], "image", text=text, image=image, images=images[own])
+
+    def _decode(
+        self,
+        batch: Sequence[_Found],
+        kind: Kind,
+        *,
+        text: Version,
+        image: Version = ORIGINAL,
+        images: Tensor | None = None,
+        also_image: Sequence[bool] = (),
+    ) -> Tensor | None:
+        """One pass of the LLM over the `kind` sequences, read also as image input where `also_image` says so.
+
+        Returns:
+            The states of the first image prefix, (n, d), until prefixes are known to be safe to read.
+        """
+        of = Variant("", image, text)
+        read = [found.item.readings[text].sequences for found in batch]
+        kinds: list[list[Kind]] = [[kind] for _ in batch]
+        for i, is_shared in enumerate(also_image):
+            if is_shared:
+                kinds[i].append("image")
+        # Once for all layers, and before the pass, not in its hooks.
+        counted = [
+            {input_kind: self._counted(sequences[input_kind]) for input_kind in inputs}
+            for sequences, inputs in zip(read, kinds, strict=True)
+        ]
+        prefixes: list[Tensor] = []
+
+        def reduce(h: Tensor) -> None:
+            for found, sequences, inputs, states in zip(batch, read, counted, h, strict=True):
+                for input_kind, rows in inputs.items():
+                    key = _key("llm", input_kind, of)
+                    found.outcomes[key] = self._outcome(rows.of(states), rows.tokens, key, found.item)
+                    if key in self._kept:
+                        if input_kind == "text":  # one BOS is enough, and the image's rows bring it
+                            rows = self._counted(sequences["text"], bos=False)
+                        found.rows[key] = rows.of(states), rows.tokens
+            if any(also_image) and not self._prefix_verified:
+                first = list(also_image).index(True)
+                prefixes.append(h[first, : len(read[first]["image"])].clone())
+
+        with ExitStack() as hooks:
+            hooks.enter_context(capture(self.adapter.model, {"llm": self.adapter.points["llm"]}, reduce=reduce))
+            for name, point in self._layers.items() if kind == "pair" else ():
+                at_layer = self._each_pair(name, of, batch, [rows["pair"] for rows in counted])
+                hooks.enter_context(capture(self.adapter.model, {name: point}, reduce=at_layer))
+            self.adapter.decode(*padded([sequences[kind] for sequences in read]), images)
+        for found, sequences in zip(batch, read, strict=True):
+            found.tokens += len(sequences[kind])
+        return prefixes[0] if prefixes else None
+
+    def _each_image(self, point: str, image: Version, batch: Sequence[_Found]) -> Callable[[Tensor], None]:
+        key = _key(point, "image", Variant("", image))
+
+        def reduce(h: Tensor) -> None:
+            for found, states in zip(batch, h, strict=True):
+                found.outcomes[key] = self._outcome(states, image_places(len(states)), key, found.item)
+
+        return reduce
+
+    def _each_pair(
+        self, point: str, of: Variant, batch: Sequence[_Found], counted: Sequence[_Rows]
+    ) -> Callable[[Tensor], None]:
+        key = _key(point, "pair", of)
+
+        def reduce(h: Tensor) -> None:
+            for found, rows, states in zip(batch, counted, h, strict=True):
+                found.outcomes[key] = self._outcome(rows.of(states), rows.tokens, key, found.item)
+
+        return reduce
+
+    def _counted(self, sequence: TokenSequence, *, bos: bool = True) -> _Rows:
+        """The rows that enter the covariance, without BOS if so asked."""
+        counted = set(Role) if self.convention.tokens == "all" else {Role.IMAGE, Role.TEXT}
+        if not bos:
+            counted.discard(Role.BOS)
+        kept = [i for i, role in enumerate(sequence.roles) if role in counted]
+        return _Rows(kept, sequence.at(kept))
+
+    def _outcome(self, h: Tensor, rows: TokenSequence, key: _Key, item: Prepared) -> Future[Record | NoSpectrum]:
+        point, kind, _, text, _ = key
+        measurement = Measurement(
+            h,
+            model=self.adapter.name,
+            example=item.example.id,
+            point=point,
+            input_kind=kind,
+            centre=self.convention.centre,
+            precision=self.convention.precision,
+            fingerprint=self._fingerprint,
+            text_cut=0 if text is None else item.readings[text].text_cut,
+            study=self._study(rows, point, kind),
+        )
+        return self._workers.submit(measurement.outcome)
+
+    def _study(self, rows: TokenSequence, point: str, kind: str) -> RowStudy | None:
+        """What else is asked of the rows; of a layer's only their eRanks by role, which the last one has, too."""
+        by_role = bool(self._layers) and kind == "pair"
+        asked = Convention() if point in self._layers else self.convention
+        if not (by_role or asked.studies_rows):
+            return None
+        return RowStudy(asked, rows, self.adapter.tokenizer.decode, by_role)
+
+    def _result(self, found: _Found) -> Measured | Skipped:
+        """The records of an example, or why one of them is missing."""
+        records = []
+        for variant in self.variants:
+            where = "" if variant == BASE else f"{variant.name}: "
+            if error := found.unreadable.get(variant.image):
+                return _unreadable(found.item, error, where)
+            measured = [*ERANKS.values(), *((point, "pair") for point in self._layers)]
+            for point, kind in measured if variant.read == "all" else [ERANKS["erank5"]]:
+                outcome = found.outcomes[_key(point, kind, variant)].result()
+                if isinstance(outcome, NoSpectrum):
+                    return no_spectrum(found.item.id, outcome, where)
+                records.append(replace(outcome, transform=variant.name, **found.content._asdict()))
+        return Measured(found.item.example.id, tuple(records), found.tokens)
+
+    def _may_share(self, reading: Reading) -> bool:
+        """Whether the image input is a prefix of the pair input, and the LLM is said to be causal."""
+        sequences = reading.sequences
+        return self.share_prefix and self.adapter.causal and sequences["pair"].starts_with(sequences["image"])
+
+    def _prefix_holds(
+        self, batch: Sequence[_Found], text: Version, shared: Sequence[bool], images: Tensor, prefix: Tensor
+    ) -> bool:
+        """Compare the prefix read from the first pair pass with a pass of its own; done once."""
+        first = list(shared).index(True)
+        alone_in = batch[first].item.readings[text].sequences["image"]
+        with capture(self.adapter.model, {"llm": self.adapter.points["llm"]}) as seen:
+            self.adapter.decode(*padded([alone_in]), images[first : first + 1])
+        alone = seen["llm"][0].double()
+        difference = float((alone - prefix.double()).norm() / alone.norm())
+        if not math.isfinite(difference):
+            return False  # this example is skipped, and another one tells
+        self._prefix_verified = difference <= PREFIX_TOLERANCE[prefix.dtype]
+        if not self._prefix_verified:
+            self.share_prefix = False
+            warnings.warn(
+                f"{self.adapter.name}: the LLM's hidden states of the image depend on the text behind it (relative "
+                f"difference {difference:.1e}), so the image input gets a pass of its own",
+                stacklevel=2,
+            )
+        return self._prefix_verified
+
+
+def _unreadable(item: Prepared, error: DataError, where: str = "") -> Skipped:
+    return Skipped(item.id, f"{where}{error}", suspect="source" if isinstance(error, SourceError) else None)
+
+
+def _key(point: str, kind: str, variant: Variant) -> _Key:
+    """What a measurement of a variant depends on, so that variants share what they have in common."""
+    image = None if kind == "text" else variant.image
+    text = None if kind == "image" else variant.text
+    return point, kind, image, text, kind == "pair" and variant.read == "stacked"

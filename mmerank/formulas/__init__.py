@@ -1,0 +1,1 @@
+"""Plain functions of arrays behind the metrics, and the table of them."""

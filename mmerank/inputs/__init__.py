@@ -1,0 +1,1 @@
+"""Files, folders and the hub -> examples, or why there is none: pictures, texts, transforms."""

@@ -1,0 +1,521 @@
+"""Files -> examples. Every reader yields an `Example`, or a `Skipped` that says why there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from mmerank.errors import DataError, UsageError
+from mmerank.files import regular_bytes
+from mmerank.inputs.layouts import at_home, check_layout, located
+from mmerank.inputs.pictures import Encoded
+
+# cc_sbu_align carries no instruction: MiniGPT-4's code draws one of four prompts at random. This is one of them.
+MINIGPT_INSTRUCTION = "Describe this image in detail."
+IMAGE_TAG = "<image>"
+_ORIENTATION = 0x0112  # in EXIF
+# Who speaks in a conversation, as LLaVA's data have it and as chats have it.
+_SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample: a picture with an instruction and a response, or a text alone (the response).
+
+    Attributes:
+        id: Unique in its data set.
+        image: A file, or the content of one, opened when it is needed; or a picture; None for text alone.
+        instruction: What the model is asked; may be empty.
+        response: What it should answer.
+    """
+
+    id: str
+    image: Path | Encoded | Image.Image | None
+    instruction: str
+    response: str
+
+    @property
+    def text(self) -> str:
+        """The text input: instruction and response, joined by a space.
+
+        White space at the ends stays: the paper's hh-rlhf texts begin with two line breaks, which are tokens.
+        """
+        return " ".join(part for part in (self.instruction, self.response) if part)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An example that was left out, and why.
+
+    Attributes:
+        id: Of the example.
+        reason: Why.
+        suspect: What may be at fault in place of the example: `source`, the disk or network that did not give it, or
+            `model`, whose hidden states are not finite. Several in a row stop a run.
+    """
+
+    id: str
+    reason: str
+    suspect: Literal["source", "model"] | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A named sequence of examples, in the order of the file, with those that could not be read.
+
+    Attributes:
+        name: The DATA argument.
+        fingerprint: Hash of the file's content, or the commit of a hub repository.
+        entries: An `Example`, or a `Skipped` in its place.
+    """
+
+    name: str
+    fingerprint: str
+    entries: tuple[Example | Skipped, ...]
+
+    def __iter__(self) -> Iterator[Example | Skipped]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def llava(data: str, rest: str) -> DataSet:
+    """The examples of `llava:FILE.json[?images=DIR]`; FILE may also hold a record in each line.
+
+    Args:
+        data: The whole DATA argument.
+        rest: What stands behind `llava:`.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: The manifest is missing, is not JSON, or has another schema.
+    """
+    manifest, images = llava_files(data, rest)
+    records, fingerprint = _read_json(manifest)
+    if isinstance(records, dict) and _turns(records) is not None:
+        records = [records]
+    if not isinstance(records, list) or not any(isinstance(r, dict) and _turns(r) is not None for r in records):
+        raise DataError(
+            f"{manifest}: expected a JSON list of records with id, image and conversations, {_got(records)}"
+        )
+    entries = (_llava_entry(record, i, images) for i, record in enumerate(records))
+    return DataSet(data, fingerprint, tuple(unique(entries)))
+
+
+def llava_files(data: str, rest: str) -> tuple[Path, Path]:
+    """The manifest and the image folder of `llava:FILE.json[?images=DIR]`, whether or not they exist.
+
+    Args:
+        data: The whole DATA argument.
+        rest: What stands behind `llava:`.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        UsageError: There is another option.
+    """
+    manifest, query = located(rest, "?")
+    stated = query.removeprefix("?")
+    # A folder may have a name with an ampersand.
+    whole = stated.removeprefix("images=") if stated.startswith("images=") else ""
+    options = {"images": whole} if whole and at_home(whole).is_dir() else options_of(stated, ("images",), data)
+    return manifest, at_home(options["images"]) if "images" in options else manifest.parent / "images"
+
+
+def minigpt(data: str, rest: str) -> DataSet:
+    """The examples of `minigpt:DIR`.
+
+    Args:
+        data: The whole DATA argument.
+        rest: What stands behind `minigpt:`.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: The manifest is missing, is not JSON, or has another schema.
+    """
+    folder = at_home(rest)
+    if folder.is_file():
+        raise DataError(f"{folder}: is a file, expected the folder that holds filter_cap.json and image/")
+    if not (manifest := folder / "filter_cap.json").is_file():
+        check_layout(folder, folder=True)
+    content, fingerprint = _read_json(manifest)
+    records = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(records, list):
+        raise DataError(
+            f'{manifest}: expected a JSON object {{"annotations": [{{"image_id", "caption"}}, ...]}}, {_got(content)}'
+        )
+    entries = (_minigpt_entry(record, i, folder / "image") for i, record in enumerate(records))
+    return DataSet(data, fingerprint, tuple(unique(entries)))
+
+
+def options_of(
+    query: str, known: tuple[str, ...], data: str, *, may_be_empty: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """The options behind the question mark of a DATA argument.
+
+    Args:
+        query: `NAME=VALUE`, joined by `&`.
+        known: Names that may stand there.
+        data: The whole argument, for the message.
+        may_be_empty: Those of them for which nothing, as in `NAME=`, is a value.
+
+    Returns:
+        Name -> value.
+
+    Raises:
+        UsageError: A name is unknown, or has no value.
+    """
+    # Not decoded as in a URL: a folder may hold a plus or a percent sign.
+    options = {name: value for name, _, value in (option.partition("=") for option in query.split("&") if option)}
+    if unknown := sorted(set(options) - set(known)):
+        raise UsageError(f"unknown option {unknown[0]!r} in {data!r}; known: {', '.join(known)}")
+    if empty := [name for name, value in options.items() if not value and name not in may_be_empty]:
+        raise UsageError(f"option {empty[0]!r} in {data!r} has no value")
+    return options
+
+
+def _llava_entry(record: Any, index: int, images: Path) -> Example | Skipped:
+    if isinstance(record, DataError):
+        return Skipped(f"#{index}", str(record))
+    if not isinstance(record, dict):
+        return Skipped(f"#{index}", f"record is {kind(record)}, expected an object")
+    name = f"#{index}" if record.get("id") is None else _name(record["id"], index)
+    try:
+        turns = _turns(record)
+        if not isinstance(turns, list):
+            raise DataError("no list of conversations" if turns is None else f"conversations is {kind(turns)}")
+        question, answer = _exchange(turns)
+        response = answer.strip()
+        if not response:
+            raise DataError("the response is empty")
+        return Example(name, _inside(images, _picture(record)), question.replace(IMAGE_TAG, "").strip(), response)
+    except DataError as error:
+        return Skipped(name, str(error))
+
+
+def _turns(record: dict[str, Any]) -> Any:
+    """What is said in a record, under LLaVA's name or that of chats; None where there is nothing."""
+    return record["conversations"] if "conversations" in record else record.get("messages")
+
+
+def _exchange(turns: list[Any]) -> tuple[str, str]:
+    """The first human turn and the answer to it, whatever was said before: a greeting, a system prompt."""
+    said = [turn for turn in turns if isinstance(turn, dict)]
+    names = [turn["from"] if "from" in turn else turn.get("role") for turn in said]
+    speakers = [_SPEAKERS.get(name) if isinstance(name, str) else None for name in names]
+    found = f"; its turns are from {', '.join(map(repr, dict.fromkeys(map(str, names))))}" if names else ""
+    if "human" not in speakers:
+        raise DataError(f"no turn from 'human' in conversations{found}")
+    asked = speakers.index("human")
+    if "gpt" not in speakers[asked:]:
+        raise DataError(f"no turn from 'gpt' behind the first from 'human' in conversations{found}")
+    answered = speakers.index("gpt", asked)
+    if answered != asked + 1:
+        between = ", ".join(map(repr, map(str, names[asked + 1 : answered])))
+        raise DataError(f"between the first turn from 'human' and the answer there are others, from {between}")
+    return _value(said[asked], "human"), _value(said[answered], "gpt")
+
+
+def _value(turn: dict[str, Any], speaker: str) -> str:
+    value = turn["value"] if "value" in turn else turn.get("content")
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        # The parts of a chat's message; its picture stands in the record.
+        value = "\n".join(part["text"] for part in value if isinstance(part.get("text"), str))
+    if not isinstance(value, str):
+        raise DataError(f"the {speaker} turn's value is {kind(value)}, expected text")
+    return value
+
+
+def _picture(record: dict[str, Any]) -> Any:
+    """The name of a record's one picture, which may stand in a list."""
+    key = next((key for key in ("image", "images") if key in record), None)
+    if key is None:
+        raise DataError("no image")
+    value = record[key]
+    if not isinstance(value, list):
+        return value
+    if len(value) != 1:
+        raise DataError(f"{key} lists {len(value)} pictures, expected one")
+    return value[0]
+
+
+def _minigpt_entry(record: Any, index: int, images: Path) -> Example | Skipped:
+    if not isinstance(record, dict) or "image_id" not in record:
+        return Skipped(f"#{index}", "record without image_id")
+    name = _name(record["image_id"], index)
+    try:
+        caption = record.get("caption")
+        if not isinstance(caption, str):
+            raise DataError(f"the caption is {kind(caption)}, expected text")
+        if not caption.strip():
+            raise DataError("the caption is empty")
+        return Example(name, _inside(images, f"{name}.jpg"), MINIGPT_INSTRUCTION, caption.strip())
+    except DataError as error:
+        return Skipped(name, str(error))
+
+
+def _name(value: Any, index: int) -> str:
+    """An id as text; of a list or an object, which may be of any size, the place in the file."""
+    return f"#{index}" if isinstance(value, (list, dict)) else str(value)
+
+
+def _inside(folder: Path, name: Any) -> Path:
+    """The file `name` in `folder`, refused if it lies elsewhere."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise DataError(f"image is {kind(name)}, expected a file name")
+    path = folder / name
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # loops of links, names the file system cannot hold
+        raise DataError(f"image {name!r:.300} is no usable path ({error})") from None
+    if not inside:
+        raise DataError(f"image {name!r:.300} points outside the image folder")
+    return path
+
+
+def unique(entries: Iterable[Example | Skipped]) -> Iterator[Example | Skipped]:
+    """The entries, with every example but the first of an id skipped.
+
+    Args:
+        entries: In order.
+
+    Yields:
+        One entry for each.
+    """
+    taken: set[str] = set()
+    for entry in map(_checked, entries):
+        if isinstance(entry, Example) and entry.id in taken:
+            yield Skipped(entry.id, "the id occurs twice; the first record is kept")
+            continue
+        if isinstance(entry, Example):
+            taken.add(entry.id)
+        yield entry
+
+
+def _checked(entry: Example | Skipped) -> Example | Skipped:
+    """The entry, or why a tokenizer or a table could not take it."""
+    _require_entry(entry)
+    if isinstance(entry, Skipped):
+        return entry
+    fields = {"id": entry.id, "instruction": entry.instruction, "response": entry.response}
+    for name, value in fields.items():
+        if not isinstance(value, str):
+            return Skipped(str(entry.id), f"the {name} is {kind(value)}, expected text")
+        if not value.isascii() and value != value.encode("utf-8", "replace").decode():
+            shown = entry.id.encode("utf-8", "replace").decode()
+            return Skipped(shown, f"the {name} holds half of a surrogate pair, which is no character")
+    if not isinstance(entry.image, (Path, Image.Image, Encoded, type(None))):
+        return Skipped(entry.id, f"the image is {kind(entry.image)}, expected a pathlib.Path or a picture")
+    return entry
+
+
+def _require_entry(entry: object) -> None:
+    if not isinstance(entry, (Example, Skipped)):
+        raise TypeError(
+            f"expected mmerank.Example objects, got {type(entry).__name__} among them; Example(ID, IMAGE, "
+            "INSTRUCTION, RESPONSE) makes one, with None as the image of a text; mmerank.load_data(DATA) reads them"
+        )
+
+
+def check_usable(data: DataSet, *, pictures: bool) -> None:
+    """Refuse data of which no example can be measured, before a model is loaded.
+
+    Args:
+        data: All of it.
+        pictures: Whether examples need a picture beside their text.
+
+    Raises:
+        DataError: Every record was skipped, none has text, or none a picture where they are needed.
+    """
+    usable = [entry for entry in data if isinstance(entry, Example)]
+    if not usable:
+        skipped = [entry for entry in data if isinstance(entry, Skipped)]
+        first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
+        raise DataError(f"{data.name}: no example can be used, {len(data)} skipped{first}")
+    if not any(example.text for example in usable):
+        raise DataError(f"{data.name}: none of its {len(usable)} examples has text")
+    if pictures and all(example.image is None for example in usable):
+        raise DataError(
+            f"{data.name}: texts without pictures; `mmerank diff` measures language models on them, and what is "
+            "asked for here needs image-text pairs, as llava:FILE.json, minigpt:DIR or demo"
+        )
+
+
+def check_examples(examples: object) -> None:
+    """Refuse what cannot be examples before a model runs.
+
+    Args:
+        examples: What was given for them.
+
+    Raises:
+        TypeError: It is text, or no iterable.
+    """
+    if hint := of_rows(examples):
+        raise TypeError(f"expected mmerank.Example objects, got {hint}")
+    if isinstance(examples, (str, bytes, Path)) or not isinstance(examples, Iterable):
+        raise TypeError(
+            f"expected mmerank.Example objects, got {type(examples).__name__}; mmerank.load_data(DATA) reads them"
+        )
+
+
+def of_rows(data: object) -> str:
+    """What a table in memory is, and how its rows become examples: nothing says which of its columns is which.
+
+    Args:
+        data: A table of datasets, pandas, polars or pyarrow, or splits of such tables by name; or anything else.
+
+    Returns:
+        The end of a message; empty of what is no table.
+    """
+    kind = type(data).__name__
+    if isinstance(data, Mapping):
+        splits = [str(name) for name, of in data.items() if of_rows(of)]
+        return f"{kind}, tables by name: {', '.join(splits)}; choose one of them" if splits else ""
+    named = getattr(data, "column_names", getattr(data, "columns", None))
+    if isinstance(data, DataSet) or (named is None and not type(data).__module__.startswith("datasets.")):
+        return ""
+    ways = {"iter_rows": "iter_rows(named=True)", "to_pylist": "to_pylist()", "iterrows": 'to_dict("records")'}
+    rows = next((f"DATA.{way}" for method, way in ways.items() if hasattr(data, method)), "DATA")
+    columns = f" of the columns {', '.join(map(str, named))}" if named is not None and len(named) else ""
+    return (
+        f"{kind}, a table{columns}; make examples of its rows, [mmerank.Example(str(i), row[IMAGE], "
+        f"row[INSTRUCTION], row[RESPONSE]) for i, row in enumerate({rows})], with the names of columns, and None as "
+        "the image of a text"
+    )
+
+
+def fingerprint(examples: Iterable[Example | Skipped]) -> str:
+    """What a run folder knows data by: the data set's own fingerprint, else a hash of ids, texts and pictures.
+
+    Args:
+        examples: In order; read to the end unless it is a `DataSet`.
+
+    Returns:
+        16 hexadecimal digits, or the data set's fingerprint.
+    """
+    if isinstance(examples, DataSet):
+        return examples.fingerprint
+    digest = hashlib.sha256()
+    for entry in examples:
+        _require_entry(entry)
+        if isinstance(entry, Skipped):
+            digest.update(repr((entry.id, entry.reason)).encode())
+            continue
+        named = entry.image.name if isinstance(entry.image, Encoded) else entry.image
+        picture = _picture_in_memory(entry.image) or (None if named is None else str(named))
+        digest.update(repr((entry.id, picture, entry.instruction, entry.response)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _picture_in_memory(image: Path | Encoded | Image.Image | None) -> tuple[Any, ...] | None:
+    """Its content; None of what is yet to be read, and looked at when it is measured."""
+    if not isinstance(image, Image.Image):
+        return None
+    content = (image.size, image.mode, hashlib.sha256(image.tobytes()).hexdigest())
+    beside = (image.getpalette(), image.info.get("transparency"), image.getexif().get(_ORIENTATION))
+    return content if beside == (None, None, None) else (*content, beside)
+
+
+def chosen(examples: Iterable[Example | Skipped], limit: int | None, seed: int | None) -> Iterable[Example | Skipped]:
+    """The first `limit` entries, or with a seed that many drawn by `random.Random(seed).sample`.
+
+    Args:
+        examples: In order.
+        limit: How many; None for all.
+        seed: None for the first ones.
+
+    Returns:
+        The entries.
+
+    Raises:
+        UsageError: `limit` is below 1, or there is a seed without a limit.
+    """
+    if limit is None:
+        if seed is not None:
+            raise UsageError(f"seed {seed} draws a sample, so it needs a limit")
+        return examples
+    if limit < 1:
+        raise UsageError(f"limit must be at least 1, got {limit}")
+    listed = list(examples)
+    if seed is None:
+        return listed[:limit]
+    return random.Random(seed).sample(listed, min(limit, len(listed)))
+
+
+def _read_json(path: Path) -> tuple[Any, str]:
+    """The value in a file, or a list of those in its lines; and a hash of the file."""
+    check_layout(path, unpacks=False)
+    try:
+        content = regular_bytes(path)
+        fingerprint = hashlib.sha256(content).hexdigest()[:16]
+        try:
+            return json.loads(content), fingerprint
+        except ValueError:
+            if (records := _lines(content)) is None:
+                raise
+            return records, fingerprint
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # not JSON, not UTF-8, or a number of too many digits
+        raise DataError(f"{path}: not valid JSON ({error})") from None
+    except RecursionError:
+        raise DataError(f"{path}: not a manifest (JSON nested too deeply)") from None
+    except MemoryError:
+        size = f"{path.stat().st_size / 1e9:.1f} GB"
+        raise DataError(
+            f"{path}: {size} of JSON are too much for the memory there is; cut it into several files, or use text:, "
+            "which reads lines of JSON one by one"
+        ) from None
+
+
+def _lines(content: bytes) -> list[Any] | None:
+    """The records of JSON lines, a `DataError` for one that cannot be read; None where the first is no object."""
+    records: list[Any] = []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            records.append(DataError(f"line {number}: not valid JSON ({error})"))
+        if not isinstance(records[0], dict):
+            return None
+    return records if len(records) > 1 else None
+
+
+def _got(content: Any) -> str:
+    if isinstance(content, dict):
+        hint = "; minigpt:DIR reads a folder with such a filter_cap.json" if "annotations" in content else ""
+        return f"got an object with the keys {_keys(content) or 'none'}{hint}"
+    if isinstance(content, list):
+        first = content[0] if content else None
+        keys = f" with the keys {_keys(first)}" if isinstance(first, dict) else ""
+        hint = "; llava:FILE.json reads such a list" if isinstance(first, dict) and _turns(first) is not None else ""
+        return f"got a list of {len(content)}" + (f", the first {kind(first)}{keys}{hint}" if content else "")
+    return f"got {kind(content)}"
+
+
+def _keys(content: dict[str, Any]) -> str:
+    return ", ".join(f"{key!r:.40}" for key in list(content)[:5])
+
+
+def kind(value: Any) -> str:
+    """What a JSON value is, in words, for messages."""
+    names = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", str: "text",
+             list: "a list", dict: "an object"}  # fmt: skip
+    name = names.get(type(value), type(value).__name__)
+    shown = f" ({value!r:.40})" if isinstance(value, (int, float, str)) else ""
+    return name + shown

@@ -1,0 +1,249 @@
+"""Data sets of the Hugging Face hub -> rows, or examples with the columns that a DATA argument names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmerank.errors import DataError, UsageError
+from mmerank.files import regular_bytes
+from mmerank.inputs.example import DataSet, Example, options_of
+from mmerank.inputs.pictures import Encoded
+from mmerank.inputs.table_files import Row, column_text, examples_of, sample, without_repeated_texts
+from mmerank.on_hub import NO_ANSWER, asked_of_hub
+
+# What `datasets` calls the types of text.
+_TEXT = ("string", "large_string", "string_view")
+OPTIONS = ("image", "instruction", "response", "revision", "first", "sample", "duplicates")
+
+
+def hub(data: str, rest: str) -> DataSet:
+    """The examples of `hub:NAME[/CONFIG][:SPLIT][?OPTIONS][#COLUMN]`.
+
+    NAME is `owner/name`; a third part is the configuration. SPLIT is `train` when it is not given.
+    `#COLUMN`, short for `?response=COLUMN`, names the column with the text. Options, joined by `&`:
+    `image=`, `instruction=`, `response=` name columns. `instruction=` with nothing behind it says that there is no
+    instruction; with pictures one of both is asked for where the data set has further columns of text, since numbers
+    with and without an instruction differ as those of two models do. `revision=` names a branch, tag or commit
+    (`refs/convert/parquet` where the main branch has only a loading script); `first=N` fetches no more than the
+    first N rows; `sample=N` draws N rows as the paper's code does (`random.seed(123)`), which needs the whole
+    split on disk, but not in memory; `duplicates=keep` keeps repeated texts (see `load_data`).
+
+    Args:
+        data: The whole DATA argument.
+        rest: What stands behind `hub:`.
+
+    Returns:
+        The data set; its fingerprint is of the commit and of the columns that were read.
+
+    Raises:
+        UsageError: The argument cannot be read.
+        DataError: The hub cannot be reached, or has no such data set, configuration, split or column, or it is not
+            said whether there is an instruction.
+    """
+    rest, _, column = rest.partition("#")
+    rest, _, query = rest.partition("?")
+    location, _, split = rest.partition(":")
+    options = options_of(query, OPTIONS, data, may_be_empty=("instruction",))
+    owner, *names = location.split("/")
+    if not owner or not all(names) or len(names) > 2:
+        raise UsageError(f"{data!r}: expected hub:OWNER/NAME[/CONFIG][:SPLIT], got {location!r}")
+    if column and "response" in options:
+        raise UsageError(f"{data!r}: #{column} and response={options['response']} name the same thing, give one")
+    if "first" in options and "sample" in options:
+        raise UsageError(f"{data!r}: first and sample exclude each other")
+    if options.get("duplicates", "keep") != "keep":
+        raise UsageError(f"{data!r}: duplicates={options['duplicates']}; known: keep")
+    response, instruction, image = column or options.get("response"), options.get("instruction"), options.get("image")
+    first, drawn = _number("first", options, data), _number("sample", options, data)
+    if response is None:
+        first = 1  # enough to list the columns
+    table = hub_table(
+        "/".join([owner, *names[:1]]),
+        config=names[1] if len(names) == 2 else None,
+        split=split or "train",
+        revision=options.get("revision"),
+        first=first,
+        image=image,
+    )
+    wanted = [name for name in (image, instruction, response) if name]
+    if response is None or (missing := [name for name in wanted if name not in table.fields()]):
+        problem = "say which column holds the text, as #COLUMN" if response is None else f"no column {missing[0]!r}"
+        raise DataError(f"{data}: {problem}; columns: {', '.join(table.fields())}")
+    if image is not None and instruction is None:
+        _expect_no_other_text(data, table, response)
+
+    def example(name: str, row: dict[str, Any]) -> Example:
+        asked = column_text(row, instruction) if instruction else ""
+        return Example(name, row[image] if image else None, asked, column_text(row, response))
+
+    entries = examples_of(table, example, None if drawn is None else sample(len(table), drawn))
+    # Many pictures may well have the same answer.
+    if image is None and "duplicates" not in options:
+        entries = without_repeated_texts(entries)
+    # The same rows read by other columns are other data.
+    columns = {"image": image, "instruction": instruction, "response": response}
+    read = " ".join(f"{name}={column}" for name, column in columns.items() if column)
+    return DataSet(data, f"{table.fingerprint} {read}", tuple(entries))
+
+
+def _expect_no_other_text(data: str, table: _Rows, response: str) -> None:
+    """DataError where a column that nobody named may hold the instruction."""
+    if others := [name for name in table.text_fields() if name not in (response, "id")]:
+        raise DataError(
+            f"{data}: say whether there is an instruction, since numbers with and without one differ: "
+            f"&instruction=COLUMN, or &instruction= for none; other columns of text: {', '.join(others)}"
+        )
+
+
+def hub_table(
+    repository: str,
+    *,
+    split: str,
+    config: str | None = None,
+    files: Sequence[str] = (),
+    revision: str | None = None,
+    first: int | None = None,
+    image: str | None = None,
+) -> _Rows:
+    """The rows of one split of a data set on the hub, memory-mapped from the cache of `datasets`.
+
+    Args:
+        repository: `owner/name`.
+        split: Its split.
+        config: Its configuration.
+        files: Patterns of the files that make up the split, in this order, in place of what the repository says.
+        revision: Branch, tag or commit.
+        first: Stream this many rows, and fetch only what they need.
+        image: A column of pictures, which are not decoded.
+
+    Returns:
+        The rows.
+
+    Raises:
+        DataError: The hub cannot be reached, or has no such data set, configuration, split or picture column.
+    """
+    with _explained(repository):
+        _check_there(repository, revision)
+        import datasets
+
+        builder = datasets.load_dataset_builder(
+            _location(repository), config, data_files={split: list(files)} if files else None, revision=revision
+        )
+        if first is None:
+            # What the repository's card says of its splits need not hold for the files chosen here.
+            builder.download_and_prepare(verification_mode="no_checks")
+            dataset = builder.as_dataset(split=split)
+        else:
+            dataset = builder.as_streaming_dataset(split=split)
+            dataset = dataset if dataset.features else dataset._resolve_features()
+        if image in dataset.features:
+            if not isinstance(dataset.features[image], datasets.Image):
+                pictures = [name for name, kind in dataset.features.items() if isinstance(kind, datasets.Image)]
+                found = ", ".join(pictures) or "none"
+                raise DataError(f"{repository}: column {image!r} holds no pictures; those that do: {found}")
+            dataset = dataset.cast_column(image, datasets.Image(decode=False))
+        if first is not None:
+            rows: Any = list(dataset.take(first))
+        else:
+            rows = dataset
+        texts = [name for name, kind in dataset.features.items() if getattr(kind, "dtype", "") in _TEXT]
+        return _Rows(repository, builder.hash, list(dataset.features), texts, rows, image)
+
+
+class _Rows:
+    def __init__(
+        self, name: str, fingerprint: str | None, fields: list[str], texts: list[str], rows: Any, image: str | None
+    ):
+        self.name = name
+        self.fingerprint = fingerprint or "unknown"
+        self._fields = fields
+        self._text_fields = texts
+        self._rows = rows
+        self._image = image
+        # Text is read without the pictures beside it.
+        self._texts = rows.remove_columns([image]) if image in fields and not isinstance(rows, list) else rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def rows(self, numbers: Collection[int] | None = None) -> Iterator[tuple[int, Row]]:
+        for number in range(len(self)) if numbers is None else sorted(numbers):
+            with _explained(self.name):
+                row = self._texts[number]
+            yield number, {**row, self._image: self._picture(number)} if self._image in self._fields else row
+
+    def place(self, number: int) -> str:
+        return f"row {number + 1}"
+
+    def fields(self) -> list[str]:
+        return self._fields
+
+    def text_fields(self) -> list[str]:
+        """The names of the columns of text."""
+        return self._text_fields
+
+    def _picture(self, number: int) -> Encoded:
+        return Encoded(
+            f"the picture of row {number + 1}",
+            lambda: _content(self._rows[number][self._image]),
+            f"{self.name} {self.fingerprint} {self._image} {number}",
+        )
+
+
+def _content(value: Any) -> bytes:
+    if not value or (value["bytes"] is None and not value["path"]):
+        raise DataError("no image")
+    if value["bytes"] is not None:
+        return bytes(value["bytes"])
+    if "://" not in value["path"]:
+        return regular_bytes(value["path"])
+    import fsspec
+
+    with fsspec.open(value["path"], "rb") as file:
+        return bytes(file.read())
+
+
+def _number(name: str, options: dict[str, str], data: str) -> int | None:
+    value = options.get(name)
+    if value is None:
+        return None
+    if not value.isascii() or not value.isdigit() or not int(value):
+        raise UsageError(f"{data!r}: {name}={value}; expected a number above 0")
+    return int(value)
+
+
+def _location(repository: str) -> str:
+    """Where the repository lies. Tests put a folder here."""
+    return repository
+
+
+def _check_there(repository: str, revision: str | None) -> None:
+    """Refuse at once what `datasets` would ask for again and again, unless its cache may have it."""
+    from huggingface_hub import constants
+
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
+    cached = any(cache.glob(f"{repository.split('/')[0]}___*"))
+    if cached or constants.HF_HUB_OFFLINE or Path(_location(repository)).is_dir():
+        return
+    if reason := asked_of_hub(repository, revision, "README.md", of="dataset"):
+        raise (ConnectionError if reason.startswith(NO_ANSWER) else ValueError)(reason)
+
+
+@contextmanager
+def _explained(repository: str) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # every layer below `datasets` raises errors of its own
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
+        hint = ""
+        if isinstance(error, ConnectionError) or "Connect" in type(error).__name__:
+            hint = "; without network, read a local copy: NAME:PATH for a set of the paper, text:FILE#COLUMN else"
+        if "scripts are no longer supported" in reason:
+            hint = "; try ?revision=refs/convert/parquet"
+        raise DataError(f"hub:{repository}: cannot be loaded ({reason}){hint}") from error

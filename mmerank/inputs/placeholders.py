@@ -1,0 +1,86 @@
+"""Signs in a text that stand for its picture: taken off at an end of it, and the reason of a skip anywhere else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from mmerank.inputs.example import IMAGE_TAG, Example, Skipped
+
+# What data sets write: LLaVA's, MiniGPT's, DeepSeek-VL's. They stand for a picture whichever model reads them, so
+# that models are compared on the same texts.
+USUAL = ("<Img><ImageHere></Img>", "<ImageHere>", IMAGE_TAG, "<image_placeholder>")
+_NAMES = re.compile(r"(image|img|vision)\w*_token_(id|index)")
+
+
+def placeholders(model: Any, tokenizer: Any) -> tuple[str, ...]:
+    """What stands for a picture in a text: what data sets usually write, and the tokens that the model has for it.
+
+    Args:
+        model: A model with a configuration of transformers, or without.
+        tokenizer: The LLM's, as transformers loads it.
+
+    Returns:
+        Strings, longer ones first.
+    """
+    config: Any = getattr(model, "config", None)
+    stated = config.to_dict() if hasattr(config, "to_dict") else {}
+    numbers = [value for name, value in stated.items() if _NAMES.fullmatch(name) and type(value) is int]
+    known = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
+    own = [known.get(number) for number in numbers] + [getattr(tokenizer, "image_token", None)]
+    signs = {*USUAL, *(token for token in own if isinstance(token, str) and token)}
+    return tuple(sorted(signs, key=lambda sign: (-len(sign), sign)))
+
+
+def without_placeholders(signs: tuple[str, ...], entries: Iterable[Example | Skipped]) -> Iterator[Example | Skipped]:
+    """The entries, with texts that say nothing of where the picture stands: that is the model's template.
+
+    Args:
+        signs: What stands for a picture, longer ones first.
+        entries: Any number.
+
+    Yields:
+        One entry for each; a `Skipped` where a placeholder stands inside of a text, or there are several.
+    """
+    for entry in entries:
+        yield entry if isinstance(entry, Skipped) else without_placeholder(signs, entry)
+
+
+def without_placeholder(signs: tuple[str, ...], example: Example) -> Example | Skipped:
+    """The example without the sign for its picture and the white space beside it.
+
+    As LLaVA's data have it, it stands before the instruction or behind it; of a text without an instruction, before
+    or behind the whole.
+
+    Args:
+        signs: What stands for a picture, longer ones first.
+        example: Any.
+
+    Returns:
+        The same example where there is no sign, one with another text, or why it cannot be read.
+    """
+    if example.image is None or not any(sign in example.instruction or sign in example.response for sign in signs):
+        return example
+    if example.instruction.strip():
+        found = replace(example, instruction=_stripped(signs, example.instruction))
+    else:
+        found = replace(example, response=_stripped(signs, example.response))
+    for name in ("instruction", "response"):
+        if left := [sign for sign in signs if sign in getattr(found, name)]:
+            what = f"{left[0]}, the sign for a picture, " + ("once more" if found != example else "inside of it")
+            return Skipped(
+                example.id,
+                f"the {name} holds {what}; it may stand once, before the text or behind the instruction",
+            )
+    return found
+
+
+def _stripped(signs: tuple[str, ...], text: str) -> str:
+    for sign in signs:
+        if text.lstrip().startswith(sign):
+            return text.lstrip().removeprefix(sign).lstrip()
+        if text.rstrip().endswith(sign):
+            return text.rstrip().removesuffix(sign).rstrip()
+    return text

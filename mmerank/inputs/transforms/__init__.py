@@ -1,0 +1,1 @@
+"""Changes of a picture or a text, by name and strength."""

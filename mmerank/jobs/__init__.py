@@ -1,0 +1,1 @@
+"""What a person calls, and the result it gives back."""

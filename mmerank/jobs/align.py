@@ -1,0 +1,151 @@
+"""The main job: model x examples -> eRank1 to eRank5 and the two ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sized
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmerank.analysis.results.alignment import AlignmentResult
+from mmerank.convention import Convention
+from mmerank.engine.collect import collect
+from mmerank.engine.probe import Probe
+from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, unique
+from mmerank.inputs.pictures import MAX_PIXELS
+from mmerank.inputs.placeholders import without_placeholders
+from mmerank.jobs.clip import Clip, clip_embeddings
+from mmerank.models.adapter import Adapter, check_adapter
+from mmerank.runs.folder import RunFolder, open_run
+
+
+class Alignment(AlignmentResult):
+    """The five data-set eRanks of one model on one data set, the two ratios, and what they stand on."""
+
+    def __str__(self) -> str:
+        from mmerank.report.terminal.alignment import alignment_text
+
+        return alignment_text([self])
+
+
+def align(
+    adapter: Adapter,
+    examples: Iterable[Example | Skipped],
+    *,
+    convention: Convention | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    batch_tokens: int | None = None,
+    share_prefix: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    strict: bool = False,
+    out: str | Path | RunFolder | None = None,
+    progress: bool = False,
+    clip: str | None = None,
+    layers: str = "",
+) -> Alignment:
+    """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment of a model on image-text pairs.
+
+    Diff-eRank (arXiv:2401.17139), Sec. 5.2.
+
+    Args:
+        adapter: A loaded model, from `mmerank.load`.
+        examples: From `mmerank.load_data`, or any iterable of `mmerank.Example`.
+        convention: The choices the paper leaves open.
+        limit: Use this many of the examples: the first ones, or with `seed` a random sample.
+        seed: Of the sample; as in the published code, `random.Random(seed).sample`.
+        batch_tokens: Most LLM positions in a batch, padding included. Default: one example a batch on a CPU,
+            8192 elsewhere, fewer with many layers.
+        share_prefix: Whether the image input may be read from the prefix of the pair pass.
+        max_pixels: Pictures with more pixels are skipped.
+        strict: Raise at the first example that cannot be measured, in place of skipping it.
+        out: A run folder; when it exists, only examples that it lacks are measured.
+        progress: Show a progress bar on stderr.
+        clip: A model of open_clip, `MODEL:PRETRAINED`, for CLIPScore among the companions; see `mmerank.jobs.clip`.
+        layers: Further layers of the LLM at which the pair is measured, all rows and by role; see
+            `mmerank.models.layers.layer_points`.
+
+    Returns:
+        The numbers, with all records.
+
+    Raises:
+        DataError: No example could be measured, or one was skipped and `strict` is set.
+        ModelError: CLIP cannot be loaded.
+        RunFolderError: `out` holds a run with other settings.
+        TypeError: `adapter` is not a loaded multimodal model, or `examples` no iterable of examples.
+        UsageError: `limit` is below 1, or there is a seed without a limit; no such CLIP or layer, or more rows to
+            match than a picture has.
+    """
+    convention = convention or Convention()
+    check_adapter(adapter)
+    check_examples(examples)
+    name = examples.name if isinstance(examples, DataSet) else "examples"
+    probe = Probe(
+        adapter,
+        convention,
+        batch_tokens=batch_tokens,
+        share_prefix=share_prefix,
+        max_pixels=max_pixels,
+        layers=layers,
+    )
+    scorer = None if clip is None else Clip(clip, next(adapter.model.parameters()).device)
+    own_folder = out is not None and not isinstance(out, RunFolder)
+    if (out is not None and not isinstance(out, RunFolder)) or scorer is not None:
+        examples = examples if isinstance(examples, DataSet) else list(examples)
+    if out is not None and not isinstance(out, RunFolder):
+        out = open_align_run(out, examples, convention, layers=layers, max_pixels=max_pixels, limit=limit, seed=seed)
+    folder = out
+    if folder is not None:
+        folder.add_model(adapter.name, dict(probe.source))
+    entries: Iterable[Example | Skipped] = without_placeholders(
+        probe.placeholders, unique(asked := chosen(examples, limit, seed))
+    )
+    records, skipped = collect(
+        probe.measure,
+        list(entries) if isinstance(asked, Sized) else entries,
+        model=adapter.name,
+        job="align",
+        folder=folder,
+        strict=strict,
+        progress=progress,
+    )
+    result = Alignment.of(
+        records,
+        skipped,
+        model=adapter.name,
+        data=name,
+        convention=convention,
+        source=probe.source,
+        limit=limit,
+        seed=seed,
+    )
+    if scorer is not None:
+        embeddings = clip_embeddings(
+            scorer,
+            without_placeholders(probe.placeholders, chosen(examples, limit, seed)),
+            {record.example for record in result.records},
+            folder=folder.path if folder is not None else None,
+            max_pixels=max_pixels,
+            progress=progress,
+        )
+        result = replace(result, clip=embeddings)
+    if folder is not None and own_folder:
+        folder.write_summary({"results": [result.to_dict()]})
+    return result
+
+
+def open_align_run(
+    out: str | Path,
+    examples: Iterable[Example | Skipped],
+    convention: Convention,
+    *,
+    layers: str = "",
+    max_pixels: int,
+    limit: int | None,
+    seed: int | None,
+) -> RunFolder:
+    """The run folder for these settings, new or continued. Arguments and errors as in `align`."""
+    settings: dict[str, Any] = {"convention": convention.to_dict(), "max_pixels": max_pixels}
+    if layers:
+        settings["layers"] = layers
+    return open_run(out, "align", examples, settings, limit=limit, seed=seed)

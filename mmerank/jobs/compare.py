@@ -1,0 +1,132 @@
+"""A against B on the same examples: two models, or one model before and after a transform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import pandas as pd
+
+from mmerank.analysis.comparison import compared
+from mmerank.analysis.metrics.matched import MATCHED_BY
+from mmerank.analysis.statistics.bootstrap import Bootstrap
+from mmerank.analysis.statistics.paired import PERMUTATIONS, ComparisonResult, FalseDiscovery
+from mmerank.convention import Aggregate, Convention, TextConvention
+from mmerank.eranks import FINAL
+from mmerank.runs.record import Record, to_frame
+
+_MEASURED = ("data", "convention", "records")
+
+
+class Measured(Protocol):
+    """What `mmerank.align` and `mmerank.diff` return, and `mmerank.perturb` as base and for each transform."""
+
+    @property
+    def data(self) -> str:
+        """Name of the data set."""
+
+    @property
+    def convention(self) -> Convention | TextConvention:
+        """The choices in force."""
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """One per example and measurement."""
+
+
+class Comparison(ComparisonResult):
+    """A against B on the same examples."""
+
+    def __str__(self) -> str:
+        from mmerank.report.terminal.intervals import comparison_text
+
+        return comparison_text([self])
+
+
+def compare(
+    a: Measured | pd.DataFrame,
+    b: Measured | pd.DataFrame,
+    *,
+    quantities: Sequence[str] | None = None,
+    names: tuple[str, str] | None = None,
+    aggregate: Aggregate | None = None,
+    point: str = FINAL,
+    matched: bool = False,
+    metric: str = "",
+    bootstrap: Bootstrap | None = None,
+    permutations: int = PERMUTATIONS,
+    false_discovery: FalseDiscovery = "bh",
+) -> Comparison:
+    """A - B on the same examples: interval, tests, effect sizes, and what could have been seen.
+
+    Examples that only one side has are left out on both. docs/statistics.md has formulas and sources.
+
+    Args:
+        a: A result of `mmerank.align` or `mmerank.diff`, the base or one of the transforms of `mmerank.perturb`, or
+            a frame of records as from `mmerank.runs.record.to_frame`, of one model (of texts: with its untrained
+            twins) and one transform.
+        b: The other.
+        quantities: Those to test. Default: all. A quantity that is equal in every example of both, as `erank4`
+            between image transforms, has no `q` and is not counted for that of the others.
+        names: What A and B are called. Default: model, and transform unless it is `none`.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`. Default: that of the results; `entropy` for
+            frames.
+        point: Of texts: the hook point.
+        matched: Compare the numbers on equally many rows, which were measured with `match_tokens`, see
+            docs/tokens.md; the same as `metric="matched"`.
+        metric: Of the numbers, by its name in `mmerank.analysis.metrics.known`. Default: eRank1 to eRank5 and the
+            ratios of pairs, Diff-eRank of texts.
+        bootstrap: Level, resamples, seed and method. The seed is also that of the permutations.
+        permutations: Most swaps to try; where there are no more than this and one, all are tried and `p` is exact.
+        false_discovery: `bh` (Benjamini-Hochberg) or `by` (Benjamini-Yekutieli, for any dependence) over the
+            quantities; over several comparisons see `controlled`.
+
+    Returns:
+        The differences.
+
+    Raises:
+        TypeError: One is something else.
+        ValueError: The two have no example in common, are of different data sets or aggregates, have other texts or
+            pictures under the same ids, there is no such quantity, or no numbers on equally many rows.
+    """
+    for given in (a, b):
+        if not isinstance(given, pd.DataFrame) and not all(hasattr(given, name) for name in _MEASURED):
+            raise TypeError(
+                "expected a result of mmerank.align or mmerank.diff, the base or one of the transforms of "
+                f"mmerank.perturb, or a frame of records, got {type(given).__name__}"
+            )
+    if not isinstance(a, pd.DataFrame) and not isinstance(b, pd.DataFrame):
+        if a.data != b.data:
+            raise ValueError(
+                f"expected two results on the same data, got {a.data} and {b.data}; for independent data sets see "
+                "mmerank.analysis.intervals.difference_of_groups"
+            )
+        if matched and _drawn(a) != _drawn(b):
+            raise ValueError(f"expected rows drawn alike on both sides, got {_drawn(a)} and {_drawn(b)}")
+    (frame_a, by_a), (frame_b, by_b) = _records(a, aggregate), _records(b, aggregate)
+    if by_a != by_b:
+        raise ValueError(f"expected the same aggregate on both sides, got {by_a} and {by_b}")
+    found = compared(
+        frame_a,
+        frame_b,
+        quantities=quantities,
+        names=names,
+        aggregate=by_a,
+        point=point,
+        name="matched" if matched else metric,
+        bootstrap=bootstrap,
+        permutations=permutations,
+        false_discovery=false_discovery,
+    )
+    return Comparison(**vars(found))
+
+
+def _records(given: Measured | pd.DataFrame, aggregate: Aggregate | None) -> tuple[pd.DataFrame, Aggregate]:
+    if isinstance(given, pd.DataFrame):
+        return given, aggregate or "entropy"
+    return to_frame(given.records, spectrum=False), aggregate or given.convention.aggregate
+
+
+def _drawn(given: Measured) -> str:
+    """How rows were drawn to match."""
+    return ", ".join(f"{name} {getattr(given.convention, name, None)}" for name in MATCHED_BY)

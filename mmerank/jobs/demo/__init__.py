@@ -1,0 +1,1 @@
+"""The tour over the two models that come with mmerank."""

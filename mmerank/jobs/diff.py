@@ -1,0 +1,268 @@
+"""Diff-eRank of language models: trained against untrained, on the same texts."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from itertools import starmap
+from pathlib import Path
+from typing import Any
+
+from mmerank.analysis.results.diff import DiffResult
+from mmerank.convention import TextConvention
+from mmerank.engine.collect import collect
+from mmerank.engine.text_probe import TextProbe
+from mmerank.eranks import FINAL
+from mmerank.errors import DataError, RunFolderError, UsageError
+from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen
+from mmerank.jobs.twins import Measure, built_when_needed, full_twin_name, twin_cache, twin_name, twin_source
+from mmerank.models.identity import identity
+from mmerank.models.layers import layer_points
+from mmerank.models.loading import TextAdapter, check_text_adapter
+from mmerank.runs.folder import RunFolder, open_run, without_cache
+from mmerank.runs.record import Record
+
+
+class Diff(DiffResult):
+    """Diff-eRank and reduced loss of one model on one set of texts, and what they stand on."""
+
+    def __str__(self) -> str:
+        from mmerank.report.terminal.diff import diff_text
+
+        return diff_text([self])
+
+
+def diff(
+    adapter: TextAdapter,
+    examples: Iterable[Example | Skipped],
+    *,
+    convention: TextConvention | None = None,
+    layers: str = "",
+    seeds: Sequence[int] = (0,),
+    limit: int | None = None,
+    seed: int | None = None,
+    batch_tokens: int | None = None,
+    strict: bool = False,
+    out: str | Path | RunFolder | None = None,
+    cache: str | Path | None = None,
+    untrained: Diff | None = None,
+    loss: bool = True,
+    last_use: bool = False,
+    progress: bool = False,
+) -> Diff:
+    """Diff-eRank and reduced loss of a language model.
+
+    Diff-eRank (arXiv:2401.17139), Def. 3.5 and Sec. 4.1.2. The untrained twins have the same configuration and
+    random weights, one for each of `seeds`; trained model and twins see the same texts.
+
+    Args:
+        adapter: A trained model, from `mmerank.load_text`.
+        examples: From `mmerank.load_data`, or any iterable of `mmerank.Example`; the pictures are not used.
+        convention: The choices the paper leaves open.
+        layers: Further layers to look at, see `mmerank.models.layers.layer_points`.
+        seeds: Of the untrained twins.
+        limit: Use this many of the texts: the first ones, or with `seed` a random sample.
+        seed: Of the sample.
+        batch_tokens: Most positions in a batch, padding included. Default: one text a batch on a CPU, 8192
+            tokens elsewhere, fewer with many layers.
+        strict: Raise at the first text that cannot be measured, in place of skipping it.
+        out: A run folder; when it exists, only what it lacks is measured.
+        cache: Folder in which the twins' records are kept between runs, by configuration, seed, mode, data and
+            convention: of several checkpoints of a configuration only the first builds them. Default: none. One
+            that cannot be used costs a warning and time.
+        untrained: An earlier result of the same configuration, texts, convention, layers and seeds; its twins'
+            records are taken, and no twin is built.
+        loss: Whether losses are computed beside the eRanks. Without them the LM head is not run, and all losses of
+            the result are NaN.
+        last_use: Whether `adapter` is not needed afterwards: its weights are freed before a twin is built, so that
+            memory holds one of the two, and it cannot be used again. Default: both are held.
+        progress: Show progress bars on stderr.
+
+    Returns:
+        The numbers, with all records.
+
+    Raises:
+        UsageError: `seeds` is empty or repeats one, a layer is unknown, or `untrained` is of something else.
+        DataError: No text could be measured, or one was skipped and `strict` is set.
+        RunFolderError: `out` holds a run with other settings.
+        TypeError: `adapter` is not a loaded language model, or `examples` no iterable of examples.
+    """
+    convention = convention or TextConvention()
+    check_text_adapter(adapter)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UsageError(f"expected one or more different seeds of untrained models, got {list(seeds)}")
+    try:
+        points = layer_points(adapter.layers, layers, last=FINAL)
+    except ValueError as error:
+        raise UsageError(f"{adapter.name}: {error}") from None
+    check_examples(examples)
+    examples = examples if isinstance(examples, DataSet) else list(examples)
+    name = examples.name if isinstance(examples, DataSet) else "examples"
+    entries = list(chosen(examples, limit, seed))
+    settings = _settings(convention, layers, loss)
+    known = identity(adapter)
+    twins = {twin_seed: twin_source(known, twin_seed) for twin_seed in seeds}
+    if untrained is not None:
+        _check_same(untrained, adapter, name, convention, layers, twins, loss)
+    own_folder = out is not None and not isinstance(out, RunFolder)
+    if out is not None and not isinstance(out, RunFolder):
+        out = open_diff_run(out, examples, convention, layers=layers, limit=limit, seed=seed, loss=loss)
+
+    def probe(model: TextAdapter, called: str, source: Mapping[str, Any], dropout: int | None = None) -> TextProbe:
+        return TextProbe(
+            model,
+            called,
+            convention,
+            points=points,
+            batch_tokens=batch_tokens,
+            dropout_seed=dropout,
+            loss=loss,
+            source=source,
+        )
+
+    def collected(
+        measure: Measure,
+        texts: Sequence[Example | Skipped],
+        called: str,
+        source: dict[str, Any],
+        folder: RunFolder | None,
+    ) -> _Collected:
+        if folder is not None:
+            folder.add_model(called, source)
+        return collect(measure, texts, model=called, job="diff", folder=folder, strict=strict, progress=progress)
+
+    def with_cache(measure: Measure, texts: Sequence[Example], called: str, source: dict[str, Any]) -> _Collected:
+        if cache is not None:
+            try:
+                return collected(measure, texts, called, source, twin_cache(Path(cache), called, texts, settings))
+            except RunFolderError as error:
+                warnings.warn(without_cache(Path(cache), error), stacklevel=3)
+        return collected(measure, texts, called, source, out)
+
+    trained = probe(adapter, adapter.name, known)
+    runs = [collected(trained.measure, entries, adapter.name, known, out)]
+    if untrained is not None:
+        runs += _twins_of(untrained, seeds, runs[0])
+    else:
+        texts = _measured_texts(entries, runs[0])
+        for twin_seed, source in twins.items():
+            called = full_twin_name(twin_seed, source)
+            dropout = twin_seed if convention.untrained_mode == "train" else None
+            measuring = partial(probe, called=called, source=source, dropout=dropout)
+            measure = built_when_needed(adapter, twin_seed, measuring, last_use=last_use)
+            runs.append(with_cache(measure, texts, called, source))
+            if out is not None and cache is not None:
+                out.add_model(called, source)
+                out.adopt(called, runs[-1][0])
+    result = _result(adapter, known, name, convention, tuple(seeds), runs, limit, seed)
+    if own_folder and isinstance(out, RunFolder):
+        out.write_summary({"results": [result.to_dict()]})
+    return result
+
+
+def open_diff_run(
+    out: str | Path,
+    examples: Iterable[Example | Skipped],
+    convention: TextConvention,
+    *,
+    layers: str,
+    limit: int | None,
+    seed: int | None,
+    loss: bool = True,
+) -> RunFolder:
+    """The run folder for these settings, new or continued. Arguments and errors as in `diff`."""
+    return open_run(out, "diff", examples, _settings(convention, layers, loss), limit=limit, seed=seed)
+
+
+def _settings(convention: TextConvention, layers: str, loss: bool) -> dict[str, Any]:
+    """What records of the same texts must share to stand in one folder."""
+    stated = {"convention": convention.to_dict(), "layers": layers}
+    return stated if loss else {**stated, "loss": False}
+
+
+_Collected = tuple[list[Record], list[Skipped]]
+
+
+def _result(
+    adapter: TextAdapter,
+    known: dict[str, Any],
+    name: str,
+    convention: TextConvention,
+    seeds: tuple[int, ...],
+    runs: list[_Collected],
+    limit: int | None,
+    seed: int | None,
+) -> Diff:
+    """The numbers over the texts that every model could measure."""
+    common = set.intersection(*({record.example for record in records} for records, _ in runs))
+    skips = {entry.id: entry for _, skipped in runs for entry in skipped if entry.id not in common}
+    # A repeated id is skipped, while the first text of that id is measured.
+    repeated = [entry for entry in runs[0][1] if entry.id in common]
+    skipped = (*skips.values(), *repeated)
+    if not common:
+        first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
+        raise DataError(f"{name}: no text could be measured, {len(skipped)} skipped{first}")
+    return Diff.of(
+        [record for records, _ in runs for record in records if record.example in common],
+        skipped,
+        model=adapter.name,
+        data=name,
+        convention=convention,
+        seeds=seeds,
+        source=known,
+        limit=limit,
+        seed=seed,
+    )
+
+
+def _check_same(
+    untrained: Diff,
+    adapter: TextAdapter,
+    name: str,
+    convention: TextConvention,
+    layers: str,
+    twins: Mapping[int, Mapping[str, Any]],
+    loss: bool,
+) -> None:
+    """UsageError where the twins of an earlier result are not those that would be measured now."""
+    points = tuple(layer_points(adapter.layers, layers, last=FINAL))
+    for word, there, here in (
+        ("data set", untrained.data, name),
+        ("convention", untrained.convention, convention),
+        ("choice of layers", tuple(point.point for point in untrained.points), points),
+        ("choice of seeds", untrained.seeds, tuple(twins)),
+        ("choice of losses", not math.isnan(untrained.loss_trained), loss and adapter.predicts_next),
+        ("configuration, tokenizer or dtype", _twin_names(untrained), [*starmap(full_twin_name, twins.items())]),
+    ):
+        if there != here:
+            raise UsageError(f"untrained is a result of another {word}: {there} there, {here} here")
+
+
+def _twin_names(of: Diff) -> list[str]:
+    """One a seed, in the order of the seeds."""
+    found = {record.model for record in of.records}
+    return [name for seed in of.seeds for name in sorted(found) if name.startswith(twin_name(seed))]
+
+
+def _twins_of(untrained: Diff, seeds: Sequence[int], trained: _Collected) -> list[_Collected]:
+    """What was measured of the twins of an earlier result, one entry a seed."""
+    digests = {record.example: record.text_digest for record in trained[0]}
+    for record in untrained.records:
+        if digests.get(record.example, record.text_digest) != record.text_digest:
+            raise UsageError(f"untrained is a result of other texts: that of {record.example!r} is another one here")
+    return [
+        ([r for r in untrained.records if r.model.startswith(twin_name(seed))], list(untrained.skipped))
+        for seed in seeds
+    ]
+
+
+def _measured_texts(entries: Sequence[Example | Skipped], trained: _Collected) -> list[Example]:
+    """The texts that the trained model could measure, in order, each once."""
+    measured = {record.example for record in trained[0]}
+    first: dict[str, Example] = {}
+    for entry in entries:
+        if isinstance(entry, Example) and entry.id in measured:
+            first.setdefault(entry.id, entry)
+    return list(first.values())

@@ -1,0 +1,129 @@
+"""What a model looks like from here: hook points with shapes, token layout, and what to be careful about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from mmerank.analysis.results.examination import Examination, Stretch
+from mmerank.convention import Convention
+from mmerank.engine.collect import Measured
+from mmerank.engine.probe import KINDS, Probe
+from mmerank.eranks import ERANKS
+from mmerank.errors import DataError
+from mmerank.inputs.example import Example, Skipped
+from mmerank.inputs.pictures import MAX_PIXELS
+from mmerank.inputs.sequence import Role, TokenSequence
+from mmerank.models.adapter import Adapter
+from mmerank.models.hooks import Point
+from mmerank.runs.record import Record
+
+STEEP = 0.5  # share of the spectrum in one direction that is worth a warning
+
+
+def examine(
+    adapter: Adapter,
+    examples: Iterable[Example | Skipped],
+    *,
+    convention: Convention | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Examination:
+    """Run the first usable example and look at what happens.
+
+    Args:
+        adapter: A loaded model.
+        examples: The first that can be measured is used.
+        convention: The choices in force.
+        max_pixels: Pictures with more pixels are skipped.
+
+    Returns:
+        What was found.
+
+    Raises:
+        DataError: No example can be measured, or hidden states hold NaN or infinity.
+    """
+    convention = convention or Convention()
+    probe = Probe(adapter, convention, batch_tokens=0, max_pixels=max_pixels)
+    skipped = None
+    for example in examples:
+        (result,) = probe.measure([example])
+        if isinstance(result, Measured) and isinstance(example, Example):
+            break
+        skipped = skipped or result
+        if isinstance(result, Skipped) and result.suspect == "model":
+            raise DataError(f"{adapter.name}: example {example.id!r}: {result.reason}")
+    else:
+        why = f"; first: {skipped.id!r}: {skipped.reason}" if isinstance(skipped, Skipped) else ""
+        raise DataError(f"no example could be measured{why}")
+    records = {(record.point, record.input): record for record in result.records}
+    counts: dict[str, int] = {}
+    for parameter in adapter.model.parameters():
+        place = f"{str(parameter.dtype).removeprefix('torch.')} on {parameter.device}"
+        counts[place] = counts.get(place, 0) + parameter.numel()
+    points = {**adapter.points, "vision": adapter.vision_points[convention.vision_point]}
+    prepared = probe.prepare(example)
+    assert not isinstance(prepared, Skipped)  # it has been measured
+    layout = {kind: _stretches(adapter, prepared.sequences[kind], convention) for kind in KINDS}
+    return Examination(
+        model=adapter.name,
+        source=dict(probe.source),
+        parameters=sum(counts.values()),
+        places=tuple(sorted(counts, key=lambda place: -counts[place])),
+        points={name: _described(point, name, records) for name, point in points.items()},
+        vision_points={
+            name: f"{point.side} of {point.module}" + (f", without the first {point.skip}" if point.skip else "")
+            for name, point in adapter.vision_points.items()
+        },
+        example=example.id,
+        layout=layout,
+        eranks={label: float(torch.tensor(records[where].entropy).exp()) for label, where in ERANKS.items()},
+        warnings=tuple(_warnings(adapter, probe, records)),
+    )
+
+
+def _described(point: Point, name: str, records: dict[tuple[str, str], Record]) -> dict[str, Any]:
+    shapes = {kind: (r.n, r.d) for (where, kind), r in records.items() if where == name}
+    return {"module": str(point.module), "side": point.side, "skip": point.skip, "shapes": shapes}
+
+
+def _stretches(adapter: Adapter, sequence: TokenSequence, convention: Convention) -> tuple[Stretch, ...]:
+    found, position = [], 0
+    for role, run in groupby(zip(sequence.roles, sequence.ids, strict=True), key=lambda pair: pair[0]):
+        ids = [i for _, i in run]
+        found.append(
+            Stretch(
+                first=position,
+                last=position + len(ids) - 1,
+                role=role.name.lower(),
+                counted=convention.tokens == "all" or role in (Role.IMAGE, Role.TEXT),
+                text="" if role is Role.IMAGE else adapter.tokenizer.decode(ids),
+            )
+        )
+        position += len(ids)
+    return tuple(found)
+
+
+def _warnings(adapter: Adapter, probe: Probe, records: dict[tuple[str, str], Record]) -> Iterable[str]:
+    yield from adapter.source.get("cautions", ())
+    dtypes = {parameter.dtype for parameter in adapter.model.parameters()}
+    if torch.float16 in dtypes:
+        yield "float16 overflows at 65504: massive activations may become infinite; bfloat16 does not"
+    if not adapter.causal:
+        yield "the LLM is not causal, so the image input needs a pass of its own"
+    elif not probe.share_prefix:
+        yield "the image's hidden states depend on the text behind it, so the image input needs a pass of its own"
+    if text_cut := records["llm", "text"].text_cut:
+        yield f"{text_cut} text tokens were cut off to fit the limit of {adapter.max_tokens}"
+    steep = [f"{point} / {kind} {r.top_share:.0%}" for (point, kind), r in records.items() if r.top_share > STEEP]
+    if steep:
+        yield (
+            f"one direction holds most of the spectrum ({', '.join(steep)}): a massive activation, or tokens that "
+            "hardly differ; compare with --centre median"
+        )
+    tokens = {kind: records["llm", kind].n for kind in KINDS}
+    if max(tokens.values()) > 2 * min(tokens.values()):
+        counts = ", ".join(f"{kind} {n}" for kind, n in tokens.items())
+        yield f"token counts differ ({counts}); they bound eRank3 to eRank5, which differ for that alone"

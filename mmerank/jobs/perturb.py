@@ -1,0 +1,241 @@
+"""How a change of picture or text travels: the five eRanks and two ratios before and after, on the same examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+
+from mmerank.analysis.perturbation import against_nulls
+from mmerank.analysis.results.perturbation import Checks, PerturbationResult, perturbed
+from mmerank.convention import Convention
+from mmerank.engine.collect import Measured, collect
+from mmerank.engine.probe import Probe
+from mmerank.eranks import ERANKS
+from mmerank.errors import DataError
+from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, unique
+from mmerank.inputs.pictures import MAX_PIXELS
+from mmerank.inputs.placeholders import placeholders, without_placeholders
+from mmerank.inputs.transforms.picture import Transform
+from mmerank.inputs.variants import BASE, ORIGINAL, Control, Variant, asked_for, null_pairs, variant
+from mmerank.jobs.align import Alignment
+from mmerank.models.adapter import Adapter, check_adapter
+from mmerank.runs.folder import RunFolder, open_run
+from mmerank.runs.record import Record, to_frame
+
+# Examples that are measured a second time, transformed and by themselves.
+CHECKED = 8
+# How often a null is drawn: the fewest with which a two-sided p can be 0.05, 2 / (draws + 1).
+DRAWS = 39
+
+
+class Perturbation(PerturbationResult):
+    """One model on one data set, before and after some transforms."""
+
+    base: Alignment
+
+    def __str__(self) -> str:
+        from mmerank.report.terminal.alignment import perturbation_text
+
+        return perturbation_text(self)
+
+
+def perturb(
+    adapter: Adapter,
+    examples: Iterable[Example | Skipped],
+    transforms: Iterable[str] = (),
+    *,
+    controls: Iterable[Control] = (),
+    control_draws: int = DRAWS,
+    convention: Convention | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    batch_tokens: int | None = None,
+    share_prefix: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    strict: bool = False,
+    out: str | Path | RunFolder | None = None,
+    progress: bool = False,
+) -> Perturbation:
+    """What transforms of picture or text do to eRank1 to eRank5 and the two ratios.
+
+    Diff-eRank (arXiv:2401.17139), Table 3, for any transform. An example that cannot be measured under
+    every transform is skipped everywhere.
+
+    Args:
+        adapter: A loaded model, from `mmerank.load`.
+        examples: From `mmerank.load_data`, or any iterable of `mmerank.Example`, which is read into a list.
+        transforms: `NAME[:STRENGTH]`, joined by `+` to follow each other, strengths joined by commas for a sweep:
+            `rotate:90`, `blur:1,2,4`. See `mmerank.inputs.transforms.picture`.
+        controls: Nulls, `mismatch` and `independent`, see `mmerank.inputs.variants.null_pairs`.
+        control_draws: How often a null is drawn, R; its p is never below 2 / (R + 1).
+        convention: As for `mmerank.align`, like all that follows but for `seed`.
+        limit: Use this many of the examples: the first ones, or with `seed` a random sample.
+        seed: Of what is random in transforms and controls, 0 if none is given; and with `limit` of the sample.
+        batch_tokens: Most LLM positions in a batch.
+        share_prefix: Whether the image input may be read from the prefix of the pair pass.
+        max_pixels: Pictures with more pixels are skipped.
+        strict: Raise at the first example that cannot be measured.
+        out: A run folder; when it exists, only examples that it lacks are measured.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        The numbers, with all records.
+
+    Raises:
+        DataError: No example could be measured, or one was skipped and `strict` is set.
+        RunFolderError: `out` holds a run with other settings.
+        TypeError: `adapter`, `examples` or `transforms` is not what is said above.
+        UsageError: A transform or control is unknown, or there is none; `limit` or `control_draws` is below 1; an
+            example needs another, and there is none.
+    """
+    convention = convention or Convention()
+    check_adapter(adapter)
+    check_examples(examples)
+    asked, kinds = asked_for(transforms, controls, control_draws)
+    if not isinstance(examples, DataSet):
+        examples = list(examples)
+    name = examples.name if isinstance(examples, DataSet) else "examples"
+    sample_seed = seed if limit is not None else None
+    # Here too: what is drawn from other examples, or changed, is their text without it.
+    signs = placeholders(adapter.model, adapter.tokenizer)
+    entries = list(without_placeholders(signs, unique(chosen(examples, limit, sample_seed))))
+    usable = [entry for entry in entries if isinstance(entry, Example)]
+    drawn_by = seed or 0
+    variants = [variant(transform, usable, seed=drawn_by, max_pixels=max_pixels) for transform in asked]
+    nulls = null_pairs(kinds, control_draws, usable, seed=drawn_by)
+    probe = Probe(
+        adapter,
+        convention,
+        batch_tokens=batch_tokens,
+        share_prefix=share_prefix,
+        max_pixels=max_pixels,
+        variants=(BASE, *variants, *nulls),
+    )
+    own_folder = out is not None and not isinstance(out, RunFolder)
+    if out is not None and not isinstance(out, RunFolder):
+        out = open_perturb_run(
+            out,
+            examples,
+            asked,
+            kinds,
+            convention=convention,
+            control_draws=control_draws,
+            max_pixels=max_pixels,
+            limit=limit,
+            seed=seed,
+        )
+    if out is not None:
+        out.add_model(adapter.name, dict(probe.source))
+    records, skipped = collect(
+        probe.measure,
+        entries,
+        model=adapter.name,
+        job="perturb",
+        folder=out,
+        strict=strict,
+        progress=progress,
+    )
+    summary = partial(
+        Alignment.of,
+        skipped=skipped,
+        model=adapter.name,
+        data=name,
+        convention=convention,
+        source=probe.source,
+        limit=limit,
+        seed=sample_seed,
+    )
+    by_variant = _by_variant(records, probe.variants)
+    base = summary(by_variant["none"])
+    after = [perturbed(v.name, base, summary(by_variant[v.name])) for v in variants]
+    of_all = tuple(record for of_one in by_variant.values() for record in of_one)
+    result = Perturbation(
+        base=base,
+        transforms=tuple(after),
+        controls=against_nulls(to_frame(of_all, spectrum=False), aggregate=convention.aggregate),
+        checks=_checked(probe, usable, variants, by_variant),
+        records=of_all,
+        seed=drawn_by,
+    )
+    if out is not None and own_folder:
+        out.write_summary(result.to_dict())
+    return result
+
+
+def open_perturb_run(
+    out: str | Path,
+    examples: Iterable[Example | Skipped],
+    transforms: Sequence[Transform],
+    controls: Sequence[Control],
+    *,
+    convention: Convention,
+    control_draws: int,
+    max_pixels: int,
+    limit: int | None,
+    seed: int | None,
+) -> RunFolder:
+    """The run folder for these settings, new or continued. Arguments and errors as in `perturb`."""
+    settings = {
+        "convention": convention.to_dict(),
+        "max_pixels": max_pixels,
+        "transforms": [transform.name for transform in transforms],
+        "controls": list(controls),
+        "control_draws": control_draws if controls else 0,
+    }
+    return open_run(out, "perturb", examples, settings, limit=limit, seed=seed)
+
+
+def _by_variant(records: Iterable[Record], variants: Iterable[Variant]) -> dict[str, list[Record]]:
+    """The records of each variant, in the order of the examples' ids."""
+    found: dict[str, list[Record]] = {variant.name: [] for variant in variants}
+    order = list(ERANKS.values())
+    for record in sorted(records, key=lambda r: (r.example, order.index((r.point, r.input)))):
+        found[record.transform].append(record)
+    return found
+
+
+def _checked(
+    probe: Probe, examples: Sequence[Example], variants: Sequence[Variant], by_variant: dict[str, list[Record]]
+) -> Checks:
+    """Measure some transformed examples afresh, one by one, as `align` would measure them from files."""
+    eranks = {
+        (name, r.example, r.point, r.input): math.exp(r.entropy)
+        for name, records in by_variant.items()
+        for r in records
+    }
+    measured = {r.example for r in by_variant["none"]}
+    chosen_ones = [example for example in examples if example.id in measured][:CHECKED]
+    # A picture may have become larger than those that are opened may be.
+    limit = max(probe.max_pixels, MAX_PIXELS)
+    alone = Probe(
+        probe.adapter,
+        probe.convention,
+        batch_tokens=0,
+        share_prefix=probe.share_prefix,
+        max_pixels=limit,
+        source=probe.source,
+    )
+    text, reuse, identity = [], [], []
+    count = max(len(variants), len(chosen_ones)) if variants else 0
+    again: set[str] = set()
+    for example, made in islice(zip(cycle(chosen_ones), cycle(variants)), count):
+        try:
+            (fresh,) = alone.measure([made.text.of(made.image.of(example))])
+        except DataError:
+            continue
+        if not isinstance(fresh, Measured):  # a run is continued, and the pictures are gone
+            continue
+        again.add(example.id)
+        for r in fresh.records:
+            erank = math.exp(r.entropy)
+            reuse.append(abs(erank - eranks[made.name, example.id, r.point, r.input]))
+            if r.input == "text" and made.text == ORIGINAL:
+                text.append(abs(erank - eranks["none", example.id, r.point, r.input]))
+    for name, example_id, point, kind in eranks:
+        if name == "identity":
+            difference = eranks[name, example_id, point, kind] - eranks["none", example_id, point, kind]
+            identity.append(abs(difference))
+    return Checks(len(again), *(max(found, default=math.nan) for found in (text, reuse, identity)))

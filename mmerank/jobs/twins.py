@@ -1,0 +1,131 @@
+"""Untrained twins of a language model: what identifies one, and where its records are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmerank.analysis.metrics.diff_erank import TWIN
+from mmerank.engine.collect import Measured
+from mmerank.engine.text_probe import TextProbe
+from mmerank.inputs.example import Example, Skipped
+from mmerank.models.identity import KNOWN_BY, OF_TWINS
+from mmerank.models.loading import TextAdapter
+from mmerank.runs.folder import RunFolder, versions
+
+Measure = Callable[[Iterable[Example | Skipped]], Iterator[Measured | Skipped]]
+
+
+def twin_name(seed: int) -> str:
+    """What the names of a seed's twins begin with, whatever their configuration."""
+    return f"{TWIN}{seed} "
+
+
+def twin_source(trained: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What an untrained twin is known by, so that its records are found without building it.
+
+    Its weights are drawn in float32 on the CPU: they follow from these values and from the versions of the libraries.
+
+    Args:
+        trained: The trained model's `mmerank.models.identity.identity`.
+        seed: Of the twin's weights.
+
+    Returns:
+        JSON values by name.
+    """
+    kept = {key: trained.get(key) for key in ("adapter", "configuration", "dtype")}
+    known = {key: trained[KNOWN_BY][key] for key in OF_TWINS}
+    return {**kept, "untrained": True, "seed": seed, "tokenizer": known["tokenizer"], KNOWN_BY: known}
+
+
+def full_twin_name(seed: int, source: Mapping[str, Any]) -> str:
+    """The name in the records: the same for all checkpoints of a configuration, and for them alone."""
+    return f"{twin_name(seed)}[{_digest(source)[:8]}]"
+
+
+def built_when_needed(
+    adapter: TextAdapter, seed: int, probe: Callable[[TextAdapter], TextProbe], *, last_use: bool = False
+) -> Measure:
+    """A measurement with an untrained twin that is built at the first text: none is where all is measured already.
+
+    Args:
+        adapter: The trained model.
+        seed: Of the twin's weights.
+        probe: What measures with the twin.
+        last_use: Whether the trained model is not needed any more, so that its weights are freed first.
+
+    Returns:
+        Texts -> a result for each.
+    """
+
+    def measure(examples: Iterable[Example | Skipped]) -> Iterator[Measured | Skipped]:
+        waiting = iter(examples)
+        for first in waiting:
+            if last_use:
+                free_weights(adapter.model)
+            with _built(adapter, seed) as twin:
+                yield from probe(twin).measure(chain([first], waiting))
+
+    return measure
+
+
+def free_weights(model: nn.Module) -> None:
+    """Free the memory of a model's weights, and leave what a twin is made like: shapes, dtypes and devices.
+
+    Of quantised or offloaded models nothing is freed, since their weights are not only in their parameters.
+
+    Args:
+        model: One that is not run again.
+    """
+    parameters = list(model.parameters())
+    if hasattr(model, "hf_device_map") or not all(p.is_floating_point() and not p.is_meta for p in parameters):
+        return
+    for parameter in parameters:
+        parameter.data = torch.zeros((), dtype=parameter.dtype, device=parameter.device).expand(parameter.shape)
+
+
+@contextmanager
+def _built(adapter: TextAdapter, seed: int) -> Iterator[TextAdapter]:
+    """An untrained twin; where both do not fit on the device, the trained model waits on the CPU meanwhile."""
+    device, moved = next(adapter.model.parameters()).device, False
+    try:
+        try:
+            twin = adapter.untrained(seed)
+        except torch.OutOfMemoryError:
+            moved = True
+            adapter.model.to("cpu")
+            torch.cuda.empty_cache()
+            twin = adapter.untrained(seed)
+        yield twin
+    finally:
+        if moved:
+            adapter.model.to(device)
+
+
+def twin_cache(cache: Path, name: str, texts: Sequence[Example], settings: Mapping[str, Any]) -> RunFolder:
+    """Where a twin's records of these texts under these settings are kept.
+
+    Args:
+        cache: The folder of all twins.
+        name: Of the twin in the records.
+        texts: Those that are measured.
+        settings: Convention and layers.
+
+    Returns:
+        A folder of its own.
+    """
+    content = [[example.id, example.text] for example in texts]
+    stated = {"job": "untrained", "texts": _digest(content), **settings}
+    return RunFolder(cache / _digest([name, stated, versions()])[:32], stated, waits=True)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""A MODEL argument -> an adapter: loading, hook points, layers, token sequences, untrained weights."""

@@ -1,0 +1,180 @@
+"""The Adapter protocol, and how a MODEL argument becomes a loaded adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from PIL import Image
+from torch import Tensor, nn
+
+from mmerank.convention import ImageLayout, SequenceForm
+from mmerank.errors import ModelError, UsageError
+from mmerank.inputs.demo import MODELS
+from mmerank.inputs.example import Example
+from mmerank.inputs.sequence import Kind, TokenSequence
+from mmerank.models.checkpoints import (
+    check_keys,
+    chosen_device,
+    configuration,
+    families,
+    family_named,
+    lacking,
+    quantised,
+    yaml_keys,
+)
+from mmerank.models.hooks import Point
+from mmerank.models.located import MULTIMODAL, check_dtype, is_yaml
+
+GROUP = MULTIMODAL
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """What mmerank must know of a multimodal model: where the hook points are and how to feed an example.
+
+    Beside what is declared here, a class has `model_types` (those of config.json that it loads) and the
+    classmethod `load(checkpoint, *, name, dtype, device)`. Where a YAML file names the adapter, `checkpoint` is
+    that file, and further keyword-only parameters of `load` are the keys the file may have, those without a
+    default the keys it must have.
+
+    Attributes:
+        name: The model as results name it.
+        source: What was read from where, for the record: JSON values by name. Of an untrained twin: `adapter`,
+            `untrained` (true), `seed` and `dtype`. `mmerank.models.identity` adds what the model is when it is
+            measured.
+        model: The module that the hook points are paths in.
+        tokenizer: The LLM's, as transformers loads it.
+        points: Hook point for each of `vision`, `connector` and `llm`.
+        vision_points: Named alternatives for `vision`; `default` is the one in `points`.
+        layers: Of the LLM, as transformers orders its `hidden_states`: what enters the first block, the output of
+            each other block, and at last the `llm` of `points`, after the final norm.
+        causal: Whether a position of the LLM sees only those before it, so that what is read of a prefix
+            does not depend on what follows.
+        image_tokens: Rows of the connector's output per picture.
+        max_tokens: Longest sequence the LLM takes.
+    """
+
+    name: str
+    source: Mapping[str, Any]
+    model: nn.Module
+    tokenizer: Any
+    points: Mapping[str, Point]
+    vision_points: Mapping[str, Point]
+    layers: Sequence[Point]
+    causal: bool
+    image_tokens: int
+    max_tokens: int
+
+    def pixels(self, picture: Image.Image, layout: ImageLayout) -> Tensor:
+        """The vision encoder's input for one RGB picture, (c, h, w), float32, on the CPU."""
+        ...
+
+    def sequence(self, example: Example, kind: Kind, form: SequenceForm) -> TokenSequence:
+        """What the LLM reads for one example: image, text or both."""
+        ...
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Run vision encoder and connector: (b, c, h, w) -> the connector's output, (b, m, d)."""
+        ...
+
+    def decode(self, ids: Tensor, mask: Tensor, images: Tensor | None) -> None:
+        """Run the LLM up to its final norm, without the LM head.
+
+        `ids` and `mask` are (b, n), padded on the right; `images` is the connector's output, (b, m, d).
+        """
+        ...
+
+    def untrained(self, seed: int) -> Adapter:
+        """The same configuration with fresh random weights, in eval mode; same tokenizer, dtype and device."""
+        ...
+
+
+def load(
+    model: str | Path, *, dtype: str | None = None, device: str | None = None, load_in: str | None = None
+) -> Adapter:
+    """A loaded model, ready to be measured.
+
+    Args:
+        model: A hub id, a local directory, a YAML file `{adapter: NAME, ...}`, or `demo-llava` or
+            `demo-minigpt-v2`, the small trained models that come with mmerank. NAME may be `package.module:Class`,
+            whose code is run; it is not looked for in the current folder.
+        dtype: `float32`, `bfloat16`, `float16` or `float64`; default: the checkpoint's own, and float32 for the
+            models that come with mmerank.
+        device: As torch names it, or `auto` to spread the model over all devices (`device_map="auto"`);
+            default: `cuda` where there is one, else `cpu`.
+        load_in: `8bit` or `4bit` to quantise the weights with bitsandbytes, where the family can.
+
+    Returns:
+        The adapter of the model's family.
+
+    Raises:
+        UsageError: Unknown dtype, device or adapter name, or a model's name that is nearly one of those that come
+            with mmerank; or quantising is not possible here.
+        ModelError: No such checkpoint, or none that any adapter understands.
+    """
+    check_dtype(dtype)
+    place = chosen_device(device)
+    name = str(model)
+    if name in MODELS:
+        model, dtype = MODELS[name], dtype or "float32"
+    family, keys = _found(model)
+    keys |= quantised(family, load_in, place)
+    adapter: Adapter = family.load(
+        Path(model) if is_yaml(model) else model, name=name, dtype=dtype, device=place, **keys
+    )
+    return adapter
+
+
+def check_model(model: str | Path) -> None:
+    """Refuse a MODEL argument that `load` would refuse at once, without loading weights.
+
+    Args:
+        model: As for `load`.
+
+    Raises:
+        UsageError: Unknown adapter name, or a model's name that is nearly one of those that come with mmerank.
+        ModelError: No such checkpoint, or none that any adapter understands.
+    """
+    _found(MODELS.get(str(model), model))
+
+
+def check_adapter(adapter: object) -> None:
+    """Refuse what is not a loaded multimodal model.
+
+    Args:
+        adapter: What was given for one.
+
+    Raises:
+        TypeError: It lacks what an `Adapter` has.
+    """
+    if missing := lacking(adapter, Adapter):
+        raise TypeError(
+            f"{type(adapter).__name__} is no adapter yet: it lacks {', '.join(missing)}; the docstring of "
+            "mmerank.models.adapter.Adapter says what each is"
+        )
+    if not isinstance(adapter, Adapter):
+        raise TypeError(
+            f"expected a model that mmerank.load(MODEL) returns, got {type(adapter).__name__}; mmerank.diff measures "
+            "language models, which mmerank.load_text(MODEL) loads"
+        )
+
+
+def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:
+    """Adapter class of a MODEL argument, and the keys of its YAML file."""
+    if is_yaml(model):
+        path = Path(model)
+        name, keys = yaml_keys(path)
+        family = family_named(GROUP, name)
+        if family.model_types:
+            raise UsageError(f"{path}: adapter {name} is given by a hub id or a directory, not by a YAML file")
+        check_keys(path, name, family.load, keys)
+        return family, keys
+    model_type, known = configuration(model)["model_type"], families(GROUP)
+    if model_type not in known:
+        raise ModelError(
+            f"{model}: no adapter for a checkpoint of model_type {model_type!r}; known: {', '.join(sorted(known))}; "
+            "language models are measured by `mmerank diff`"
+        )
+    return known[model_type], {}

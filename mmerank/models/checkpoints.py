@@ -1,0 +1,401 @@
+"""What every way of loading a model shares: how a MODEL argument is read, and what a configuration is known by."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import re
+import reprlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from mmerank.errors import ModelError, UsageError, did_you_mean
+from mmerank.files import regular_bytes
+from mmerank.inputs.demo import MODELS
+from mmerank.models.located import LANGUAGE, check_device, check_load_in, check_located, is_yaml
+from mmerank.models.soundness import check_no_adapter_alone
+from mmerank.processes import rank
+
+# What no adapter's `load` takes from a YAML file, because the caller says it.
+_CALLERS = ("name", "dtype", "device", "load_in")
+# Keys of a configuration that say where it came from or how it is run, and nothing of the architecture.
+_NOT_ARCHITECTURE = frozenset(
+    {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+)
+
+
+def chosen_device(device: str | None) -> str:
+    """The device that is meant: `device` itself, or `cuda` where there is one, else `cpu`.
+
+    Of several processes that were started together, each has a GPU of its own.
+
+    Args:
+        device: As torch names it, `auto`, or None.
+
+    Returns:
+        The device's name.
+
+    Raises:
+        UsageError: Unknown device, or one that is not there.
+    """
+    import torch
+
+    check_device(device)
+    place = device or (_own_gpu() if torch.cuda.is_available() else "cpu")
+    if place == "auto":
+        return place
+    try:
+        kind = torch.device(place).type
+    except RuntimeError:
+        raise UsageError(f"unknown device {place!r}; cpu, cuda, cuda:0, mps, or auto") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {place!r}: torch sees no CUDA device here")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"device {place!r}: torch sees no Apple GPU here")
+    if kind == "meta":
+        raise UsageError("device 'meta' holds no values to measure")
+    return place
+
+
+def quantised(family: Any, load_in: str | None, device: str) -> dict[str, str]:
+    """The keyword with which an adapter quantises the weights while it loads them; none where that is not asked for.
+
+    Args:
+        family: The adapter's class.
+        load_in: `8bit`, `4bit`, or None.
+        device: Where the model goes.
+
+    Returns:
+        For the class's `load`.
+
+    Raises:
+        UsageError: Unknown name, an adapter that cannot, no bitsandbytes, or no CUDA device.
+    """
+    if load_in is None:
+        return {}
+    check_load_in(load_in)
+    if "load_in" not in inspect.signature(family.load).parameters:
+        raise UsageError(f"{family.__name__} loads weights as they are; --load-in is for LLaVA and language models")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(f"loading in {load_in} needs bitsandbytes, which is not installed; pip install bitsandbytes")
+    import torch
+
+    if not torch.cuda.is_available() or not device.startswith(("cuda", "auto")):
+        raise UsageError(f"loading in {load_in} needs a CUDA device, not {device}")
+    return {"load_in": load_in}
+
+
+def placement(device: str, load_in: str | None) -> dict[str, Any]:
+    """What transformers' `from_pretrained` is told of where weights go and whether they are quantised.
+
+    Args:
+        device: A torch device, or `auto`.
+        load_in: `8bit`, `4bit`, or None.
+
+    Returns:
+        Keywords.
+    """
+    if load_in is None:
+        return {"device_map": "auto"} if device == "auto" else {}
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_8bit=load_in == "8bit", load_in_4bit=load_in == "4bit")
+    return {"quantization_config": config, "device_map": device if device == "auto" else {"": device}}
+
+
+def _own_gpu() -> str:
+    import torch
+
+    process = rank()
+    if process.count == 1:
+        return "cuda"
+    if process.local >= torch.cuda.device_count():
+        raise UsageError(
+            f"process {process.local} of this machine finds {torch.cuda.device_count()} GPUs; start as many "
+            "processes as there are GPUs, or say --device"
+        )
+    return f"cuda:{process.local}"
+
+
+def family_named(group: str, name: str) -> Any:
+    """The adapter class of an entry point name, or of `package.module:Class`.
+
+    The name may come out of a file of somebody else, so that the module is not looked for in the current folder.
+
+    Args:
+        group: Entry point group.
+        name: The name.
+
+    Returns:
+        The class.
+
+    Raises:
+        UsageError: No such name, or it cannot be imported.
+    """
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            with _without_current_folder():
+                family = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"adapter {name!r} cannot be imported: {error}") from error
+        if not all(hasattr(family, wanted) for wanted in ("load", "model_types")):
+            raise UsageError(f"adapter {name!r} is no adapter: it has no `load` and `model_types`")
+        return family
+    return _entry_point(group, name).load()
+
+
+def _entry_point(group: str, name: str) -> EntryPoint:
+    known = {entry.name: entry for entry in entry_points(group=group)}
+    if name not in known:
+        raise UsageError(f"unknown adapter {name!r}; known: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def check_named(group: str, model: str | Path, revision: str | None = None, *, ask_hub: bool = True) -> None:
+    """Refuse a MODEL argument that names nothing, before anything heavy is imported.
+
+    Args:
+        group: Entry point group of the adapters that may take it.
+        model: A hub id, a directory, a YAML file, or the name of a model that comes with mmerank.
+        revision: Branch, tag or commit on the hub; None for the newest.
+        ask_hub: Whether the hub is asked for what may be on it.
+
+    Raises:
+        UsageError: It is no name, or nearly that of a model that comes with mmerank; an adapter is unknown.
+        ModelError: No such checkpoint or YAML file, or one that cannot be read.
+    """
+    if is_yaml(model):
+        adapter, _ = yaml_keys(Path(model))
+        if ":" not in adapter:
+            _entry_point(group, adapter)
+        return
+    if group == LANGUAGE and not Path(model).exists() and (str(model) in MODELS or did_you_mean(str(model), MODELS)):
+        raise UsageError(f"{model}: the models that come with mmerank read pictures; `mmerank align` measures them")
+    if str(model) not in MODELS or revision:
+        check_located(model, revision, ask_hub=ask_hub)
+
+
+def lacking(given: object, protocol: type) -> list[str]:
+    """What an object lacks of a protocol, if it is nearly all there: a slip in an adapter of one's own.
+
+    Args:
+        given: What was given for one.
+        protocol: A class of declared attributes and methods.
+
+    Returns:
+        Names, sorted; none if more than a third are missing, since it is something else then.
+    """
+    wanted = {*protocol.__annotations__, *(name for name in vars(protocol) if not name.startswith("_"))}
+    missing = sorted(name for name in wanted if not hasattr(given, name))
+    return missing if 3 * len(missing) <= len(wanted) else []
+
+
+@contextmanager
+def _without_current_folder() -> Iterator[None]:
+    """Leave the current folder out of what is imported from, where Python put it there by itself, as `-m` does.
+
+    It stays where PYTHONPATH names it. What is installed from it stands further behind in the path.
+    """
+    here = Path.cwd()
+    named = os.environ.get("PYTHONPATH")
+    asked = named is not None and any(Path(entry or ".").resolve() == here for entry in named.split(os.pathsep))
+    before = list(sys.path)
+    first = before[:1] if before and Path(before[0] or ".").resolve() == here else []
+    if not asked:
+        sys.path[:] = [entry for entry in before[len(first) :] if entry not in ("", ".")]
+    try:
+        yield
+    finally:
+        if not asked:
+            sys.path[:] = before
+
+
+def families(group: str) -> dict[str, Any]:
+    """Adapter class by the `model_type` of config.json that it loads.
+
+    Args:
+        group: Entry point group.
+
+    Returns:
+        One entry per model_type.
+    """
+    classes = [entry.load() for entry in entry_points(group=group)]
+    return {model_type: family for family in classes for model_type in family.model_types}
+
+
+def yaml_keys(path: Path) -> tuple[str, dict[str, Any]]:
+    """Adapter name and further keys of a YAML file `{adapter: NAME, ...}`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The name, and the other keys.
+
+    Raises:
+        ModelError: It cannot be read, is not YAML, or names no adapter.
+    """
+    import yaml
+
+    try:
+        keys = yaml.safe_load(regular_bytes(path).decode())
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception as error:  # what int(), float() and others raise comes through, and RecursionError
+        raise ModelError(f"{path}: not valid YAML ({str(error) or type(error).__name__})") from None
+    if not isinstance(keys, dict) or not isinstance(keys.get("adapter"), str):
+        raise ModelError(f"{path}: expected keys, one of them `adapter: NAME`")
+    return keys.pop("adapter"), keys
+
+
+def check_keys(path: Path, name: str, load: Callable[..., Any], keys: Mapping[str, Any]) -> None:
+    """Hold the keys of a YAML file against what the adapter's own `load` takes by keyword.
+
+    Args:
+        path: The file.
+        name: The adapter's name.
+        load: Its `load`.
+        keys: The keys found.
+
+    Raises:
+        ModelError: A key is unknown or missing.
+    """
+    parameters = inspect.signature(load).parameters.values()
+    own = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _CALLERS}
+    unknown = sorted(map(str, keys.keys() - own.keys()))
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        known = ", ".join(own) or "no keys of its own"
+        raise ModelError(f"{path}: unknown key {', '.join(unknown)}; adapter {name} knows {known}")
+    if missing := [key for key, p in own.items() if p.default is p.empty and key not in keys]:
+        raise ModelError(f"{path}: missing key {', '.join(missing)}; adapter {name} needs it")
+
+
+def path_beside(file: Path, key: str, value: Any) -> Path:
+    """The path that a key of a YAML file means.
+
+    Args:
+        file: The YAML file, which the path is relative to.
+        key: The key, for the message.
+        value: What stands there.
+
+    Returns:
+        The path, whether or not it exists.
+
+    Raises:
+        ModelError: `value` is not text.
+    """
+    if not isinstance(value, str) or not value:
+        raise ModelError(f"{file}: {key} is {reprlib.repr(value)}, expected a path, relative to this file")
+    return file.parent / Path(value).expanduser()
+
+
+def folder_or_hub_id(file: Path, key: str, value: Any) -> str:
+    """The directory that a key of a YAML file means, else the hub id.
+
+    Args:
+        file: The YAML file, which a directory is relative to.
+        key: The key, for the message.
+        value: What stands there.
+
+    Returns:
+        Path of an existing directory, or `value`.
+
+    Raises:
+        ModelError: It can only be a directory, and there is none.
+    """
+    path = path_beside(file, key, value)
+    if not path.is_dir() and value.startswith((".", "/", "~")):
+        raise ModelError(f"{file}: {key}: no such folder, {path}")
+    return str(path) if path.is_dir() else value
+
+
+def configuration(model: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """A checkpoint's config.json, local or on the hub, without loading anything else.
+
+    Args:
+        model: Directory or hub id.
+        revision: Branch, tag or commit on the hub; None for the newest.
+
+    Returns:
+        Its content; `model_type` is there, and text.
+
+    Raises:
+        ModelError: There is none, it names no model_type, it cannot be that of the weights beside it, or a directory
+            is asked for a revision.
+    """
+    check_located(model, revision)
+    from transformers import PretrainedConfig
+
+    check_no_adapter_alone(model)
+    if Path(model).is_dir():
+        from mmerank.models.plausible import check_folder
+
+        check_folder(model)
+    try:
+        config, _ = PretrainedConfig.get_config_dict(str(model), revision=revision)
+    except (AttributeError, TypeError) as error:
+        raise ModelError(f"{model}: its config.json is not a JSON object") from error
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(f"{model}: its config.json cannot be read ({reason})") from error
+    if not isinstance(config.get("model_type"), str):
+        raise ModelError(f"{model}: its config.json names no model_type")
+    content: dict[str, Any] = config
+    return content
+
+
+def commit_of(model: str | Path, revision: str | None = None) -> str | None:
+    """The commit that a hub id was read at, by where its config.json lies in the cache; None for a directory.
+
+    transformers stopped keeping it in the configuration.
+
+    Args:
+        model: Directory or hub id, already loaded.
+        revision: Branch, tag or commit on the hub; None for the newest.
+
+    Returns:
+        40 hexadecimal digits, or None.
+    """
+    from transformers.utils import cached_file
+
+    if Path(model).is_dir():
+        return None
+    found = cached_file(str(model), "config.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    commit = re.search(r"snapshots/([0-9a-f]{40})/", Path(found).as_posix()) if found else None
+    return commit[1] if commit else None
+
+
+def configuration_fingerprint(config: Any) -> str:
+    """A hash of the architecture that a configuration describes: the same for every checkpoint of it.
+
+    Args:
+        config: JSON values by name, as in config.json, or several of those.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    kept = without_origin(config)
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def without_origin(value: Any) -> Any:
+    """A configuration without what says where it, or a part of it, came from or how it is run.
+
+    Args:
+        value: JSON values, nested in any way.
+
+    Returns:
+        The same with text for all names.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): without_origin(of) for key, of in value.items() if key not in _NOT_ARCHITECTURE}
+    return [without_origin(of) for of in value] if isinstance(value, (list, tuple)) else value

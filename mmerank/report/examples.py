@@ -1,0 +1,158 @@
+"""Every example's numbers, with its text and picture where the data can still be found."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.known import main_sample
+from mmerank.eranks import ERANKS
+from mmerank.errors import MmerankError, printable
+from mmerank.inputs.example import Example
+from mmerank.inputs.pictures import open_picture
+
+# What the most and the least are by: of a perturbation, the mean over the five measurements of how far the entropy
+# moved, in nats.
+CHANGE = "mean_entropy_change"
+RANKED_BY = {"align": "image_text_alignment", "perturb": CHANGE, "diff": "diff_erank"}
+_OF_TEXTS = ("erank_untrained", "erank_trained", "diff_erank", "loss_untrained", "loss_trained", "reduced_loss")
+EXTREMES = 4
+LONGEST_TEXT = 300  # characters, of ids too
+_THUMBNAIL_PX = 240
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One example among the most or the least.
+
+    Attributes:
+        id: Of the example, as a page shows it.
+        value: What it is ranked by, mean over models and transforms.
+        text: What the model read, cut; empty where it was not found.
+        picture: As a data URL; empty where there is none, or it was not found.
+        alone: Its numbers: model, transform, and values by quantity.
+    """
+
+    id: str
+    value: float
+    text: str
+    picture: str
+    alone: tuple[tuple[str, str, dict[str, float]], ...]
+
+
+def by_example(run: Finished) -> pd.DataFrame:
+    """A row per model, transform and example.
+
+    Args:
+        run: Any.
+
+    Returns:
+        `id`, `model`, `tokens` (behind eRank5, or of the text), the quantities of the example alone, and of a
+        perturbation `transform` and `mean_entropy_change`.
+    """
+    tables = [
+        _alone(run, model, str(transform), frame)
+        for model, records in run.frames.items()
+        for transform, frame in records.groupby("transform", sort=False)
+        if set(frame["input"]) != {"pair"}  # null draws
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    if run.job != "perturb":
+        return table.drop(columns="transform")
+    base = table[table["transform"] == "none"].set_index(["model", "id"])
+    pairs = pd.MultiIndex.from_frame(table[["model", "id"]])
+    moved = [np.abs(np.log(table[label]) - np.log(base.loc[pairs, label].to_numpy())) for label in ERANKS]
+    table[CHANGE] = np.where(table["transform"] == "none", math.nan, np.mean(moved, axis=0))
+    return table
+
+
+def extremes(run: Finished, table: pd.DataFrame, found: Mapping[str, Example]) -> tuple[list[Shown], list[Shown]]:
+    """The examples with the highest and the lowest of `RANKED_BY`.
+
+    Args:
+        run: Any.
+        table: From `by_example`.
+        found: Examples by id.
+
+    Returns:
+        Highest first, and lowest first; no example in both.
+    """
+    ranked = table.groupby("id")[RANKED_BY[run.job]].mean().dropna().sort_values(ascending=False, kind="stable")
+    count = min(EXTREMES, len(ranked) // 2)
+
+    def shown(names: Sequence[str]) -> list[Shown]:
+        return [
+            Shown(
+                id_shown(name),
+                float(ranked[name]),
+                text_of(found.get(name)),
+                _picture(found.get(name)),
+                _rows(table, name),
+            )
+            for name in names
+        ]
+
+    return shown(list(ranked.index[:count])), shown(list(ranked.index[::-1][:count]))
+
+
+def text_of(example: Example | None) -> str:
+    """What the model read, cut to a length that a table bears; empty for nothing."""
+    if example is None:
+        return ""
+    return cut(example.text)
+
+
+def cut(text: str) -> str:
+    """Text of a length that a page bears."""
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…"
+
+
+def id_shown(name: str) -> str:
+    """An id as a page shows it: on one line, control characters made visible, cut."""
+    return cut(printable(name[: LONGEST_TEXT + 1]))
+
+
+def _alone(run: Finished, model: str, transform: str, frame: pd.DataFrame) -> pd.DataFrame:
+    point = "final" if run.job == "diff" else ""
+    chosen = main_sample(frame, aggregate=run.convention["aggregate"], **({"point": point} if point else {}))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a text without a loss
+        values = pd.DataFrame(chosen.of_means(chosen.columns), columns=list(chosen.quantities))
+    if point:
+        counted = frame[(frame["model"] == model) & (frame["point"] == point)]
+        values = values[[name for name in _OF_TEXTS if name in values]]
+    else:
+        counted = frame[frame["input"] == "pair"]
+    tokens = counted.drop_duplicates("example").set_index("example")["n"]
+    values.insert(0, "tokens", tokens.loc[list(chosen.examples)].to_numpy())
+    for i, (name, column) in enumerate({"id": list(chosen.examples), "model": model, "transform": transform}.items()):
+        values.insert(i, name, column)
+    return values
+
+
+def _rows(table: pd.DataFrame, name: str) -> tuple[tuple[str, str, dict[str, float]], ...]:
+    rows = table[table["id"] == name]
+    quantities = [column for column in map(str, rows.columns) if column not in ("id", "model", "transform")]
+    return tuple(
+        (row["model"], row.get("transform", ""), {quantity: float(row[quantity]) for quantity in quantities})
+        for _, row in rows.iterrows()
+    )
+
+
+def _picture(example: Example | None) -> str:
+    if example is None or example.image is None:
+        return ""
+    try:
+        picture = open_picture(example.image)
+    except (MmerankError, OSError):
+        return ""
+    picture.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    out = io.BytesIO()
+    picture.convert("RGB").save(out, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -1,0 +1,72 @@
+"""Curves of eRank by layer: untrained and trained of texts, image rows and text rows of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mmerank.analysis.finished import Finished
+from mmerank.analysis.intervals import layer_eranks
+from mmerank.analysis.metrics.layers import LAYER, layer_names
+from mmerank.report.figures.style import bare, legend, look, panels
+
+# Names of lines by what the numbers are of.
+_OF_TEXTS = {"erank_untrained": "untrained", "erank_trained": "trained"}
+_OF_PAIRS = {"all": "all rows", "image": "image rows", "text": "text rows"}
+_TICKS = 8  # at most so many, about
+
+
+def has_layers(run: Finished, model: str) -> bool:
+    """Whether a model was measured at further layers than the last."""
+    return bool(layer_names(run.frames[model]["point"]))
+
+
+def layer_curves(found: Sequence[tuple[Finished, str]], called: dict[tuple[str, str], str]) -> Figure:
+    """Curves of eRank by layer with their intervals, a panel per model.
+
+    Args:
+        found: Runs that have layers, of texts or of pairs, and their models.
+        called: Name by run and model.
+
+    Returns:
+        The figure.
+    """
+    figure, grid = panels(len(found))
+    for axes, (run, model) in zip(grid, found, strict=True):
+        if run.job == "diff":
+            rows = run.estimates[run.estimates["model"] == model]
+            points = [*layer_names(rows["point"]), "final"]
+            lines = {label: rows[rows["quantity"] == name] for name, label in _OF_TEXTS.items()}
+        else:
+            frame = run.frames[model]
+            rows = layer_eranks(frame[frame["transform"] == "none"], aggregate=run.convention["aggregate"])
+            points = list(rows["point"].unique())
+            lines = {label: rows[rows["rows"] == name] for name, label in _OF_PAIRS.items()}
+        _draw(axes, points, lines)
+        axes.set_title(called[run.name, model])
+    figure.supylabel("eRank")
+    legend(figure, grid)
+    return figure
+
+
+def _draw(axes: Axes, points: Sequence[str], lines: dict[str, pd.DataFrame]) -> None:
+    for i, (label, of) in enumerate(lines.items()):
+        of, style = of.set_index("point").loc[list(points)], look(i)
+        axes.plot(range(len(points)), of["value"], label=label, **style)
+        axes.fill_between(
+            range(len(points)),
+            of["low"].astype(float),
+            of["high"].astype(float),
+            color=style["color"],
+            alpha=0.2,
+            linewidth=0,
+        )
+    step = max(1, -(-len(points) // _TICKS))
+    shown = [*range(0, len(points) - 1 - step // 2, step), len(points) - 1]
+    axes.set_xticks(shown, [points[i].removeprefix(LAYER) for i in shown])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("layer")
+    bare(axes)

@@ -1,0 +1,220 @@
+"""Figures of finished runs; each is drawn where its numbers were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.diff_erank import TWIN
+from mmerank.analysis.metrics.matched import MATCHED
+from mmerank.analysis.metrics.token_curve import token_curve
+from mmerank.analysis.perturbation import differences_frame
+from mmerank.analysis.sample import Floats
+from mmerank.eranks import ERANKS, FINAL
+from mmerank.report.figures.doses import dose_response, sweeps
+from mmerank.report.figures.flow import flow
+from mmerank.report.figures.layers import has_layers, layer_curves
+from mmerank.report.figures.sizes import against_size, sized
+from mmerank.report.figures.style import bare, distances, legend, log_axes, look, panels, shortened, stage, styled
+from mmerank.report.figures.training import training, trajectories
+from mmerank.report.tables import data_names, model_names
+
+# Smaller eigenvalues are rounding.
+_LEAST = 1e-9
+
+
+def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[str, str, Figure]]:
+    """Every figure that the runs have numbers for.
+
+    Args:
+        runs: At least one.
+        numbers: From `mmerank.report.numbers.all_numbers`.
+
+    Yields:
+        File name without ending, caption, figure.
+    """
+    called, data = _called(runs), _called_data(runs)
+    trained = trajectories(runs)
+    passed = {key for of in trained for key in of.between}
+    shown = [(run, model) for run in runs for model in run.frames if (run.name, model) not in passed]
+    pairs = [(run, model) for run, model in shown if run.job != "diff"]
+    texts = [(run, model) for run, model in shown if run.job == "diff"]
+    with styled():
+        yield from _of_pairs(pairs, numbers, called, _called(runs, within=True), data)
+        if (of_sizes := sized(numbers)) is not None:
+            caption = (
+                "Diff-eRank and reduced loss against the size that names state, with 95 % intervals; grey: the paper."
+            )
+            yield "size", caption, against_size(of_sizes, data)
+        for i, of in enumerate(trained):
+            caption = f"Training of {shortened(of.name)}: each checkpoint's numbers, with 95 % intervals."
+            if between := len(of.between):
+                caption += f" The {between} between the first and the last are in no other figure."
+            yield f"training-{i + 1}", caption, training(of, numbers)
+        for found, name, of_what in (
+            (pairs, "layers", "of all rows of the pair, of its image rows and of its text rows"),
+            (texts, "layers-texts", "untrained and trained"),
+        ):
+            if found := [(run, model) for run, model in found if has_layers(run, model)]:
+                caption = f"eRank by layer of the LLM, {of_what}, with 95 % intervals."
+                yield name, caption, layer_curves(found, called)
+        for found, name in ((pairs, "spectra"), (texts, "spectra-texts")):
+            if found:
+                caption = "Mean spectrum over examples (an example with fewer eigenvalues counts as 0 beyond them)."
+                yield name, caption, spectra(found, called)
+
+
+def _of_pairs(
+    pairs: Sequence[tuple[Finished, str]],
+    numbers: pd.DataFrame,
+    called: dict[tuple[str, str], str],
+    within: dict[tuple[str, str], str],
+    data: dict[str, str],
+) -> Iterator[tuple[str, str, Figure]]:
+    if not pairs:
+        return
+    base = numbers[numbers["transform"] == "none"].set_index(["run", "model"])
+    base = base.loc[[(run.name, model) for run, model in pairs]].reset_index()
+    caption = "Data-set eRank at each stage, with 95 % intervals over examples"
+    yield "eranks", f"{caption}.", eranks(base, within, data)
+    matched = base[base["quantity"].str.startswith(MATCHED) & base["value"].notna()]
+    for k in matched["rows"].unique():
+        drawn = matched[matched["rows"] == k]
+        drawn = drawn.assign(quantity=drawn["quantity"].str.removeprefix(MATCHED))
+        name = "eranks-matched" if matched["rows"].nunique() == 1 else f"eranks-matched-{k}"
+        told = {key: f"{called_so}, {k} rows each" for key, called_so in data.items()}
+        yield name, f"{caption}, each on {k} rows drawn at random.", eranks(drawn, within, told)
+    for i, (run, model) in enumerate(pairs):
+        title = f"{within[run.name, model]} on {data[run.data]}"
+        rows = base[(base["run"] == run.name) & (base["model"] == model)]
+        which = "" if run.match_tokens is None else ", of all rows"
+        yield f"flow-{i + 1}", f"Flow of eRank through {title}{which}.", flow(rows, title)
+    swept = [(run, model, found) for run, model in pairs if (found := sweeps(run.transforms))]
+    for i, (run, model, found) in enumerate(swept):
+        title = f"{within[run.name, model]} on {data[run.data]}"
+        caption = f"What each strength of a transform changes, with 95 % intervals: {title}, n = {run.n(model)}."
+        yield f"doses-{i + 1}", caption, dose_response(differences_frame(run.tests["alignment"][model]), found, title)
+    if curved := [(run, model) for run, model in pairs if run.convention.get("token_curve")]:
+        caption = "eRank of random subsets against their number of rows; dotted: the largest possible value."
+        yield "token-curve", caption, token_curves(curved, called)
+
+
+def eranks(base: pd.DataFrame, called: dict[tuple[str, str], str], data: dict[str, str]) -> Figure:
+    """eRank1 to eRank5 of each model, a panel per data set.
+
+    Args:
+        base: Numbers of untouched examples.
+        called: Name by run and model.
+        data: Name by DATA argument.
+
+    Returns:
+        The figure.
+    """
+    figure, grid = panels(base["data"].nunique(), columns=2, size=(4.6, 2.7))
+    order = list(dict.fromkeys(called[key] for key in zip(base["run"], base["model"], strict=True)))
+    for axes, (of_data, rows) in zip(grid, base.groupby("data", sort=False), strict=True):
+        here = list(dict.fromkeys(zip(rows["run"], rows["model"], strict=True)))
+        for i, key in enumerate(here):
+            of = rows[(rows["run"] == key[0]) & (rows["model"] == key[1])].set_index("quantity").loc[list(ERANKS)]
+            x = np.arange(len(ERANKS)) + (i - (len(here) - 1) / 2) * min(0.15, 0.7 / len(here))
+            style = look(order.index(called[key])) | {"linestyle": "none"}
+            axes.errorbar(x, of["value"], yerr=distances(of), capsize=2.5, label=called[key], **style)
+        axes.set_xticks(
+            range(len(ERANKS)), [f"{k.replace('erank', 'eRank')}\n{p}\n{i}" for k, (p, i) in ERANKS.items()]
+        )
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("eRank")
+        axes.set_title(data[str(of_data)])
+        bare(axes)
+    legend(figure, grid)
+    return figure
+
+
+def token_curves(found: Sequence[tuple[Finished, str]], called: dict[tuple[str, str], str]) -> Figure:
+    """A curve of eRank against the number of rows for each stage, a panel per model.
+
+    Args:
+        found: Runs with a curve, and their models.
+        called: Name by run and model.
+
+    Returns:
+        The figure.
+    """
+    figure, grid = panels(len(found))
+    for axes, (run, model) in zip(grid, found, strict=True):
+        convention = run.convention
+        curve = token_curve(
+            run.of(model),
+            tokens=convention["token_curve"],
+            repeats=convention["match_repeats"],
+            aggregate=convention["aggregate"],
+        )
+        for i, label in enumerate(ERANKS):
+            points = [(x, y) for x, y in zip(curve["tokens"], curve[label], strict=True) if y is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=stage(label), **look(i))
+        rows = np.array(curve["tokens"], dtype=float)
+        axes.plot(rows, rows - 1, color="0.5", linewidth=1, linestyle=(0, (1, 2)), label="n - 1")
+        log_axes(axes, "both", base=2)
+        axes.set_xticks(rows, [f"{row:.0f}" for row in rows])
+        axes.set_title(called[run.name, model])
+        axes.set_xlabel("rows n")
+        bare(axes)
+    figure.supylabel("eRank")
+    legend(figure, grid)
+    return figure
+
+
+def spectra(found: Sequence[tuple[Finished, str]], called: dict[tuple[str, str], str]) -> Figure:
+    """How the eigenvalues decay, a panel per model.
+
+    Args:
+        found: Runs and their models.
+        called: Name by run and model.
+
+    Returns:
+        The figure.
+    """
+    figure, grid = panels(len(found))
+    for axes, (run, model) in zip(grid, found, strict=True):
+        for i, (label, mean) in enumerate(_spectra_of(run, model).items()):
+            shown = mean > _LEAST
+            style = look(i) | {"marker": "none"}
+            axes.plot(np.arange(1, len(mean) + 1)[shown], mean[shown], label=label, **style)
+        log_axes(axes, "both")
+        axes.set_title(called[run.name, model])
+        axes.set_xlabel("rank of the eigenvalue")
+        bare(axes)
+    figure.supylabel("mean eigenvalue")
+    legend(figure, grid)
+    return figure
+
+
+def _spectra_of(run: Finished, model: str) -> dict[str, Floats]:
+    found = run.mean_spectra
+    if run.job != "diff":
+        return {stage(label): found[(model, *where)] for label, where in ERANKS.items()}
+    twins = [name for name in run.frames[model]["model"].unique() if name.startswith(TWIN)]
+    by_twin = [found[name, FINAL, "text"] for name in twins if (name, FINAL, "text") in found]
+    longest = max(map(len, by_twin), default=0)
+    untrained = [np.mean([np.pad(of, (0, longest - len(of))) for of in by_twin], axis=0)] if by_twin else []
+    return {**dict(zip(["untrained"], untrained, strict=False)), "trained": found[model, FINAL, "text"]}
+
+
+def _called(runs: Sequence[Finished], *, within: bool = False) -> dict[tuple[str, str], str]:
+    """A name for each model of a run, with the run where several have that name, or have it within one data set."""
+    named = model_names(runs)
+    told = {(run.name, model): (named[run.name, model], within and run.data) for run in runs for model in run.frames}
+    alike = list(told.values())
+    return {
+        (run, model): shortened(name) + (f" ({shortened(run)})" if alike.count((name, data)) > 1 else "")
+        for (run, model), (name, data) in told.items()
+    }
+
+
+def _called_data(runs: Sequence[Finished]) -> dict[str, str]:
+    return {data: shortened(name) for data, name in data_names(run.data for run in runs).items()}

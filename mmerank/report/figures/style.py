@@ -1,0 +1,222 @@
+"""How figures look: the same colours, markers and lines everywhere, on paper, in grey and for the colour-blind."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.scale import LogScale
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from mmerank.analysis.metrics.alignment import LABELS
+from mmerank.analysis.sample import Floats
+from mmerank.durable import own_folder, whole
+from mmerank.eranks import ERANKS
+
+# Okabe and Ito, which the colour-blind see; markers and lines tell them apart in grey.
+LOOKS: tuple[dict[str, Any], ...] = (
+    {"color": "#0072B2", "marker": "o", "linestyle": "-"},
+    {"color": "#D55E00", "marker": "s", "linestyle": "--"},
+    {"color": "#009E73", "marker": "D", "linestyle": "-."},
+    {"color": "#CC79A7", "marker": "^", "linestyle": ":"},
+    {"color": "#E69F00", "marker": "v", "linestyle": (0, (5, 1))},
+    {"color": "#56B4E9", "marker": "P", "linestyle": (0, (3, 1, 1, 1))},
+)
+# What is drawn in it takes the colour of the text around it on the page.
+INK = "#1a1b1c"
+_WIDEST = 42  # characters of a name
+_LEGEND_LINE = 0.19  # inches
+_SETTINGS: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "figure.labelsize": 9,
+    "figure.titlesize": 9,
+    "lines.markersize": 5,
+    "lines.linewidth": 1.4,
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "svg.fonttype": "none",
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
+
+
+def look(i: int) -> dict[str, Any]:
+    """Colour, marker and line of the i-th of several things; of more than six, in other combinations."""
+    turn, place = divmod(i, len(LOOKS))
+    found = dict(LOOKS[place])
+    if turn:
+        other = LOOKS[(place + turn) % len(LOOKS)]
+        found |= {"marker": other["marker"], "linestyle": other["linestyle"]}
+    return found | ({"markerfacecolor": "none"} if turn % 2 else {})
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in this style while the block runs.
+
+    Yields:
+        Nothing.
+    """
+    with rc_context(_SETTINGS):
+        yield
+
+
+def bare(axes: Axes) -> None:
+    """Take away what carries no data.
+
+    Args:
+        axes: Of one panel.
+    """
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+
+
+def panels(count: int, *, columns: int = 3, size: tuple[float, float] = (3.1, 2.6)) -> tuple[Figure, list[Axes]]:
+    """A grid of panels.
+
+    Args:
+        count: Of panels, at least one.
+        columns: Most of them side by side.
+        size: Of one, inches.
+
+    Returns:
+        The figure, and as many axes.
+    """
+    across = min(count, columns)
+    down = -(-count // across)
+    # A single panel leaves room for a legend at its side.
+    figure = Figure(
+        figsize=(size[0] * across + (1.5 if across == 1 else 0.4), size[1] * down + 0.2),
+        layout=ConstrainedLayoutEngine(h_pad=0.07),
+    )
+    grid = list(figure.subplots(down, across, squeeze=False).flat)
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    return figure, grid[:count]
+
+
+def legend(figure: Figure, axes: list[Axes]) -> None:
+    """One legend for all panels, below them; the figure grows by its height.
+
+    Args:
+        figure: Whose.
+        axes: Panels with labelled lines.
+    """
+    entries = {
+        str(name): handle for panel in axes for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    longest = max(map(len, entries), default=1)
+    across = max(1, min(len(entries), int(figure.get_figwidth() * 13 / (longest + 6))))
+    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * -(-len(entries) // across))
+    figure.legend([*entries.values()], [*entries], loc="outside lower center", ncols=across, frameon=False)
+
+
+def distances(of: pd.DataFrame, value: str = "value") -> Floats:
+    """What error bars are made of; nothing where there is no interval.
+
+    Args:
+        of: With `low` and `high`.
+        value: The column that they belong to.
+
+    Returns:
+        From the value down to the lower limit, and up to the upper one, (2, n).
+    """
+    below, above = of[value] - of["low"], of["high"] - of[value]
+    return np.asarray(np.nan_to_num(np.clip(np.stack([below, above]).astype(float), 0, None)))
+
+
+def log_axes(axes: Axes, which: str, base: int = 10) -> None:
+    """Make axes logarithmic, with plain numbers at the ticks.
+
+    Args:
+        axes: Of one panel.
+        which: `x`, `y` or `both`.
+        base: Of the logarithm, for where ticks are.
+    """
+    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        if which in (name, "both"):
+            axes.set(**{f"{name}scale": LogScale(axis, base=base)})
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+
+
+def spaced_ticks(axes: Axes, values: Sequence[float], labels: Sequence[str]) -> None:
+    """Ticks at values of the x axis, fewer of them where their labels would touch.
+
+    Args:
+        axes: Of one panel, its scale set and its lines drawn.
+        values: Ascending.
+        labels: One for each.
+    """
+    places = axes.transScale.transform([(value, 1) for value in values])[:, 0]
+    width = axes.figure.get_figwidth() / max(1, axes.get_subplotspec().get_gridspec().ncols)  # type: ignore
+    apart = (0.1 + 0.085 * max(map(len, labels))) / width * 1.3 * (places[-1] - places[0])
+    kept = [len(values) - 1]
+    for i in reversed(range(len(values) - 1)):
+        if places[kept[-1]] - places[i] >= apart:
+            kept.append(i)
+    axes.set_xticks([values[i] for i in kept], [labels[i] for i in kept], minor=False)
+    axes.set_xticks([], minor=True)
+
+
+def stage(label: str) -> str:
+    """What an eRank is called in a legend, as `eRank3 llm/image`; of a ratio its name."""
+    where = " " + "/".join(ERANKS[label]) if label in ERANKS else ""
+    return LABELS[label] + where
+
+
+def shortened(name: str) -> str:
+    """A name on one line, the middle left out where it is long."""
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split())
+    return line if len(line) <= _WIDEST else f"{line[: _WIDEST // 2]}…{line[-_WIDEST // 2 + 1 :]}"
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as PDF and PNG.
+
+    Args:
+        figure: Any.
+        stem: Path without the ending.
+
+    Returns:
+        What was written.
+    """
+    own_folder(stem.parent)
+    kinds: dict[str, dict[str, Any]] = {"pdf": {"metadata": {"CreationDate": None}}, "png": {"dpi": 200}}
+    paths = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in kinds}
+    with styled():
+        for kind, settings in kinds.items():
+            with whole(paths[kind]) as unfinished:
+                figure.savefig(unfinished, format=kind, **settings)
+    return [*paths.values()]
+
+
+def svg(figure: Figure, name: str) -> str:
+    """A figure as an SVG element for an HTML page, in the text colour of the page.
+
+    Args:
+        figure: Any.
+        name: Unique on the page; keeps the ids of two figures apart.
+
+    Returns:
+        The element.
+    """
+    out = io.StringIO()
+    with styled(), rc_context({"svg.hashsalt": name}):
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    text = out.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    # Ids of groups are the same in every figure, and nothing refers to them.
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    return text.replace(INK, "currentColor")

@@ -1,0 +1,1 @@
+"""A table -> Markdown, LaTeX, CSV, HTML."""

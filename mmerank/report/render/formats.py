@@ -1,0 +1,203 @@
+"""Tables -> CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import wrap
+
+import pandas as pd
+
+from mmerank.report.figures.style import shortened
+from mmerank.report.tables import Cell, Listed, Printed
+
+# What fits on a page; a longer table goes on in another one.
+_MOST_LINES = 46
+_HEAD_WIDTH = 11  # characters, unless a word is longer
+# What begins a formula in a spreadsheet.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "†": r"$^\dagger$",
+    "≥": r"$\geq$",
+    "±": r"$\pm$",
+    "<": "$<$",
+    ">": "$>$",
+    "\N{MINUS SIGN}": "$-$",
+    "Δ": r"$\Delta$",
+    "…": r"\ldots{}",
+    **{sign: rf"\{sign}" for sign in "&%$#_{}"},
+}
+
+
+def csv(table: pd.DataFrame) -> str:
+    """A table as CSV, with nothing that a spreadsheet would run.
+
+    Args:
+        table: Numbers and text.
+
+    Returns:
+        Lines; text that a spreadsheet would take for a formula has an apostrophe in front.
+    """
+    text = table.select_dtypes(exclude="number").columns
+    return table.assign(**{name: table[name].map(_inert) for name in text}).to_csv(index=False)
+
+
+def markdown(table: Printed) -> str:
+    """A table in GitHub's Markdown.
+
+    Args:
+        table: From `printed_tables`.
+
+    Returns:
+        Text that ends in a line break.
+    """
+    lines = [[*table.names, "n", *table.heads], [*["---"] * len(table.names), *["---:"] * (1 + len(table.heads))]]
+    for names, n, cells in table.rows:
+        lines.append([*(_markdown(name) for name in names), str(n), *map(_markdown_cell, cells)])
+        if any(cell.paper for cell in cells):
+            lines.append([*[""] * (len(names) - 1), "*paper*", "", *(cell.paper for cell in cells)])
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"### {table.title}\n\n{rows}\n\n{table.legend}\n"
+
+
+def markdown_list(table: Listed) -> str:
+    """The same of a table of finished cells.
+
+    Args:
+        table: Any.
+
+    Returns:
+        Text that ends in a line break.
+    """
+    lines = [[*table.names, *table.heads], [*["---"] * len(table.names), *["---:"] * len(table.heads)]]
+    lines += [[*map(_markdown, names), *cells] for names, cells in table.rows]
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"### {table.title}\n\n{rows}\n"
+
+
+def latex(table: Printed) -> str:
+    """A table in LaTeX, for the packages booktabs and graphicx; intervals stand below the numbers.
+
+    Args:
+        table: From `printed_tables`.
+
+    Returns:
+        As many `table*` environments as it takes.
+    """
+    blocks = []
+    for names, n, cells in table.rows:
+        block = [[*_latex_names(names), str(n), *map(_latex_cell, cells)]]
+        below = {
+            "": [_small(cell.interval) for cell in cells],
+            "change": [_latex(cell.change) for cell in cells],
+            " ": [_small(cell.change_interval) for cell in cells],
+            "q": [_small(cell.change_q) for cell in cells],
+            "paper": [_latex(cell.paper) for cell in cells],
+        }
+        for name, line in below.items():
+            if any(line):
+                block.append([*[""] * (len(names) - 1), rf"\quad {name}".rstrip(), "", *line])
+        blocks.append(block)
+    heads = [*table.names, "n", *(rf"\shortstack[r]{{{_stacked(head)}}}" for head in table.heads)]
+    return _tables(heads, len(table.names), blocks, f"{table.title}; {table.legend}.")
+
+
+def latex_list(table: Listed) -> str:
+    """The same of a table of finished cells.
+
+    Args:
+        table: Any.
+
+    Returns:
+        As many `table*` environments as it takes.
+    """
+    blocks = [[[*_latex_names(names), *map(_latex, cells)]] for names, cells in table.rows]
+    heads = [*table.names, *map(_latex, table.heads)]
+    return _tables(heads, len(table.names), blocks, f"{table.title}.")
+
+
+def _tables(heads: Sequence[str], named: int, blocks: Sequence[Sequence[Sequence[str]]], caption: str) -> str:
+    """Lines that belong together stay together; a table that is too long for a page goes on in another one."""
+    pages: list[list[str]] = [[]]
+    above: list[str] = []
+    for first, *below in blocks:
+        if pages[-1] and len(pages[-1]) + 1 + len(below) > _MOST_LINES:
+            pages.append([])
+            above = []
+        names = list(first[:named])
+        # What stands above already is left out, up to the first name that differs.
+        fresh = ["" if names[: i + 1] == above[: i + 1] else name for i, name in enumerate(names)]
+        above = names
+        space = [r"\addlinespace"] if below and pages[-1] else []
+        block = [[*fresh, *first[named:]], *below]
+        pages[-1] += [*space, *(" & ".join(line) + r" \\" for line in block)]
+    written = []
+    for i, lines in enumerate(pages):
+        written += [
+            "% needs \\usepackage{booktabs,graphicx}",
+            r"\begin{table*}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{{'l' * named}{'r' * (len(heads) - named)}}}",
+            r"\toprule",
+            " & ".join(heads) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            rf"\caption{{{_latex(caption) if i == 0 else 'Continued'}}}",
+            r"\end{table*}",
+            "",
+        ]
+    return "\n".join(written)
+
+
+def _inert(value: object) -> object:
+    """Text that no spreadsheet computes; a number written as text stays."""
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def _latex_names(names: Sequence[str]) -> list[str]:
+    # Where a line begins with a bracket, the line break before it takes what follows for a length.
+    return [_latex(shortened(name)).replace("[", "{[}") for name in names]
+
+
+def _small(text: str) -> str:
+    return rf"{{\scriptsize {_latex(text)}}}" if text else ""
+
+
+def _stacked(head: str) -> str:
+    return r" \\ ".join(map(_latex, wrap(head, _HEAD_WIDTH)))
+
+
+def _latex_cell(cell: Cell) -> str:
+    value = _latex(cell.value)
+    bold = rf"\textbf{{{value}}}" if cell.mark == "best" else value
+    return bold + (r"$^\dagger$" if cell.mark == "tied" else "")
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    value = f"**{cell.value}**" if cell.mark == "best" else cell.value + ("†" if cell.mark == "tied" else "")
+    change = " ".join(filter(None, (cell.change.replace("*", "\\*"), cell.change_interval)))
+    q = f", q {cell.change_q}" if cell.change_q else ""
+    return " ".join(filter(None, (value, f"({change}{q})" if change else "", cell.interval)))
+
+
+def _markdown(text: str) -> str:
+    """One line, with nothing that a renderer would take for markup."""
+    line = " ".join(text.split())
+    for sign in "\\`*_|<>[]":
+        line = line.replace(sign, f"\\{sign}")
+    return line

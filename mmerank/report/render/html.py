@@ -1,0 +1,187 @@
+"""Runs -> one HTML page that needs nothing else: no request, no library, and no text of the data that could run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from mmerank import __version__
+from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.known import quantity
+from mmerank.report.cautions import cautions, mean_tokens
+from mmerank.report.elsewhere import elsewhere
+from mmerank.report.examples import CHANGE, RANKED_BY, by_example, cut, extremes, id_shown, text_of
+from mmerank.report.figures.style import svg
+from mmerank.report.numbers import skipped
+from mmerank.report.reopened import find_examples
+from mmerank.report.tables import data_names, model_names, null_table, printed_tables
+
+# Rows of the table of examples, over all runs; the rest is in examples.csv.
+MOST_ROWS = 8000
+_DIGITS = 5
+# A figure that is wider takes the whole width of the page.
+_HALF_INCHES = 7.5
+_LISTED = 6  # entries of a list
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the page.
+
+    Attributes:
+        name: File name without ending.
+        caption: Below it.
+        figure: What is drawn.
+    """
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+def page(
+    runs: Sequence[Finished], numbers: pd.DataFrame, drawings: Sequence[Drawing], *, with_data: bool = False
+) -> str:
+    """The page.
+
+    Args:
+        runs: At least one.
+        numbers: From `mmerank.report.numbers.all_numbers`.
+        drawings: The figures.
+        with_data: As for `mmerank.report.reopened.find_examples`.
+
+    Returns:
+        HTML.
+    """
+    environment = Environment(
+        loader=PackageLoader("mmerank.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = files("mmerank.report").joinpath("page/report.js").read_text()
+    share = MOST_ROWS // len(runs)
+    called, data = model_names(runs), data_names(run.data for run in runs)
+    views = [_view(run, share, called, data[run.data], with_data) for run in runs]
+    return environment.get_template("report.html").render(
+        version=__version__,
+        style=files("mmerank.report").joinpath("page/report.css").read_text(),
+        script=script,
+        # Only this script may run, whatever else a page could be made to hold.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        runs=views,
+        extremes=[view for view in views if any(group for _, group in view["groups"])],
+        tables=printed_tables(runs, numbers),
+        against=null_table(runs),
+        drawings=[(d.caption, svg(d.figure, d.name), d.figure.get_figwidth() > _HALF_INCHES) for d in drawings],
+        cautions=cautions(runs),
+        examples=[view["examples"] for view in views],
+    )
+
+
+def _view(
+    run: Finished, most_rows: int, called: dict[tuple[str, str], str], data: str, with_data: bool
+) -> dict[str, Any]:
+    table = by_example(run)
+    table["model"] = [called[run.name, model] for model in table["model"]]
+    found, missing = find_examples(run, with_data=with_data)
+    highest, lowest = extremes(run, table, found)
+    ranked = RANKED_BY[run.job]
+    left_out = _left_out(run, called)
+    return {
+        "name": run.name,
+        "job": run.job,
+        "data": run.data,
+        "short_data": data,
+        "settings": _flat({k: v for k, v in run.settings.items() if k not in ("models", "versions", "convention")}),
+        "convention": _flat(run.convention),
+        "versions": _flat(run.settings.get("versions", {})),
+        "models": [(model, run.n(model), _flat(run.source(model)), mean_tokens(run, model)) for model in run.frames],
+        "called": [(f"{called[run.name, model]}", run.n(model)) for model in run.frames],
+        "skipped": left_out,
+        "missing": missing,
+        "elsewhere": elsewhere(run),
+        "finished": bool(run.results),
+        "ranked": _head(ranked),
+        "groups": [("Highest", highest), ("Lowest", lowest)],
+        "heads": {name: _head(name) for name in map(str, table.columns)},
+        "shown": lambda quantity, value: _said(quantity, value),
+        "examples": _data(run, table, found, most_rows),
+    }
+
+
+def _left_out(run: Finished, called: dict[tuple[str, str], str]) -> list[tuple[str, str, str]]:
+    """Models, id and reason; a model is named only where not all of them skipped the example for the same reason."""
+    models: dict[tuple[str, str], list[str]] = {}
+    for model, name, reason in skipped(run):
+        models.setdefault((name, reason), []).append(called.get((run.name, model), model))
+    count = len(run.results)
+    return [
+        ("all" if count == len(names) > 1 else ", ".join(names), id_shown(name), cut(reason))
+        for (name, reason), names in models.items()
+    ]
+
+
+def _data(run: Finished, table: pd.DataFrame, found: dict[str, Any], most_rows: int) -> dict[str, Any]:
+    """What the script makes a table of; each text is there once."""
+    rows = table.head(most_rows)
+    columns = [name for name in map(str, table.columns) if name != "id"]
+    ids = list(dict.fromkeys(rows["id"]))
+    place = {name: i for i, name in enumerate(ids)}
+    return {
+        "run": run.name,
+        "total": len(table),
+        "ids": [*map(id_shown, ids)],
+        "texts": [text_of(found.get(name)) for name in ids] if found else [],
+        "columns": [_head(name) for name in columns],
+        "decimals": [_decimals(name) for name in columns],
+        "rows": [
+            [place[row[0]], *map(_plain, row[1:])]
+            for row in rows[["id", *columns]].itertuples(index=False, name=None)
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    number = float(value)
+    if not math.isfinite(number):
+        return None
+    return int(number) if number == int(number) else float(f"{number:.{_DIGITS}g}")
+
+
+def _said(quantity: str, value: float) -> str:
+    return f"{value:.{_decimals(quantity)}f}" if math.isfinite(value) else "-"
+
+
+def _head(name: str) -> str:
+    return "mean |ΔH|" if name == CHANGE else quantity(name).head
+
+
+def _decimals(name: str) -> int:
+    return {"tokens": 0, CHANGE: 4}.get(name, quantity(name).decimals)
+
+
+def _flat(settings: dict[str, Any], front: str = "") -> list[tuple[str, str]]:
+    """Names and values; of what is nested, by path."""
+    found: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{front}{name}.")
+        elif isinstance(value, list):
+            more = f", … ({len(value)} in all)" if len(value) > _LISTED else ""
+            found.append((f"{front}{name}", ", ".join(map(str, value[:_LISTED])) + more or "none"))
+        else:
+            found.append((f"{front}{name}", "none" if value is None else str(value)))
+    return found

@@ -1,0 +1,303 @@
+"""Numbers -> the cells of tables, whatever they are printed in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from mmerank.analysis.finished import JOBS, Finished
+from mmerank.analysis.metrics.known import METRICS, quantity
+from mmerank.analysis.metrics.matched import MATCHED
+from mmerank.eranks import FINAL
+from mmerank.report.numbers import SIGNIFICANT
+from mmerank.report.terminal.intervals import interval_text, q_text
+from mmerank.report.terminal.perturbation import difference_text
+
+CHANGES = (
+    "with a sign: change from the base, its interval, and q over all tests of the run (paired permutation test); "
+    "*: told from 0 (q < 0.05, and an interval without 0); =: unchanged"
+)
+ROWS = (
+    "rows: all of them, or so many drawn at random at each of the five places, mean over the draws and over the "
+    "examples that have as many"
+)
+# Metrics whose numbers stand in the first table of a job, and those of them in it where there are more.
+_MAIN = ("alignment", "matched", "diff_erank", "accuracy")
+_FIRST = (
+    "erank_untrained",
+    "erank_trained",
+    "diff_erank",
+    "diff_erank_mean_of_eranks",
+    "erank_ratio",
+    "loss_trained",
+    "reduced_loss",
+)
+_MOST_HEADS = 8  # with more quantities each has a row
+LEGEND = (
+    "bold: highest, of losses lowest; †: not told from it (paired permutation test, q ≥ 0.05); in brackets: "
+    "95 % intervals"
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number.
+
+    Attributes:
+        value: As printed; empty where there is none.
+        interval: `[low, high]`, or empty.
+        paper: The paper's, or empty.
+        mark: As in `mmerank.report.numbers.all_numbers`.
+        change: From the base, of a transform, with a star where it is told from 0; or empty.
+        change_interval: Of the change, or empty.
+        change_q: Of the change, or empty.
+    """
+
+    value: str
+    interval: str = ""
+    paper: str = ""
+    mark: str = ""
+    change: str = ""
+    change_interval: str = ""
+    change_q: str = ""
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A table as it is printed.
+
+    Attributes:
+        job: Of its runs.
+        title: Above it.
+        heads: Of the columns of numbers.
+        rows: Names (data, model, and of a transform its name), number of examples, cells.
+        named: Heads of the columns of names, of which there may be fewer.
+    """
+
+    job: str
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, ...], int, tuple[Cell, ...]], ...]
+    named: tuple[str, ...] = ("data", "model", "transform")
+
+    @property
+    def first(self) -> bool:
+        """Whether it holds the main numbers of its runs."""
+        return self.title == JOBS[self.job]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Heads of the columns of names."""
+        return self.named[: len(self.rows[0][0])]
+
+    @property
+    def telling(self) -> list[int]:
+        """Columns of names that tell rows apart, and the last one."""
+        last = len(self.names) - 1
+        return [i for i in range(last + 1) if i == last or len({names[i] for names, _, _ in self.rows}) > 1]
+
+    @property
+    def shared(self) -> list[str]:
+        """What all rows have in common, as `model demo-llava`."""
+        names = self.rows[0][0]
+        return [f"{self.names[i]} {names[i]}" for i in range(len(names)) if i not in self.telling]
+
+    @property
+    def legend(self) -> str:
+        """What its marks and brackets mean."""
+        marked = any(cell.mark for _, _, cells in self.rows for cell in cells)
+        changed = any(cell.change for _, _, cells in self.rows for cell in cells)
+        matched = self.names[-1] == "rows"
+        return "; ".join(
+            [
+                LEGEND if marked else LEGEND.rpartition("; ")[2],
+                *([CHANGES] if changed else []),
+                *([ROWS] if matched else []),
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A table of which each cell is text as it is printed.
+
+    Attributes:
+        title: Above it.
+        names: Heads of the columns of names.
+        heads: Of the columns of numbers.
+        rows: Names, and numbers.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    heads: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+
+
+def printed_tables(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[Printed]:
+    """For each kind of run the table of its main numbers, and behind it one for each other metric that was measured.
+
+    Args:
+        runs: At least one.
+        numbers: From `mmerank.report.numbers.all_numbers`.
+
+    Returns:
+        The tables, in the order of `JOBS`; a row per data set and model, of a perturbation also per transform, of
+        further hook points also per point.
+    """
+    named, data = model_names(runs), data_names(run.data for run in runs)
+    tables = []
+    for job in JOBS:
+        here = numbers[numbers["job"] == job]
+        final, main = here["point"].isin(["", FINAL]), here["metric"].isin(_MAIN)
+        first = here["quantity"].isin(_FIRST) | here["metric"].isin(["alignment", "matched", "accuracy"])
+        parts = [(JOBS[job], here[final & main & first]), (f"{JOBS[job]}: more", here[final & main & ~first])]
+        parts.append((f"{JOBS[job]}, by layer", here[~final & here["quantity"].isin(_FIRST)]))
+        parts += [(of.title, here[here["metric"] == of.name]) for of in METRICS if of.name not in _MAIN]
+        tables += [_printed(job, title, rows, named, data) for title, rows in parts if len(rows)]
+    return tables
+
+
+def model_names(runs: Sequence[Finished]) -> dict[tuple[str, str], str]:
+    """What a model of a run is called where only models are named.
+
+    Args:
+        runs: At least one.
+
+    Returns:
+        By run and model: its last part where that tells it apart, and the run where the model occurs twice.
+    """
+    short = {model: model.rstrip("/").rsplit("/", 1)[-1] for run in runs for model in run.frames}
+    last = list(short.values())
+    keys = [(run.job, run.data, model) for run in runs for model in run.frames]
+    return {
+        (run.name, model): (short[model] if last.count(short[model]) == 1 else model)
+        + ("" if keys.count((run.job, run.data, model)) == 1 else f" ({run.name})")
+        for run in runs
+        for model in run.frames
+    }
+
+
+def data_names(data: Iterable[str]) -> dict[str, str]:
+    """What data sets are called beside each other.
+
+    Args:
+        data: DATA arguments, as in `run.json`.
+
+    Returns:
+        By argument: as from `short_data`, with as many folders as tell it from the others, or else the argument.
+    """
+    given = list(dict.fromkeys(data))
+    names = {}
+    for one in given:
+        forms = ((short_data(one, parts), parts) for parts in range(1, one.count("/") + 2))
+        others = [other for other in given if other != one]
+        names[one] = next((form for form, k in forms if form not in {short_data(other, k) for other in others}), one)
+    return names
+
+
+def short_data(data: str, parts: int = 1) -> str:
+    """A DATA argument without the folders that it lies in, and without options.
+
+    Args:
+        data: As in `run.json`.
+        parts: How much of its path is left, from the end.
+
+    Returns:
+        As in `llava:detail_23k.json`.
+    """
+    form, colon, rest = data.partition(":")
+    rest = rest.partition("?")[0].rstrip("/") if form != "hub" else rest
+    path, hash_sign, field = rest.partition("#")
+    return form + colon + (path if form == "hub" else "/".join(path.split("/")[-parts:])) + hash_sign + field
+
+
+def _printed(
+    job: str, title: str, numbers: pd.DataFrame, named: dict[tuple[str, str], str], called: dict[str, str]
+) -> Printed:
+    matched = numbers["metric"].eq("matched")
+    here = numbers.assign(
+        plain=numbers["quantity"].str.removeprefix(MATCHED).where(matched, numbers["quantity"]),
+        rows=numbers["rows"].where(matched, "all"),
+    )
+    heads = list(dict.fromkeys(here["plain"]))
+    told = [
+        *(["transform"] if job == "perturb" else []),
+        *(["rows"] if matched.any() else []),
+        *(["point"] if here["point"].nunique() > 1 else []),
+    ]
+    long = len(heads) > _MOST_HEADS
+    rows: list[tuple[tuple[str, ...], int, tuple[Cell, ...]]] = []
+    for key, found in here.groupby(["data", "run", "model", "transform", "rows", "point"], sort=False):
+        data, run, model, transform, on_rows, point = map(str, key)
+        row = {str(of["plain"]): of for of in found.to_dict("records")}
+        on = on_rows if on_rows == "all" else f"{on_rows} each"
+        more = {"transform": _transform(transform), "rows": on, "point": point}
+        names = (called[data], named[run, model], *(more[name] for name in told))
+        if long:
+            rows += [((*names, quantity(head).label), int(row[head]["n"]), (_cell(row[head]),)) for head in row]
+        else:
+            rows.append((names, int(found["n"].max()), tuple(_cell(row.get(head)) for head in heads)))
+    # What may be compared stands together.
+    order = list(dict.fromkeys(names[0] for names, _, _ in rows))
+    rows.sort(key=lambda row: order.index(row[0][0]))
+    shown = ("value",) if long else tuple(quantity(head).label for head in heads)
+    return Printed(job, title, shown, tuple(rows), ("data", "model", *told, *(["number"] if long else [])))
+
+
+def _cell(found: Mapping[Hashable, Any] | None) -> Cell:
+    if found is None or not math.isfinite(found["value"]):
+        return Cell("")
+    decimals = quantity(str(found["quantity"])).decimals
+    value = _minus(f"{found['value']:.{decimals}f}")
+    paper = _minus(f"{found['paper']:.{decimals}f}") if math.isfinite(found["paper"]) else ""
+    if not math.isfinite(found["change"]):
+        return Cell(value, _interval(found["low"], found["high"], decimals), paper, found["mark"])
+    tested = math.isfinite(found["change_q"])
+    low, high = found["change_low"], found["change_high"]
+    told = tested and found["change_q"] < SIGNIFICANT and (low > 0 or high < 0)
+    return Cell(
+        value,
+        paper=paper,
+        change=_minus(difference_text(found["change"], decimals, told)),
+        change_interval=_interval(low, high, decimals) if tested else "",
+        change_q=q_text(found["change_q"]) if tested else "",
+    )
+
+
+def _interval(low: float, high: float, decimals: int) -> str:
+    return _minus(interval_text((low, high) if math.isfinite(low) and math.isfinite(high) else None, decimals))
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "\N{MINUS SIGN}")
+
+
+def null_table(runs: Sequence[Finished]) -> Listed | None:
+    """Where eRank5 and the Image-Text Alignment stand among those of pictures with other examples' texts.
+
+    Args:
+        runs: Any.
+
+    Returns:
+        The table; None where no run has controls.
+    """
+    rows = []
+    for run in runs:
+        for control, name, test in run.null_tests:
+            d = quantity(name).decimals
+            spread = f" ± {test.null_sd:.{d}f}" if math.isfinite(test.null_sd) else ""
+            z = _minus(f"{test.z:+.1f}") if math.isfinite(test.z) else "-"
+            numbers = (f"{test.value:.{d}f}", f"{test.null_mean:.{d}f}{spread}", z, f"{test.p:.2g}", str(test.draws))
+            rows.append(((run.name, control, quantity(name).label), numbers))
+    heads = ("here", "null mean ± sd", "z", "p", "draws")
+    title = "Against pictures with other examples' texts"
+    return Listed(title, ("run", "null", "number"), heads, tuple(rows)) if rows else None
+
+
+def _transform(name: str) -> str:
+    return "base" if name == "none" else name

@@ -1,0 +1,200 @@
+"""Numbers of `align` and `perturb` -> what a person reads in a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mmerank.analysis.alike import unlike_rows, unlike_text
+from mmerank.analysis.metrics.alignment import DECIMALS, LABELS
+from mmerank.analysis.results.alignment import AlignmentResult
+from mmerank.analysis.results.perturbation import PerturbationResult
+from mmerank.eranks import ERANKS
+from mmerank.report.terminal.intervals import interval_line, interval_text, plain
+from mmerank.report.terminal.parts import airy_table, by_model, choice_text, joined, short, skip_lines
+from mmerank.report.terminal.perturbation import (
+    difference_text,
+    matched_table,
+    null_table,
+    tests_notes,
+    tests_table,
+    told_from_zero,
+)
+from mmerank.report.terminal.rows import row_standing, row_tables
+
+EXPLAINED = 1  # results beside which there is room, in 80 columns, to say where each number is read
+
+
+def alignment_table(
+    results: Sequence[AlignmentResult], *, beside: Sequence[Mapping[str, float]] | None = None
+) -> Table:
+    """A table with a column per result, as in the paper's Table 2.
+
+    Args:
+        results: At least one.
+        beside: For each result, other numbers by the same names, shown behind ours in round brackets.
+
+    Returns:
+        The table, for a rich console.
+    """
+    others = beside or [{}] * len(results)
+
+    def cells(label: str, decimals: int) -> list[Text]:
+        ours = [f"{getattr(result, label):.{decimals}f}" for result in results]
+        theirs = [f" ({other[label]:.{decimals}f})" if label in other else "" for other in others]
+        limits = [interval_text(result.intervals.get(label), decimals) for result in results]
+        return [Text(joined(a + b, c, len(results))) for a, b, c in zip(ours, theirs, limits, strict=True)]
+
+    table = by_model("Image-text alignment", results, explained=len(results) <= EXPLAINED)
+    explained = len(results) <= EXPLAINED
+    for label, (point, kind) in ERANKS.items():
+        table.add_row(LABELS[label], *([f"{point} / {kind}"] if explained else []), *cells(label, 2))
+    table.add_section()
+    for label in ("image_reduction_ratio", "image_text_alignment"):
+        table.add_row(LABELS[label], *([""] if explained else []), *cells(label, 4))
+    if any(others):
+        table.caption = "in round brackets: the paper"
+    return table
+
+
+def alignment_tables(results: Sequence[AlignmentResult]) -> list[Table]:
+    """`alignment_table`, and behind it the tables of what else was asked for.
+
+    Args:
+        results: At least one.
+
+    Returns:
+        Tables for a rich console.
+    """
+    beside = (table for result in results for table in row_tables(result, short(result.model)))
+    return [alignment_table(results), *beside]
+
+
+def alignment_text(results: Sequence[AlignmentResult]) -> str:
+    """Tables and standing as plain text, 100 columns wide.
+
+    Args:
+        results: At least one.
+
+    Returns:
+        Lines without a trailing newline.
+    """
+    return "\n".join([plain(*alignment_tables(results)), *alignment_notes(results)])
+
+
+def alignment_notes(results: Sequence[AlignmentResult]) -> list[str]:
+    """What all results stand on, as lines, and whether they can be held against each other."""
+    lines = [line for result in results for line in standing(result)]
+    if unlike := unlike_rows([result.records for result in results]):
+        names = [short(result.model) for result in results]
+        lines.append(f"caution: {unlike_text(unlike, names)}")
+        matched = [result.convention.match_tokens for result in results]
+        lines.append(
+            f"  hold {matched[0]} rows each against each other"
+            if None not in matched
+            else "  --match-tokens puts them on equally many"
+        )
+    return lines
+
+
+def standing(result: AlignmentResult, *, brackets: bool = True) -> list[str]:
+    """What the numbers stand on: how many examples, how many tokens, what was skipped and why.
+
+    Args:
+        result: One of them.
+        brackets: Whether its intervals stand in brackets beside the numbers.
+
+    Returns:
+        Lines.
+    """
+    total = result.n + len(result.skipped)
+    skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
+    tokens = ", ".join(f"{result.mean_tokens(label):.0f}" for label in ERANKS)
+    lines = [
+        f"{result.model} on {result.data}: n = {result.n} of {total} examples{choice_text(result)}{skipped}",
+        f"  mean tokens behind eRank1-5: {tokens}",
+        *([interval_line(result.bootstrap, result.n)] if brackets else []),
+    ]
+    lines += skip_lines(result.skipped)
+    if result.text_cut:
+        lines.append(f"  text cut at the model's limit: {result.text_cut} of the examples")
+    return lines + row_standing(result)
+
+
+def perturbation_table(result: PerturbationResult) -> Table:
+    """A row for the base and for each transform, under each number by how much it rose or fell, starred by its q.
+
+    Args:
+        result: Of one model.
+
+    Returns:
+        The table, for a rich console.
+    """
+    title = f"{short(result.base.model)} on {short(result.base.data)}: before and after"
+    table = airy_table(title)
+    table.add_column("", overflow="fold")
+    for label, (point, kind) in ERANKS.items():
+        table.add_column(f"{label.replace('erank', 'eRank')}\n{point}\n{kind}", justify="right")
+    table.add_column("Image\nReduction\nRatio", justify="right")
+    table.add_column("Image-Text\nAlignment", justify="right")
+    table.add_row("base", *(f"{getattr(result.base, name):.{d}f}" for name, d in DECIMALS.items()))
+    for changed in result.transforms:
+        tests = result.tests[changed.transform]
+        told = {name: told_from_zero(tests[name]) for name in DECIMALS}
+        values = (
+            f"{getattr(changed.result, name):.{d}f}\n{difference_text(changed.delta[name], d, told[name])}"
+            for name, d in DECIMALS.items()
+        )
+        table.add_row(Text(changed.transform), *values)
+    return table
+
+
+def perturbation_view(result: PerturbationResult) -> RenderableType:
+    """What `mmerank perturb` prints.
+
+    Args:
+        result: Of one model.
+
+    Returns:
+        Something a rich console can print.
+    """
+    checks = result.checks
+    found = {"eRank4": checks.text, "any eRank": checks.reuse, "identity": checks.identity}
+    shown = ", ".join(f"{name} {value:.1e}" for name, value in found.items() if not math.isnan(value))
+    lines = standing(result.base, brackets=False)
+    if result.tests:
+        lines += tests_notes(result.tests)
+    if shown:
+        lines += ["  largest differences that should be rounding, of examples measured again alone", f"    {shown}"]
+    tables = [perturbation_table(result)]
+    if result.tests:
+        tables.append(tests_table(result.tests, result.base.intervals))
+    if result.controls:
+        tables.append(null_table(result.controls))
+    matched = {c.transform: c.delta_matched for c in result.transforms if c.delta_matched is not None}
+    if matched:
+        rows = result.base.convention.match_tokens or 0
+        tables.append(matched_table(matched, rows))
+        if result.tests_matched and result.base.matched:
+            limits = {name: (low, high) for name, (low, high) in result.base.matched["intervals"].items()}
+            tables.append(tests_table(result.tests_matched, limits, f", on {rows} rows each"))
+    tables += row_tables(result.base, "base")
+    for changed in result.transforms:
+        tables += row_tables(changed.result, changed.transform)
+    return Group(*tables, *map(Text, lines))
+
+
+def perturbation_text(result: PerturbationResult) -> str:
+    """What `mmerank perturb` prints, as plain text, 100 columns wide.
+
+    Args:
+        result: Of one model.
+
+    Returns:
+        Lines without a trailing newline.
+    """
+    return plain(perturbation_view(result))

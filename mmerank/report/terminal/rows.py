@@ -1,0 +1,184 @@
+"""Tables of what a result has beside eRank1 to eRank5: how many rows, which rows, which text with which picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from mmerank.analysis.metrics.alignment import DECIMALS, LABELS
+from mmerank.analysis.metrics.rows import single_rows
+from mmerank.analysis.results.alignment import AlignmentResult
+from mmerank.eranks import ERANKS
+from mmerank.report.terminal.intervals import interval_text
+
+NOTHING = "-"
+
+
+def row_tables(result: AlignmentResult, name: str) -> list[Table]:
+    """The tables of whatever was asked for.
+
+    Args:
+        result: Of one model.
+        name: How to call it.
+
+    Returns:
+        Tables for a rich console; none where nothing was asked for.
+    """
+    name = escape(name)
+    tables = []
+    if result.matched is not None:
+        tables.append(_matched(result.matched, name))
+    if result.token_curve is not None:
+        tables.append(_curve(result.token_curve, f"{name}: eRank by number of rows"))
+    if result.rows is not None:
+        tables.append(_rows(result.rows, result.n, f"{name}: eRank by rows"))
+    if result.layers is not None:
+        tables.append(_layers(result.layers, f"{name}: eRank of the pair by layer"))
+    if result.companions is not None:
+        tables.append(_companions(result.companions, f"{name}: image and text"))
+    return tables
+
+
+def row_standing(result: AlignmentResult) -> list[str]:
+    """What matched numbers stand on, and warnings of eRanks that one row decides.
+
+    Args:
+        result: Of one model.
+
+    Returns:
+        Lines.
+    """
+    lines = []
+    if (matched := result.matched) is not None:
+        k, total = matched["tokens"], matched["n"] + matched["left_out"]
+        lines.append(f"  {k} rows each: n = {matched['n']} of {total} examples, mean of {matched['repeats']} draws")
+        if matched["left_out"]:
+            lines.append(
+                f"  the others have fewer rows somewhere; {matched['fewest_rows']} rows would leave none out"
+            )
+    for label, change, token, count in single_rows(result.rows or {}):
+        lines.append(
+            f"  warning: without one row {LABELS[label]} changes by {change:+.0%}; in {count} of {result.n} examples "
+            f"the row is {_shown(token)} (docs/tokens.md)"
+        )
+    if result.clip is not None and result.clip.texts_cut:
+        lines.append(f"  CLIP reads only the beginning of {result.clip.texts_cut} of the texts")
+    return lines
+
+
+def _matched(matched: Mapping[str, Any], name: str) -> Table:
+    k, n = matched["tokens"], matched["n"]
+    table = Table(title=f"{name}: on {k} rows each, n = {n}", title_justify="left", caption_justify="left")
+    table.caption = (
+        f"{k} rows: drawn at random, mean over the draws, with its interval over examples\n"
+        "± a draw: standard deviation of a single one"
+    )
+    table.add_column("")
+    for heading in ("all rows", f"{k} rows", "± a draw"):
+        table.add_column(heading, justify="right")
+    for label in LABELS:
+        if label == "image_reduction_ratio":
+            table.add_section()
+        digits = DECIMALS[label]
+        everywhere, drawn, spread = (
+            _number(number, digits)
+            for number in (matched["all_rows"][label], matched[label], matched["stdev_of_a_draw"][label])
+        )
+        limits = matched["intervals"].get(label)
+        interval = interval_text(tuple(limits) if limits else None, digits)
+        table.add_row(LABELS[label], everywhere, Text(f"{drawn} {interval}".rstrip()), spread)
+    return table
+
+
+def _curve(curve: Mapping[str, Any], title: str) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for heading in ("rows", *(LABELS[label] for label in ERANKS)):
+        table.add_column(heading, justify="right")
+    most = max(max(counts) for counts in curve["n"].values())
+    fewer = nowhere = False
+    for i, n in enumerate(curve["tokens"]):
+        cells = []
+        for label in ERANKS:
+            count = curve["n"][label][i]
+            fewer |= 0 < count < most
+            nowhere |= count == 0
+            cells.append(_number(curve[label][i]) + (f" [{count}]" if 0 < count < most else ""))
+        table.add_row(str(n), *map(Text, cells))
+    notes = [f"in brackets: on how many of {most} examples, where not on all"] if fewer else []
+    if nowhere:
+        notes.append(f"{NOTHING}: no example has as many rows there")
+    table.caption = "\n".join(notes) or None
+    return table
+
+
+def _rows(rows: Mapping[str, Mapping[str, Any]], n: int, title: str) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.caption = (
+        "image, text: these rows alone; image + text: without BOS and template\n"
+        "strongest: the row furthest from the centre; decisive: the row whose removal changes the spectrum most; "
+        "below the number what stands there in most examples"
+    )
+    table.add_column("")
+    for heading in ("all", "image", "text", "image + text", "without\nstrongest", "without\ndecisive"):
+        table.add_column(heading, justify="right")
+    for label, numbers in rows.items():
+        cells = [_number(numbers[name]) for name in ("all", "image", "text", "modality")]
+        for name in ("strongest", "decisive"):
+            usual = 2 * numbers[f"{name}_in"] > n
+            token = _shown(numbers[f"{name}_token"]) if usual else "various rows"
+            cells.append(f"{_number(numbers[f'without_{name}'])}\n{token}")
+        table.add_row(LABELS[label], *map(Text, cells))
+    return table
+
+
+def _layers(layers: Sequence[Mapping[str, Any]], title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for heading in ("all rows", "image rows", "text rows"):
+        table.add_column(heading, justify="right")
+    for at in layers:
+        intervals = {rows: interval_text(tuple(limits), 2) for rows, limits in at["intervals"].items()}
+        cells = (f"{_number(at[rows])} {intervals.get(rows, '')}".rstrip() for rows in ("all", "image", "text"))
+        table.add_row(at["point"], *map(Text, cells))
+    return table
+
+
+def _companions(found: Mapping[str, Any], title: str) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("")
+    for heading in ("value", "shuffled pairs", "z", "p"):
+        table.add_column(heading, justify="right")
+
+    def row(name: str, numbers: Mapping[str, Any]) -> None:
+        shuffled = f"{_number(numbers['null_mean'], 4)} ± {_number(numbers['null_stdev'], 4)}"
+        table.add_row(
+            name, _number(numbers["value"], 4), shuffled, _number(numbers["z"], 1), _number(numbers["p"], 3)
+        )
+
+    if "mutual_information" in found:
+        value = _number(found["mutual_information"]["value"], 4)
+        table.add_row("log(eRank3 · eRank4 / eRank5)", value, NOTHING, NOTHING, NOTHING)
+        for measure, title in (("cka", "linear CKA"), ("mutual_knn", f"mutual {found['neighbours']}-NN")):
+            table.add_section()
+            for point, numbers in found[measure].items():
+                row(f"{title}, {point}", numbers)
+        table.caption = (
+            f"CKA, {found['neighbours']}-NN: image states there with the LLM's text states, n = {found['n']}"
+        )
+    if "clip_score" in found:
+        table.add_section()
+        row("CLIPScore", found["clip_score"])
+    return table
+
+
+def _number(value: float | None, decimals: int = 2) -> str:
+    return NOTHING if value is None else f"{value:.{decimals}f}"
+
+
+def _shown(token: str) -> str:
+    """A token on one line and short; its control characters are escaped already."""
+    return token if len(token) <= 30 else f"{token[:29]}…"

@@ -1,0 +1,102 @@
+"""Write a report: CSV, Markdown, LaTeX, figures, and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from mmerank.analysis.finished import read_runs
+from mmerank.durable import own_folder, whole
+from mmerank.errors import UsageError
+from mmerank.files import require_local
+from mmerank.report.examples import by_example
+from mmerank.report.figures.numbers import figures
+from mmerank.report.figures.style import save
+from mmerank.report.folders import run_folders
+from mmerank.report.numbers import all_numbers
+from mmerank.report.render.formats import csv, latex, latex_list, markdown, markdown_list
+from mmerank.report.render.html import Drawing, page
+from mmerank.report.tables import null_table, printed_tables
+
+FORMATS = ("html", "latex", "csv", "markdown")
+
+
+def report(
+    runs: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    formats: Collection[str] = (),
+    with_data: bool = False,
+) -> list[Path]:
+    """Write tables, figures and one HTML page of finished runs, from their folders alone.
+
+    Args:
+        runs: Run folders, of any kinds, and folders of run folders.
+        out: Where to. Default: `report` in the folder, if one is named.
+        formats: Any of `html`, `latex`, `csv`, `markdown`. Default: all of them, and every figure as PDF and PNG.
+        with_data: Read the data that a run names again wherever they lie, for texts and pictures on the page. Without
+            it only those below the run's folder or the current one are.
+
+    Returns:
+        What was written.
+
+    Raises:
+        RunFolderError: A folder is not a run's, has no records, or they are damaged.
+        TypeError: `runs` is no list of paths.
+        UsageError: There is no run, no such format, several folders are named and no `out`, or it cannot be written
+            to.
+    """
+    require_local(out, "--out")
+    folders = run_folders(runs)
+    if not folders:
+        raise UsageError("expected at least one run folder")
+    if unknown := sorted(set(formats) - set(FORMATS)):
+        raise UsageError(f"unknown format {unknown[0]!r}; known: {', '.join(FORMATS)}")
+    if out is None and len(runs) > 1:
+        raise UsageError("of several runs, name the folder to write to: --out DIR")
+    read = read_runs(folders)
+    numbers = all_numbers(read)
+    folder = Path(out) if out is not None else Path(runs[0]) / "report"
+    written: list[Path] = []
+
+    def write(name: str, text: str) -> None:
+        path = folder / name
+        with _writable(path), whole(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8", errors="replace")
+        written.append(path)
+
+    with _writable(folder):
+        if out is None:
+            own_folder(folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    wanted = formats or FORMATS
+    tables, against = printed_tables(read, numbers), null_table(read)
+    if "csv" in wanted:
+        write("numbers.csv", csv(numbers))
+        examples = [by_example(run).assign(run=run.name, job=run.job) for run in read]
+        write("examples.csv", csv(pd.concat(examples, ignore_index=True)))
+    if "markdown" in wanted:
+        write("tables.md", "\n".join([*map(markdown, tables), *([markdown_list(against)] if against else [])]))
+    if "latex" in wanted:
+        write("tables.tex", "\n".join([*map(latex, tables), *([latex_list(against)] if against else [])]))
+    if "html" in wanted:
+        drawings = [Drawing(*drawn) for drawn in figures(read, numbers)]
+        write("report.html", page(read, numbers, drawings, with_data=with_data))
+        if not formats:
+            for drawing in drawings:
+                with _writable(folder / "figures"):
+                    written += save(drawing.figure, folder / "figures" / drawing.name)
+    return written
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written to ({error.strerror or error})") from None

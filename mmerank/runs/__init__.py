@@ -1,0 +1,1 @@
+"""All that is on disk: records, Parquet parts, the run folder."""

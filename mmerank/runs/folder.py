@@ -1,0 +1,420 @@
+"""Run folder: settings, Parquet parts of records, summary. What is in it is whole, and can be continued."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from mmerank.durable import UNFINISHED, own_folder, remove_unfinished, whole
+from mmerank.errors import RunFolderError
+from mmerank.files import require_local
+from mmerank.inputs.contents import Content
+from mmerank.inputs.example import DataSet, Example, Skipped, fingerprint
+from mmerank.processes import rank
+from mmerank.runs.parts import FOLDER, examples_of, next_number, part_files, read_part, read_records, write_part
+from mmerank.runs.record import Record, contents_of
+from mmerank.runs.rules import DamagedPart, Rules
+from mmerank.runs.settings import STATED, SUMMARY, read_settings, record_fingerprint
+
+# Of run.json. Before the second it did not state all that model and data are known by.
+FORMAT = 2
+# No process takes that long to write a file.
+UNFINISHED_FOR_S = 600.0
+
+
+class RunFolder:
+    """A folder that holds one run: `run.json`, `records/*.parquet`, `summary.json`.
+
+    Opening a folder that exists continues it, if the settings are the same. A new one is made when the first model
+    is stated, so that a model that cannot be loaded leaves nothing behind. Processes that a launcher started together
+    (`mmerank.processes`) fill one folder together: each adds parts of its own.
+
+    Args:
+        path: Created when missing.
+        settings: JSON values by name: what a run must share with an earlier one to continue it.
+        waits: Wait for another process that writes here, in place of an error.
+
+    Raises:
+        RunFolderError: The folder holds another run, or something else.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], *, waits: bool = False):
+        require_local(path, "run folder")
+        self.path = path
+        self._records = path / FOLDER
+        self._stated = path / STATED
+        self._waits = waits
+        self._asked = {**settings, "versions": versions(), "format": FORMAT}
+        self._done: dict[str, set[tuple[str, str]]] = {}  # by part, of those that are sound
+        self._contents: dict[str, Content] = {}  # by example
+        with self._explained("used as a run folder"):
+            if not self._stated.is_file() and path.exists() and (not path.is_dir() or _foreign(path)):
+                raise RunFolderError(f"{path}: not empty, and not a run folder (no run.json); name another")
+            self.settings = self._read()
+
+    def add_model(self, name: str, source: dict[str, Any]) -> None:
+        """State a model of this run.
+
+        Args:
+            name: As in the records.
+            source: What was loaded from where.
+
+        Raises:
+            RunFolderError: The folder has another model of that name, or cannot be written.
+        """
+        source = json.loads(json.dumps(source))
+        with self._explained("written"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Others may state theirs at the same moment.
+            with self._locked(".lock-settings", timeout=-1):
+                self.settings = self._read()
+                known = self.settings["models"]
+                if name in known:
+                    self._require(
+                        known[name],
+                        source,
+                        f"models.{name}",
+                        "name another folder, or measure the model under another name, if it is to be another one",
+                    )
+                else:
+                    known[name] = source
+                    _write_json(self._stated, self.settings)
+            own_folder(self._records)
+
+    def records(self, model: str | None = None) -> list[Record]:
+        """All records written so far, those of an example and model once.
+
+        Args:
+            model: Only this one's.
+
+        Returns:
+            The records.
+
+        Raises:
+            RunFolderError: A part is damaged.
+        """
+        return read_records(self.path, model=model)
+
+    def done(self, model: str) -> set[str]:
+        """Ids of the examples that have records of a model by now, whoever wrote them.
+
+        Args:
+            model: Its name.
+
+        Returns:
+            The ids.
+        """
+        self._look()  # the first process may be setting a damaged part aside at this moment
+        return {example for found in self._done.values() for by, example in found if by == model}
+
+    def contents(self) -> dict[str, Content]:
+        """What the examples that have records are known by, whichever model they are of.
+
+        Returns:
+            By id.
+        """
+        self._look()  # a part that is damaged is set aside when writing begins
+        return dict(self._contents)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep others from writing here while the block runs; a process that dies lets go.
+
+        Processes that were started together count as one. What killed processes left unfinished is removed, and
+        damaged parts are set aside, so that what they held is measured again.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            RunFolderError: Another process writes here.
+        """
+        if not rank().leads:
+            yield
+            return
+        with self._locked(".lock", timeout=-1 if self._waits else 0):
+            # Others of this launch may be writing already; whoever wrote something that old is dead.
+            age = 0.0 if rank().count == 1 else UNFINISHED_FOR_S
+            for folder in (self.path, self._records):
+                remove_unfinished(folder, older_than=age)
+            self._set_damaged_parts_aside()
+            yield
+
+    @contextmanager
+    def share(self, name: str, *, wait: bool) -> Iterator[bool]:
+        """Have one share of the work for this process alone while the block runs; a process that dies lets go.
+
+        Args:
+            name: Of the share; letters, digits and dashes.
+            wait: Wait until nobody else has it.
+
+        Yields:
+            Whether this process has it.
+
+        Raises:
+            RunFolderError: The file system has no locks.
+        """
+        with self._explained("written"):
+            own_folder(self.path / ".locks")
+        lock = self._lock(f".locks/{name}")
+        if not self._take(lock, -1 if wait else 0):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def write(self, records: list[Record]) -> None:
+        """Add records as a part of their own; nothing when there are none.
+
+        Args:
+            records: Complete measurements of some examples.
+
+        Raises:
+            RunFolderError: The part cannot be written, as on a full disk.
+        """
+        if not records:
+            return
+        with self._explained("written"):
+            own = "" if rank().count == 1 else f"-{rank().index}"
+            write_part(self._records / f"{next_number(part_files(self.path)):06d}{own}.parquet", records)
+
+    def adopt(self, model: str, records: list[Record]) -> None:
+        """Add what is lacking of a model's records that were measured elsewhere; of several processes the first does.
+
+        They must be what this run would have measured; they become known by its convention.
+
+        Args:
+            model: Its name.
+            records: All of them.
+        """
+        if rank().leads:
+            with self.writing():
+                have = self.done(model)
+                known = record_fingerprint(self.settings["models"][model], self.settings.get("convention", {}))
+                self.write([replace(r, fingerprint=known) for r in records if r.example not in have])
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write `summary.json`; of several processes the first one does.
+
+        Args:
+            summary: As `--json` prints it.
+        """
+        if rank().leads:
+            with self._explained("written"):
+                _write_json(self.path / SUMMARY, summary)
+
+    def _read(self) -> dict[str, Any]:
+        """What `run.json` states, if it is this run; what it will state where there is none."""
+        if not self._stated.is_file():
+            return {**self._asked, "models": {}}
+        stated = read_settings(self.path)
+        if stated.get("format") != FORMAT:
+            raise RunFolderError(
+                f"{self.path}: was begun by an earlier version of mmerank, which did not state all that decides the "
+                "numbers of a model, so it cannot be told whether this is the same one; `mmerank report` reads the "
+                "folder, and to measure, name another"
+            )
+        self._require({key: value for key, value in stated.items() if key != "models"}, self._asked)
+        return stated
+
+    def _look(self) -> dict[Path, str]:
+        """Look at the parts that are new; what is wrong with damaged ones."""
+        damaged: dict[Path, str] = {}
+        with self._explained("read"):
+            new = [part for part in part_files(self.path) if part.name not in self._done]
+            # Behind the list: a model is stated before there are records of it.
+            rules = Rules(self.path, self._read()) if new else None
+            for part in new:
+                assert rules is not None
+                try:
+                    table = read_part(part, rules)
+                    self._done[part.name] = examples_of(table)
+                    known = {example: Content(*of) for example, of in contents_of(table).items()}
+                    self._contents = known | self._contents
+                except DamagedPart as error:
+                    damaged[part] = str(error)
+                except FileNotFoundError:
+                    pass
+        return damaged
+
+    def _set_damaged_parts_aside(self) -> None:
+        for part, reason in self._look().items():
+            aside = part.with_name(f"{part.name}.damaged")
+            with self._explained("written"):
+                part.replace(aside)
+            warnings.warn(
+                f"{part} is damaged ({reason}); it is set aside as {aside.name}, and what it held is measured again",
+                stacklevel=5,
+            )
+
+    @contextmanager
+    def _locked(self, name: str, timeout: float) -> Iterator[None]:
+        lock = self._lock(name)
+        if not self._take(lock, timeout):
+            raise RunFolderError(f"{self.path}: another process is writing to this run folder")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _lock(self, name: str) -> FileLock:
+        path = self.path / name
+        if path.is_symlink():  # what it leads to would be opened for writing, by some versions emptied
+            raise RunFolderError(f"{path}: is a link; remove it")
+        return FileLock(path)
+
+    def _take(self, lock: FileLock, timeout: float) -> bool:
+        try:
+            lock.acquire(timeout=timeout)
+        except Timeout:
+            return False
+        except (OSError, NotImplementedError) as error:
+            raise RunFolderError(f"{self.path}: cannot be locked ({_reason(error)})") from None
+        return True
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Name folder and cause where the system refuses."""
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise RunFolderError(
+                f"{self.path}: cannot be {what} ({_reason(error)}); what is written stays, and the same command "
+                "continues"
+            ) from error
+
+    def _require(
+        self,
+        stated: dict[str, Any],
+        asked: dict[str, Any],
+        where: str = "",
+        remedy: str = "name another folder, or use the same settings",
+    ) -> None:
+        if differences := _differences(stated, asked, where):
+            raise RunFolderError(f"{self.path}: holds another run ({'; '.join(differences)}); {remedy}")
+
+
+def open_run(
+    out: str | Path,
+    job: str,
+    examples: Iterable[Example | Skipped],
+    settings: dict[str, Any],
+    *,
+    limit: int | None,
+    seed: int | None,
+) -> RunFolder:
+    """The run folder of a job on a data set, new or continued.
+
+    Args:
+        out: The folder.
+        job: `align` or `diff`.
+        examples: The data.
+        settings: What else a run must share to be continued.
+        limit: Number of examples.
+        seed: Of their choice.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunFolderError: It holds another run, or something else, or cannot be written.
+    """
+    name = examples.name if isinstance(examples, DataSet) else "examples"
+    data = {"name": name, "fingerprint": fingerprint(examples)}
+    return RunFolder(Path(out), {"job": job, "data": {**data, "limit": limit, "seed": seed}, **settings})
+
+
+def folder_name(argument: str) -> str:
+    """A readable name for a folder, made of a MODEL or DATA argument.
+
+    Args:
+        argument: Any text.
+
+    Returns:
+        Letters, digits, dots and dashes; it differs for arguments that differ.
+
+    Example:
+        >>> folder_name("llava:/data/detail_23k.json?images=x")
+        'detail_23k.json-cd793e'
+    """
+    last = re.sub(r"[^\w.-]+", "-", argument.partition("?")[0].rstrip("/").split("/")[-1])
+    return f"{last}-{hashlib.sha256(argument.encode()).hexdigest()[:6]}"
+
+
+def cache_folder() -> Path | None:
+    """Where things are kept between runs: MMERANK_CACHE, else mmerank in the user's cache folder.
+
+    Returns:
+        The folder, which may not be there yet; None, with a warning, where nobody knows the user's home.
+    """
+    try:
+        if stated := os.environ.get("MMERANK_CACHE"):
+            return Path(stated).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmerank"
+    except RuntimeError as error:
+        warnings.warn(without_cache(None, error), stacklevel=2)
+        return None
+
+
+def without_cache(folder: Path | None, error: Exception) -> str:
+    """What to say where the cache cannot be used: nothing is lost but time.
+
+    Args:
+        folder: It, if there is one.
+        error: Why.
+
+    Returns:
+        One line.
+    """
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    return (
+        f"no cache ({f'{folder}: ' if folder else ''}{_reason(cause)}): untrained models are measured for this run "
+        "alone; MMERANK_CACHE names another folder, and --no-cache goes without"
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    names = ("mmerank", "torch", "transformers", "timm", "pillow", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with whole(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _foreign(folder: Path) -> bool:
+    """Whether there is more in a folder than what a run leaves that died before it had written anything."""
+    return any(not (p.name.startswith(".lock") or p.name.endswith(UNFINISHED)) for p in folder.iterdir())
+
+
+def _reason(error: BaseException) -> str:
+    # The system's own words: pyarrow puts more around them.
+    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    return (reason.strip() or type(error).__name__).split("\n")[0]
+
+
+def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """Each value that differs, by its path in the settings."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = sorted({*there, *here})
+        return [
+            line for key in keys for line in _differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if there == here else [f"{name}: {json.dumps(there)} there, {json.dumps(here)} here"]

@@ -1,0 +1,228 @@
+"""Record: one row per (example, measurement). Tables of them, in and out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One measurement of one example.
+
+    Attributes:
+        model: Name of the model.
+        example: Id of the example.
+        point: Hook point: `vision`, `connector` or `llm`.
+        input: What the model was fed: `image`, `text` or `pair`.
+        transform: What was done to the picture before; `none` for nothing.
+        n: Number of tokens (rows of the covariance).
+        d: Width of the hidden states.
+        entropy: Matrix entropy in nats, float64. The effective rank is its exp.
+        participation_ratio: 1 / Σ λ².
+        top_share: Largest eigenvalue; its reciprocal is the stable rank.
+        text_cut: Text tokens cut off to fit the model's limit.
+        fingerprint: Of the model's weights and the convention.
+        spectrum: Eigenvalues in descending order, sum 1, float32, at most min(n, d) of them.
+        loss: Mean negative log-likelihood of the predicted tokens, nats; NaN where it was not computed.
+        predicted: Number of predicted tokens behind the loss.
+        matched: Entropies of random subsets of as many rows as the convention says, one per repeat, NaN where a
+            subset has none; empty where there are fewer rows. None where not asked for, as are the next two.
+        curve: Mean entropy of random subsets, for each number of rows that the convention names; NaN where there
+            are fewer rows.
+        mean_state: Mean of the image and text rows, (d,), float32.
+        entropy_image: Entropy of the image rows alone; NaN where there are none, or where not asked for, as below.
+        entropy_text: Of the text rows alone.
+        entropy_modality: Of image and text rows, without BOS and template.
+        strongest_row: Row of the covariance that lies furthest from the centre; -1 where not asked for.
+        strongest_token: What stands there.
+        entropy_without_strongest: Entropy of the others.
+        decisive_row: Row whose removal changes the collision entropy (Rényi's of order 2) most.
+        decisive_token: What stands there.
+        entropy_without_decisive: Entropy of the others.
+        text_digest: Hash of the example's text, see `mmerank.inputs.contents.Content`; empty in records of earlier
+            versions, as are the next two.
+        picture_digest: Hash of its picture's pixels; empty where no picture was read.
+        picture_stamp: Size and time of modification of its file, or commit and row; empty where there is none.
+    """
+
+    model: str
+    example: str
+    point: str
+    input: str
+    transform: str
+    n: int
+    d: int
+    entropy: float
+    participation_ratio: float
+    top_share: float
+    text_cut: int
+    fingerprint: str
+    spectrum: NDArray[np.float32]
+    loss: float = math.nan
+    predicted: int = 0
+    matched: NDArray[np.float64] | None = None
+    curve: NDArray[np.float64] | None = None
+    mean_state: NDArray[np.float32] | None = None
+    entropy_image: float = math.nan
+    entropy_text: float = math.nan
+    entropy_modality: float = math.nan
+    strongest_row: int = -1
+    strongest_token: str = ""
+    entropy_without_strongest: float = math.nan
+    decisive_row: int = -1
+    decisive_token: str = ""
+    entropy_without_decisive: float = math.nan
+    text_digest: str = ""
+    picture_digest: str = ""
+    picture_stamp: str = ""
+
+
+# In the order of the fields. Later versions may add some at the end, see `mmerank.runs.parts.VERSIONS`.
+SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("example", pa.string()),
+        ("point", pa.string()),
+        ("input", pa.string()),
+        ("transform", pa.string()),
+        ("n", pa.int32()),
+        ("d", pa.int32()),
+        ("entropy", pa.float64()),
+        ("participation_ratio", pa.float64()),
+        ("top_share", pa.float64()),
+        ("text_cut", pa.int32()),
+        ("fingerprint", pa.string()),
+        ("spectrum", pa.list_(pa.float32())),
+        ("loss", pa.float64()),
+        ("predicted", pa.int32()),
+        ("matched", pa.list_(pa.float64())),
+        ("curve", pa.list_(pa.float64())),
+        ("mean_state", pa.list_(pa.float32())),
+        ("entropy_image", pa.float64()),
+        ("entropy_text", pa.float64()),
+        ("entropy_modality", pa.float64()),
+        ("strongest_row", pa.int32()),
+        ("strongest_token", pa.string()),
+        ("entropy_without_strongest", pa.float64()),
+        ("decisive_row", pa.int32()),
+        ("decisive_token", pa.string()),
+        ("entropy_without_decisive", pa.float64()),
+        ("text_digest", pa.string()),
+        ("picture_digest", pa.string()),
+        ("picture_stamp", pa.string()),
+    ]
+)
+_NO_SPECTRUM: NDArray[np.float32] = np.zeros(0, np.float32)
+_CONTENT = ("text_digest", "picture_digest", "picture_stamp")
+_WITHOUT_SPECTRUM = SCHEMA.remove(SCHEMA.get_field_index("spectrum"))
+
+
+def to_frame(records: Iterable[Record], *, spectrum: bool = True) -> pd.DataFrame:
+    """A table with a row per record, and the effective rank beside the entropy.
+
+    Args:
+        records: Any number of them.
+        spectrum: Whether the spectra come along, which are most of the memory.
+
+    Returns:
+        The columns of `Record`, and `erank`, `stable_rank`, and `erank_fraction` = eRank / min(n - 1, d).
+    """
+    return frame_of(table_of(records, SCHEMA if spectrum else _WITHOUT_SPECTRUM))
+
+
+def frame_of(table: pa.Table) -> pd.DataFrame:
+    """The same of a table.
+
+    Args:
+        table: In the columns of `SCHEMA`, with or without the spectra.
+
+    Returns:
+        As from `to_frame`.
+    """
+    frame: pd.DataFrame = table.to_pandas()
+    frame.insert(8, "erank", np.exp(frame["entropy"]))
+    frame.insert(9, "erank_fraction", frame["erank"] / np.minimum(frame["n"] - 1, frame["d"]))
+    frame.insert(12, "stable_rank", 1 / frame["top_share"])
+    return frame
+
+
+def complete(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """A table with all columns of a schema.
+
+    Args:
+        table: Of records of this version or an earlier one.
+        schema: Some columns of `SCHEMA`.
+
+    Returns:
+        The table; of columns that it lacks, the default of `Record`.
+    """
+    defaults = {field.name: field.default for field in fields(Record)}
+    columns = [
+        table[field.name]
+        if field.name in table.column_names
+        else pa.chunked_array([pa.array([defaults[field.name]] * table.num_rows, field.type)])
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def records_of(table: pa.Table, model: str | None = None) -> list[Record]:
+    """The records that a table holds.
+
+    Args:
+        table: Columns of `SCHEMA`; of what it lacks, records have the default, and an empty spectrum.
+        model: Only this one's.
+
+    Returns:
+        The records, in the order of the rows.
+    """
+    if model is not None:
+        table = table.filter(pc.equal(table["model"], model))
+    given = dict(zip(table.column_names, map(_values, table.columns), strict=True))
+    given.setdefault("spectrum", repeat(_NO_SPECTRUM, table.num_rows))
+    return [Record(**dict(zip(given, row, strict=True))) for row in zip(*given.values(), strict=True)]
+
+
+def contents_of(table: pa.Table) -> dict[str, list[str]]:
+    """What the examples in a table are known by, see `mmerank.inputs.contents.Content`.
+
+    Args:
+        table: Of records; those of earlier versions do not say.
+
+    Returns:
+        By example.
+    """
+    if not set(_CONTENT) <= set(table.column_names):
+        return {}
+    columns = [table[name].to_pylist() for name in ("example", *_CONTENT)]
+    return {example: known for example, *known in zip(*columns, strict=True)}
+
+
+def _values(column: pa.ChunkedArray) -> Iterable[Any]:
+    """Lists as numpy arrays of the column's own type, without a Python object for each number."""
+    values: Iterable[Any] = column.to_pandas() if pa.types.is_list(column.type) else column.to_pylist()
+    return values
+
+
+def table_of(records: Iterable[Record], schema: pa.Schema = SCHEMA) -> pa.Table:
+    """A row for each record.
+
+    Args:
+        records: Any number.
+        schema: Columns and their types.
+
+    Returns:
+        The table.
+    """
+    rows = list(records)
+    return pa.table({name: [getattr(row, name) for row in rows] for name in schema.names}, schema=schema)

@@ -1,0 +1,303 @@
+"""What the records of a run can be: the measurements its job makes of an example, and numbers that are possible."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mmerank.convention import Convention, TextConvention
+from mmerank.eranks import ERANKS
+from mmerank.errors import RunFolderError
+from mmerank.models.layers import layer_numbers
+from mmerank.runs.settings import STATED, convention_in, record_fingerprint
+
+# Spectra are stored in float32, so what follows from them agrees with what was computed in float64 to its rounding.
+ROUNDING = 1e-6
+# An entropy at its upper bound may lie above it by what `precision` mixed leaves of eigenvalues that are 0.
+SLACK = 1e-4
+# No model has more layers; `all` and `middle` name others for each number of them.
+MOST_LAYERS = 1024
+# Rows whose spectra are looked at together, so that what is computed of them is small beside them.
+SLICE = 10_000
+
+_Column = NDArray[Any]
+
+
+class DamagedPart(ValueError):
+    """A part that does not hold what a run writes; the message says what is wrong, not of which file."""
+
+
+class Rules:
+    """What the settings of a run say of its records.
+
+    Args:
+        folder: The run folder, for the errors.
+        settings: As from `mmerank.runs.settings.read_settings`.
+
+    Raises:
+        RunFolderError: The settings name no layers that a model could have.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]):
+        self._convention = convention_in(folder, settings)
+        self._models: dict[str, dict[str, Any]] = settings["models"]
+        stated = settings.get("convention", {})
+        # Records of a trained model do not depend on the twin's mode, and earlier versions copied them as they were.
+        others = ("eval", "train") if "untrained_mode" in stated else ()
+        modes = [stated, *({**stated, "untrained_mode": mode} for mode in others)]
+        self._fingerprints = {
+            model: [record_fingerprint(source, mode) for mode in modes] for model, source in self._models.items()
+        }
+        try:
+            self._layers = _layer_sets(settings.get("layers", ""))
+        except ValueError as error:
+            raise RunFolderError(f"{folder / STATED}: not the settings of a run (layers: {error})") from None
+        if isinstance(self._convention, TextConvention):
+            self._keys = {("none", "final", "text")}
+        else:
+            whole = ["none", *settings.get("transforms", [])]
+            self._keys = {(name, *where) for name in whole for where in ERANKS.values()} | {
+                (f"{kind}/{draw}", "llm", "pair")
+                for kind in settings.get("controls", [])
+                for draw in range(settings.get("control_draws", 0))
+            }
+
+    def check(self, table: pa.Table, *, older: bool) -> None:
+        """Hold the records of one part against the rules.
+
+        Args:
+            table: They, with the columns and types of one of the versions.
+            older: Whether the part was written before parts had digests.
+
+        Raises:
+            DamagedPart: One cannot be.
+        """
+        if not table.num_rows:
+            raise DamagedPart("no records")
+        part = _Part(table)
+        self._check_models(part, older=older)
+        at_layer = self._check_whole(part)
+        part.check_numbers(centred=self._convention.centre == "mean")
+        if isinstance(self._convention, TextConvention):
+            self._check_losses(part)
+        else:
+            self._check_rows(part, at_layer, self._convention)
+
+    def _check_models(self, part: _Part, *, older: bool) -> None:
+        pairs = pa.table({name: part.table[name] for name in ("model", "fingerprint")}).group_by(
+            ["model", "fingerprint"]
+        )
+        for pair in pairs.aggregate([]).to_pylist():
+            name, found = pair["model"], pair["fingerprint"]
+            if name not in self._models:
+                raise DamagedPart(f"records of {name!r}, which is no model of this run")
+            known = self._fingerprints[name]
+            # What earlier versions knew a twin by is not stated.
+            if found not in known[: None if older else 1] and not (older and self._models[name].get("untrained")):
+                raise DamagedPart(f"records of {name!r} under another convention, or of other weights ({found})")
+
+    def _check_whole(self, part: _Part) -> _Column:
+        """Each example of a model has every measurement once; which rows are of further layers."""
+        columns = ("transform", "point", "input")
+        codes, found = part.coded(*columns)
+        layers = {
+            key: int(number[1])
+            for key in found
+            if key[0] == "none"
+            and key[2] == ("text" if isinstance(self._convention, TextConvention) else "pair")
+            and (number := re.fullmatch(r"layer (0|[1-9]\d{0,3})", key[1], re.ASCII))
+        }
+        if unknown := set(found) - self._keys - layers.keys():
+            raise DamagedPart(f"a measurement that this run does not make ({', '.join(sorted(unknown)[0])})")
+        if missing := self._keys - set(found):
+            raise DamagedPart(f"no measurement {', '.join(sorted(missing)[0])} of any example")
+        if frozenset(layers.values()) not in self._layers:
+            raise DamagedPart(f"other layers than this run measures ({', '.join(sorted(key[1] for key in layers))})")
+        examples, _ = part.coded("model", "example")
+        counts = np.bincount(examples * len(found) + codes, minlength=(int(examples.max()) + 1) * len(found))
+        if (counts != 1).any():
+            place = int((counts != 1).argmax())
+            row = int((examples == place // len(found)).argmax())
+            times = "no" if counts[place] == 0 else str(counts[place])
+            key = ", ".join(found[place % len(found)])
+            raise DamagedPart(f"{times} measurement{'s' * (times != 'no')} {key} of example {part.example(row)!r}")
+        return np.array([key in layers for key in found])[codes]
+
+    def _check_losses(self, part: _Part) -> None:
+        convention = self._convention
+        assert isinstance(convention, TextConvention)
+        if part.lacks("loss"):
+            raise DamagedPart("no column loss")
+        loss, predicted = part["loss"], part["predicted"]
+        none = predicted == 0
+        part.require((predicted == part["n"] + convention.skip_first - 1) | none, "predicted")
+        part.require(np.where(none, np.isnan(loss), np.isfinite(loss) & (loss >= -ROUNDING)), "loss")
+        models, _ = part.coded("model")
+        if len(np.unique(models * 2 + none)) != len(np.unique(models)):
+            raise DamagedPart("a loss of some texts and none of others, by one model")
+
+    def _check_rows(self, part: _Part, at_layer: _Column, asked: Convention) -> None:
+        """What else is measured of the rows is there where it was asked for, and nowhere else."""
+        if not part.lacks("loss"):
+            part.require(np.isnan(part["loss"]) & (part["predicted"] == 0), "loss")
+        study = asked.studies_rows or bool(at_layer.any())
+        if part.lacks("matched"):
+            if study:
+                raise DamagedPart("no columns of what else was to be measured of the rows")
+            return
+        n, base = part["n"], ~at_layer
+        most = np.log(np.maximum(n, 1.0)) + SLACK
+        few = n < (asked.match_tokens or 0)
+        lengths = np.where(few, 0, asked.match_repeats) if asked.match_tokens else None
+        part.check_lists("matched", lengths, base, most=_entropy([asked.match_tokens or 1]))
+        steps = len(asked.token_curve)
+        part.check_lists("curve", np.full(len(n), steps) if steps else None, base, most=_entropy(asked.token_curve))
+        part.check_lists("mean_state", part["d"] if asked.companions else None, base, most=None)
+        by_role = (base & asked.rows) | (bool(at_layer.any()) & (part.equals("input", "pair")))
+        for name in ("entropy_image", "entropy_text", "entropy_modality"):
+            part.require(np.isnan(part[name]) | (by_role & part.between(name, most)), name)
+        for name in ("strongest", "decisive"):
+            row, nameless, entropy = f"{name}_row", part.equals(f"{name}_token", ""), f"entropy_without_{name}"
+            there = ~nameless & (part[row] >= 0) & (part[row] < n)
+            there &= np.isnan(part[entropy]) | part.between(entropy, most)
+            part.require(
+                np.where(base & asked.rows, there, nameless & (part[row] == -1) & np.isnan(part[entropy])), row
+            )
+
+
+class _Part:
+    """The columns of a part, and what is looked at in all of them."""
+
+    def __init__(self, table: pa.Table):
+        self.table = table
+        for name in table.column_names:
+            if not pa.types.is_list(table.schema.field(name).type) and table[name].null_count:
+                raise DamagedPart(f"no {name} in {table[name].null_count} records")
+        self._numbers: dict[str, _Column] = {}
+
+    def __getitem__(self, name: str) -> _Column:
+        if name not in self._numbers:
+            self._numbers[name] = self.table[name].to_numpy()
+        return self._numbers[name]
+
+    def equals(self, name: str, value: str) -> _Column:
+        found: _Column = pc.equal(self.table[name], value).to_numpy()
+        return found
+
+    def lacks(self, name: str) -> bool:
+        return name not in self.table.column_names
+
+    def example(self, row: int) -> str:
+        return str(self.table["example"][row].as_py())
+
+    def coded(self, *names: str) -> tuple[_Column, list[Any]]:
+        """A number for each row, the same for the same values, and the values by number."""
+        codes = np.zeros(self.table.num_rows, np.int64)
+        for name in names:
+            column = self.table[name].combine_chunks().dictionary_encode()
+            codes = codes * len(column.dictionary) + column.indices.to_numpy()
+        _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
+        kept = self.table.select(list(names)).take(pa.array(first))
+        return codes, list(zip(*(column.to_pylist() for column in kept.columns), strict=True))
+
+    def require(self, holds: _Column, name: str) -> None:
+        """DamagedPart with the first value for which it does not hold."""
+        if not holds.all():
+            row = int(holds.argmin())
+            found = self.table[name][row].as_py()
+            shown = f"{len(found)} numbers" if isinstance(found, list) else repr(found)
+            raise DamagedPart(f"{name} of example {self.example(row)!r} cannot be {shown}")
+
+    def between(self, name: str, most: Any) -> _Column:
+        found: _Column = (self[name] >= -SLACK) & (self[name] <= most)
+        return found
+
+    def check_numbers(self, *, centred: bool) -> None:
+        """Sizes, spectrum, and what is computed of it."""
+        n, d = self["n"], self["d"]
+        self.require(n >= 2, "n")
+        self.require(d >= 1, "d")
+        self.require(self["text_cut"] >= 0, "text_cut")
+        self.require(self.between("entropy", np.log(np.minimum(n - 1 if centred else n, d)) + SLACK), "entropy")
+        offsets, values = self._lists("spectrum", np.ones(len(n), bool))
+        lengths = np.diff(offsets)
+        self.require((lengths >= 1) & (lengths <= np.minimum(n, d)), "spectrum")
+        sound = np.empty((4, len(n)), bool)
+        for start in range(0, len(n), SLICE):
+            rows = slice(start, start + SLICE)
+            here = offsets[start : start + SLICE + 1]
+            with np.errstate(all="ignore"):
+                sound[:, rows] = self._spectra(values[here[0] : here[-1]], here[:-1] - here[0], rows)
+        for holds, name in zip(sound, ("spectrum", "entropy", "participation_ratio", "top_share"), strict=True):
+            self.require(holds, name)
+
+    def _spectra(self, values: _Column, starts: _Column, rows: slice) -> _Column:
+        """Whether each spectrum is one, and entropy, participation ratio and largest share are its own, (4, rows)."""
+
+        def total(of: _Column) -> _Column:
+            found: _Column = np.add.reduceat(of, starts, dtype=np.float64)
+            return found
+
+        falls = np.ones(len(values), bool)
+        falls[1:] = values[1:] <= values[:-1]
+        falls[starts] = True
+        falls &= values >= 0
+        is_one = np.logical_and.reduceat(falls, starts) & (np.abs(total(values) - 1) <= ROUNDING)
+        entropy = -total(values * np.log(np.maximum(values, np.finfo(np.float32).tiny)))
+        return np.stack(
+            [
+                is_one,
+                np.abs(entropy - self["entropy"][rows]) <= ROUNDING * (1 + entropy),
+                np.abs(total(values * values) * self["participation_ratio"][rows] - 1) <= 2 * ROUNDING,
+                np.abs(values[starts] - self["top_share"][rows]) <= ROUNDING * values[starts],
+            ]
+        )
+
+    def check_lists(self, name: str, lengths: _Column | None, where: _Column, *, most: float | None) -> None:
+        """A list of so many numbers where it was asked for: entropies up to `most` or NaN, or finite ones."""
+        wanted = where if lengths is not None else np.zeros_like(where)
+        offsets, values = self._lists(name, wanted)
+        if lengths is None:
+            return
+        self.require(np.diff(offsets) == np.where(wanted, lengths, 0), name)
+        fine = np.isfinite(values) if most is None else np.isnan(values) | ((values >= -SLACK) & (values <= most))
+        self.require(np.add.reduceat(np.append(~fine, False), offsets[:-1]) * (np.diff(offsets) > 0) == 0, name)
+
+    def _lists(self, name: str, wanted: _Column) -> tuple[_Column, _Column]:
+        """Where each row's list begins, with the end of the last, and all the numbers."""
+        column = self.table[name].combine_chunks()
+        self.require(column.is_valid().to_numpy(zero_copy_only=False) == wanted, name)
+        offsets, values = column.offsets.to_numpy(), column.values
+        if values.null_count:
+            raise DamagedPart(f"{name}: a number is missing")
+        return offsets, values.to_numpy()
+
+
+def _entropy(rows: Sequence[int]) -> float:
+    """The most that an entropy of so many rows, the largest of these numbers, can be."""
+    return math.log(max(rows, default=1)) + SLACK
+
+
+@lru_cache
+def _layer_sets(chosen: str) -> frozenset[frozenset[int]]:
+    """The further layers that a choice may name, in a model of any size; ValueError where it names none."""
+    if not chosen:
+        return frozenset([frozenset[int]()])
+    found: set[frozenset[int]] = set()
+    for end in range(MOST_LAYERS, 0, -1):
+        try:
+            found.add(frozenset(layer_numbers(end, chosen)) - {end})
+        except ValueError:  # a smaller model has fewer
+            if not found:
+                raise
+            break
+    return frozenset(found)

@@ -1,0 +1,113 @@
+"""Which and how many of a sample's rows: what a record tells of them beside the entropy of all."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmerank.convention import Convention
+from mmerank.inputs.sequence import Role, TokenSequence
+from mmerank.states.token_set import TokenSet
+
+
+@dataclass(frozen=True)
+class RowStudy:
+    """What is asked of the rows of one measurement, and what is known of them.
+
+    Attributes:
+        convention: Says what is asked for.
+        sequence: The rows that enter the covariance: ids and roles.
+        decode: Token ids -> text, the tokenizer's.
+        by_role: Whether image rows and text rows are measured even if the convention does not ask for it.
+    """
+
+    convention: Convention
+    sequence: TokenSequence
+    decode: Callable[[list[int]], str]
+    by_role: bool = False
+
+    def fields(self, tokens: TokenSet, h: Tensor, *, example: str, point: str, input_kind: str) -> dict[str, Any]:
+        """Fields of the record, by the names that `mmerank.runs.record.Record` has for them.
+
+        Args:
+            tokens: The rows.
+            h: The same as hidden states, (n, d).
+            example: Id of the example.
+            point: Name of the hook point.
+            input_kind: `image`, `text` or `pair`.
+
+        Returns:
+            Those that the convention asks for.
+        """
+        asked = self.convention
+        found: dict[str, Any] = {}
+        if asked.match_tokens is not None or asked.token_curve:
+            # Neither model nor transform: the same rows are drawn from what is compared.
+            where = f"{asked.match_seed}/{example}/{point}/{input_kind}"
+            order = [orders(f"{where}/{i}", tokens.n) for i in range(asked.match_repeats)]
+            if asked.match_tokens is not None:
+                found["matched"] = _drawn(tokens, order, asked.match_tokens)
+            if asked.token_curve:
+                curve = [_drawn(tokens, order, n) for n in asked.token_curve]
+                found["curve"] = np.array([_mean(values) for values in curve])
+        if asked.rows or self.by_role:
+            found |= self._by_role(tokens)
+        if asked.rows:
+            found |= self._without_one(tokens)
+        if asked.companions:
+            # On the CPU, since not every device has float64.
+            found["mean_state"] = h[self._of(Role.IMAGE, Role.TEXT)].cpu().double().mean(dim=0).float().numpy()
+        return found
+
+    def _of(self, *roles: Role) -> list[int]:
+        return [i for i, role in enumerate(self.sequence.roles) if role in roles]
+
+    def _by_role(self, tokens: TokenSet) -> dict[str, float]:
+        parts = {
+            "entropy_image": (Role.IMAGE,),
+            "entropy_text": (Role.TEXT,),
+            "entropy_modality": (Role.IMAGE, Role.TEXT),
+        }
+        return {name: float(tokens.entropies(torch.tensor([self._of(*roles)]))) for name, roles in parts.items()}
+
+    def _without_one(self, tokens: TokenSet) -> dict[str, Any]:
+        """The longest row, and the one whose removal changes the collision entropy most: entropy without it."""
+        change = (tokens.collision_entropies_without() + tokens.spectrum.square().sum().log()).abs()
+        rows = {"strongest": int(tokens.lengths.argmax()), "decisive": int(change.nan_to_num(-1).argmax())}
+        others = torch.tensor([[i for i in range(tokens.n) if i != row] for row in rows.values()])
+        entropies = tokens.entropies(others).tolist()
+        found: dict[str, Any] = {}
+        for (name, row), entropy in zip(rows.items(), entropies, strict=True):
+            found |= {f"{name}_row": row, f"{name}_token": self._named(row), f"entropy_without_{name}": entropy}
+        return found
+
+    def _named(self, row: int) -> str:
+        """The token, or `image row 17`, counted among the image's, so that a patch has the same name everywhere."""
+        role = self.sequence.roles[row]
+        if role is Role.IMAGE:
+            return f"image row {self.sequence.roles[:row].count(Role.IMAGE)}"
+        return f"{role.name.lower()} {self.decode([self.sequence.ids[row]])!r}"
+
+
+def orders(key: str, n: int) -> list[int]:
+    """The rows 0 .. n - 1 in a random order that follows from `key` alone; the first k are a draw of k."""
+    return random.Random(key).sample(range(n), n)
+
+
+def _drawn(tokens: TokenSet, order: Sequence[list[int]], count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Entropies of the first `count` rows of each order; empty where there are fewer."""
+    if count > tokens.n:
+        return np.empty(0)
+    return tokens.entropies(torch.tensor([rows[:count] for rows in order])).numpy()
+
+
+def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    """Of those that exist."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
