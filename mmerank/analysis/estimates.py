@@ -103,7 +103,6 @@ def numbers_by_model(
         {"model": model, "transform": transform, **row}
         for model, records in frames.items()
         for transform, frame in records.groupby("transform", sort=False)
-        if set(frame["input"]) != {"pair"}  # null draws of `mmerank perturb`
         for row in numbers_of(frame, aggregate, bootstrap)
     ]
     return pd.DataFrame(rows)

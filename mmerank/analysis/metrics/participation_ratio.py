@@ -8,7 +8,7 @@ from typing import Literal
 import pandas as pd
 
 from mmerank.analysis.metric import Metric, Quantity
-from mmerank.analysis.sample import Sample, wide
+from mmerank.analysis.sample import Sample, of_pictures, wide
 from mmerank.convention import Aggregate
 from mmerank.eranks import ERANKS
 
@@ -27,7 +27,7 @@ _QUANTITIES = tuple(
 
 def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
     """Mean participation ratio over examples, at the five places."""
-    if set(records["input"]) - {"text", "pair"}:
+    if of_pictures(records):
         values = wide(records, ["point", "input"], list(ERANKS.values()), value="participation_ratio")
         names = tuple(quantity.name for quantity in _QUANTITIES)
         yield "", Sample(names, tuple(values.index), values.to_numpy(dtype=float), lambda means: means)
