@@ -237,7 +237,7 @@ def test_examples_stand_everywhere_or_nowhere(tmp_path: Path) -> None:
         LLAVA.adapter, pairs, ["grey", "shuffle:12", "shuffle-words"], controls=["mismatch"], control_draws=1
     )
     assert {entry.id: entry.reason for entry in result.base.skipped} == {
-        "bad": "bad.png: not an image that Pillow can read",
+        "bad": "bad.png: not an image in a format that is read: JPEG, PNG, WEBP, GIF, TIFF, BMP, PPM",
         "tiny": "shuffle:12: 9 x 9 px cannot be cut into 12 x 12 patches",
         "empty": "the text is empty",
     }

@@ -84,6 +84,18 @@ class PairSample(Sample):
         return self.of_columns(self.columns)[0]
 
 
+def of_pictures(records: pd.DataFrame) -> bool:
+    """Whether records are those of whole examples with a picture: not texts, and not the pairs of a null alone.
+
+    Args:
+        records: Of one model and transform.
+
+    Returns:
+        Whether any stands at an image input.
+    """
+    return bool((records["input"] == "image").any())
+
+
 def no_means(means: Floats) -> Floats:
     """Of statistics of pairs.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mmerank.analysis.steps import by_step
-from mmerank.commands import options as options
+from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
@@ -30,11 +30,7 @@ def align(
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment (the paper's Table 2)."""
     from mmerank.inputs.example import check_usable
     from mmerank.inputs.load import load_data
-    from mmerank.jobs.align import align as measure
-    from mmerank.jobs.align import open_align_run
-    from mmerank.models.adapter import check_model, load
     from mmerank.models.located import MULTIMODAL
-    from mmerank.report.terminal.alignment import alignment_notes, alignment_tables
 
     check_writable(keeping.json_file)
     stated = convention(choices, beside)
@@ -42,6 +38,11 @@ def align(
     examples = load_data(data)
     check_usable(examples, pictures=True)
     check_on_hub(MULTIMODAL, models)
+
+    from mmerank.jobs.align import align as measure
+    from mmerank.jobs.align import open_align_run
+    from mmerank.models.adapter import check_model, load
+    from mmerank.report.terminal.alignment import alignment_notes, alignment_tables
 
     folder = None
     if keeping.out is not None:

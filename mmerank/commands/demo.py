@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from mmerank.commands import options as options
+from mmerank.commands import options
 from mmerank.commands.results import check_writable, continued_from, quiet, write_json
 from mmerank.processes import rank
 

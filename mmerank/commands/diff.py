@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from mmerank.analysis.steps import by_step
-from mmerank.commands import options as options
+from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Computing, Keeping, listed
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
@@ -47,12 +47,7 @@ def diff(
     from mmerank.inputs.example import check_usable
     from mmerank.inputs.load import load_data
     from mmerank.jobs.accuracy import ACCURACY, accuracies, check_tasks, fetch_questions
-    from mmerank.jobs.diff import diff as measure
-    from mmerank.jobs.diff import open_diff_run
-    from mmerank.models.loading import check_text_model, load_text
     from mmerank.models.located import LANGUAGE
-    from mmerank.report.terminal.diff import diff_notes, diff_tables
-    from mmerank.runs.folder import cache_folder
 
     check_writable(keeping.json_file)
     check_models(LANGUAGE, models, computing, revisions=listed(revisions), tokenizer=tokenizer, layers=layers)
@@ -69,6 +64,12 @@ def diff(
     check_usable(texts, pictures=False)
     check_on_hub(LANGUAGE, models, listed(revisions))
     check_tasks(tasks)
+
+    from mmerank.jobs.diff import diff as measure
+    from mmerank.jobs.diff import open_diff_run
+    from mmerank.models.loading import check_text_model, load_text
+    from mmerank.report.terminal.diff import diff_notes, diff_tables
+    from mmerank.runs.folder import cache_folder
 
     folder = None
     if keeping.out is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from mmerank.commands import options as options
+from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Computing, ExampleChoices, convention
 from mmerank.commands.results import check_writable, quiet, write_json
@@ -22,14 +22,9 @@ def doctor(
     choices: ExampleChoices,
 ) -> None:
     """Load a model, run one example, and show hook points, shapes, token layout and warnings."""
-    from rich.console import Console
-
     from mmerank.inputs.example import check_usable
     from mmerank.inputs.load import load_data
-    from mmerank.jobs.doctor import examine
-    from mmerank.models.adapter import load
     from mmerank.models.located import MULTIMODAL
-    from mmerank.report.terminal.doctor import examination_view
 
     check_writable(json_file)
     stated = convention(choices)
@@ -37,6 +32,12 @@ def doctor(
     examples = load_data(data)
     check_usable(examples, pictures=True)
     check_on_hub(MULTIMODAL, [model])
+
+    from rich.console import Console
+
+    from mmerank.jobs.doctor import examine
+    from mmerank.models.adapter import load
+    from mmerank.report.terminal.doctor import examination_view
 
     quiet()
     adapter = load(model, dtype=dtype, device=device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmerank.commands import options as options
+from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
 from mmerank.commands.results import check_writable, continued_from, quiet, write_json
@@ -28,16 +28,10 @@ def perturb(
     Of the picture: identity, rotate, flip, crop, zoom, blur, noise, jpeg, brightness, contrast, grey, occlude,
     shuffle, blank, other. Of the text: shuffle-words, other-text. docs/perturbation.md says what each of them does.
     """
-    from rich.console import Console
-
     from mmerank.inputs.example import check_usable
     from mmerank.inputs.load import load_data
     from mmerank.inputs.variants import asked_for
-    from mmerank.jobs.perturb import open_perturb_run
-    from mmerank.jobs.perturb import perturb as measure
-    from mmerank.models.adapter import check_model, load
     from mmerank.models.located import MULTIMODAL
-    from mmerank.report.terminal.alignment import perturbation_view
 
     check_writable(keeping.json_file)
     transforms, controls = asked_for(transform, control, control_draws)
@@ -46,6 +40,13 @@ def perturb(
     examples = load_data(data)
     check_usable(examples, pictures=True)
     check_on_hub(MULTIMODAL, [model])
+
+    from rich.console import Console
+
+    from mmerank.jobs.perturb import open_perturb_run
+    from mmerank.jobs.perturb import perturb as measure
+    from mmerank.models.adapter import check_model, load
+    from mmerank.report.terminal.alignment import perturbation_view
 
     folder = None
     if keeping.out is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mmerank.commands import options as options
+from mmerank.commands import options
 
 
 def report(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmerank.commands import options as options
+from mmerank.commands import options
 from mmerank.commands.groups import listed
 from mmerank.commands.results import check_writable, quiet, shown_at_the_end, write_json
 

@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmerank.analysis.results.diff import Accuracy
 from mmerank.durable import whole
 from mmerank.errors import DataError, ModelError, UsageError
 from mmerank.files import regular_bytes
@@ -22,6 +21,7 @@ from mmerank.models.located import is_yaml
 from mmerank.processes import rank
 
 if TYPE_CHECKING:
+    from mmerank.analysis.results.diff import Accuracy
     from mmerank.models.loading import TextAdapter
 
 ACCURACY = "accuracy.json"  # in a run folder
@@ -137,6 +137,8 @@ def _kept(file: Path) -> list[dict[str, Any]]:
 
 
 def _looked_up(file: Path, asked: list[Any]) -> dict[str, Accuracy] | None:
+    from mmerank.analysis.results.diff import Accuracy  # late: names of tasks are checked before anything heavy
+
     for entry in _kept(file):
         if entry["asked"] == asked:
             return {name: Accuracy(**found) for name, found in entry["found"].items()}
@@ -163,6 +165,8 @@ def _questions(task: str) -> Any:
 
 def _read(task: str, results: Any) -> dict[str, Accuracy]:
     """What lm-eval found, without its other metrics."""
+    from mmerank.analysis.results.diff import Accuracy
+
     found = {}
     for name, numbers in results["results"].items():
         if "acc,none" in numbers:

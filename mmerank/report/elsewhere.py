@@ -20,8 +20,8 @@ def elsewhere(run: Finished) -> list[str]:
     found = []
     if asked.get("companions"):
         found.append("permutation nulls of CKA and mutual k-NN (companions)")
-    if any("clip_score" in r.get("companions", {}) for r in results):
-        found.append("the permutation null of CLIPScore (companions)")
+    if (run.path / "clip.parquet").is_file() or any("clip_score" in r.get("companions", {}) for r in results):
+        found.append("CLIPScore (companions)")
     if run.job != "diff" and run.match_tokens is not None:
         found.append("the spread of a single draw of rows (matched)")
     if run.job == "perturb":

@@ -13,7 +13,7 @@ from mmerank.analysis.metrics import mean_states as module
 from mmerank.analysis.metrics.cka import cka_without_each
 from mmerank.analysis.metrics.clip_score import clip_score
 from mmerank.analysis.metrics.companions import companions
-from mmerank.analysis.metrics.known import metric
+from mmerank.analysis.metrics.known import METRICS, metric
 from mmerank.analysis.metrics.mutual_knn import knn_without_each
 from mmerank.analysis.pairing import against_null
 from mmerank.analysis.sample import PairSample
@@ -227,3 +227,15 @@ def test_statistics_of_pairs_of_two_models_are_compared() -> None:
         assert difference.p == pytest.approx(2 * stats.t.sf(abs(a[i] - b[i]) / error, 39))
     same = compare(one, one, metric="mutual_knn", names=("a", "a"))
     assert set(same.fixed) == {d.quantity for d in same.differences} and same.tests == 0
+
+
+def test_further_layers_have_no_mean_states_and_take_none_away() -> None:
+    entries = records(12)
+    layers = [replace(r, point="layer 1", mean_state=None) for r in entries if (r.point, r.input) == ("llm", "pair")]
+    null = [replace(r, transform="mismatch/0") for r in entries if r.input == "pair"]
+    for name in ("cka", "mutual_knn", "mutual_information"):
+        ((_, plain),) = metric(name).samples(to_frame(entries), "entropy")
+        ((_, found),) = metric(name).samples(to_frame([*entries, *layers]), "entropy")
+        assert found.estimates == pytest.approx(plain.estimates, rel=1e-12)
+    for of in METRICS:
+        assert not list(of.samples(to_frame(null), "entropy"))

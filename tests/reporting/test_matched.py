@@ -122,7 +122,9 @@ def test_transforms_on_equally_many_rows(tmp_path: Path, data: str) -> None:
         LLAVA.adapter,
         load_data(data),
         ["rotate:90"],
-        convention=Convention(match_tokens=8, match_repeats=2),
+        controls=["mismatch"],
+        control_draws=2,
+        convention=Convention(match_tokens=8, match_repeats=2, rows=True, companions=True),
         out=tmp_path / "run",
     )
     (read,) = read_runs([tmp_path / "run"])

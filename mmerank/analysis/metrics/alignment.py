@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mmerank.analysis.metric import Metric, Quantity
-from mmerank.analysis.sample import Floats, Sample, only, wide
+from mmerank.analysis.sample import Floats, Sample, of_pictures, only, wide
 from mmerank.convention import Aggregate
 from mmerank.eranks import ERANKS
 from mmerank.runs.record import Record, to_frame
@@ -30,7 +30,7 @@ DECIMALS = {quantity.name: quantity.decimals for quantity in QUANTITIES}
 
 def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment."""
-    if set(records["input"]) - {"text", "pair"}:
+    if of_pictures(records):
         yield "", alignment_sample(records, aggregate=aggregate)
 
 

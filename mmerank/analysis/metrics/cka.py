@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from mmerank.analysis.metric import Metric, Quantity
-from mmerank.analysis.metrics.mean_states import POINTS, mean_states, split, value_of
-from mmerank.analysis.sample import Floats, PairSample, Sample, no_means
+from mmerank.analysis.metrics.mean_states import POINTS, of_each_point
+from mmerank.analysis.sample import Floats, Sample
 from mmerank.convention import Aggregate
 from mmerank.formulas.similarity import centred_kernel, permuted_cka
 
@@ -18,23 +18,11 @@ _QUANTITIES = tuple(Quantity(f"cka_{point}", f"linear CKA, {point}", f"CKA {poin
 
 def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
     """Linear CKA of the image states at each hook point with the LLM's text states."""
-    if (found := mean_states(records)) is None:
-        return
-    examples, images, text = found
-    parts = [*images.values(), text]
-    names = tuple(f"cka_{point}" for point in images)
-    widths = [part.shape[1] for part in parts]
 
-    def of_columns(columns: Floats) -> tuple[Floats, Floats]:
-        *of_images, of_text = split(columns, widths)
-        each = [(value_of(permuted_cka(x, of_text), len(columns)), cka_without_each(x, of_text)) for x in of_images]
-        values, without = zip(*each, strict=True)
-        return np.array(values), np.stack(without, axis=1)
+    def statistic(x: Floats, text: Floats) -> tuple[float, Floats]:
+        return permuted_cka(x, text)(np.arange(len(x))), cka_without_each(x, text)
 
-    yield (
-        "",
-        PairSample(names, examples, np.concatenate(parts, axis=1), no_means, of_columns=of_columns),
-    )
+    return of_each_point("cka", records, statistic)
 
 
 def cka_without_each(x: Floats, y: Floats) -> Floats:

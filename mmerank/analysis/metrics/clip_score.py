@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from mmerank.analysis.metric import Metric, Quantity
 from mmerank.analysis.pairing import PERMUTATIONS, against_null
-from mmerank.analysis.sample import Sample
-from mmerank.convention import Aggregate
 
 CLIP_WEIGHT = 2.5
-# The column of records that has each example's score.
-COLUMN = "clip_score"
-_QUANTITY = Quantity("clip_score", "CLIPScore", decimals=3, better="higher")
-
-
-def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
-    """Mean CLIPScore of the pairs."""
-    if COLUMN not in records:
-        return
-    scores = records.groupby("example")[COLUMN].first().dropna().sort_index()
-    yield "", Sample((COLUMN,), tuple(scores.index), scores.to_numpy(dtype=float)[:, None], lambda means: means)
-
-
-def with_clip_scores(records: pd.DataFrame, embeddings: ClipEmbeddings | None) -> pd.DataFrame:
-    """Records with the score of their example, where there are embeddings.
-
-    Args:
-        records: As from `mmerank.runs.record.to_frame`.
-        embeddings: Of the examples; None for no change.
-
-    Returns:
-        The records, with `COLUMN`; NaN for examples without.
-    """
-    if embeddings is None:
-        return records
-    images, texts = embeddings.images.astype(np.float64), embeddings.texts.astype(np.float64)
-    scores = CLIP_WEIGHT * np.einsum("ij,ij->i", images, texts).clip(min=0)
-    return records.assign(**{COLUMN: records["example"].map(dict(zip(embeddings.ids, scores, strict=True)))})
 
 
 @dataclass(frozen=True)
@@ -86,6 +53,3 @@ def clip_score(
         return float(CLIP_WEIGHT * np.einsum("ij,ij->i", images, texts[order]).clip(min=0).mean())
 
     return against_null(score, len(images), permutations, seed)
-
-
-METRIC = Metric("clip_score", "CLIPScore", (_QUANTITY,), _samples)

@@ -8,7 +8,6 @@ from mmerank.analysis.metric import Metric, Quantity
 from mmerank.analysis.metrics import (
     alignment,
     cka,
-    clip_score,
     diff_erank,
     layers,
     matched,
@@ -35,7 +34,6 @@ METRICS: tuple[Metric, ...] = tuple(
         mutual_information,
         cka,
         mutual_knn,
-        clip_score,
     )
 )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mmerank.analysis.metric import Metric, Quantity
-from mmerank.analysis.sample import Sample, of_those_there
+from mmerank.analysis.sample import Sample, of_pictures, of_those_there
 from mmerank.convention import Aggregate
 
 LAYER = "layer "
@@ -26,7 +26,7 @@ def _named(name: str) -> Quantity | None:
 def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
     """The pair's eRank at each layer that was measured, by the rows that it is taken of."""
     points = layer_names(records["point"])
-    if not points or set(records["input"]) == {"text"}:
+    if not points or not of_pictures(records):
         return
     pairs = records[(records["input"] == "pair") & records["point"].isin([*points, "llm"])]
     wide = pairs.pivot(index="example", columns="point", values=[*ROWS.values()]).sort_index()

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mmerank.analysis.metric import Metric
 from mmerank.analysis.metrics.alignment import ALIGNMENT, QUANTITIES, alignment_sample, sample_of
-from mmerank.analysis.sample import Floats, Sample
+from mmerank.analysis.sample import Floats, Sample, of_pictures
 from mmerank.convention import Aggregate
 from mmerank.eranks import ERANKS
 from mmerank.runs.record import Record, to_frame
@@ -24,7 +24,7 @@ MATCHED = "matched_"
 
 def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
     """The numbers of `AlignmentMetric` on equally many rows."""
-    if set(records["input"]) == {"text"} or "matched" not in records or records["matched"].isna().all():
+    if not of_pictures(records) or "matched" not in records or records["matched"].isna().all():
         return  # not asked for
     rows = matched_rows(records)
     none = sample_of((), np.empty((0, len(ERANKS))), aggregate)

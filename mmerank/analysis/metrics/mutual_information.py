@@ -9,6 +9,7 @@ import pandas as pd
 
 from mmerank.analysis.metric import Metric, Quantity
 from mmerank.analysis.metrics.alignment import alignment_sample
+from mmerank.analysis.metrics.mean_states import were_kept
 from mmerank.analysis.sample import Floats, Sample
 from mmerank.convention import Aggregate
 
@@ -17,7 +18,7 @@ _QUANTITY = Quantity("mutual_information", "mutual information form", "mutual in
 
 def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
     """Log eRank3 + log eRank4 - log eRank5, nats."""
-    if set(records["input"]) == {"text"} or records["mean_state"].isna().any():
+    if not were_kept(records):
         return  # not asked for
     eranks = alignment_sample(records, aggregate=aggregate)
     if not np.isfinite(eranks.means[2:5]).all():

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from mmerank.analysis.metric import Metric, Quantity
-from mmerank.analysis.metrics.mean_states import POINTS, mean_states, split, value_of
-from mmerank.analysis.sample import Floats, PairSample, Sample, no_means
+from mmerank.analysis.metrics.mean_states import POINTS, of_each_point
+from mmerank.analysis.sample import Floats, Sample
 from mmerank.convention import Aggregate
 from mmerank.formulas.similarity import neighbours as nearest
 from mmerank.formulas.similarity import permuted_knn
@@ -23,26 +23,12 @@ _QUANTITIES = tuple(
 
 def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
     """Mutual k-NN of the image states at each hook point with the LLM's text states."""
-    if (found := mean_states(records)) is None:
-        return
-    examples, images, text = found
-    parts = [*images.values(), text]
-    names = tuple(f"mutual_knn_{point}" for point in images)
-    widths = [part.shape[1] for part in parts]
 
-    def of_columns(columns: Floats) -> tuple[Floats, Floats]:
-        *of_images, of_text = split(columns, widths)
-        k = neighbours(len(columns))
-        each = [
-            (value_of(permuted_knn(x, of_text, k), len(columns)), knn_without_each(x, of_text, k)) for x in of_images
-        ]
-        values, without = zip(*each, strict=True)
-        return np.array(values), np.stack(without, axis=1)
+    def statistic(x: Floats, text: Floats) -> tuple[float, Floats]:
+        k = neighbours(len(x))
+        return permuted_knn(x, text, k)(np.arange(len(x))), knn_without_each(x, text, k)
 
-    yield (
-        "",
-        PairSample(names, examples, np.concatenate(parts, axis=1), no_means, of_columns=of_columns),
-    )
+    return of_each_point("mutual_knn", records, statistic)
 
 
 def neighbours(n: int) -> int:

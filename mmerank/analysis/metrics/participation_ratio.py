@@ -8,7 +8,7 @@ from typing import Literal
 import pandas as pd
 
 from mmerank.analysis.metric import Metric, Quantity
-from mmerank.analysis.sample import Sample, wide
+from mmerank.analysis.sample import Sample, of_pictures, wide
 from mmerank.convention import Aggregate
 from mmerank.eranks import ERANKS
 
@@ -27,7 +27,7 @@ _QUANTITIES = tuple(
 
 def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
     """Mean participation ratio over examples, at the five places."""
-    if set(records["input"]) - {"text", "pair"}:
+    if of_pictures(records):
         there = set(zip(records["point"], records["input"], strict=True))
         labels = [label for label, where in ERANKS.items() if where in there]
         values = wide(records, ["point", "input"], [ERANKS[of] for of in labels], value="participation_ratio")

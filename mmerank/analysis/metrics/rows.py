@@ -12,7 +12,7 @@ import pandas as pd
 
 from mmerank.analysis.metric import Metric, Quantity
 from mmerank.analysis.metrics.alignment import dataset_erank
-from mmerank.analysis.sample import Sample, of_those_there
+from mmerank.analysis.sample import Sample, of_pictures, of_those_there
 from mmerank.convention import Aggregate
 from mmerank.eranks import ERANKS, by_label
 from mmerank.runs.record import Record
@@ -43,7 +43,7 @@ _QUANTITIES = tuple(
 
 def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
     """ERanks of image rows, of text rows, and without a single row."""
-    if set(records["input"]) == {"text"} or not (records["strongest_row"] >= 0).any():
+    if not of_pictures(records) or not (records["strongest_row"] >= 0).any():
         return
     columns: dict[str, pd.Series[float]] = {}
     for label, several in _ROWS.items():

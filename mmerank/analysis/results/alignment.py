@@ -78,9 +78,7 @@ class AlignmentResult:
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """Confidence interval of each number over the examples, (low, high); empty with fewer than two examples."""
-        return intervals(
-            to_frame(self.records, spectrum=False), aggregate=self.convention.aggregate, bootstrap=self.bootstrap
-        )
+        return intervals(self._frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap)
 
     clip: ClipEmbeddings | None = None
     layer_records: tuple[Record, ...] = ()
@@ -98,7 +96,7 @@ class AlignmentResult:
         found = matched_alignment(
             self.records, tokens=asked.match_tokens, repeats=asked.match_repeats, aggregate=asked.aggregate
         )
-        rows = matched_rows(to_frame(self.records, spectrum=False))
+        rows = matched_rows(self._frame)
         limits = intervals(rows, aggregate=asked.aggregate, bootstrap=self.bootstrap) if found["n"] else {}
         return {**found, "intervals": {label: list(interval) for label, interval in limits.items()}}
 
@@ -140,6 +138,10 @@ class AlignmentResult:
             if math.isfinite(row["low"]):
                 at["intervals"][row["rows"]] = [row["low"], row["high"]]
         return list(found.values())
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
+        return to_frame(self.records, spectrum=False)
 
     @property
     def _all_records(self) -> tuple[Record, ...]:

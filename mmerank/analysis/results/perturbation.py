@@ -108,16 +108,19 @@ class PerturbationResult:
     @cached_property
     def tests(self) -> dict[str, ComparisonResult]:
         """Each transform minus the base, by transform: intervals, p, q over all of them together, effect sizes."""
-        aggregate = self.base.convention.aggregate
-        return paired_tests(to_frame(self.records, spectrum=False), aggregate=aggregate, bootstrap=self.bootstrap)
+        return paired_tests(self._frame, aggregate=self.base.convention.aggregate, bootstrap=self.bootstrap)
 
     @cached_property
     def tests_matched(self) -> dict[str, ComparisonResult]:
         """The same on equally many rows everywhere; empty where that was not asked for, or no example has as many."""
         if self.base.convention.match_tokens is None:
             return {}
-        records, aggregate = to_frame(self.records, spectrum=False), self.base.convention.aggregate
-        return paired_tests(records, aggregate=aggregate, bootstrap=self.bootstrap, of="matched")
+        aggregate = self.base.convention.aggregate
+        return paired_tests(self._frame, aggregate=aggregate, bootstrap=self.bootstrap, of="matched")
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
+        return to_frame(self.records, spectrum=False)
 
     def tests_to_pandas(self) -> pd.DataFrame:
         """One row per transform and quantity; columns as in `mmerank.analysis.perturbation.differences_frame`."""
