@@ -22,6 +22,7 @@ from mmerank.inputs.sequence import Kind, Role, TokenSequence
 from mmerank.models.checkpoints import commit_of, configuration, placement
 from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import Point
+from mmerank.models.plausible import check_built
 from mmerank.models.soundness import check_files, check_loaded, embedding_rows
 from mmerank.models.special_tokens import size_cautions, special_cautions
 from mmerank.models.stored import unread
@@ -123,9 +124,10 @@ class Multimodal:
             ModelError: A part of the checkpoint is missing or cannot be read, weights are missing or not used, or
                 inspection does not find its way.
         """
-        auto = _class_of(checkpoint)
+        auto, config = _class_of(checkpoint)
         place = placement(device, load_in)
         check_files(checkpoint)
+        check_built(lambda: auto.from_config(config, trust_remote_code=False), configuration(checkpoint), checkpoint)
         try:
             processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=False)
         except Exception as error:  # each of the libraries below has errors of its own
@@ -454,15 +456,15 @@ class Multimodal:
         return bool(getattr(self._config, "is_encoder_decoder", False))
 
 
-def _class_of(checkpoint: str | Path) -> Any:
-    """The class of transformers that loads a checkpoint."""
+def _class_of(checkpoint: str | Path) -> tuple[Any, Any]:
+    """The class of transformers that loads a checkpoint, and its configuration."""
     try:
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"{checkpoint}: its configuration cannot be read ({_reason(error)})") from error
     for auto in _CLASSES:
         if type(config) in auto._model_mapping:
-            return auto
+            return auto, config
     raise ModelError(
         f"{checkpoint}: model_type {config.model_type!r} is none of transformers' image-text-to-text or multimodal "
         "models; `mmerank.wrap(model, processor, name=...)` measures one that is in memory, `mmerank diff` language "
