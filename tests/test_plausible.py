@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from mmerank.errors import ModelError
 from mmerank.models.adapter import load
 from mmerank.models.loading import load_text
-from mmerank.models.plausible import Held, check_fields, held_in
+from mmerank.models.plausible import Held, check_fields, check_folder, held_in
 from tests.adapters.text_cases import LLAMA, OPT
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -130,6 +130,20 @@ def test_an_image_processor_that_makes_huge_pictures(tmp_path: Path) -> None:
         cases[changed(LLAVA, tmp_path / f"{i}-llava", "processor_config.json", **{name: value})] = field
     for path, answer in loaded_apart(*cases).items():
         assert f"processor_config.json: image_processor.{cases[Path(path)]}" in answer
+
+
+def test_an_image_processor_that_bounds_areas(tmp_path: Path) -> None:
+    """Patches are merged: both edges are numbers of pixels then."""
+    (config := tmp_path / "config.json").write_text(json.dumps({"vision_config": {"image_size": 336}}))
+    file = tmp_path / "preprocessor_config.json"
+    for shortest, merge, refused in [(12_544, 2, False), (10**9, 2, True), (12_544, None, True)]:
+        size = {"shortest_edge": shortest, "longest_edge": 9_633_792}
+        file.write_text(json.dumps({"size": size, "merge_size": merge}))
+        if not refused:
+            check_folder(config.parent)
+            continue
+        with pytest.raises(ModelError, match="size.shortest_edge is a number"):
+            check_folder(config.parent)
 
 
 @needs_limits

@@ -44,6 +44,7 @@ class Feeder:
                 "pictures and texts; the checkpoint lacks processor files (processor_config.json, "
                 "preprocessor_config.json)"
             )
+        self.guessed = ""  # why nothing is put in for a picture
         self.placeholder = self._placeholder() if placeholder is None else placeholder
         self._text_by_tokenizer = False
         self._around: tuple[Image.Image | None, dict[str, Any] | None] = (None, None)
@@ -55,9 +56,12 @@ class Feeder:
         try:
             pair, alone = self.processed(self.placeholder + _TEXT, picture), self.processed(self.placeholder, picture)
         except DataError as error:
-            own = "; it writes a prompt of its own for a picture and takes no text, so the pair is undefined"
-            own = own if self._writes_its_own(picture) else ""
-            raise ModelError(f"{self.name}: its processor fails on a picture and a text: {error}{own}") from error
+            why = f"; {self.guessed}" if self.guessed else ""
+            if self._writes_its_own(picture):
+                why += (
+                    "; for a picture alone it writes a prompt of its own: if it takes no other, the pair is undefined"
+                )
+            raise ModelError(f"{self.name}: its processor fails on a picture and a text: {error}{why}") from error
         if "input_ids" not in pair:
             raise ModelError(f"{self.name}: its processor gives no token ids ({', '.join(pair)})")
         try:
@@ -71,7 +75,9 @@ class Feeder:
                 "ids), so the pair and the text input are undefined"
             )
         self.of_picture = frozenset(
-            key for key, value in pair.items() if key not in text and key in alone and _equal(value, alone[key])
+            key
+            for key, value in pair.items()
+            if key in alone and _equal(value, alone[key]) and not _equal(value, text.get(key))
         )
         if not any(pair[key].is_floating_point() for key in self.of_picture if isinstance(pair[key], Tensor)):
             raise ModelError(f"{self.name}: its processor makes no pixels of a picture")
@@ -83,7 +89,7 @@ class Feeder:
             return False
 
     def _placeholder(self) -> str:
-        """What the chat template puts in for a picture, else what the processor calls its image token."""
+        """What the chat template puts in for a picture, else what the processor calls it, else nothing."""
         texts = []
         for content in ([{"type": "image"}, {"type": "text", "text": "\0"}], [{"type": "text", "text": "\0"}]):
             try:
@@ -100,10 +106,11 @@ class Feeder:
                 return str(found)
         token = getattr(self.processor, "image_token", None) or getattr(self.tokenizer, "image_token", None)
         if not isinstance(token, str) or not token:
-            raise ModelError(
-                f"{self.name}: neither a chat template nor its {type(self.processor).__name__} says what stands for "
-                "a picture in a text"
+            self.guessed = (
+                f"neither a chat template nor its {type(self.processor).__name__} says what stands for a picture in "
+                "a text, so nothing was put in; a line in mmerank_adapters/words.py can say it"
             )
+            return ""
         return token
 
     def processed(self, text: str, picture: Image.Image | None, **options: Any) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -203,6 +203,10 @@ class Anatomy:
 
 def language_model(model: Any) -> nn.Module:
     """The LLM in a multimodal model, without its head; of an encoder-decoder the encoder."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        encoder = model.get_encoder()
+        if isinstance(words := encoder.get_input_embeddings(), nn.Embedding):
+            return _innermost_around(encoder, words)
     body = model
     while True:
         config = getattr(body, "config", None)
@@ -221,6 +225,16 @@ def language_model(model: Any) -> nn.Module:
             break
         body = inner
     return body  # type: ignore[no-any-return]
+
+
+def _innermost_around(model: nn.Module, part: nn.Module) -> nn.Module:
+    """The innermost model of transformers with a part in it; the vision encoder may stand beside it."""
+    around = [of for of in model.modules() if isinstance(of, PreTrainedModel) and part in set(of.modules())]
+    return around[-1] if around else model
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
 
 
 def blocks_of(llm: nn.Module) -> nn.ModuleList:
@@ -273,6 +287,7 @@ class Inspector:
         if self.llm not in self.paths:
             raise ModelError(f"{type(model).__name__}: its LLM is no part of it")
         self.blocks = blocks_of(self.llm)
+        self.table = model.get_input_embeddings()  # type: ignore[operator]
         self.dtype = next(p.dtype for p in self.llm.parameters() if p.is_floating_point())
 
     @torch.inference_mode()
@@ -344,7 +359,7 @@ class Inspector:
             width=width,
             image_ids=image_ids,
             matched={"connector": round(share, 4), "vision": round(vision_share, 4)},
-            still=self._still(connector),
+            still=rows[:0] if connector is self.table else self._still(connector),
         )
 
     def _still(self, connector: nn.Module) -> Tensor:
@@ -373,23 +388,25 @@ class Inspector:
     def _final(self) -> nn.Module:
         """The last submodule of the LLM whose output is the last hidden state, to the bit."""
         outputs: deque[tuple[nn.Module, Tensor]] = deque(maxlen=16)  # the last ones are enough
+        counts: Counter[nn.Module] = Counter()  # one that runs twice does not tell which time is the last
         inner = {module for block in list(self.blocks)[:-1] for module in block.modules()}
         inner |= set(list(self.blocks)[-1].modules()) - {list(self.blocks)[-1]}
         last: list[Tensor] = []
+
+        def ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            counts[module] += 1
+            outputs.extend((module, h) for h in tensors_of(output)[:1])
+
         with ExitStack() as hooks:
             for module in self.llm.modules():
                 if module not in inner and module is not self.llm:
-                    hooks.callback(
-                        module.register_forward_hook(
-                            lambda of, args, output: outputs.extend((of, h) for h in tensors_of(output)[:1])
-                        ).remove
-                    )
+                    hooks.callback(module.register_forward_hook(ran).remove)
             with until(self.llm, check=lambda output: last.extend(tensors_of(output)[:1])):
                 self.run(0)
         if not last:
             raise self._lost("its LLM was not run")
         for module, h in reversed(outputs):
-            if h.shape == last[0].shape and torch.equal(h, last[0]):
+            if counts[module] == 1 and h.shape == last[0].shape and torch.equal(h, last[0]):
                 return module
         raise self._lost("no module of its LLM puts out its last hidden state")
 
@@ -489,6 +506,8 @@ class Inspector:
         outside = [call for call in calls if not any(block in set(call.module.modules()) for block in encoder)]
         by_module: dict[nn.Module, list[_Call]] = {}
         for call in outside:
+            if call.module is self.table and self._puts_out(call, text) > 0.5:
+                continue  # the sequence's own; a picture made tokens may be looked up in another call
             by_module.setdefault(call.module, []).append(call)
         shares: dict[nn.Module, float] = {}
         for module, of in by_module.items():
@@ -513,6 +532,11 @@ class Inspector:
             return chosen, shares[chosen]
         return best
 
+    def _puts_out(self, call: _Call, rows: Tensor) -> float:
+        """The share of some rows that are among those that a call puts out."""
+        put_out = torch.cat([out for _, out in call.outputs] or [rows[:0]])
+        return float(found_in(rows, put_out, self.dtype).float().mean()) if len(rows) else 0.0
+
     def _vision(
         self, calls: Sequence[_Call], connector: nn.Module, encoder: Sequence[nn.Module], named: str
     ) -> tuple[nn.Module, str, bool, int | None, float]:
@@ -520,8 +544,19 @@ class Inspector:
         if named:
             for module, path in self.paths.items():
                 if path == named or path.endswith(f".{named}"):
-                    return module, "", False, None, 1.0
+                    shapes = {shape for call in calls if call.module is module for shape, _ in call.outputs}
+                    channels = any(
+                        len(shape) >= 4 and p.ndim >= 4 and p.shape[0] == shape[1]
+                        for shape in shapes
+                        for p in module.parameters()
+                    )
+                    return module, "", channels, None, 1.0
             raise self._lost(f"no module {named!r} in it")
+        if connector is self.table:
+            raise self._lost(
+                "its pictures become tokens of its vocabulary, and which module puts out what is made such tokens is "
+                "not known"
+            )
         tower = self._tower(connector, encoder)
         within = set(tower.modules()) if tower is not None else {of for block in encoder for of in block.modules()}
         boundary = max(
@@ -529,23 +564,17 @@ class Inspector:
             for call in calls
             if (call.module is tower if tower is not None else call.module in set(encoder) | within)
         )
-        begins = min(call.began for call in calls if call.module in within)
+        put_out = self._encoded(calls, within, connector)
         best: tuple[nn.Module, str, bool, int | None, float] | None = None
         for call in sorted(calls, key=lambda call: call.began):
             if call.began < boundary:
                 continue
-            if "norm" in type(call.module).__name__.lower():
+            if _is_norm(call.module):
                 continue
-            encoded = [
-                out
-                for of in calls
-                if begins <= of.began and of.ended < call.began
-                for out in of.outputs
-                if of.module in within or "norm" in type(of.module).__name__.lower()
-            ]
+            encoded = [out for ended, out in put_out if ended < call.began]
             for name, (shape, rows) in call.inputs.items():
                 found = self._read_as(shape, rows, call, name, encoded)
-                if found is not None and (best is None or found[2] > best[4]):
+                if found[2] > 0 and (best is None or found[2] > best[4]):
                     best = call.module, name, *found
                 if best is not None and best[4] >= LEAST:
                     return best
@@ -554,9 +583,28 @@ class Inspector:
         where = f"; the nearest is the input of {self.paths[best[0]]}, with {best[4]:.0%}" if best else ""
         raise self._lost(f"nothing behind its vision encoder reads {LEAST:.0%} rows of its output{where}")
 
+    def _encoded(
+        self, calls: Sequence[_Call], within: Collection[nn.Module], connector: nn.Module
+    ) -> list[tuple[int, tuple[tuple[int, ...], Tensor]]]:
+        """What modules of the vision encoder put out before the connector, and norms make of it; when, and what."""
+        begins = min(call.began for call in calls if call.module in within)
+        ends = min(call.ended for call in calls if call.module is connector)
+        found: list[tuple[int, tuple[tuple[int, ...], Tensor]]] = []
+        for call in sorted(calls, key=lambda call: call.ended):
+            if not begins <= call.began <= call.ended < ends:
+                continue
+            own = call.module in within
+            if not own and _is_norm(call.module):
+                known = [out for _, out in found]
+                shares = (self._read_as(*given, call, name, known)[2] for name, given in call.inputs.items())
+                own = max(shares, default=0.0) >= LEAST
+            if own:
+                found += [(call.ended, out) for out in call.outputs]
+        return found
+
     def _read_as(
         self, shape: tuple[int, ...], rows: Tensor, call: _Call, name: str, encoded: Sequence[Any]
-    ) -> tuple[bool, int | None, float] | None:
+    ) -> tuple[bool, int | None, float]:
         """How an input is rows of one output of the encoder: axis, width, share."""
 
         def share(some: Tensor, width: int) -> float:
@@ -577,8 +625,7 @@ class Inspector:
             tried.append((False, width, share(cut, width)))
             count = shape[-1] // width  # several layers side by side are one row
             tried.append((False, None, min(share(cut[i::count], width) for i in range(count))))
-        best = max(tried, key=lambda entry: entry[2])
-        return best if best[2] > 0 else None
+        return max(tried, key=lambda entry: entry[2])
 
     def _tower(self, connector: nn.Module, encoder: Sequence[nn.Module]) -> Any:
         """The outermost model of transformers around the encoder's blocks that has no part of connector or LLM."""

@@ -266,7 +266,7 @@ class Multimodal:
         """The rows of a picture that is read with a sequence; `whole` if the LLM runs up to its final norm."""
         found, entered = self._found, list[Tensor]()
         end = until(self._final) if whole else until(self._modules[found.blocks[0]], entered=True)
-        with self._read_rows(entered) as read, end:
+        with self._read_rows(entered, sequence) as read, end:
             self._run(sequence, inputs)
         if not read["vision"] or not read["connector"]:
             raise ModelError(f"{self.name}: a picture did not pass {found.vision} and {found.connector}")
@@ -296,9 +296,10 @@ class Multimodal:
         return table(torch.tensor(sequence.ids, device=self._device))  # type: ignore[no-any-return]
 
     @contextmanager
-    def _read_rows(self, entered: list[Tensor] | None = None) -> Iterator[dict[str, list[Tensor]]]:
+    def _read_rows(self, entered: list[Tensor], sequence: TokenSequence) -> Iterator[dict[str, list[Tensor]]]:
         """Rows at vision point and connector, of all their calls, and what enters the LLM."""
         found = self._found
+        own_ids = torch.tensor(sequence.ids, device=self._device)
         read: dict[str, list[Tensor]] = {"vision": [], "connector": []}
 
         def vision(carried: Any) -> None:
@@ -307,6 +308,8 @@ class Multimodal:
             read["vision"].append(rows.clone())
 
         def connector(module: Any, args: Any, output: Any) -> None:
+            if args and module is self.model.get_input_embeddings() and _any_same(args[0], own_ids):
+                return  # the sequence is looked up; the tokens that a picture is made of, in a call of their own
             hs = tensors_of(output)
             same = [h for h in hs if h.shape[-1] == hs[0].shape[-1]] if isinstance(output, (list, tuple)) else hs[:1]
             rows = torch.cat([rows_of(h.detach()) for h in same])
@@ -317,7 +320,7 @@ class Multimodal:
         def enters(module: nn.Module, args: Any, kwargs: Any) -> None:
             given = bound(module, args, kwargs)
             h = given.get("inputs_embeds") if found.entry == "embeddings" else next(iter(tensors_of(given)), None)
-            if entered is not None and h is not None and not entered:
+            if h is not None and not entered:
                 entered.append(rows_of(h.detach()))
 
         with ExitStack() as hooks:
@@ -384,7 +387,9 @@ class Multimodal:
 
         try:
             return Inspector(self.model, run, pairs[0][0].ids).anatomy(self._word.vision)
-        except MmerankError:
+        except MmerankError as error:
+            if self._feeder.guessed:
+                raise ModelError(f"{error}; {self._feeder.guessed}") from error
             raise
         except Exception as error:  # of the model's own forward, anything
             raise ModelError(
@@ -453,7 +458,7 @@ class Multimodal:
         }
 
     def _is_encoder(self) -> bool:
-        return bool(getattr(self._config, "is_encoder_decoder", False))
+        return any(getattr(config, "is_encoder_decoder", False) for config in (self._config, self.model.config))
 
 
 def _class_of(checkpoint: str | Path) -> tuple[Any, Any]:
@@ -470,6 +475,10 @@ def _class_of(checkpoint: str | Path) -> tuple[Any, Any]:
         "models; `mmerank.wrap(model, processor, name=...)` measures one that is in memory, `mmerank diff` language "
         "models, and CONTRIBUTING.md says how to write an adapter"
     )
+
+
+def _any_same(ids: Tensor, others: Tensor) -> bool:
+    return ids.numel() == others.numel() and bool((ids.flatten() == others).any())
 
 
 def _without_padding(rows: Tensor, real: Tensor) -> Tensor:

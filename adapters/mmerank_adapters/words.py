@@ -22,7 +22,10 @@ class Word(NamedTuple):
 
 
 WORDS = {
+    "apertus1p5": Word(vision="quant_conv"),
     "blip-2": Word(placeholder=""),  # the processor writes its own
+    "chameleon": Word(vision="quant_conv"),  # then quantised
+    "emu3": Word(vision="quant_conv"),
     "florence2": Word(placeholder=""),
     "instructblip": Word(placeholder=""),
     "lfm2_vl": Word(vision="vision_tower", mask="pixel_attention_mask", spliced=True),

@@ -294,11 +294,12 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _check_processor(content: Mapping[str, Any], side: Any, file: Path) -> None:
-    """Sides of pictures are about those that the vision encoder takes."""
+    """Sides of pictures are about those that the vision encoder takes, or areas, where patches are merged."""
     inner = content.get("image_processor", {})
     if not isinstance(inner, dict):
         raise ModelError(f"{file}: image_processor is {kind(inner)}, expected an object")
     for part, front in ((content, ""), (inner, "image_processor.")):
+        by_area = part.get("merge_size") is not None  # both edges are then bounds of height times width
         for name in ("size", "crop_size"):
             value = part.get(name)
             sides = value if isinstance(value, dict) else {"": value}
@@ -308,7 +309,9 @@ def _check_processor(content: Mapping[str, Any], side: Any, file: Path) -> None:
                 where = f"{file}: {front}{name}{f'.{key}' if key else ''} is {kind(length)}"
                 if isinstance(length, bool) or not isinstance(length, int) or length < 1:
                     raise ModelError(f"{where}, expected a whole number above 0")
-                if isinstance(side, int) and length > _SIDE_FACTOR * side:
+                if not isinstance(side, int) or (by_area and key == "longest_edge"):
+                    continue  # no picture is made larger for the sake of an upper bound
+                if length > (_SIDE_FACTOR * side) ** (2 if by_area and key == "shortest_edge" else 1):
                     raise ModelError(f"{where}, and vision_config.image_size of config.json {side}; pixels")
 
 

@@ -72,7 +72,15 @@ def expected(name: str, example: Example) -> dict[str, Any]:
             inputs = processor.tokenizer(fed["text"], return_tensors="pt")
         inputs.pop("labels", None)
         try:
-            output = model(**inputs, output_hidden_states=True)
+            encoder = model.get_encoder().text_model if name == "t5gemma2" else None
+            if encoder is not None and label == "erank4":
+                output = encoder(**inputs, output_hidden_states=True)
+            elif encoder is not None:
+                start = torch.zeros((1, 1), dtype=torch.long)
+                output = model.model(**inputs, decoder_input_ids=start)
+                output.hidden_states = (output.encoder_last_hidden_state,)
+            else:
+                output = model(**inputs, output_hidden_states=True)
         except Exception:  # text alone
             output = model.get_decoder()(**inputs, output_hidden_states=True)
         hidden = getattr(output, "hidden_states", None) or output.language_model_outputs.hidden_states

@@ -130,14 +130,15 @@ def towered(layer: int = 0, skip: int = 0) -> Rows:
 
 
 def put_out(path: str) -> Rows:
-    """What one module of the model puts out for a picture."""
+    """What one module of the model puts out for a picture; of a map of features, its places."""
 
     def rows(model: Any, inputs: dict[str, Any], features: Any) -> Tensor:
         seen: list[Tensor] = []
         handle = model.get_submodule(path).register_forward_hook(lambda module, args, output: seen.append(output))
-        model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+        model.get_image_features(*(inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs))
         handle.remove()
-        return seen[0]
+        (h,) = seen
+        return h.flatten(2).mT if h.ndim == 4 else h
 
     return rows
 
@@ -415,6 +416,56 @@ def janus() -> tuple[dict[str, Any], Any, str]:
     codes |= {"channel_multiplier": [1], "num_res_blocks": 1, "projection_dim": 8, "image_token_embed_dim": 8}
     config = {"model_type": "janus", "text_config": llm("llama"), "vision_config": vision, "vq_config": codes}
     return config | {"image_token_id": 259}, processor, "<image_placeholder>"
+
+
+@family(
+    lambda model, inputs, features: features.last_hidden_state,
+    lambda model, inputs, features: features.pooler_output,
+)
+def deepseek_vl_hybrid() -> tuple[dict[str, Any], Any, str]:
+    """Two encoders, one behind the other in time but not in what they read."""
+    pictures = hf.DeepseekVLHybridImageProcessor(
+        size=side(), min_size=14, high_res_size={"height": 128, "width": 128}
+    )
+    tokenizer = words(image_token="<image_placeholder>")
+    processor = hf.DeepseekVLHybridProcessor(pictures, tokenizer, num_image_tokens=16)
+    vision = vit("siglip_vision_model", vision_use_head=False)
+    high = vit("sam_vision_model", image_size=128, patch_size=16, output_channels=8, window_size=4, mlp_dim=32)
+    high |= {"global_attn_indexes": [1], "num_pos_feats": 8}
+    config = {"model_type": "deepseek_vl_hybrid", "vision_config": vision, "high_res_vision_config": high}
+    return config | {"text_config": llm("llama"), "image_token_id": 259}, processor, "<image_placeholder>"
+
+
+@family(put_out("model.vqmodel.quant_conv"))
+def chameleon() -> tuple[dict[str, Any], Any, str]:
+    """A picture becomes tokens of the vocabulary."""
+    named: dict[str, Any] = {"image_token": IMAGE, "boi_token": "<racm3:break>", "eoi_token": "<eoss>"}
+    size = {"height": 64, "width": 64}
+    pictures = hf.ChameleonImageProcessor(size={"shortest_edge": 64}, crop_size=size)
+    processor = hf.ChameleonProcessor(pictures, words(**named), image_seq_length=16, image_token=IMAGE)
+    codes: dict[str, Any] = {"embed_dim": 8, "num_embeddings": 32, "latent_channels": 8, "resolution": 64}
+    codes |= {"base_channels": 32, "channel_multiplier": [1] * 5, "num_res_blocks": 1}
+    config = llm("chameleon", vq_config=codes, image_token_id=259)
+    del config["head_dim"]
+    names = {f"IMGIMG{chr(65 + i // 10)}{chr(65 + i % 10)}Z": 300 + i for i in range(32)}
+    return config | {"vocabulary_map": {IMAGE: 259, **names}}, processor, IMAGE
+
+
+@family()
+def t5gemma2() -> tuple[dict[str, Any], Any, str]:
+    """An encoder-decoder whose encoder has the vision encoder in it."""
+    named: dict[str, Any] = {"image_token": "<soft>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    processor = hf.Gemma3Processor(hf.Gemma3ImageProcessor(size=side()), words(**named), image_seq_length=4)
+    kinds = {"query_pre_attn_scalar": 16, "layer_types": ["sliding_attention", "full_attention"]}
+    encoder = {"text_config": llm("t5gemma2_text", **kinds), "mm_tokens_per_image": 4, "vocab_size": 384}
+    encoder["vision_config"] = vit("siglip_vision_model", vision_use_head=False)
+    encoder |= {"image_token_index": 259, "boi_token_index": 260, "eoi_token_index": 261}
+    config = {"model_type": "t5gemma2", "encoder": encoder, "decoder": llm("t5gemma2_decoder", **kinds)}
+    return (
+        config | {"image_token_index": 259, "eoi_token_index": 261, "vocab_size": 384},
+        processor,
+        "<start_of_image>",
+    )
 
 
 @family()

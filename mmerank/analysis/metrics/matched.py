@@ -115,11 +115,15 @@ def unmatched(records: Iterable[Record]) -> set[str]:
 
 
 def _draws(rows: pd.DataFrame, examples: tuple[str, ...], repeats: int) -> Iterator[Floats]:
-    """Entropies of each draw, (n, 5); one that has no spectrum stands at the mean of the others."""
-    by_place = rows.set_index(["example", "point", "input"])
-    places = [by_place.loc[[(example, *where) for example in examples]] for where in ERANKS.values()]
-    drawn = np.stack([np.stack(list(place["matched"])) for place in places], axis=1)  # (n, 5, repeats)
-    means = np.stack([place["entropy"].to_numpy(dtype=np.float64) for place in places], axis=1)
+    """Entropies of each draw, (n, 5): NaN of what a model lacks, and the others' mean where one has no spectrum."""
+    means = np.full((len(examples), len(ERANKS)), math.nan)
+    drawn = np.full((*means.shape, repeats), math.nan)
+    by_place = dict(list(rows.set_index("example").groupby(["point", "input"])))
+    for column, where in enumerate(ERANKS.values()):
+        if (place := by_place.get(where)) is not None:
+            place = place.loc[list(examples)]
+            means[:, column] = place["entropy"]
+            drawn[:, column] = np.stack(list(place["matched"]))
     for i in range(repeats):
         yield np.where(np.isfinite(drawn[..., i]), drawn[..., i], means)
 
