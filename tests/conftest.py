@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 # Nothing is read from the user's caches, or needs a home folder that can be written.
@@ -28,6 +29,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # A shell starts background jobs with Ctrl-C ignored, and so would be what the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Property tests know no clock either: a loaded machine is slower than any limit.
+settings.register_profile("mmerank", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mmerank")
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"

@@ -307,7 +307,7 @@ def test_interrupted_run_keeps_its_records(shared_pairs: str, tmp_path: Path, se
         child.returncode == 130 and f"the same command continues from {out}" in stderr and "Traceback" not in stderr
     )
     (result,) = results(run(*command[3:], "--json", "-"))
-    assert result["n"] == 600
+    assert result["n"] == 300
 
 
 def test_perturb_through_json_and_a_run_folder(data: str, tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_wrong_usage_of_perturb_costs_no_loading(data: str, arguments: tuple[str
 def shared_pairs(tmp_path: Path, golden: Path) -> str:
     """Enough pairs that a run can be interrupted."""
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Noise, and more of it."}]
-    records = [{"id": f"{i}", "image": "img0_96x64.png", "conversations": turns} for i in range(600)]
+    records = [{"id": f"{i}", "image": "img0_96x64.png", "conversations": turns} for i in range(300)]
     return manifest(tmp_path, json.dumps(records)) + f"?images={golden}/images"
 
 

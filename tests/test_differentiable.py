@@ -56,7 +56,7 @@ def test_equal_eigenvalues_have_their_gradient() -> None:
     assert exact.numpy() == pytest.approx(np.zeros((6, 4)), abs=1e-12)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 20), st.integers(2, 20), st.sampled_from([0.0, 1e3, 1e8]))
 def test_value_is_that_without_gradient(seed: int, n: int, d: int, offset: float) -> None:
     h = tokens(n, d, seed, offset)

@@ -46,7 +46,7 @@ llava_records = st.fixed_dictionaries(
     {}, optional={"id": values, "image": words | values, "conversations": turns | values, "x": values}
 )
 minigpt_records = st.fixed_dictionaries({}, optional={"image_id": words | values, "caption": words | values})
-short = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+short = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

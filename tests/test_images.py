@@ -233,7 +233,7 @@ def test_formats_of_data_sets_are_read(kind: str, tmp_path: Path) -> None:
     assert np.abs(np.asarray(open_picture(path)).astype(int) - RED).max() < 12
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=400), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"BM"]))
 def test_any_bytes_give_a_picture_or_a_data_error(
     tmp_path_factory: pytest.TempPathFactory, tail: bytes, head: bytes

@@ -320,8 +320,8 @@ class Evil:
 """
 
 
-@pytest.mark.parametrize("on_path", [False, True])
-@pytest.mark.parametrize("start", ["-m", "-c"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("start", "on_path"), [("-m", False), ("-c", False), ("-m", True)])
 def test_an_adapter_is_not_imported_from_the_current_folder(start: str, on_path: bool, tmp_path: Path) -> None:
     (tmp_path / "received.py").write_text(MODULE)
     (tmp_path / "x.yaml").write_text("adapter: received:Evil\n")

@@ -181,14 +181,13 @@ def data(golden_pairs: Path, golden: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "launcher",
+    ("launcher", "command"),
     [
-        ("torch.distributed.run", "--nproc-per-node", "2", "-m"),
-        ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"),
+        (("torch.distributed.run", "--nproc-per-node", "2", "-m"), "align"),
+        (("accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"), "diff"),
     ],
     ids=["torchrun", "accelerate"],
 )
-@pytest.mark.parametrize("command", ["align", "diff"])
 def test_launchers(launcher: tuple[str, ...], command: str, tmp_path: Path, data: str) -> None:
     model = HF_MODEL if command == "align" else str(OPT.folder)
     asked = (command, model, "--data", data, "--json", "-", *(("--no-cache",) if command == "diff" else ()))

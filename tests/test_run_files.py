@@ -64,7 +64,7 @@ def test_any_value_anywhere_is_read_or_refused_in_one_line(
     refused, draw = 0, random.Random(0)
     for path in places(content):
         # The paths deep in a summary's numbers are not read.
-        for value in VALUES if len(path) < 4 else VALUES[:3]:
+        for value in VALUES if len(path) < 4 else draw.sample(VALUES, 1):
             (folder / file).write_text(json.dumps(with_value(content, path, value)))
             for read in READ[file] if draw.random() < 0.95 else [estimates]:
                 try:

@@ -92,7 +92,7 @@ def test_figure_of_the_page_on_size(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_few_steps_of_the_training_script_lower_the_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ("train_family.py", str(tmp_path / "family"), "--steps", "20", "--sizes", "1")
+    arguments = ("train_family.py", str(tmp_path / "family"), "--steps", "8", "--sizes", "1")
     script(*arguments, monkeypatch=monkeypatch)
     held_out = load_data(f"text:{tmp_path}/family/held_out.txt")
     half, full = (

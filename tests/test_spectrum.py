@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -75,20 +75,17 @@ def test_extreme_but_defined_input_follows_the_definition(matrices: Matrices, na
     assert matrix_entropy(torch.from_numpy(h), precision="mixed").item() == pytest.approx(expected, rel=1e-5)
 
 
-@settings(deadline=None)
 @given(token_sets())
 def test_agrees_with_the_definition(h: torch.Tensor) -> None:
     assert matrix_entropy(h).item() == pytest.approx(reference.entropy(h.numpy()), abs=1e-9)
 
 
-@settings(deadline=None)
 @given(token_sets())
 def test_bounds(h: torch.Tensor) -> None:
     n, d = h.shape
     assert 1 - 1e-9 <= effective_rank(h).item() <= min(n - 1, d) * (1 + 1e-9)
 
 
-@settings(deadline=None)
 @given(token_sets(), st.integers(0, 2**31 - 1))
 def test_unchanged_by_rotation_shift_scale_order_and_repetition(h: torch.Tensor, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -111,7 +108,6 @@ def test_signed_unit_vectors_have_their_count_as_effective_rank(k: int, extra: i
     assert effective_rank(torch.cat([eye, -eye])).item() == pytest.approx(k, rel=1e-12)
 
 
-@settings(deadline=None)
 @given(token_sets())
 def test_gram_and_covariance_routes_agree(h: torch.Tensor) -> None:
     """Zero columns make a wide matrix of a tall one, and so send it the other way."""
@@ -122,7 +118,6 @@ def test_gram_and_covariance_routes_agree(h: torch.Tensor) -> None:
     assert effective_rank(wide).item() == pytest.approx(effective_rank(tall).item(), rel=1e-9)
 
 
-@settings(deadline=None)
 @given(token_sets())
 def test_spectrum_is_a_descending_distribution(h: torch.Tensor) -> None:
     eigenvalues = spectrum(h)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -47,7 +47,6 @@ def centred_by(z: NDArray[np.float64], centre: str) -> NDArray[np.float64]:
     return centred
 
 
-@settings(deadline=None)
 @given(token_sets(), st.integers(0, 2**31 - 1), st.data())
 def test_subsets_agree_with_the_definition_applied_to_the_subset(
     h: torch.Tensor, seed: int, data: st.DataObject

@@ -93,7 +93,7 @@ def test_influence_gives_the_standard_error_of_a_mean() -> None:
     assert error == pytest.approx(stats.sem(x, axis=0))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     arrays.arrays(np.float64, st.tuples(st.integers(2, 12), st.just(5)), elements=st.floats(0, 7)),
     st.sampled_from(get_args(Method)),
@@ -107,7 +107,7 @@ def test_order_of_rows_does_not_matter(h: Floats, method: Method, random: Any) -
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     arrays.arrays(np.float64, st.tuples(st.integers(20, 60), st.just(1)), elements=st.floats(0, 7)),
     st.sampled_from(["expanded", "percentile"]),

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -56,7 +56,6 @@ def test_scores_by_hand(value: float, null: list[float], alpha: float, expected:
     assert (found.score > 0) == (found.test.p <= alpha)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 6), min_size=20, max_size=60), st.sampled_from([0.05, 0.1, 0.3]))
 def test_the_score_is_above_0_where_p_is_at_most_alpha(drawn: list[int], alpha: float) -> None:
     values = [x / 6 for x in drawn]

@@ -228,7 +228,7 @@ def test_names() -> None:
 two = arrays.arrays(np.float64, st.tuples(st.just(2), st.integers(2, 8), st.just(5)), elements=st.floats(0.1, 6))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(two, st.sampled_from(["entropy", "erank"]))
 def test_swapping_sides_changes_signs_alone(h: Floats, aggregate: Any) -> None:
     one, other = frame(h[0]), frame(h[1])
@@ -239,7 +239,7 @@ def test_swapping_sides_changes_signs_alone(h: Floats, aggregate: Any) -> None:
         assert a.p == pytest.approx(b.p) and a.rank_biserial == pytest.approx(-b.rank_biserial, abs=1e-9)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(two, st.sampled_from(["entropy", "erank"]))
 def test_no_difference_is_none_to_the_last_bit(h: Floats, aggregate: Any) -> None:
     found = compare(frame(h[0]), frame(h[0]), aggregate=aggregate, bootstrap=FEW)

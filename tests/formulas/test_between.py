@@ -38,7 +38,7 @@ def normalised(image: Floats, text: Floats) -> tuple[Floats, Floats]:
     return done[0], done[1]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_both_exact_routes_are_the_matrix_square_root(seed: int, outlier: bool) -> None:
     image, text = plain(60, 6, seed, decay=0), plain(45, 6, seed + 1, decay=0)

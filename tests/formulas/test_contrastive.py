@@ -24,7 +24,7 @@ def pairs(seed: int, n: int = 15, d: int = 6) -> tuple[Floats, Floats]:
     return x, x + plain(n, d, seed + 1)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
 def test_losses_are_torchs(seed: int) -> None:
     x, y = pairs(seed)
@@ -48,7 +48,7 @@ def test_what_is_known_of_the_ends() -> None:
     assert contrastive.infonce(x, x, 1e-4) == pytest.approx(0, abs=1e-12)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(2, 5), st.integers(1, 9))
 def test_lidar_is_the_generalised_eigenvalues(seed: int, n: int, q: int, d: int) -> None:
     views = plain(n * q, d, seed).reshape(n, q, d)

@@ -26,7 +26,7 @@ def sorted_distances(h: Floats) -> list[list[float]]:
     return [sorted(math.dist(a, b) for j, b in enumerate(h) if j != i) for i, a in enumerate(h)]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(clouds())
 def test_neighbours_are_brute_force(h: Floats) -> None:
     near = sorted_distances(h)
@@ -74,7 +74,7 @@ def test_straight_and_back_and_forth() -> None:
     assert geometric.curvature(np.array([[0.0, 0], [1, 0], [2, 1e-9]])) == pytest.approx(1e-9, rel=1e-9)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 8), st.integers(1, 8))
 def test_linearity_is_the_explained_share_of_least_squares(seed: int, d: int, e: int) -> None:
     x, y = plain(40, d, seed), plain(40, e, seed + 1)
@@ -97,7 +97,7 @@ def test_scikit_learn_agrees() -> None:
     assert geometric.linearity(x, y) == pytest.approx(expected, rel=1e-9)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 30), st.sampled_from([0.0, 1e6]))
 def test_held_out_linearity_is_numpys_least_squares_on_other_rows(seed: int, d: int, offset: float) -> None:
     """With more columns than rows too, where lstsq takes the map of least norm as well."""

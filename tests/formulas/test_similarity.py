@@ -100,7 +100,7 @@ def test_of_equal_cosines_the_earlier_row_is_nearer() -> None:
     assert similarity.neighbours(x, 1).tolist() == [[1], [2], [1], [1]]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
 def test_svcca_is_the_angles_between_subspaces(seed: int) -> None:
     x, y = states(40, seed, 12, 9)
@@ -113,7 +113,7 @@ def test_svcca_is_the_angles_between_subspaces(seed: int) -> None:
     assert svcca(x, 5 * x - 3, 4) == pytest.approx(1)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
 def test_rsa_is_scipys_distances(seed: int) -> None:
     x, y = states(12, seed)

@@ -37,7 +37,7 @@ def test_golden_values_from_gram_and_from_covariance(name: str, side: str) -> No
     assert function(values) == pytest.approx(VALUES[name], abs=1e-9, rel=0)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(clouds(least=24, most=30, widths=(40, 50)))
 def test_a_gram_matrix_of_fewer_rows_than_columns_has_one_value_that_is_0(h: Floats) -> None:
     for name, (form, function) in OF_VALUES.items():

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import mmerank
@@ -35,7 +35,6 @@ def shannon(weights: Floats) -> float:
     return -math.fsum(value * math.log(value) for value in p)
 
 
-@settings(deadline=None)
 @given(clouds(least=34))
 def test_each_is_its_definition_by_covariances(h: Floats) -> None:
     of_u = by_covariance(h, centre=True, unit=True)
@@ -63,7 +62,6 @@ def test_each_is_its_definition_by_covariances(h: Floats) -> None:
         assert mmerank.metric(name)(h) == pytest.approx(value, rel=1e-5), name
 
 
-@settings(deadline=None)
 @given(clouds())
 def test_gram_and_covariance_routes_agree(h: Floats) -> None:
     """Zero columns make a wide matrix of a tall one."""
@@ -107,7 +105,6 @@ def test_signed_unit_vectors_have_their_count_as_every_rank(k: int) -> None:
     assert spectral.matrix_nuclear_norm(h) == pytest.approx(spectral.nuclear_norm(h))
 
 
-@settings(deadline=None)
 @given(clouds())
 def test_ranks_are_ordered_as_renyi_entropies_are(h: Floats) -> None:
     orders = (0.25, 0.5, 1, 2, 8, 300, math.inf)
@@ -120,7 +117,6 @@ def test_ranks_are_ordered_as_renyi_entropies_are(h: Floats) -> None:
     assert spectral.erank_of_sigma(h) >= spectral.erank(h)
 
 
-@settings(deadline=None)
 @given(clouds())
 def test_norms_bound_each_other(h: Floats) -> None:
     assert spectral.nuclear_norm(h) <= math.sqrt(min(h.shape) / len(h)) * (1 + 1e-12)

@@ -43,7 +43,7 @@ OF_COLUMNS = (
 RELEASED = "mir_fid_one_layer_fastmode"
 
 every = pytest.mark.parametrize("entry", METRICS.values(), ids=lambda entry: entry.name)
-relaxed = settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck))
+relaxed = settings(max_examples=10, suppress_health_check=list(HealthCheck))
 
 
 def golden_arrays(name: str) -> list[Floats]:
@@ -161,7 +161,7 @@ def test_degenerate_input_has_a_value_or_a_named_error(
 
 
 @pytest.mark.filterwarnings("error", NOISE)
-@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(st.data())
 @every
 def test_rough_input_has_a_finite_value_or_a_named_error(entry: Entry, data: st.DataObject) -> None:
