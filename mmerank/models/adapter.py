@@ -240,8 +240,8 @@ def family_of(config: Mapping[str, Any], model: str) -> Any:
     if model_type not in _multimodal_types():
         raise ModelError(
             f"{model}: no adapter for a checkpoint of model_type {model_type!r}; known: {', '.join(sorted(known))}, "
-            "and all that transformers maps to image-text-to-text or multimodal models; one in memory is measured "
-            "by `mmerank.wrap(model, processor, name=...)`, language models by `mmerank diff`, and CONTRIBUTING.md "
+            "and all that transformers maps to image-text-to-text or multimodal models; language models are measured "
+            "by `mmerank diff`, a model in memory by `mmerank.wrap(model, processor, name=...)`, and CONTRIBUTING.md "
             "says how to write an adapter"
         )
     return family_named(GROUP, GENERAL)

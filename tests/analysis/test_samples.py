@@ -84,7 +84,10 @@ def test_only_texts_of_all_models_count() -> None:
     ("change", "message"),
     [
         (lambda f: f[1:], "vision/image 2, connector/image 3"),
-        (lambda f: f[f["point"] != "llm"], "llm/pair 0"),
+        (
+            lambda f: f[(f["point"] != "llm") | (f["example"] != f["example"].max())],
+            "llm/image 2, llm/text 2, llm/pair 2",
+        ),
         (lambda f: pd.concat([f, f[:1]]), "got some twice"),
         (lambda f: pd.concat([f, f.assign(model="other")]), "records of one model, got m, other"),
         (lambda f: pd.concat([f, f.assign(transform="flip")]), "records of one transform, got none, flip"),
