@@ -19,7 +19,7 @@ from mmerank import Example
 from mmerank.engine.batches import batches, default_budget
 from mmerank.engine.probe import Probe, Reading
 from mmerank.inputs.pictures import open_picture
-from mmerank.inputs.transforms.picture import parse
+from mmerank.inputs.transforms.transform import parse
 from mmerank.inputs.variants import BASE, Variant, variant
 from mmerank.models.adapter import Adapter
 

@@ -99,7 +99,7 @@ def test_every_text_set_is_documented() -> None:
 
 
 def test_every_transform_is_documented() -> None:
-    from mmerank.inputs.transforms.picture import KNOWN
+    from mmerank.inputs.transforms.known import KNOWN
 
     text = (ROOT / "docs" / "perturbation.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| `")]

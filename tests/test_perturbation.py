@@ -17,7 +17,7 @@ from mmerank import Bootstrap, Convention, Example, Perturbation, align, capture
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.inputs.sequence import Role
-from mmerank.inputs.transforms.picture import parse
+from mmerank.inputs.transforms.transform import parse
 from mmerank.inputs.variants import asked_for, derangement, null_pairs, variant
 from tests.adapters.cases import LLAVA, MINIGPT_V2, Case
 from tests.reference import entropy

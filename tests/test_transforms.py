@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from mmerank.errors import DataError, UsageError
-from mmerank.inputs.transforms.picture import FORMS, KNOWN, parse
+from mmerank.inputs.transforms.known import FORMS, KNOWN
+from mmerank.inputs.transforms.transform import parse
 from mmerank.inputs.variants import derangement
 
 WIDTH, HEIGHT = 61, 42

@@ -25,7 +25,7 @@ from mmerank.engine.text_probe import TextProbe
 from mmerank.engine.workers import Workers, default_workers
 from mmerank.inputs.example import Skipped
 from mmerank.inputs.pictures import Encoded
-from mmerank.inputs.transforms.picture import parse
+from mmerank.inputs.transforms.transform import parse
 from mmerank.inputs.variants import BASE, variant
 from mmerank.runs.record import Record
 from mmerank.states.spectrum import PendingGram, shares, spectrum

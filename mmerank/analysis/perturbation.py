@@ -19,7 +19,7 @@ from mmerank.analysis.statistics.null import NullTest, null_test
 from mmerank.analysis.statistics.paired import ComparisonResult, FalseDiscovery, controlled
 from mmerank.convention import Aggregate
 from mmerank.eranks import ERANKS
-from mmerank.inputs.transforms.picture import parse
+from mmerank.inputs.transforms.transform import parse
 from mmerank.inputs.variants import BASE, Control
 from mmerank.runs.record import Record
 

@@ -12,7 +12,8 @@ from typing import Literal, get_args
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import MAX_PIXELS, open_picture
-from mmerank.inputs.transforms.picture import FORMS, KNOWN, Transform, parse
+from mmerank.inputs.transforms.known import FORMS, KNOWN
+from mmerank.inputs.transforms.transform import Transform, parse
 
 Control = Literal["mismatch", "independent"]
 

@@ -18,7 +18,7 @@ from mmerank.errors import DataError
 from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, unique
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import placeholders, without_placeholders
-from mmerank.inputs.transforms.picture import Transform
+from mmerank.inputs.transforms.transform import Transform
 from mmerank.inputs.variants import BASE, ORIGINAL, Control, Variant, asked_for, null_pairs, variant
 from mmerank.jobs.align import Alignment
 from mmerank.models.adapter import Adapter, check_adapter
@@ -68,7 +68,7 @@ def perturb(
         adapter: A loaded model, from `mmerank.load`.
         examples: From `mmerank.load_data`, or any iterable of `mmerank.Example`, which is read into a list.
         transforms: `NAME[:STRENGTH]`, joined by `+` to follow each other, strengths joined by commas for a sweep:
-            `rotate:90`, `blur:1,2,4`. See `mmerank.inputs.transforms.picture`.
+            `rotate:90`, `blur:1,2,4`. See `mmerank.inputs.transforms.known`.
         controls: Nulls, `mismatch` and `independent`, see `mmerank.inputs.variants.null_pairs`.
         control_draws: How often a null is drawn, R; its p is never below 2 / (R + 1).
         convention: As for `mmerank.align`, like all that follows but for `seed`.

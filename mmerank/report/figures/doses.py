@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.eranks import ERANKS
-from mmerank.inputs.transforms.picture import KNOWN
+from mmerank.inputs.transforms.known import KNOWN
 from mmerank.report.figures.style import bare, distances, legend, log_axes, look, spaced_ticks, stage
 
 _ACROSS = 3
