@@ -415,7 +415,7 @@ def test_a_pipe_is_taken_where_a_person_names_it(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmerank.inputs.table_files.LONGEST_LINE", 1000)
+    monkeypatch.setattr("mmerank.inputs.lines.LONGEST_LINE", 1000)
     (tmp_path / "long.txt").write_text(f"short\n{'x' * 5000}\n")
     with pytest.raises(DataError, match=r"long.txt: line 2 has .* MB and more, expected texts"):
         text("text:x", str(tmp_path / "long.txt"))

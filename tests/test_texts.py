@@ -20,7 +20,8 @@ from pyarrow import parquet
 from mmerank import Example, load_data
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs.example import Skipped
-from mmerank.inputs.table_files import Row, open_table, sample
+from mmerank.inputs.rows import sample
+from mmerank.inputs.table_files import Row, open_table
 
 
 def jsonl(path: Path, *rows: Any) -> Path:

@@ -12,7 +12,8 @@ from mmerank.errors import DataError, UsageError
 from mmerank.files import regular_bytes
 from mmerank.inputs.example import DataSet, Example, options_of
 from mmerank.inputs.pictures import Encoded
-from mmerank.inputs.table_files import Row, column_text, examples_of, sample, without_repeated_texts
+from mmerank.inputs.rows import column_text, examples_of, sample, without_repeated_texts
+from mmerank.inputs.table_files import Row
 from mmerank.on_hub import NO_ANSWER, asked_of_hub
 
 # What `datasets` calls the types of text.

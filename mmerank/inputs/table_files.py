@@ -1,32 +1,26 @@
-"""Files of rows (lines of JSON, Parquet) -> rows by number, none held in memory -> examples."""
+"""Files of rows (lines of JSON, Parquet) -> rows by number, none held in memory."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 import mmap
-import random
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import Any, Protocol
 
 from mmerank.errors import DataError
 from mmerank.files import opened
-from mmerank.inputs.example import Example, Skipped, kind
+from mmerank.inputs.example import kind
 from mmerank.inputs.layouts import check_layout
+from mmerank.inputs.lines import Digest, lines, reason
 
 # A row, or why there is none.
 Row = dict[str, Any] | DataError
 JSON_LINES = (".jsonl", ".ndjson", ".json")
-# What a line may have, unpacked: without an end to it, a text would fill the memory.
-LONGEST_LINE = 256_000_000
 # How many rows are looked at to tell which fields a file of JSON lines has.
 _FIRST_ROWS = 1000
-_BLOCK = 1 << 16  # bytes
 
 
 class Table(Protocol):
@@ -94,72 +88,6 @@ def _open_file(path: Path) -> Table:
     if (suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:]) in [[known] for known in JSON_LINES]:
         return _json_table(path)
     raise DataError(f"{path}: expected a file that ends in .jsonl, .jsonl.gz or .parquet")
-
-
-class Digest:
-    """Hash of a file's content, taken while the file is read, so that it is of what was read.
-
-    A pipe gives its content once, and a file may change between two readings.
-    """
-
-    def __init__(self) -> None:
-        self._state = hashlib.sha256()
-
-    def of(self, file: IO[bytes]) -> IO[bytes]:
-        """A file whose content counts as it is read."""
-        return cast(IO[bytes], _Counted(file, self._state.update))
-
-    def add(self, content: Any) -> None:
-        """Count content that is in memory."""
-        self._state.update(content)
-
-    @property
-    def text(self) -> str:
-        """16 hexadecimal digits."""
-        return self._state.hexdigest()[:16]
-
-
-class _Counted(io.RawIOBase):
-    def __init__(self, file: IO[bytes], count: Callable[[bytes], None]):
-        self._file = file
-        self._count = count
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        block = self._file.read(len(buffer))
-        self._count(block)
-        buffer[: len(block)] = block
-        return len(block)
-
-
-def lines(path: Path, digest: Digest | None = None, *, pipe: bool = False) -> Iterator[bytes]:
-    """The lines of a file, without their ends (LF or CR LF), unpacked if its name ends in .gz.
-
-    Args:
-        path: The file, which is opened once.
-        digest: Takes in the file's content as it lies on the disk. It is complete when all lines are read.
-        pipe: Whether it may be a pipe.
-
-    Yields:
-        One line after the other; the end of the last one may be missing.
-
-    Raises:
-        DataError: The file is missing, cannot be read or unpacked, or has a line without end.
-    """
-    try:
-        with opened(path, pipe=pipe) as raw:
-            counted = io.BufferedReader(cast(io.RawIOBase, (digest or Digest()).of(raw)), _BLOCK)
-            # Both of them give bytes.
-            file = cast(IO[bytes], gzip.open(counted) if path.suffix.lower() == ".gz" else counted)
-            for i, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b"")):
-                if len(line) == LONGEST_LINE:
-                    raise DataError(f"{path}: line {i + 1} has {LONGEST_LINE / 1e6:g} MB and more, expected texts")
-                start = 3 if i == 0 and line.startswith(b"\xef\xbb\xbf") else 0
-                yield line[start:].removesuffix(b"\n").removesuffix(b"\r")
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({_reason(error)})") from None
 
 
 def _json_table(path: Path) -> Table:
@@ -241,7 +169,7 @@ def _object(line: bytes) -> Row:
     except UnicodeDecodeError as error:
         return DataError(f"not UTF-8 ({error.reason} at byte {error.start + 1})")
     except ValueError as error:  # also an integer of thousands of digits
-        return DataError(f"not valid JSON ({_reason(error)})")
+        return DataError(f"not valid JSON ({reason(error)})")
     except RecursionError:
         return DataError("not valid JSON (nested too deeply)")
     return row if isinstance(row, dict) else DataError(f"{kind(row)}, expected a JSON object")
@@ -262,8 +190,8 @@ class _Parquet:
             digest.add(content)
             self._file = ParquetFile(BufferReader(content))
         except self._errors as error:
-            reason = "No such file" if isinstance(error, FileNotFoundError) else _reason(error)
-            raise DataError(f"{path}: not a Parquet file ({reason})") from None
+            said = "No such file" if isinstance(error, FileNotFoundError) else reason(error)
+            raise DataError(f"{path}: not a Parquet file ({said})") from None
         self.fingerprint = digest.text
         if not len(self):
             raise DataError(f"{path}: no rows")
@@ -282,7 +210,7 @@ class _Parquet:
                     yield from zip(wanted, table.to_pylist(), strict=True)
                 start = end
         except self._errors as error:
-            raise DataError(f"{self.name}: cannot be read ({_reason(error)})") from None
+            raise DataError(f"{self.name}: cannot be read ({reason(error)})") from None
 
     def place(self, number: int) -> str:
         return f"row {number + 1}"
@@ -319,107 +247,3 @@ class _Joined:
 
     def fields(self) -> list[str]:
         return list(dict.fromkeys(name for part in self._parts for name in part.fields()))
-
-
-def _reason(error: BaseException) -> str:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return reason.splitlines()[0][:200] if reason else type(error).__name__
-
-
-def examples_of(
-    table: Table,
-    example: Callable[[str, dict[str, Any]], Example | None],
-    numbers: Sequence[int] | None = None,
-) -> Iterator[Example | Skipped]:
-    """The examples in a table.
-
-    Args:
-        table: Rows.
-        example: Id and row -> its example; None if the row is not one of the data set's. A `DataError` that it
-            raises becomes the reason of a `Skipped`.
-        numbers: Take these rows, in this order. Default: all.
-
-    Yields:
-        One entry for a row.
-    """
-    rows = table.rows() if numbers is None else _in_order(table, numbers)
-    taken: set[str] = set()
-    for number, row in rows:
-        name = str(number + 1)
-        try:
-            if isinstance(row, DataError):
-                raise row
-            name = _own_id(row) or name
-            found = example(name, row)
-        except DataError as error:
-            yield Skipped(name, f"{table.place(number)}: {error}")
-            continue
-        if found is not None and name in taken:
-            yield Skipped(name, f"{table.place(number)}: the id occurs twice; the first record is kept")
-        elif found is not None:
-            taken.add(name)
-            yield found
-
-
-def _in_order(table: Table, numbers: Sequence[int]) -> Iterator[tuple[int, Row]]:
-    found = dict(table.rows(frozenset(numbers)))
-    return ((number, found[number]) for number in numbers)
-
-
-def _own_id(row: dict[str, Any]) -> str | None:
-    name = row.get("id")
-    # What cannot be written as UTF-8 cannot stand in a report.
-    return name if isinstance(name, str) and name.strip() and name.isprintable() else None
-
-
-def column_text(row: dict[str, Any], name: str) -> str:
-    """The text in one field of a row, as it stands there; DataError if there is none."""
-    if name not in row:
-        raise DataError(f"no field {name!r}")
-    value = row[name]
-    if not isinstance(value, str):
-        raise DataError(f"{name} is {kind(value)}, expected text")
-    return usable(value, name)
-
-
-def usable(text: str, name: str) -> str:
-    """The text itself; DataError if it is blank, or no valid Unicode, which no tokenizer takes."""
-    if not text.strip():
-        raise DataError(f"{name} is empty")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{name} is not valid Unicode (half of a surrogate pair)") from None
-    return text
-
-
-def without_repeated_texts(entries: Iterable[Example | Skipped]) -> Iterator[Example | Skipped]:
-    """The entries, with every example but the first of a text skipped.
-
-    Args:
-        entries: In order.
-
-    Yields:
-        One entry for each.
-    """
-    first: dict[bytes, str] = {}
-    for entry in entries:
-        if isinstance(entry, Example):
-            text = hashlib.sha256(f"{entry.instruction}\0{entry.response}".encode()).digest()
-            if first.setdefault(text, entry.id) != entry.id:
-                yield Skipped(entry.id, f"same text as {first[text]}; the first is kept")
-                continue
-        yield entry
-
-
-def sample(n: int, size: int) -> list[int]:
-    """The rows that the published code draws: `random.seed(123)`, then `random.sample(range(n), size)`.
-
-    Args:
-        n: Number of rows.
-        size: Number of rows to draw; when there are fewer, all of them are taken, in random order.
-
-    Returns:
-        Row numbers, from 0, in the order drawn.
-    """
-    return random.Random(123).sample(range(n), min(n, size))

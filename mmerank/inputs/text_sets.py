@@ -11,18 +11,9 @@ from mmerank.errors import DataError, UsageError
 from mmerank.inputs.example import DataSet, Example, Skipped, kind, options_of
 from mmerank.inputs.hub import hub_table
 from mmerank.inputs.layouts import at_home, check_layout, located
-from mmerank.inputs.table_files import (
-    JSON_LINES,
-    Digest,
-    Table,
-    column_text,
-    examples_of,
-    lines,
-    open_table,
-    sample,
-    usable,
-    without_repeated_texts,
-)
+from mmerank.inputs.lines import Digest, lines
+from mmerank.inputs.rows import column_text, examples_of, sample, usable, without_repeated_texts
+from mmerank.inputs.table_files import JSON_LINES, Table, open_table
 
 # What is drawn of Wikipedia and openwebtext2.
 SAMPLE = 10_000
