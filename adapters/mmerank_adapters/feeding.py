@@ -12,7 +12,7 @@ from torch import Tensor
 from mmerank.convention import SequenceForm
 from mmerank.errors import DataError, ModelError
 from mmerank.inputs.example import Example
-from mmerank.inputs.sequence import Kind, Role, TokenSequence
+from mmerank.inputs.sequence import IMAGE_ID, Kind, Role, TokenSequence
 
 # For nothing but a loss.
 _LEFT_OUT = ("labels",)
@@ -291,10 +291,31 @@ def tensors(sequence: TokenSequence, device: torch.device) -> dict[str, Tensor]:
     Returns:
         Tensors by name, each with a batch of one.
     """
-    found = {"input_ids": torch.tensor([sequence.ids])}
-    found |= {key: torch.tensor([values]) for key, values in sequence.extra.items()}
+    own = sequence.at([i for i, token in enumerate(sequence.ids) if token != IMAGE_ID])
+    found = {"input_ids": torch.tensor([own.ids])}
+    found |= {key: torch.tensor([values]) for key, values in own.extra.items()}
     found |= {key: torch.tensor(value, dtype=getattr(torch, kind)) for key, (kind, value) in sequence.beside.items()}
     return {key: value.to(device) for key, value in found.items()}
+
+
+def with_places_at(sequence: TokenSequence, start: int, count: int) -> TokenSequence:
+    """The sequence with places for a picture's rows that the model itself puts in.
+
+    Args:
+        sequence: Made by a `Feeder`.
+        start: Before which of its positions.
+        count: How many.
+
+    Returns:
+        A longer one; `tensors` leaves these places out.
+    """
+
+    def longer(values: tuple[Any, ...], what: Any) -> tuple[Any, ...]:
+        return values[:start] + (what,) * count + values[start:]
+
+    extra = {name: longer(values, None) for name, values in sequence.extra.items()}
+    ids, roles = longer(sequence.ids, IMAGE_ID), longer(sequence.roles, Role.IMAGE)
+    return TokenSequence(ids, roles, extra, sequence.beside)
 
 
 def noise(seed: int, width: int = 160, height: int = 112) -> Image.Image:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmerank.errors import ModelError
+from mmerank.inputs.sequence import IMAGE_ID
 from mmerank.models.hooks import Point
 
 # Share of rows that must be found again; below it a model is refused.
@@ -176,6 +177,7 @@ class Anatomy:
         channels_first: Whether the width is the second axis there.
         width: To which rows are cut that are neighbours side by side there.
         image_ids: Token ids in whose places rows of the picture stand.
+        inserted: Where the model itself puts places for them among the token ids, and how many; None for most.
         matched: Share of rows found again at `connector` and `vision`.
         still: Prints of rows of the connector that are the same for all pictures, and no picture's.
     """
@@ -192,6 +194,7 @@ class Anatomy:
     channels_first: bool
     width: int | None
     image_ids: frozenset[int]
+    inserted: tuple[int, int] | None
     matched: Mapping[str, float]
     still: Tensor = field(compare=False)
 
@@ -327,6 +330,14 @@ class Inspector:
             raise self._lost("no picture was seen to enter its LLM: two pictures made no difference before it")
         ids = torch.tensor(self.ids)
         image_ids = frozenset(ids[places].tolist()) if len(places) == len(ids) else frozenset()
+        inserted = None
+        if len(places) > len(ids):
+            inserted = int(places.long().argmax()), len(places) - len(ids)
+            ends = sum(inserted)
+            if int(places.sum()) != inserted[1] or not bool(places[inserted[0] : ends].all()):
+                raise self._lost(f"its LLM reads {len(places)} positions where its processor gives {len(ids)} tokens")
+            image_ids = frozenset([IMAGE_ID])
+            ids = torch.cat([ids[: inserted[0]], ids[:1].expand(inserted[1]), ids[inserted[0] :]])
         encoder = self._encoder_blocks(calls)
         text = rows[:0]
         if len(places):
@@ -341,6 +352,14 @@ class Inspector:
             )
             if beside_share > share:
                 connector, share, added = beside, beside_share, True
+        if share < LEAST and entry == "block":  # positions may have been added to them
+            for name, value in given.items():
+                other = other_given.get(name)
+                if other is None or other.shape != value.shape or torch.equal(value, other):
+                    continue
+                found = self._connector(calls, prints(rows_of(value)), value.shape[-1], text, encoder)
+                if found[1] > share:
+                    connector, share = found
         if connector is None or share < LEAST:
             where = f"; the nearest is {self.paths[connector]}, with {share:.0%}" if connector else ""
             raise self._lost(f"no module puts out {LEAST:.0%} of the picture's rows that enter its LLM{where}")
@@ -358,6 +377,7 @@ class Inspector:
             channels_first=channels,
             width=width,
             image_ids=image_ids,
+            inserted=inserted,
             matched={"connector": round(share, 4), "vision": round(vision_share, 4)},
             still=rows[:0] if connector is self.table else self._still(connector),
         )
@@ -588,7 +608,7 @@ class Inspector:
     ) -> list[tuple[int, tuple[tuple[int, ...], Tensor]]]:
         """What modules of the vision encoder put out before the connector, and norms make of it; when, and what."""
         begins = min(call.began for call in calls if call.module in within)
-        ends = min(call.ended for call in calls if call.module is connector)
+        ends = max(call.ended for call in calls if call.module is connector)
         found: list[tuple[int, tuple[tuple[int, ...], Tensor]]] = []
         for call in sorted(calls, key=lambda call: call.ended):
             if not begins <= call.began <= call.ended < ends:

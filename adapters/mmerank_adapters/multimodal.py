@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from mmerank.models.untrained import drawn_with, place_like
 from mmerank.models.wrapped import eager, unwrapped
 from mmerank.transfer import for_each_tensor
 from mmerank_adapters.architecture import max_tokens
-from mmerank_adapters.feeding import Feeder, noise, tensors
+from mmerank_adapters.feeding import Feeder, noise, tensors, with_places_at
 from mmerank_adapters.inspection import (
     Anatomy,
     Inspector,
@@ -85,6 +85,7 @@ class Multimodal:
         self.image_tokens = 0  # it depends on the picture
         # Told by the first passes, which know no better yet.
         self._text_by_llm = self._reads_text = self.causal = False
+        self._alike = 0
         if known is None:
             self._found = self._inspected()
             self._examine()
@@ -247,7 +248,8 @@ class Multimodal:
         Returns:
             Ids, roles and further inputs.
         """
-        return self._feeder.sequence(example, kind, form, self._found.image_ids)
+        found = self._feeder.sequence(example, kind, form, self._found.image_ids)
+        return with_places_at(found, *self._found.inserted) if self._found.inserted and kind != "text" else found
 
     @torch.inference_mode()
     def encode_images(self, pixels: Sequence[Mapping[str, Any]], vision_point: str = "default") -> list[Encoded]:
@@ -303,6 +305,8 @@ class Multimodal:
         read: dict[str, list[Tensor]] = {"vision": [], "connector": []}
 
         def vision(carried: Any) -> None:
+            if carried is None:
+                return  # a call that is not about a picture
             (h, *_) = tensors_of(carried)
             rows = rows_of(h.detach(), channels_first=found.channels_first, width=found.width)
             read["vision"].append(rows.clone())
@@ -328,7 +332,7 @@ class Multimodal:
             if found.argument:
                 hooks.callback(
                     at.register_forward_pre_hook(
-                        lambda of, args, kwargs: vision(bound(of, args, kwargs)[found.argument]), with_kwargs=True
+                        lambda of, args, kwargs: vision(bound(of, args, kwargs).get(found.argument)), with_kwargs=True
                     ).remove
                 )
             else:
@@ -351,8 +355,21 @@ class Multimodal:
             if image is not None and self._reads_text and Role.TEXT in sequence.roles:
                 image.connector = self._encoded(sequence, image.inputs, whole=True).connector
                 continue
-            with until(self._final):
+            with until(self._final, check=self._of_length(len(sequence))):
                 self._run(sequence, None if image is None else image.inputs)
+
+    def _of_length(self, expected: int) -> Callable[[Any], None]:
+        """A check that the LLM read as many positions as are known."""
+
+        def check(output: Any) -> None:
+            count = tensors_of(output)[0].shape[-2]
+            if count != expected:
+                raise ModelError(
+                    f"{self.name}: its LLM read {count} positions where its processor gave {expected}, so what "
+                    "stands where is not known"
+                )
+
+        return check
 
     def _run(self, sequence: TokenSequence, inputs: Mapping[str, Any] | None) -> None:
         """The model's forward; without a picture, of the LLM alone where the model takes no text alone."""
@@ -402,6 +419,8 @@ class Multimodal:
         """See how text alone is run, whether the connector reads the text, and whether a prefix is one."""
         example = Example("", noise(0), "", _TEXT)
         (image,) = self.encode_images([self.pixels(noise(0), "model")])
+        # No two patches of a picture of noise are alike: what is, it was padded with.
+        self._alike = len(image.vision) - len(torch.unique(prints(image.vision).round(decimals=5), dim=0))
         alone, text, pair = (self.sequence(example, kind, "bare") for kind in ("image", "text", "pair"))
         try:
             self._last(text, None)
@@ -451,6 +470,7 @@ class Multimodal:
             "matched": dict(found.matched),
             "placeholder": self._feeder.placeholder,
             **({"added": True} if found.added else {}),
+            **({"alike": f"{self._alike} rows at the vision point, of padding"} if self._alike else {}),
             **({"connector_reads_text": True} if self._reads_text else {}),
             **({"text_alone": "by the LLM"} if self._text_by_llm else {}),
             **({"encoder_decoder": "eRank3 to eRank5 are the encoder's"} if self._is_encoder() else {}),
@@ -482,9 +502,9 @@ def _any_same(ids: Tensor, others: Tensor) -> bool:
 
 
 def _without_padding(rows: Tensor, real: Tensor) -> Tensor:
-    """Rows where a mask of rows, or of tiles of equally many, says that they are real."""
-    told = real.flatten().bool().to(rows.device)
-    return rows[told.repeat_interleave(len(rows) // len(told))]
+    """Rows where a mask of rows, or of tiles of equally many, says that they are real; all if it is not of them."""
+    told = (real.any(dim=-1) if real.is_floating_point() else real).flatten().bool().to(rows.device)
+    return rows if len(rows) % len(told) else rows[told.repeat_interleave(len(rows) // len(told))]
 
 
 def _taken(some: Tensor, others: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ class Word(NamedTuple):
     Attributes:
         placeholder: What stands for a picture in a text; None for what chat template or processor say.
         vision: Path, or its end, of the module whose output is the vision encoder's; empty for what is found.
-        mask: The input that tells real rows of a picture, or tiles of them, from padding.
+        mask: The input that tells real rows of a picture, or tiles of them, from padding, which is zero there.
         spliced: Whether the connector puts out filler rows, which do not enter the LLM.
     """
 
@@ -28,6 +28,7 @@ WORDS = {
     "emu3": Word(vision="quant_conv"),
     "florence2": Word(placeholder=""),
     "instructblip": Word(placeholder=""),
+    "kosmos-2.5": Word(mask="flattened_patches"),
     "lfm2_vl": Word(vision="vision_tower", mask="pixel_attention_mask", spliced=True),
     "mllama": Word(mask="aspect_ratio_mask"),
     "ovis2": Word(vision="vision_tower.transformer"),  # behind it come visual words

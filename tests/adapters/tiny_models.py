@@ -436,6 +436,40 @@ def deepseek_vl_hybrid() -> tuple[dict[str, Any], Any, str]:
     return config | {"text_config": llm("llama"), "image_token_id": 259}, processor, "<image_placeholder>"
 
 
+@family(
+    lambda model, inputs, features: model.git.image_encoder(inputs["pixel_values"]).last_hidden_state,
+    lambda model, inputs, features: model.git.visual_projection(
+        model.git.image_encoder(inputs["pixel_values"]).last_hidden_state
+    ),
+)
+def git() -> tuple[dict[str, Any], Any, str]:
+    """The model itself puts the picture's rows before the tokens."""
+    processor = hf.GitProcessor(hf.CLIPImageProcessor(size={"shortest_edge": 56}, crop_size=side()), words())
+    config = llm("git", vision_config=vit("git_vision_model"), max_position_embeddings=512)
+    del config["head_dim"], config["num_key_value_heads"]
+    return config, processor, ""
+
+
+@family(
+    lambda model, inputs, features: torch.nn.functional.normalize(
+        model.vision_model.model.post_layernorm(model.vision_model(inputs["pixel_values"]).last_hidden_state), dim=-1
+    ),
+    lambda model, inputs, features: features.pooler_output,
+)
+def kosmos_2() -> tuple[dict[str, Any], Any, str]:
+    """Positions are added to the picture's rows before the first block."""
+    signs = ("image", "phrase", "object", "grounding")
+    around = [sign for name in signs for sign in (f"<{name}>", f"</{name}>")]
+    tokenizer = words(*around, "</delimiter_of_multi_objects/>")
+    tokenizer.unk_token = "</s>"
+    pictures = hf.CLIPImageProcessor(size={"shortest_edge": 56}, crop_size=side())
+    processor = hf.Kosmos2Processor(pictures, tokenizer, num_patch_index_tokens=16)
+    text: dict[str, Any] = {"vocab_size": 384, "embed_dim": WIDTH, "layers": 2, "ffn_dim": 48, "attention_heads": 2}
+    text |= {"max_position_embeddings": 512, "pad_token_id": 256, "bos_token_id": 257, "eos_token_id": 258}
+    parts = {"vision_config": vit("kosmos_2_vision_model"), "text_config": text}
+    return {"model_type": "kosmos-2", **parts, "latent_query_num": 64}, processor, ""
+
+
 @family(put_out("model.vqmodel.quant_conv"))
 def chameleon() -> tuple[dict[str, Any], Any, str]:
     """A picture becomes tokens of the vocabulary."""
