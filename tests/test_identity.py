@@ -190,10 +190,30 @@ def other_layer(model: Any) -> None:
     model.config.vision_feature_layer = -1
 
 
+def steered(model: Any, strength: float = 0.5) -> None:
+    """A hook, which adds to what the connector gives."""
+    model.model.multi_modal_projector.register_forward_hook(lambda module, args, output: output + strength)
+
+
+def replaced(model: Any) -> None:
+    inner = model.model.multi_modal_projector.linear_2.forward
+    model.model.multi_modal_projector.linear_2.forward = lambda h: 2 * inner(h)
+
+
+def groups(model: nn.Module) -> None:
+    """A whole number, as the experts a token goes to, the window of attention, the stride of a convolution."""
+    for module in model.modules():
+        if hasattr(module, "num_key_value_groups"):
+            module.num_key_value_groups += 1  # type: ignore[assignment, operator]
+
+
 IN_MEMORY: dict[str, Callable[[Any], Any]] = {
     "weights": noise,
     "weights: buffers": stretched,
     "known_by.modules: epsilon": epsilon,
+    "known_by.modules: a hook": steered,
+    "known_by.modules: a method": replaced,
+    "known_by.modules: a whole number": groups,
     "known_by.modules: a block": shorter,
     "configuration": other_layer,
     "dtype": lambda model: model.double(),
@@ -220,6 +240,38 @@ def test_a_model_changed_in_memory_is_another(name: str) -> None:
     assert identity(adapter) == before
     IN_MEMORY[name](adapter.model)
     assert identity(adapter) != before
+
+
+def hooked(strength: float) -> Any:
+    model = LLAMA.built()
+    steered_by = torch.full((1,), strength)
+    model.model.layers[0].mlp.register_forward_hook(lambda module, args, output: output + steered_by)
+    return identity(wrap_text(model, LLAMA.adapter.tokenizer))["known_by"]["modules"]
+
+
+def test_a_hook_is_known_by_what_it_does() -> None:
+    assert hooked(0.5) == hooked(0.5) != hooked(0.25)
+    model = LLAMA.built()
+    plain = wrap_text(model, LLAMA.adapter.tokenizer)
+    before = identity(plain)["known_by"]
+    model.enable_input_require_grads()  # a hook, too, of transformers
+    assert identity(plain)["known_by"] == before != hooked(0.5)
+
+
+@pytest.mark.parametrize("around", ["accelerate", "a function of its own"])
+def test_what_puts_a_model_on_devices_makes_it_no_other(around: str) -> None:
+    model = LLAMA.built()
+    adapter = wrap_text(model, LLAMA.adapter.tokenizer)
+    before = identity(adapter)
+    if around == "accelerate":
+        accelerate.hooks.add_hook_to_module(model.model, accelerate.hooks.AlignDevicesHook("cpu"))
+        assert identity(adapter) == before
+        accelerate.cpu_offload(model, "cpu")
+        assert identity(adapter) == before
+    else:
+        inner = model.model.forward
+        model.model.forward = lambda *args, **of: inner(*args, **of)
+        assert identity(adapter) != before
 
 
 def test_a_model_changed_in_memory_has_the_numbers_of_one_that_was_saved_so(tmp_path: Path) -> None:

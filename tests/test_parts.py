@@ -325,6 +325,22 @@ def test_what_is_impossible_in_a_run_of_its_kind(
 # Damage
 
 
+def test_the_header_of_a_page_cannot_take_a_number_that_hardly_counts(tmp_path: Path) -> None:
+    """The last of a spectrum, without which it sums to 1 as well; no checksum is of the header."""
+    spectrum = np.array([0.75, 0.25, 1e-19], np.float32)
+    part = older(run_folder(tmp_path, *(replace(r, spectrum=spectrum) for r in measured())))
+    content, place = part.read_bytes(), SCHEMA.names.index("spectrum")
+    start = pq.ParquetFile(part).metadata.row_group(0).column(place).data_page_offset
+    for bit in range(8 * start, 8 * (start + 30)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        part.write_bytes(damaged)
+        try:
+            assert all(r.spectrum.tolist() == spectrum.tolist() for r in read_records(tmp_path)), bit
+        except RunFolderError as error:
+            assert "a damaged part" in str(error)
+
+
 @pytest.mark.parametrize("named", ["now", "before"])
 def test_flipped_bits(named: str, tmp_path: Path) -> None:
     """`python -m tests.damage` flips every bit."""

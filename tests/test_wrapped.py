@@ -11,10 +11,12 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from mmerank import capture, diff, wrap_text
+from mmerank import align, capture, diff, load, wrap_text
 from mmerank.errors import ModelError
-from mmerank.models.wrapped import eager, unwrapped
+from mmerank.models.wrapped import evaluated, unwrapped
+from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT
+from tests.conftest import GOLDEN
 from tests.test_diff_erank import texts
 
 
@@ -136,7 +138,7 @@ def test_shards_cannot_run_by_themselves(model: Any) -> None:
 def test_hooks_fire_in_what_is_compiled() -> None:
     inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     outer = compiled(inner, backend="eager")
-    with eager(outer), capture(inner, {"0": "0"}) as seen:
+    with evaluated(outer), capture(inner, {"0": "0"}) as seen:
         outer(torch.ones(1, 3, 4))
     assert seen["0"].shape == (1, 3, 4)
 
@@ -144,3 +146,17 @@ def test_hooks_fire_in_what_is_compiled() -> None:
 def test_a_model_compiled_in_place_is_not_compiled_by_measuring(model: Any) -> None:
     model.compile(backend=lambda *_: pytest.fail("compiled"))
     assert diff(wrap_text(model, OPT.adapter.tokenizer), texts()).diff_erank == diff(OPT.adapter, texts()).diff_erank
+
+
+def test_mixed_precision_around_changes_nothing(model: Any) -> None:
+    expected = diff(OPT.adapter, texts())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = diff(wrap_text(model, OPT.adapter.tokenizer), texts())
+        assert torch.is_autocast_enabled("cpu")
+    assert (found.diff_erank, found.loss_trained) == (expected.diff_erank, expected.loss_trained)
+
+
+def test_what_is_compiled_in_place_within_a_model_is_run_as_it_is_written() -> None:
+    adapter = load(GOLDEN / "llava_tiny" / "hf_model", device="cpu")
+    adapter.model.model.language_model.compile(backend=lambda *_: pytest.fail("compiled"))  # type: ignore[union-attr]
+    assert align(adapter, examples()).erank5 == align(LLAVA.adapter, examples()).erank5

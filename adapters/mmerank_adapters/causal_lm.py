@@ -21,7 +21,7 @@ from mmerank.models.special_tokens import size_cautions, special_cautions
 from mmerank.models.stored import unread
 from mmerank.models.tokenizer import load_tokenizer, stated
 from mmerank.models.untrained import drawn_with, place_like
-from mmerank.models.wrapped import eager, evaluated
+from mmerank.models.wrapped import evaluated
 from mmerank.transfer import sent
 from mmerank_adapters.architecture import (
     blocks_of,
@@ -185,7 +185,7 @@ class LanguageModel:
         # what is measured is the weights as they are saved, without it.
         cast = model.__dict__.pop("forward", None)
         try:
-            with evaluated(model), eager(model):
+            with evaluated(model):
                 adapter._check(name)
         finally:
             if cast is not None:

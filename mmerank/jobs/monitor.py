@@ -22,7 +22,7 @@ from mmerank.jobs.align import align
 from mmerank.jobs.diff import Diff, diff
 from mmerank.models.adapter import Adapter
 from mmerank.models.loading import TextAdapter, wrap_text
-from mmerank.models.wrapped import eager, evaluated, unwrapped
+from mmerank.models.wrapped import evaluated, unwrapped
 
 PREFIX = "probe_"
 
@@ -250,7 +250,7 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     cpu = torch.get_rng_state()
     try:
-        with evaluated(model), eager(model):
+        with evaluated(model):
             yield
     finally:
         random.setstate(generators[0])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any, get_args
 
 import numpy as np
-import torch
 import xxhash
 from PIL import Image
 from torch import Tensor, nn
@@ -20,47 +19,45 @@ from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Kind, TokenSequence
 from mmerank.models.adapter import Adapter
 from mmerank.models.checkpoints import configuration_fingerprint, without_origin
+from mmerank.models.described import Description, is_dynamic, tensor_content
 from mmerank.models.loading import TextAdapter, tokenizer_fingerprint
 
 KNOWN_BY = "known_by"
 # What an untrained twin shares with the trained model beside the configuration, and follows from.
 OF_TWINS = ("attention", "classes", "dtypes", "reading", "tokenizer")
-_CHUNK = 1 << 26  # bytes that go to the CPU at once
-# Attributes that say where a module came from or how it is run, and nothing of what it computes.
-_NOT_COMPUTED = frozenset({"gradient_checkpointing", "hf_device_map", "name_or_path", "training", "warnings_issued"})
-# What peft keeps in private: whether its adapters are on, and which.
-_SWITCHES = frozenset({"_disable_adapters", "_active_adapter"})
+# Methods of an adapter that run the model.
+_RUN = ("encode_images", "decode", "forward", "logits")
 _TEXT = "A cat sat, in 1867, on the mat:\n\nWas it *her* cat? Das Kätzchen schläft … 猫"
 
 
 def identity(adapter: Adapter | TextAdapter) -> dict[str, Any]:
     """What a model was loaded from, and hashes of all that decides its numbers, as it is now.
 
-    Every byte of the weights is read each time, since nothing else shows all edits in place. Not seen are hooks, and
-    methods that were replaced.
+    Every byte of the weights is read each time, since nothing else shows all edits in place.
 
     Args:
         adapter: Of any family, also of a package of its own.
 
     Returns:
         `source` of the adapter, with `dtype`, `weights` (all parameters and buffers, in their order) and
-        `configuration` (the architecture) as they are; and in `known_by` what else decides: `modules` (classes and
-        settings of each), `classes` (of adapter and model), `dtypes`, `attention` (how it is computed), `tokenizer`,
-        `chat_template`, `reading` (what is fed for a text, and how long it may be), `hook_points`; with pictures
-        `image_processor`, `pixels` (what is fed for a picture), and `mode` where it is not that of evaluation.
+        `configuration` (the architecture) as they are; and in `known_by` what else decides: `modules` (classes,
+        settings, functions and hooks of each, and how the adapter runs them), `classes` (of adapter and model),
+        `dtypes`, `attention` (how it is computed), `tokenizer`, `chat_template`, `reading` (what is fed for a text,
+        and how long it may be), `hook_points`; with pictures `image_processor` and `pixels` (what is fed for one).
 
     Raises:
         ModelError: Weights have no values.
     """
     model, tokenizer = adapter.model, adapter.tokenizer
-    configs = _configs(model)
+    configs, describe = _configs(model), Description()
+    run = [getattr(adapter, name, None) for name in _RUN]
     known: dict[str, Any] = {
         "attention": sorted({str(getattr(config, "_attn_implementation", None)) for config in configs}),
         "chat_template": _digest(getattr(tokenizer, "chat_template", None)),
         "classes": [f"{type(of).__module__}.{type(of).__qualname__}" for of in (adapter, model)],
         "dtypes": _dtypes(model),
         "hook_points": _digest([list(adapter.layers)]),
-        "modules": _digest([_settings(name, module) for name, module in model.named_modules()]),
+        "modules": _digest([*(describe.module(*of) for of in model.named_modules()), describe.of(run)]),
         "tokenizer": tokenizer_fingerprint(tokenizer),
     }
     if isinstance(adapter, Adapter):
@@ -99,7 +96,7 @@ def weights_fingerprint(model: nn.Module) -> str:
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
-    passing = [name for name, module in model.named_modules() if _is_dynamic(module)]
+    passing = [name for name, module in model.named_modules() if is_dynamic(module)]
     digest = xxhash.xxh3_128()
     of_object: dict[int, str] = {}  # tied weights are read once
     for name, value in sorted(tensors.items()):
@@ -124,10 +121,7 @@ def _content(model: nn.Module, name: str, value: Any) -> str:
         value = _offloaded(model, name)
     if value.is_quantized:
         value = value.dequantize()
-    digest = xxhash.xxh3_128()
-    for chunk in value.detach().contiguous().flatten().view(torch.uint8).split(_CHUNK):
-        digest.update(chunk.cpu().numpy())
-    return f"{tuple(value.shape)} {value.dtype} {digest.hexdigest()}"
+    return tensor_content(value)
 
 
 def _offloaded(model: nn.Module, name: str) -> Tensor:
@@ -139,27 +133,6 @@ def _offloaded(model: nn.Module, name: str) -> Tensor:
             if kept is not None and (value := kept.get(".".join(path[i:]))) is not None and not value.is_meta:
                 return value  # type: ignore[no-any-return]
     raise ModelError(f"weights {name} have no values (they are on the device `meta`)")
-
-
-def _is_dynamic(module: nn.Module) -> bool:
-    """Whether rotary angles follow the length of the last sequence; what they follow from is in the configuration."""
-    rope = str(getattr(module, "rope_type", ""))
-    return "dynamic" in rope or "longrope" in rope
-
-
-def _settings(name: str, module: nn.Module) -> list[Any]:
-    """Path and class of a module, and its attributes that are values: an epsilon, LoRA's scale, what is on."""
-    values = {} if _is_dynamic(module) else vars(module)
-    named = {key for key in values if not key.startswith("_")} - _NOT_COMPUTED | _SWITCHES & values.keys()
-    return [name, type(module).__qualname__, {key: values[key] for key in named if _is_setting(values[key])}]
-
-
-def _is_setting(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_setting(of) for key, of in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_setting, value))
-    return isinstance(value, (bool, float, str))  # no integers: what counts something as the model runs is one
 
 
 def _configs(model: nn.Module) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -65,9 +65,11 @@ def _check_peft(model: Any) -> None:
 
 @contextmanager
 def evaluated(model: nn.Module) -> Iterator[None]:
-    """Measure in eval mode, without dropout, and give each module the mode back that it had.
+    """Measure the model as it is saved and as it is written, and give each module the mode back that it had.
 
-    Not by `model.train(mode)`: in training, a part that is frozen in eval mode stays so.
+    In eval mode, without dropout; without the casts of an autocast region around; and uncompiled, since hooks that
+    came later do not fire in compiled code. Not by `model.train(mode)`: in training, a part that is frozen in eval
+    mode stays so.
 
     Args:
         model: Any.
@@ -76,31 +78,19 @@ def evaluated(model: nn.Module) -> Iterator[None]:
         Nothing.
     """
     modes = [(module, module.training) for module in model.modules()]
-    if any(training for _, training in modes):
-        model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def eager(model: nn.Module) -> Iterator[None]:
-    """Run what is compiled as it is written while the block runs: hooks that came later do not fire in compiled code.
-
-    Args:
-        model: Any.
-
-    Yields:
-        Nothing.
-    """
     is_compiled = any(
         getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
         for module in model.modules()
     )
-    if not is_compiled:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    if any(training for _, training in modes):
+        model.eval()
+    try:
+        with ExitStack() as stack:
+            for kind in sorted({parameter.device.type for parameter in model.parameters()} - {"meta"}):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            if is_compiled:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
