@@ -20,7 +20,7 @@ from mmerank.errors import DataError, ModelError
 from mmerank.jobs.doctor import examine
 from mmerank.models.loading import TextAdapter
 from tests.adapters.cases import examples
-from tests.adapters.text_cases import BERT, LLAMA, OPT, bert_tokenizer, llama_tokenizer, noisy
+from tests.adapters.text_cases import BERT, GPT2, LLAMA, OPT, bert_tokenizer, llama_tokenizer, noisy
 from tests.conftest import GOLDEN
 
 LLAVA = GOLDEN / "llava_tiny" / "hf_model"
@@ -104,6 +104,9 @@ def narrowed(dtype: torch.dtype, scale: str | None) -> Callable[[Weights], Weigh
         (narrowed(torch.int8, "_scale"), "21 weights are stored as I8"),
         (narrowed(torch.int32, None), "21 weights are stored as I32"),
         (narrowed(torch.uint8, None), "21 weights are stored as U8"),
+        (add(**{"model.norm.weight": torch.ones(32, dtype=torch.int8)}), "1 weights are stored as I8"),
+        (add(**{"model.norm.weight": torch.ones(32).to(torch.float8_e4m3fn)}), "1 weights are stored as F8_E4M3"),
+        (add(**{f"{QUERY}.bias": torch.ones(32, dtype=torch.int16)}), "1 weights are stored as I16"),
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else "",
 )
@@ -217,6 +220,31 @@ def test_a_shard_that_the_index_does_not_list(llama: Path) -> None:
         text(llama)
 
 
+def test_a_weight_under_two_names(llama: Path, llava: Path, tmp_path: Path) -> None:
+    """transformers renames both to the same, and takes the first of them."""
+    bert, gpt2 = (copied(case.folder, tmp_path / case.name) for case in (BERT, GPT2))
+    for loader, folder, key, other in (
+        (load_text, llama, f"{QUERY}.weight", QUERY.removeprefix("model.") + ".weight"),
+        (load_text, gpt2, "transformer.h.0.attn.c_attn.weight", "h.0.attn.c_attn.weight"),
+        (load_text, bert, "encoder.layer.0.output.dense.weight", "bert.encoder.layer.0.output.dense.weight"),
+        (load_text, bert, "encoder.layer.1.output.LayerNorm.weight", "encoder.layer.1.output.LayerNorm.gamma"),
+        (
+            load,
+            llava,
+            "language_model.model.layers.0.mlp.up_proj.weight",
+            "model.language_model.layers.0.mlp.up_proj.weight",
+        ),
+    ):
+        weights, before = load_file(folder / "model.safetensors"), loader(folder, device="cpu").model.state_dict()
+        changed(folder, add(**{other: weights[key].clone()}))
+        after = loader(folder, device="cpu").model.state_dict()
+        assert all(torch.equal(h, after[name]) for name, h in before.items())
+        changed(folder, add(**{other: -weights[key]}))
+        with pytest.raises(ModelError, match="stands there twice with different values, as .* and as"):
+            loader(folder, device="cpu")
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def test_weights_beside_a_file_of_torch_save(llama: Path) -> None:
     torch.save(load_file(llama / "model.safetensors"), llama / "pytorch_model.bin")
     (llama / "model.safetensors").rename(llama / "model-00001-of-00001.safetensors")
@@ -224,7 +252,19 @@ def test_weights_beside_a_file_of_torch_save(llama: Path) -> None:
         text(llama)
 
 
-@pytest.mark.parametrize("name", ["extra.safetensors", "adapter_model.safetensors", "non_lora_trainables.bin"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "extra.safetensors",
+        "adapter_model.safetensors",
+        "non_lora_trainables.bin",
+        "mm_projector.bin",
+        "value_head.bin",
+        "lora.pt",
+        "vision_tower.pth",
+        "ema.ckpt",
+    ],
+)
 def test_weights_in_files_that_nothing_reads(llama: Path, name: str) -> None:
     save_file({"a": torch.ones(2)}, llama / name)
     with pytest.raises(ModelError, match=name):
@@ -232,11 +272,45 @@ def test_weights_in_files_that_nothing_reads(llama: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["consolidated.safetensors", "pytorch_model.bin", "model.fp16.safetensors", "training_args.bin"]
+    "name", ["consolidated.safetensors", "pytorch_model.bin", "model.fp16.safetensors", "model.pt", "tf_model.h5"]
 )
-def test_known_neighbours_are_stated(llama: Path, name: str) -> None:
-    shutil.copy(llama / "model.safetensors", llama / name)
-    assert text(llama).source.get("unread", []) == ([name] if "training" not in name else [])
+def test_copies_are_stated(llama: Path, name: str, tmp_path: Path) -> None:
+    copy = load_file(llama / "model.safetensors")
+    if "fp16" in name:
+        copy = {key: h.half() for key, h in copy.items()}
+    save = save_file if name.endswith("safetensors") else torch.save
+    save(copy, llama / name)
+    assert text(llama).source["unread"] == [name]
+    openelm = copied(GOLDEN / "openelm_tiny", tmp_path / "openelm")
+    save(copy, openelm / name)
+    assert text(openelm).source["unread"] == [name]
+    tiny = copied(GOLDEN / "minigpt_v2_tiny", tmp_path / "minigpt")
+    save({}, tiny / "llama_base" / name)
+    assert load(tiny / "minigpt_v2.yaml", device="cpu").source["llama_model"]["unread"] == [name]
+    copy[f"{QUERY}.weight"] = copy[f"{QUERY}.weight"] * 1.01
+    save(copy, llama / name)
+    with pytest.raises(ModelError, match=rf"{name} is no copy of model\.safetensors: {QUERY}\.weight has other"):
+        text(llama)
+
+
+@pytest.mark.parametrize("name", ["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state_0.pth"])
+def test_what_trainers_save_holds_no_weights(llama: Path, name: str) -> None:
+    torch.save({"state": {0: torch.ones(2)}}, llama / name)
+    assert "unread" not in text(llama).source
+
+
+@pytest.mark.parametrize("cut", [0, 100])
+def test_a_damaged_file_is_named(llama: Path, llava: Path, tmp_path: Path, cut: int) -> None:
+    tiny = copied(GOLDEN / "minigpt_v2_tiny", tmp_path / "minigpt")
+    for folder, loader, model in (
+        (llama, load_text, llama),
+        (llava, load, llava),
+        (tiny / "llama_base", load, tiny / "minigpt_v2.yaml"),
+    ):
+        file = next(folder.glob("*.safetensors"))
+        file.write_bytes(file.read_bytes()[:cut])
+        with pytest.raises(ModelError, match=r"cannot be loaded \(.+\)"):
+            loader(model, device="cpu")
 
 
 def test_a_head_beside_a_tied_embedding(tmp_path: Path) -> None:
@@ -278,6 +352,9 @@ def test_masks_of_old_layouts(tmp_path: Path) -> None:
         folder = tmp_path / attention[:2]
         model.save_pretrained(folder)
         llama_tokenizer(folder)
+        changed(folder, add(**{f"{attention.format(0)}.bias": torch.ones(32)}))
+        with pytest.raises(ModelError, match=r"\.bias\); without them it would be another model"):
+            text(folder)  # no mask, by its shape
         masks = {}
         for i in range(2):
             masks[f"{attention.format(i)}.bias"] = torch.ones(1, 1, 16, 16, dtype=torch.bool)

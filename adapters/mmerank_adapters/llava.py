@@ -130,7 +130,9 @@ class Llava:
             # The torchvision backend differs from the original preprocessing by up to one 8-bit step.
             image_processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil", trust_remote_code=False)
         except Exception as error:  # each of the libraries below has errors of its own
-            raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
+            raise ModelError(
+                f"{checkpoint}: cannot be loaded ({str(error).strip() or type(error).__name__})"
+            ) from error
         ignored = check_loaded(model, report, checkpoint)
         check_pixels(image_processor, model.config.vision_config.image_size, checkpoint)
         check_processing(image_processor, checkpoint)
@@ -147,7 +149,7 @@ class Llava:
             "commit": commit_of(checkpoint),
             "dtype": str(model.dtype).removeprefix("torch."),
             "ignored": ignored,
-            **({"unread": beside} if (beside := unread(checkpoint)) else {}),
+            **unread(checkpoint),
             **stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model))),
             **({"load_in": load_in} if load_in else {}),
         }

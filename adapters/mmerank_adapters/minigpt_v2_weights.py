@@ -216,8 +216,8 @@ def llama_weights(checkpoint: str, config: LlamaConfig) -> tuple[LlamaModel, tup
             model, report = LlamaModel.from_pretrained(
                 checkpoint, config=config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
+    except Exception as error:  # each of the libraries below has errors of its own
+        raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip() or type(error).__name__})") from error
     return model, tuple(check_loaded(model, report, checkpoint, unused=("lm_head.weight",)))
 
 
@@ -274,13 +274,20 @@ def _unpickled(path: Path) -> dict[str, Any]:
 
 
 def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
-    """`state` itself, if it is a dictionary of floating-point tensors."""
+    """`state` itself, if it is a dictionary of finite floating-point tensors of 16 bits or more."""
     if not isinstance(state, dict):
         raise ModelError(f"{path}: expected a dictionary of tensors, found {type(state).__name__}")
     for key, h in state.items():
-        if not isinstance(key, str) or not isinstance(h, Tensor) or not h.is_floating_point():
+        if (
+            not isinstance(key, str)
+            or not isinstance(h, Tensor)
+            or not h.is_floating_point()
+            or h.element_size() < 2  # what 8 bits stand for, no file of these says
+        ):
             kind = str(h.dtype) if isinstance(h, Tensor) else type(h).__name__
-            raise ModelError(f"{path}: entry {key!r}: expected a floating-point tensor, found {kind}")
+            raise ModelError(
+                f"{path}: entry {key!r}: expected a floating-point tensor of 16 bits or more, found {kind}"
+            )
     check_finite(state, path)
     return state
 

@@ -20,6 +20,7 @@ from mmerank.models.loading import tokenizer_fingerprint
 from mmerank.models.plausible import check_fetched
 from mmerank.models.soundness import check_files, check_finite
 from mmerank.models.special_tokens import size_cautions, special_cautions
+from mmerank.models.stored import unread
 from mmerank.models.tokenizer import Loaded, load_tokenizer, stated
 from mmerank.models.untrained import drawn_with, place_like
 from mmerank_adapters.openelm_config import OpenELMConfig
@@ -125,6 +126,7 @@ class OpenELM:
             "configuration": configuration_fingerprint(content),
             "tokenizer": tokenizer or checkpoint,
             "ignored": [],
+            **unread(checkpoint, revision),
             **stated(name, words, *cautions, *size_cautions(words.tokenizer, config.vocab_size)),
         }
         return cls(
