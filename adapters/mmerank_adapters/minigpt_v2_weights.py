@@ -278,16 +278,11 @@ def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise ModelError(f"{path}: expected a dictionary of tensors, found {type(state).__name__}")
     for key, h in state.items():
-        if (
-            not isinstance(key, str)
-            or not isinstance(h, Tensor)
-            or not h.is_floating_point()
-            or h.element_size() < 2  # what 8 bits stand for, no file of these says
-        ):
+        if not isinstance(key, str) or not isinstance(h, Tensor) or not h.is_floating_point():
             kind = str(h.dtype) if isinstance(h, Tensor) else type(h).__name__
-            raise ModelError(
-                f"{path}: entry {key!r}: expected a floating-point tensor of 16 bits or more, found {kind}"
-            )
+            raise ModelError(f"{path}: entry {key!r}: expected a floating-point tensor, found {kind}")
+        if h.element_size() < 2:  # what 8 bits stand for, no file of these says
+            raise ModelError(f"{path}: entry {key!r}: expected a tensor of 16 bits or more, found {h.dtype}")
     check_finite(state, path)
     return state
 

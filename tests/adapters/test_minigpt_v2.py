@@ -315,7 +315,11 @@ PREFIX = "llama_model.base_model.model.model."
         ("ln_vision.weight", torch.ones(64), "'bias' of ln_vision missing"),
         ("llama_proj.bias", "a string", "'llama_proj.bias': expected a floating-point tensor, found str"),
         ("llama_proj.bias", torch.ones(64, dtype=torch.long), r"'llama_proj.bias': .* found torch.int64"),
-        ("llama_proj.bias", torch.ones(64).to(torch.float8_e5m2), r"'llama_proj.bias': .* of 16 bits or more"),
+        (
+            "llama_proj.bias",
+            torch.ones(64).to(torch.float8_e5m2),
+            r"'llama_proj.bias': .* 16 bits or more, found torch.float8",
+        ),
     ],
 )
 def test_a_checkpoint_that_is_not_understood(tmp_path: Path, key: str, tensor: Any, message: str) -> None:
