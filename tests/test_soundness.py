@@ -377,6 +377,9 @@ def test_llava_and_minigpt_have_the_same_rule(llava: Path, tmp_path: Path) -> No
     (tiny / "llama_base" / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"adapter_config\.json\) lies beside"):
         load(tiny / "minigpt_v2.yaml", device="cpu")
+    (tiny / "llama_base" / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"llama_base: an adapter \(adapter_config\.json\) .*not a whole model"):
+        load(tiny / "minigpt_v2.yaml", device="cpu")
 
 
 def test_a_model_declared_quantised_is_left_to_transformers(llama: Path) -> None:
@@ -385,6 +388,49 @@ def test_a_model_declared_quantised_is_left_to_transformers(llama: Path) -> None
     with pytest.raises(ModelError) as raised:
         text(llama)
     assert "no quantization_config" not in str(raised.value)
+
+
+@pytest.mark.parametrize("method", ["fp8", "modelopt", "of-nobody"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_by_declaration_and_without_scales(
+    llama: Path, llava: Path, tmp_path: Path, method: str, dtype: torch.dtype
+) -> None:
+    """transformers casts them, and warns of a method that it does not know."""
+    declared: dict[str, Any] = {"quant_method": method}
+    stated(changed(llama, narrowed(dtype, None)), quantization_config=declared)
+    content = json.loads((llava / "config.json").read_text())
+    content["text_config"]["quantization_config"] = declared
+    stated(changed(llava, narrowed(dtype, None)), **content)
+    tiny = copied(GOLDEN / "minigpt_v2_tiny", tmp_path / "minigpt")
+    stated(changed(tiny / "llama_base", narrowed(dtype, None)), quantization_config=declared)
+    openelm = copied(GOLDEN / "openelm_tiny", tmp_path / "openelm")
+    file = next(path.name for path in openelm.glob("*.safetensors"))
+    stated(changed(openelm, narrowed(dtype, None), file), quantization_config=declared)
+    for loader, model in (
+        (load_text, llama),
+        (load_text, openelm),
+        (load, llava),
+        (load, tiny / "minigpt_v2.yaml"),
+    ):
+        with pytest.raises(ModelError, match=r"weights are stored as .*, but the checkpoint has no scales for them"):
+            loader(model, device="cpu")
+
+
+def test_scales_that_are_applied(llama: Path) -> None:
+    expected = {key: h for key, h in text(llama).model.state_dict().items() if "proj" in key}
+
+    def narrow(weights: Weights) -> Weights:
+        found = dict(weights)
+        for key in expected:
+            scale = weights[key].abs().max() / 400
+            found[key] = (weights[key] / scale).to(torch.float8_e4m3fn)
+            found[f"{key}_scale_inv"] = scale.reshape(1, 1)
+        return found
+
+    stated(changed(llama, narrow), quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
+    found = text(llama).model.state_dict()
+    # A float of 8 bits has 3 behind the first.
+    assert all(torch.allclose(found[key].float(), h, rtol=2**-4, atol=1e-3) for key, h in expected.items())
 
 
 def test_a_mixture_of_families(tmp_path: Path) -> None:

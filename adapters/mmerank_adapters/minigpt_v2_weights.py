@@ -21,7 +21,7 @@ from mmerank.errors import ModelError
 from mmerank.files import opened
 from mmerank.models.checkpoints import configuration
 from mmerank.models.plausible import check_built, check_folder
-from mmerank.models.soundness import check_files, check_finite, check_loaded
+from mmerank.models.soundness import check_files, check_finite, check_loaded, check_no_adapter_alone
 from mmerank_adapters.architecture import run_as_usual
 from mmerank_adapters.eva_vit import interpolated
 
@@ -184,6 +184,7 @@ def llama_config(checkpoint: str) -> LlamaConfig:
     """
     if Path(checkpoint).is_dir():
         check_folder(checkpoint)
+        check_no_adapter_alone(checkpoint)
     try:
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

@@ -273,20 +273,25 @@ def _check_beside(folder: Path, read: Collection[Path], stored: Mapping[str, Sto
 
 
 def _check_stored(checkpoint: str | Path, stored: Mapping[str, Stored], config: Mapping[str, Any]) -> None:
-    inner = [config, *(value for value in config.values() if isinstance(value, dict))]
-    if any(part.get(key) for part in inner for key in _STATED_AS_QUANTISED):
-        return
+    """Weights in 8 bits or as integers are declared to be quantised, and each has its scale beside it."""
     narrow = [
         key
         for key, tensor in stored.items()
         if not _is_computed(key, tensor)
         and (tensor.dtype.startswith(_NARROW) or (_is_whole(tensor.dtype) and key.endswith(_OF_WEIGHTS)))
     ]
+    inner = [config, *(value for value in config.values() if isinstance(value, dict))]
+    why = "config.json has no quantization_config"
+    if any(part.get(key) for part in inner for key in _STATED_AS_QUANTISED):
+        # What has a scale that is not applied is refused for it when the model is loaded.
+        scales = [key.split(".") for key in stored if _OF_QUANTISING.search(key)]
+        scaled = {".".join(parts[:-above]) for parts in scales for above in (1, 2)}
+        narrow = [key for key in narrow if not _OF_QUANTISING.search(key) and key.rpartition(".")[0] not in scaled]
+        why = "the checkpoint has no scales for them"
     if narrow:
         raise ModelError(
             f"{checkpoint}: {len(narrow)} weights are stored as {stored[narrow[0]].dtype} (first: {narrow[0]}), but "
-            "config.json has no quantization_config, so what they stand for is not known; dequantise the model, or "
-            "say how it was quantised"
+            f"{why}, so what they stand for is not known; dequantise the model, or say how it was quantised"
         )
 
 
