@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,18 @@ def test_a_response_that_begins_with_a_space_keeps_sentencepiece_ids(adapter: Ad
     """The ids of sentencepiece itself for " lead": one space for the segment, one for the text."""
     sequence = adapter.sequence(Example("x", None, "", " lead"), "text", "template")
     assert sequence.ids[-5:] == (567, 343, 569, 578, 2)
+
+
+@pytest.mark.parametrize("first", [{"type": "Lowercase"}, {"type": "NFKC"}])
+def test_a_tokenizer_that_normalises_more_than_llamas_is_refused(tmp_path: Path, first: dict[str, str]) -> None:
+    """Its own normaliser would be put aside for that of the published code."""
+    llama = tmp_path / "llama"
+    shutil.copytree(TINY / "llama_base", llama, copy_function=shutil.copyfile)
+    content = json.loads((llama / "tokenizer.json").read_text())
+    content["normalizer"]["normalizers"].insert(0, first)
+    (llama / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"tokenizer\.json reads .* in another way than the tokenizer of Llama"):
+        tiny(tmp_path, llama_model=str(llama))
 
 
 def test_sizes(adapter: Adapter) -> None:
