@@ -491,6 +491,28 @@ def test_a_contradiction_is_warned_of_stated_and_said_by_doctor(llava: Path, lla
         assert len(text(llama).source["cautions"]) == 1
 
 
+def test_what_a_family_puts_around_texts_whatever_its_tokenizer_does(llava: Path, tmp_path: Path) -> None:
+    """LLaVA's template ends with EOS; OpenELM is fed the BOS that its config.json names."""
+    stated(llava, eos_token_id=7)
+    with pytest.warns(UserWarning, match="EOS is 7, and the tokenizer's </s> is 2; the tokenizer decides"):
+        assert load(llava, device="cpu").source["cautions"]
+    stated(llava, eos_token_id=[7, 2])
+    assert "cautions" not in load(llava, device="cpu").source
+    stated(llava, "tokenizer_config.json", add_bos_token=False)
+    with pytest.warns(UserWarning, match="add_bos_token: false, and this family gets <s> in front all the same"):
+        load(llava, device="cpu")
+    stated(llava, "tokenizer_config.json", add_bos_token=True, bos_token="<new>")
+    with pytest.warns(UserWarning, match=r"bos_token '<new>' is not in tokenizer.json: it gets the id 642"):
+        load(llava, device="cpu")
+    openelm = copied(GOLDEN / "openelm_tiny", tmp_path / "openelm")
+    for value, bos in ((7, 7), ([7, 8], 7), ("1", 1)):
+        stated(openelm, bos_token_id=value)
+        adapter = text(openelm)
+        assert adapter.token_ids("cats")[0] == bos
+        (said,) = adapter.source.get("cautions", [""])
+        assert said == ("" if bos == 1 else said) and said.endswith("config.json decides" if bos == 7 else "")
+
+
 @pytest.mark.parametrize("layer", [-6, 5, [-2, 9], "last"])
 def test_layers_of_clip_that_are_not_there(llava: Path, layer: Any) -> None:
     with pytest.raises(ModelError, match="vision_feature_layer"):
@@ -534,6 +556,13 @@ def test_a_processor_of_another_size(llava: Path, change: dict[str, Any]) -> Non
 def test_a_configuration_of_another_model(llama: Path, config: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         text(stated(llama, **config))
+
+
+def test_a_configuration_of_another_llama(tmp_path: Path) -> None:
+    tiny = copied(GOLDEN / "minigpt_v2_tiny", tmp_path / "minigpt")
+    stated(tiny / "llama_base", bos_token_id="1")
+    with pytest.raises(ModelError, match=r"config\.json cannot be loaded .*bos_token_id"):
+        load(tiny / "minigpt_v2.yaml", device="cpu")
 
 
 def test_no_processor_and_a_projector_of_another_shape(llava: Path) -> None:

@@ -23,7 +23,7 @@ from mmerank.models.hooks import Point
 from mmerank.models.plausible import check_built
 from mmerank.models.sequences import bare_sequence, begin, end, spliced_embeddings, tokenized
 from mmerank.models.soundness import check_files, check_loaded, check_pixels, embedding_rows
-from mmerank.models.special_tokens import check_bos, size_cautions, special_cautions
+from mmerank.models.special_tokens import both, check_bos, size_cautions, special_cautions
 from mmerank.models.stored import unread
 from mmerank.models.tokenizer import load_tokenizer, stated
 from mmerank.models.untrained import drawn_with, place_like
@@ -136,10 +136,10 @@ class Llava:
         ignored = check_loaded(model, report, checkpoint)
         check_pixels(image_processor, model.config.vision_config.image_size, checkpoint)
         check_processing(image_processor, checkpoint)
-        words = load_tokenizer(checkpoint)
+        words = load_tokenizer(checkpoint, around=False)
         content = configuration(checkpoint)
         check_bos(words.tokenizer, content, checkpoint)
-        cautions = special_cautions(words.tokenizer, content, checkpoint)
+        cautions = special_cautions(words.tokenizer, content, checkpoint, fed=both(words.tokenizer))
         if not place:
             model.to(device)
         model.eval()

@@ -24,7 +24,7 @@ from mmerank.models.checkpoints import configuration, folder_or_hub_id, path_bes
 from mmerank.models.hooks import Point
 from mmerank.models.sequences import bare_sequence, begin, end, spliced_embeddings, tokenized
 from mmerank.models.soundness import embedding_rows
-from mmerank.models.special_tokens import check_bos, size_cautions, special_cautions
+from mmerank.models.special_tokens import both, check_bos, size_cautions, special_cautions
 from mmerank.models.tokenizer import FILE, Loaded, load_tokenizer, probed, stated
 from mmerank.models.untrained import drawn_with, place_like
 from mmerank.transfer import sent
@@ -144,7 +144,7 @@ class MiniGPTv2:
         words = _tokenizer(llama)
         content = configuration(llama)
         check_bos(words.tokenizer, content, llama)
-        cautions = special_cautions(words.tokenizer, content, llama)
+        cautions = special_cautions(words.tokenizer, content, llama, fed=both(words.tokenizer))
         said = stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model)))
         return cls(model, words.tokenizer, name=name, source={"adapter": "minigpt-v2", **source, **said})
 
@@ -263,7 +263,7 @@ def _file(file: Path, key: str, value: str) -> Path:
 
 def _tokenizer(llama: str) -> Loaded:
     """The tokenizer of a Llama-2, with a space in front of every segment as sentencepiece has it."""
-    loaded = load_tokenizer(llama)
+    loaded = load_tokenizer(llama, around=False)
     tokenizer = loaded.tokenizer
     if _SPACE not in tokenizer.get_vocab():
         raise ModelError(f"{llama}: its tokenizer is not one of Llama or Llama-2, which MiniGPT-v2 was trained with")

@@ -192,6 +192,8 @@ def llama_config(checkpoint: str) -> LlamaConfig:
         raise ModelError(
             f"llama_model: {checkpoint}: no folder beside the YAML file, and not to be had from the hub ({reason})"
         ) from error
+    except Exception as error:  # transformers checks some values, and stumbles over others
+        raise ModelError(f"{checkpoint}: its config.json cannot be loaded ({str(error).strip()})") from error
     if config.model_type != "llama":
         raise ModelError(f"{checkpoint}: model_type is {config.model_type!r}; MiniGPT-v2 needs a Llama model")
     return run_as_usual(config)

@@ -68,7 +68,7 @@ class Loaded:
     cautions: tuple[str, ...]
 
 
-def load_tokenizer(source: str | Path, revision: str | None = None) -> Loaded:
+def load_tokenizer(source: str | Path, revision: str | None = None, *, around: bool = True) -> Loaded:
     """The tokenizer of a checkpoint, with the ids that its tokenizer.json gives.
 
     Several classes of transformers build a tokenizer of their own from the file's vocabulary alone, without its
@@ -78,6 +78,7 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> Loaded:
     Args:
         source: Hub id or directory.
         revision: On the hub; None for the newest.
+        around: Whether it is the tokenizer that puts BOS and EOS around texts, and not the model's family.
 
     Returns:
         The tokenizer, and what is to be said of it.
@@ -121,9 +122,11 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> Loaded:
                     f"{source}: {name} and {type(tokenizer).__name__} of transformers give {other!r} other ids than "
                     f"its {FILE}; save the tokenizer anew with the version of transformers in use"
                 )
-    _check_added(tokenizer, settings, source)
+    if around:
+        _check_added(tokenizer, settings, source)
     if raw is not None:
-        cautions += _around(tokenizer, raw, settings, read)
+        cautions += _unknown(tokenizer, raw, settings, source, revision)
+        cautions += _around(tokenizer, raw, settings, read) if around else []
     # Without any file of one, several classes of transformers give a tokenizer of nothing but special tokens.
     if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
         raise ModelError(f"{source}: no tokenizer there (its vocabulary would be empty)")
@@ -224,6 +227,25 @@ def _around(tokenizer: Any, raw: Any, settings: Mapping[str, Any], read: dict[st
     return cautions
 
 
+def _unknown(
+    tokenizer: Any, raw: Any, settings: Mapping[str, Any], source: str | Path, revision: str | None
+) -> list[str]:
+    """What is named as BOS or EOS beside a file that does not have it: transformers makes a token of it."""
+    named = [settings, json_object(file_of(source, "special_tokens_map.json", revision))]
+    decoder = settings.get("added_tokens_decoder")
+    added = {str(token.get("content")) for token in decoder.values()} if isinstance(decoder, dict) else set()
+    added |= json_object(file_of(source, "added_tokens.json", revision)).keys()
+    return [
+        f"{side}_token {token!r} is not in {FILE}: it gets the id {getattr(tokenizer, f'{side}_token_id')}, whose "
+        "row of the embedding, if there is one, was not trained"
+        for side in ("bos", "eos")
+        if (token := getattr(tokenizer, f"{side}_token")) is not None
+        and any(part.get(f"{side}_token") for part in named)
+        and raw.token_to_id(token) is None
+        and token not in added
+    ]
+
+
 def _template(tokenizer: Any, first: Iterable[int], last: Iterable[int]) -> Any:
     from tokenizers import processors
 
@@ -316,7 +338,9 @@ def _generic(source: str | Path, where: Mapping[str, Any], *, instead_of: Any) -
 
 def _check_added(tokenizer: Any, settings: Mapping[str, Any], source: str | Path) -> None:
     for side in ("bos", "eos"):
-        if settings.get(f"add_{side}_token") and getattr(tokenizer, f"{side}_token_id") is None:
+        if not isinstance(says := settings.get(f"add_{side}_token"), bool | None):
+            raise ModelError(f"{source}: {CONFIG} says add_{side}_token: {says!r:.40}, expected true or false")
+        if says and getattr(tokenizer, f"{side}_token_id") is None:
             raise ModelError(
                 f"{source}: {CONFIG} says add_{side}_token: true, and names no {side}_token; name it, or say false"
             )
