@@ -217,6 +217,10 @@ MESSAGES = [
         said(("system", "Be brief."), QUESTION, ANSWER),
         said(QUESTION, ANSWER, ("gpt", "Or a dog.")),
         said(("user", "What?"), ("assistant", "A cat.")),
+        said(("Human", "What?"), ("GPT", "A cat.")),
+        said(("user", "What?"), ("model", "A cat.")),
+        {**record(), "images": None},
+        {**record(image=None), "images": ["a.jpg"]},
         {"id": "a", "image": "a.jpg", "messages": MESSAGES},
         {"id": "a", "image": "a.jpg", "conversations": MESSAGES},
         record(image=["a.jpg"]),
@@ -232,6 +236,14 @@ def test_the_first_question_and_the_answer_to_it(tmp_path: Path, conversation: A
 @pytest.mark.parametrize(
     ("conversation", "reason"),
     [
+        ({**said(), "conversations": [QUESTION, "What?", ANSWER]}, "a turn in conversations is a list"),
+        (said(("human", [{"type": "text", "text": None}]), ANSWER), "the human turn's value is null, expected text"),
+        (said(("human", [{"type": "image"}] * 2), ANSWER), "the human turn has 2 pictures, expected one"),
+        (
+            said(("human", [{"type": "video"}]), ANSWER),
+            "a part of the human turn is of type 'video', expected text or",
+        ),
+        ({**record(), "images": ["b.jpg"]}, "both image and images, expected one of them"),
         (
             said(ANSWER, QUESTION),
             "no turn from 'gpt' behind the first from 'human' in conversations; its turns are from",

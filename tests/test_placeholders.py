@@ -11,7 +11,7 @@ from transformers import AddedToken, LlavaConfig
 
 from mmerank import Convention, Example, align, perturb
 from mmerank.inputs.demo import examples as scenes
-from mmerank.inputs.example import Skipped
+from mmerank.inputs.example import IMAGE_TAG, Skipped
 from mmerank.inputs.placeholders import USUAL, placeholders, without_placeholder
 from tests.adapters.cases import CASES
 
@@ -29,7 +29,8 @@ def test_the_numbers_are_those_of_the_clean_text(case: Any, sequence: Any) -> No
     pairs = [replace(pair, instruction="Describe the picture.") for pair in scenes(2)]
     convention = Convention(sequence=sequence)
     clean = numbers(align(adapter, pairs, convention=convention))
-    for sign in placeholders(adapter.model, adapter.tokenizer):
+    for sign in (IMAGE_TAG, "<Img><ImageHere></Img>", "<|image_pad|>"):
+        assert sign in placeholders(adapter.model, adapter.tokenizer)
         for form in (f"{sign}\n{{}}", f"{{}} {sign}"):
             written = [replace(pair, instruction=form.format(pair.instruction)) for pair in pairs]
             assert numbers(align(adapter, written, convention=convention)) == clean, (sign, form)

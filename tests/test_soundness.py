@@ -20,7 +20,7 @@ from mmerank.errors import DataError, ModelError
 from mmerank.jobs.doctor import examine
 from mmerank.models.loading import TextAdapter
 from tests.adapters.cases import examples
-from tests.adapters.text_cases import BERT, LLAMA, OPT, bert_tokenizer, llama_tokenizer, noisy
+from tests.adapters.text_cases import BERT, GPT2, LLAMA, OPT, bert_tokenizer, llama_tokenizer, noisy
 from tests.conftest import GOLDEN
 
 LLAVA = GOLDEN / "llava_tiny" / "hf_model"
@@ -104,6 +104,9 @@ def narrowed(dtype: torch.dtype, scale: str | None) -> Callable[[Weights], Weigh
         (narrowed(torch.int8, "_scale"), "21 weights are stored as I8"),
         (narrowed(torch.int32, None), "21 weights are stored as I32"),
         (narrowed(torch.uint8, None), "21 weights are stored as U8"),
+        (add(**{"model.norm.weight": torch.ones(32, dtype=torch.int8)}), "1 weights are stored as I8"),
+        (add(**{"model.norm.weight": torch.ones(32).to(torch.float8_e4m3fn)}), "1 weights are stored as F8_E4M3"),
+        (add(**{f"{QUERY}.bias": torch.ones(32, dtype=torch.int16)}), "1 weights are stored as I16"),
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else "",
 )
@@ -217,6 +220,31 @@ def test_a_shard_that_the_index_does_not_list(llama: Path) -> None:
         text(llama)
 
 
+def test_a_weight_under_two_names(llama: Path, llava: Path, tmp_path: Path) -> None:
+    """transformers renames both to the same, and takes the first of them."""
+    bert, gpt2 = (copied(case.folder, tmp_path / case.name) for case in (BERT, GPT2))
+    for loader, folder, key, other in (
+        (load_text, llama, f"{QUERY}.weight", QUERY.removeprefix("model.") + ".weight"),
+        (load_text, gpt2, "transformer.h.0.attn.c_attn.weight", "h.0.attn.c_attn.weight"),
+        (load_text, bert, "encoder.layer.0.output.dense.weight", "bert.encoder.layer.0.output.dense.weight"),
+        (load_text, bert, "encoder.layer.1.output.LayerNorm.weight", "encoder.layer.1.output.LayerNorm.gamma"),
+        (
+            load,
+            llava,
+            "language_model.model.layers.0.mlp.up_proj.weight",
+            "model.language_model.layers.0.mlp.up_proj.weight",
+        ),
+    ):
+        weights, before = load_file(folder / "model.safetensors"), loader(folder, device="cpu").model.state_dict()
+        changed(folder, add(**{other: weights[key].clone()}))
+        after = loader(folder, device="cpu").model.state_dict()
+        assert all(torch.equal(h, after[name]) for name, h in before.items())
+        changed(folder, add(**{other: -weights[key]}))
+        with pytest.raises(ModelError, match="stands there twice with different values, as .* and as"):
+            loader(folder, device="cpu")
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def test_weights_beside_a_file_of_torch_save(llama: Path) -> None:
     torch.save(load_file(llama / "model.safetensors"), llama / "pytorch_model.bin")
     (llama / "model.safetensors").rename(llama / "model-00001-of-00001.safetensors")
@@ -224,7 +252,19 @@ def test_weights_beside_a_file_of_torch_save(llama: Path) -> None:
         text(llama)
 
 
-@pytest.mark.parametrize("name", ["extra.safetensors", "adapter_model.safetensors", "non_lora_trainables.bin"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "extra.safetensors",
+        "adapter_model.safetensors",
+        "non_lora_trainables.bin",
+        "mm_projector.bin",
+        "value_head.bin",
+        "lora.pt",
+        "vision_tower.pth",
+        "ema.ckpt",
+    ],
+)
 def test_weights_in_files_that_nothing_reads(llama: Path, name: str) -> None:
     save_file({"a": torch.ones(2)}, llama / name)
     with pytest.raises(ModelError, match=name):
@@ -232,11 +272,45 @@ def test_weights_in_files_that_nothing_reads(llama: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["consolidated.safetensors", "pytorch_model.bin", "model.fp16.safetensors", "training_args.bin"]
+    "name", ["consolidated.safetensors", "pytorch_model.bin", "model.fp16.safetensors", "model.pt", "tf_model.h5"]
 )
-def test_known_neighbours_are_stated(llama: Path, name: str) -> None:
-    shutil.copy(llama / "model.safetensors", llama / name)
-    assert text(llama).source.get("unread", []) == ([name] if "training" not in name else [])
+def test_copies_are_stated(llama: Path, name: str, tmp_path: Path) -> None:
+    copy = load_file(llama / "model.safetensors")
+    if "fp16" in name:
+        copy = {key: h.half() for key, h in copy.items()}
+    save = save_file if name.endswith("safetensors") else torch.save
+    save(copy, llama / name)
+    assert text(llama).source["unread"] == [name]
+    openelm = copied(GOLDEN / "openelm_tiny", tmp_path / "openelm")
+    save(copy, openelm / name)
+    assert text(openelm).source["unread"] == [name]
+    tiny = copied(GOLDEN / "minigpt_v2_tiny", tmp_path / "minigpt")
+    save({}, tiny / "llama_base" / name)
+    assert load(tiny / "minigpt_v2.yaml", device="cpu").source["llama_model"]["unread"] == [name]
+    copy[f"{QUERY}.weight"] = copy[f"{QUERY}.weight"] * 1.01
+    save(copy, llama / name)
+    with pytest.raises(ModelError, match=rf"{name} is no copy of model\.safetensors: {QUERY}\.weight has other"):
+        text(llama)
+
+
+@pytest.mark.parametrize("name", ["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state_0.pth"])
+def test_what_trainers_save_holds_no_weights(llama: Path, name: str) -> None:
+    torch.save({"state": {0: torch.ones(2)}}, llama / name)
+    assert "unread" not in text(llama).source
+
+
+@pytest.mark.parametrize("cut", [0, 100])
+def test_a_damaged_file_is_named(llama: Path, llava: Path, tmp_path: Path, cut: int) -> None:
+    tiny = copied(GOLDEN / "minigpt_v2_tiny", tmp_path / "minigpt")
+    for folder, loader, model in (
+        (llama, load_text, llama),
+        (llava, load, llava),
+        (tiny / "llama_base", load, tiny / "minigpt_v2.yaml"),
+    ):
+        file = next(folder.glob("*.safetensors"))
+        file.write_bytes(file.read_bytes()[:cut])
+        with pytest.raises(ModelError, match=r"cannot be loaded \(.+\)"):
+            loader(model, device="cpu")
 
 
 def test_a_head_beside_a_tied_embedding(tmp_path: Path) -> None:
@@ -278,6 +352,9 @@ def test_masks_of_old_layouts(tmp_path: Path) -> None:
         folder = tmp_path / attention[:2]
         model.save_pretrained(folder)
         llama_tokenizer(folder)
+        changed(folder, add(**{f"{attention.format(0)}.bias": torch.ones(32)}))
+        with pytest.raises(ModelError, match=r"\.bias\); without them it would be another model"):
+            text(folder)  # no mask, by its shape
         masks = {}
         for i in range(2):
             masks[f"{attention.format(i)}.bias"] = torch.ones(1, 1, 16, 16, dtype=torch.bool)
@@ -300,6 +377,9 @@ def test_llava_and_minigpt_have_the_same_rule(llava: Path, tmp_path: Path) -> No
     (tiny / "llama_base" / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"adapter_config\.json\) lies beside"):
         load(tiny / "minigpt_v2.yaml", device="cpu")
+    (tiny / "llama_base" / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"llama_base: an adapter \(adapter_config\.json\) .*not a whole model"):
+        load(tiny / "minigpt_v2.yaml", device="cpu")
 
 
 def test_a_model_declared_quantised_is_left_to_transformers(llama: Path) -> None:
@@ -308,6 +388,49 @@ def test_a_model_declared_quantised_is_left_to_transformers(llama: Path) -> None
     with pytest.raises(ModelError) as raised:
         text(llama)
     assert "no quantization_config" not in str(raised.value)
+
+
+@pytest.mark.parametrize("method", ["fp8", "modelopt", "of-nobody"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_by_declaration_and_without_scales(
+    llama: Path, llava: Path, tmp_path: Path, method: str, dtype: torch.dtype
+) -> None:
+    """transformers casts them, and warns of a method that it does not know."""
+    declared: dict[str, Any] = {"quant_method": method}
+    stated(changed(llama, narrowed(dtype, None)), quantization_config=declared)
+    content = json.loads((llava / "config.json").read_text())
+    content["text_config"]["quantization_config"] = declared
+    stated(changed(llava, narrowed(dtype, None)), **content)
+    tiny = copied(GOLDEN / "minigpt_v2_tiny", tmp_path / "minigpt")
+    stated(changed(tiny / "llama_base", narrowed(dtype, None)), quantization_config=declared)
+    openelm = copied(GOLDEN / "openelm_tiny", tmp_path / "openelm")
+    file = next(path.name for path in openelm.glob("*.safetensors"))
+    stated(changed(openelm, narrowed(dtype, None), file), quantization_config=declared)
+    for loader, model in (
+        (load_text, llama),
+        (load_text, openelm),
+        (load, llava),
+        (load, tiny / "minigpt_v2.yaml"),
+    ):
+        with pytest.raises(ModelError, match=r"weights are stored as .*, but the checkpoint has no scales for them"):
+            loader(model, device="cpu")
+
+
+def test_scales_that_are_applied(llama: Path) -> None:
+    expected = {key: h for key, h in text(llama).model.state_dict().items() if "proj" in key}
+
+    def narrow(weights: Weights) -> Weights:
+        found = dict(weights)
+        for key in expected:
+            scale = weights[key].abs().max() / 400
+            found[key] = (weights[key] / scale).to(torch.float8_e4m3fn)
+            found[f"{key}_scale_inv"] = scale.reshape(1, 1)
+        return found
+
+    stated(changed(llama, narrow), quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
+    found = text(llama).model.state_dict()
+    # A float of 8 bits has 3 behind the first.
+    assert all(torch.allclose(found[key].float(), h, rtol=2**-4, atol=1e-3) for key, h in expected.items())
 
 
 def test_a_mixture_of_families(tmp_path: Path) -> None:
@@ -368,6 +491,28 @@ def test_a_contradiction_is_warned_of_stated_and_said_by_doctor(llava: Path, lla
         assert len(text(llama).source["cautions"]) == 1
 
 
+def test_what_a_family_puts_around_texts_whatever_its_tokenizer_does(llava: Path, tmp_path: Path) -> None:
+    """LLaVA's template ends with EOS; OpenELM is fed the BOS that its config.json names."""
+    stated(llava, eos_token_id=7)
+    with pytest.warns(UserWarning, match="EOS is 7, and the tokenizer's </s> is 2; the tokenizer decides"):
+        assert load(llava, device="cpu").source["cautions"]
+    stated(llava, eos_token_id=[7, 2])
+    assert "cautions" not in load(llava, device="cpu").source
+    stated(llava, "tokenizer_config.json", add_bos_token=False)
+    with pytest.warns(UserWarning, match="add_bos_token: false, and this family gets <s> in front all the same"):
+        load(llava, device="cpu")
+    stated(llava, "tokenizer_config.json", add_bos_token=True, bos_token="<new>")
+    with pytest.warns(UserWarning, match=r"bos_token '<new>' is not in tokenizer.json: it gets the id 642"):
+        load(llava, device="cpu")
+    openelm = copied(GOLDEN / "openelm_tiny", tmp_path / "openelm")
+    for value, bos in ((7, 7), ([7, 8], 7), ("1", 1)):
+        stated(openelm, bos_token_id=value)
+        adapter = text(openelm)
+        assert adapter.token_ids("cats")[0] == bos
+        (said,) = adapter.source.get("cautions", [""])
+        assert said == ("" if bos == 1 else said) and said.endswith("config.json decides" if bos == 7 else "")
+
+
 @pytest.mark.parametrize("layer", [-6, 5, [-2, 9], "last"])
 def test_layers_of_clip_that_are_not_there(llava: Path, layer: Any) -> None:
     with pytest.raises(ModelError, match="vision_feature_layer"):
@@ -411,6 +556,13 @@ def test_a_processor_of_another_size(llava: Path, change: dict[str, Any]) -> Non
 def test_a_configuration_of_another_model(llama: Path, config: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         text(stated(llama, **config))
+
+
+def test_a_configuration_of_another_llama(tmp_path: Path) -> None:
+    tiny = copied(GOLDEN / "minigpt_v2_tiny", tmp_path / "minigpt")
+    stated(tiny / "llama_base", bos_token_id="1")
+    with pytest.raises(ModelError, match=r"config\.json cannot be loaded .*bos_token_id"):
+        load(tiny / "minigpt_v2.yaml", device="cpu")
 
 
 def test_no_processor_and_a_projector_of_another_shape(llava: Path) -> None:

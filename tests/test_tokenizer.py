@@ -153,7 +153,12 @@ def cased() -> Tokenizer:
     return wordpiece(lowercase=False)
 
 
-BYTE_LEVEL = [byte_level, nfkc, lower, prefixed, cl100k, digits, with_bos, with_eos, with_runs]
+def stripped() -> Tokenizer:
+    """Of which a class that has no such normaliser, and names an unknown token that is not there, raises."""
+    return bpe(pre_tokenizers.ByteLevel(add_prefix_space=False), normalizer=normalizers.Strip())
+
+
+BYTE_LEVEL = [byte_level, stripped, nfkc, lower, prefixed, cl100k, digits, with_bos, with_eos, with_runs]
 OTHERS = [legacy_llama, metaspace, gemma, unigram, wordpiece, cased]
 LABELS = {
     "GPT2Tokenizer": "gpt2",
@@ -166,6 +171,7 @@ LABELS = {
     "CodeGenTokenizer": "phi",
     "RobertaTokenizer": "roberta",
     "BertTokenizer": "bert",
+    "CLIPTokenizer": "clip",
     "T5TokenizerFast": "t5",
     "CohereTokenizer": "cohere",
     "PreTrainedTokenizerFast": "opt",
@@ -333,6 +339,12 @@ def test_a_tokenizer_that_draws_at_random(tmp_path: Path) -> None:
     tokenizer.model.dropout = 0.1
     with pytest.raises(ModelError, match=r"tokenizer\.json: its model has a dropout of 0\.1"):
         load_tokenizer(files(tmp_path, tokenizer, "GPT2Tokenizer"))
+
+
+def test_a_tokenizer_that_raises_is_refused(tmp_path: Path) -> None:
+    files(tmp_path, Tokenizer(models.WordLevel({"a": 0, "<s>": 1, "</s>": 2}, unk_token="<unk>")), "GPT2Tokenizer")
+    with pytest.raises(ModelError, match=r"tokenizer\.json: cannot encode any text"):
+        load_tokenizer(tmp_path)
 
 
 def test_files_that_are_missing_or_broken(tmp_path: Path) -> None:

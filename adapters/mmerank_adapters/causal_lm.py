@@ -121,7 +121,9 @@ class LanguageModel:
                 **place,
             )
         except Exception as error:  # each of the libraries below has errors of its own
-            raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
+            raise ModelError(
+                f"{checkpoint}: cannot be loaded ({str(error).strip() or type(error).__name__})"
+            ) from error
         if causal:
             check_tied(model, checkpoint)
         else:
@@ -143,7 +145,7 @@ class LanguageModel:
             "dtype": str(model.dtype).removeprefix("torch."),
             "tokenizer": tokenizer or checkpoint,
             "ignored": ignored,
-            **({"unread": beside} if (beside := unread(checkpoint, revision)) else {}),
+            **unread(checkpoint, revision),
             **stated(name, words, *cautions, *size_cautions(words.tokenizer, rows)),
             **({"load_in": load_in} if load_in else {}),
         }

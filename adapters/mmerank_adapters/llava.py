@@ -24,7 +24,7 @@ from mmerank.models.hooks import Point
 from mmerank.models.plausible import check_built
 from mmerank.models.sequences import bare_sequence, begin, end, padded, spliced_embeddings, tokenized
 from mmerank.models.soundness import check_files, check_loaded, check_pixels, embedding_rows
-from mmerank.models.special_tokens import check_bos, size_cautions, special_cautions
+from mmerank.models.special_tokens import both, check_bos, size_cautions, special_cautions
 from mmerank.models.stored import unread
 from mmerank.models.tokenizer import load_tokenizer, stated
 from mmerank.models.untrained import drawn_with, place_like
@@ -135,14 +135,16 @@ class Llava:
             # The torchvision backend differs from the original preprocessing by up to one 8-bit step.
             image_processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil", trust_remote_code=False)
         except Exception as error:  # each of the libraries below has errors of its own
-            raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
+            raise ModelError(
+                f"{checkpoint}: cannot be loaded ({str(error).strip() or type(error).__name__})"
+            ) from error
         ignored = check_loaded(model, report, checkpoint)
         check_pixels(image_processor, model.config.vision_config.image_size, checkpoint)
         check_processing(image_processor, checkpoint)
-        words = load_tokenizer(checkpoint)
+        words = load_tokenizer(checkpoint, around=False)
         content = configuration(checkpoint)
         check_bos(words.tokenizer, content, checkpoint)
-        cautions = special_cautions(words.tokenizer, content, checkpoint)
+        cautions = special_cautions(words.tokenizer, content, checkpoint, fed=both(words.tokenizer))
         if not place:
             model.to(device)
         model.eval()
@@ -152,7 +154,7 @@ class Llava:
             "commit": commit_of(checkpoint),
             "dtype": str(model.dtype).removeprefix("torch."),
             "ignored": ignored,
-            **({"unread": beside} if (beside := unread(checkpoint)) else {}),
+            **unread(checkpoint),
             **stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model))),
             **({"load_in": load_in} if load_in else {}),
         }

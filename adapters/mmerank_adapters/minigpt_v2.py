@@ -26,8 +26,8 @@ from mmerank.models.encoded import Encoded, encoded
 from mmerank.models.hooks import Point
 from mmerank.models.sequences import bare_sequence, begin, end, padded, spliced_embeddings, tokenized
 from mmerank.models.soundness import embedding_rows
-from mmerank.models.special_tokens import check_bos, size_cautions, special_cautions
-from mmerank.models.tokenizer import Loaded, load_tokenizer, stated
+from mmerank.models.special_tokens import both, check_bos, size_cautions, special_cautions
+from mmerank.models.tokenizer import FILE, Loaded, load_tokenizer, probed, stated
 from mmerank.models.untrained import drawn_with, place_like
 from mmerank.transfer import sent
 from mmerank_adapters.eva_vit import PATCH
@@ -147,7 +147,7 @@ class MiniGPTv2:
         words = _tokenizer(llama)
         content = configuration(llama)
         check_bos(words.tokenizer, content, llama)
-        cautions = special_cautions(words.tokenizer, content, llama)
+        cautions = special_cautions(words.tokenizer, content, llama, fed=both(words.tokenizer))
         said = stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model)))
         return cls(model, words.tokenizer, name=name, source={"adapter": "minigpt-v2", **source, **said})
 
@@ -270,12 +270,18 @@ def _file(file: Path, key: str, value: str) -> Path:
 
 def _tokenizer(llama: str) -> Loaded:
     """The tokenizer of a Llama-2, with a space in front of every segment as sentencepiece has it."""
-    loaded = load_tokenizer(llama)
+    loaded = load_tokenizer(llama, around=False)
     tokenizer = loaded.tokenizer
     if _SPACE not in tokenizer.get_vocab():
         raise ModelError(f"{llama}: its tokenizer is not one of Llama or Llama-2, which MiniGPT-v2 was trained with")
+    stands = probed(tokenizer)
     # transformers' own adds no space where a segment begins with one, and is a token short there.
     spaces = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
     tokenizer.backend_tokenizer.normalizer = spaces
     tokenizer.backend_tokenizer.pre_tokenizer = None
+    if other := [text for text, ids in probed(tokenizer).items() if ids != stands[text]]:
+        raise ModelError(
+            f"{llama}: its {FILE} reads {other[0]!r} in another way than the tokenizer of Llama and Llama-2, which "
+            "MiniGPT-v2 was trained with"
+        )
     return loaded

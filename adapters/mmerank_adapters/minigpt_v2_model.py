@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaModel
 from mmerank.errors import ModelError
 from mmerank.models.checkpoints import commit_of
 from mmerank.models.soundness import check_finite
+from mmerank.models.stored import unread
 from mmerank_adapters.eva_vit import PATCH, EvaViT
 from mmerank_adapters.minigpt_v2_weights import (
     fill,
@@ -125,7 +126,7 @@ def load_model(
         "vit_heads": vit_heads,
         "lora_alpha": lora_alpha,
         "llama_model": _read(llama_model, len(llama.state_dict()), llama_ignored)
-        | {"commit": commit_of(llama_model)},
+        | {"commit": commit_of(llama_model), **unread(llama_model)},
         "vit_checkpoint": _read(vit_checkpoint, len(vit), vit_ignored),
         "checkpoint": _read(checkpoint, trained.count, trained.ignored)
         | {"lora_rank": sorted({len(a) for a, _ in trained.lora.values()}), "ln_vision": bool(trained.ln_vision)},

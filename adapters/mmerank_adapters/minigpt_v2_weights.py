@@ -21,7 +21,7 @@ from mmerank.errors import ModelError
 from mmerank.files import opened
 from mmerank.models.checkpoints import configuration
 from mmerank.models.plausible import check_built, check_folder
-from mmerank.models.soundness import check_files, check_finite, check_loaded
+from mmerank.models.soundness import check_files, check_finite, check_loaded, check_no_adapter_alone
 from mmerank_adapters.architecture import run_as_usual
 from mmerank_adapters.eva_vit import interpolated
 
@@ -184,6 +184,7 @@ def llama_config(checkpoint: str) -> LlamaConfig:
     """
     if Path(checkpoint).is_dir():
         check_folder(checkpoint)
+        check_no_adapter_alone(checkpoint)
     try:
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -191,6 +192,8 @@ def llama_config(checkpoint: str) -> LlamaConfig:
         raise ModelError(
             f"llama_model: {checkpoint}: no folder beside the YAML file, and not to be had from the hub ({reason})"
         ) from error
+    except Exception as error:  # transformers checks some values, and stumbles over others
+        raise ModelError(f"{checkpoint}: its config.json cannot be loaded ({str(error).strip()})") from error
     if config.model_type != "llama":
         raise ModelError(f"{checkpoint}: model_type is {config.model_type!r}; MiniGPT-v2 needs a Llama model")
     return run_as_usual(config)
@@ -216,8 +219,8 @@ def llama_weights(checkpoint: str, config: LlamaConfig) -> tuple[LlamaModel, tup
             model, report = LlamaModel.from_pretrained(
                 checkpoint, config=config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip()})") from error
+    except Exception as error:  # each of the libraries below has errors of its own
+        raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip() or type(error).__name__})") from error
     return model, tuple(check_loaded(model, report, checkpoint, unused=("lm_head.weight",)))
 
 
@@ -274,13 +277,15 @@ def _unpickled(path: Path) -> dict[str, Any]:
 
 
 def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
-    """`state` itself, if it is a dictionary of floating-point tensors."""
+    """`state` itself, if it is a dictionary of finite floating-point tensors of 16 bits or more."""
     if not isinstance(state, dict):
         raise ModelError(f"{path}: expected a dictionary of tensors, found {type(state).__name__}")
     for key, h in state.items():
         if not isinstance(key, str) or not isinstance(h, Tensor) or not h.is_floating_point():
             kind = str(h.dtype) if isinstance(h, Tensor) else type(h).__name__
             raise ModelError(f"{path}: entry {key!r}: expected a floating-point tensor, found {kind}")
+        if h.element_size() < 2:  # what 8 bits stand for, no file of these says
+            raise ModelError(f"{path}: entry {key!r}: expected a tensor of 16 bits or more, found {h.dtype}")
     check_finite(state, path)
     return state
 

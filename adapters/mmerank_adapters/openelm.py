@@ -19,7 +19,8 @@ from mmerank.models.hooks import Point
 from mmerank.models.loading import tokenizer_fingerprint
 from mmerank.models.plausible import check_fetched
 from mmerank.models.soundness import check_files, check_finite
-from mmerank.models.special_tokens import size_cautions, special_cautions
+from mmerank.models.special_tokens import size_cautions, special_cautions, stated_ids
+from mmerank.models.stored import unread
 from mmerank.models.tokenizer import Loaded, load_tokenizer, stated
 from mmerank.models.untrained import drawn_with, place_like
 from mmerank_adapters.openelm_config import OpenELMConfig
@@ -116,7 +117,8 @@ class OpenELM:
         # Copied, since the file may go or change after loading.
         copies = {key: h.to(place, number, copy=True) for key, h in tensors.items()}
         model.load_state_dict(copies, assign=True)
-        cautions = special_cautions(words.tokenizer, content, tokenizer or checkpoint)
+        bos = next(iter(stated_ids(content, "bos")), 1)
+        cautions = special_cautions(words.tokenizer, content, tokenizer or checkpoint, fed={"bos": bos})
         source: dict[str, Any] = {
             "adapter": "openelm",
             "checkpoint": checkpoint,
@@ -125,11 +127,10 @@ class OpenELM:
             "configuration": configuration_fingerprint(content),
             "tokenizer": tokenizer or checkpoint,
             "ignored": [],
+            **unread(checkpoint, revision),
             **stated(name, words, *cautions, *size_cautions(words.tokenizer, config.vocab_size)),
         }
-        return cls(
-            model.eval(), config, words.tokenizer, bos=content.get("bos_token_id", 1), name=name, source=source
-        )
+        return cls(model.eval(), config, words.tokenizer, bos=bos, name=name, source=source)
 
     def token_ids(self, text: str) -> list[int]:
         """One `<s>` and the ids of a text, without `</s>`.
@@ -192,7 +193,7 @@ class OpenELM:
 
 def _tokenizer(checkpoint: str, revision: str | None, given: str | None, vocab_size: int) -> Loaded:
     try:
-        words = load_tokenizer(given) if given else load_tokenizer(checkpoint, revision)
+        words = load_tokenizer(given or checkpoint, None if given else revision, around=False)
     except ModelError as error:
         if given:
             raise

@@ -21,8 +21,10 @@ from mmerank.inputs.pictures import Encoded
 MINIGPT_INSTRUCTION = "Describe this image in detail."
 IMAGE_TAG = "<image>"
 _ORIENTATION = 0x0112  # in EXIF
-# Who speaks in a conversation, as LLaVA's data have it and as chats have it.
-_SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+# Who speaks in a conversation, as LLaVA's data have it and as chats have it; in letters of any case.
+_SPEAKERS = {"human": "human", "user": "human"} | dict.fromkeys(
+    ("gpt", "assistant", "model", "bot", "chatgpt"), "gpt"
+)
 
 
 @dataclass(frozen=True)
@@ -213,9 +215,10 @@ def _turns(record: dict[str, Any]) -> Any:
 
 def _exchange(turns: list[Any]) -> tuple[str, str]:
     """The first human turn and the answer to it, whatever was said before: a greeting, a system prompt."""
-    said = [turn for turn in turns if isinstance(turn, dict)]
-    names = [turn["from"] if "from" in turn else turn.get("role") for turn in said]
-    speakers = [_SPEAKERS.get(name) if isinstance(name, str) else None for name in names]
+    if others := [turn for turn in turns if not isinstance(turn, dict)]:
+        raise DataError(f"a turn in conversations is {kind(others[0])}, expected an object")
+    names = [turn["from"] if "from" in turn else turn.get("role") for turn in turns]
+    speakers = [_SPEAKERS.get(name.lower()) if isinstance(name, str) else None for name in names]
     found = f"; its turns are from {', '.join(map(repr, dict.fromkeys(map(str, names))))}" if names else ""
     if "human" not in speakers:
         raise DataError(f"no turn from 'human' in conversations{found}")
@@ -226,14 +229,21 @@ def _exchange(turns: list[Any]) -> tuple[str, str]:
     if answered != asked + 1:
         between = ", ".join(map(repr, map(str, names[asked + 1 : answered])))
         raise DataError(f"between the first turn from 'human' and the answer there are others, from {between}")
-    return _value(said[asked], "human"), _value(said[answered], "gpt")
+    return _value(turns[asked], "human"), _value(turns[answered], "gpt")
 
 
 def _value(turn: dict[str, Any], speaker: str) -> str:
-    value = turn["value"] if "value" in turn else turn.get("content")
+    value = turn.get("content") if turn.get("value") is None else turn["value"]
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
         # The parts of a chat's message; its picture stands in the record.
-        value = "\n".join(part["text"] for part in value if isinstance(part.get("text"), str))
+        kinds = [part.get("type", "text") for part in value]
+        if others := [name for name in kinds if name not in ("text", "image", "image_url")]:
+            raise DataError(f"a part of the {speaker} turn is of type {others[0]!r:.40}, expected text or image")
+        if (pictures := len(value) - kinds.count("text")) > 1:
+            raise DataError(f"the {speaker} turn has {pictures} pictures, expected one")
+        texts = [part.get("text") for part, name in zip(value, kinds, strict=True) if name == "text"]
+        wrong = [text for text in texts if not isinstance(text, str)]
+        value = wrong[0] if wrong else "\n".join(texts)
     if not isinstance(value, str):
         raise DataError(f"the {speaker} turn's value is {kind(value)}, expected text")
     return value
@@ -241,9 +251,12 @@ def _value(turn: dict[str, Any], speaker: str) -> str:
 
 def _picture(record: dict[str, Any]) -> Any:
     """The name of a record's one picture, which may stand in a list."""
-    key = next((key for key in ("image", "images") if key in record), None)
-    if key is None:
+    stated = [key for key in ("image", "images") if key in record]
+    if not stated:
         raise DataError("no image")
+    if len(given := [key for key in stated if record[key] is not None]) > 1:
+        raise DataError("both image and images, expected one of them")
+    key = (given or stated)[0]
     value = record[key]
     if not isinstance(value, list):
         return value

@@ -9,9 +9,24 @@ from typing import Any
 
 from mmerank.inputs.example import IMAGE_TAG, Example, Skipped
 
-# What data sets write: LLaVA's, MiniGPT's, DeepSeek-VL's. They stand for a picture whichever model reads them, so
-# that models are compared on the same texts.
-USUAL = ("<Img><ImageHere></Img>", "<ImageHere>", IMAGE_TAG, "<image_placeholder>")
+# What data sets write: LLaVA's, MiniGPT's, DeepSeek-VL's, and those that were made for Qwen-VL, Llama-3.2, Phi-3,
+# Gemma-3, InternVL and Pixtral. They stand for a picture whichever model reads them, so that models are compared on
+# the same texts.
+USUAL = (
+    "<Img><ImageHere></Img>",
+    "<ImageHere>",
+    IMAGE_TAG,
+    "<Image>",
+    "<IMAGE>",
+    "<image_placeholder>",
+    "<|image_pad|>",
+    "<|image|>",
+    "<|image_1|>",
+    "<start_of_image>",
+    "<image_soft_token>",
+    "<IMG_CONTEXT>",
+    "[IMG]",
+)
 _NAMES = re.compile(r"(image|img|vision)\w*_token_(id|index)")
 
 

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from mmerank.errors import ModelError
 from mmerank.models.stored import (
     COPY,
-    PARTS,
     SHARD,
     WEIGHTS,
     Stored,
+    equal,
     file_of,
     files_read,
     folder_of,
     json_object,
+    no_copy,
     stored_in,
     weight_files,
 )
@@ -43,6 +44,7 @@ _OF_OTHER_TASKS = re.compile(
     r"(^|\.)(score|classifier|classification_head|qa_outputs|v_head|value_head|reward_head)\."
 )
 _STATED_AS_QUANTISED = ("quantization_config", "compression_config")
+_OF_WEIGHTS = ("weight", "bias", "embedding")  # others may be buffers of whole numbers
 _NARROW = ("I8", "U8", "F8", "F4", "int8", "uint8", "float8", "float4")
 
 
@@ -54,9 +56,9 @@ def check_files(checkpoint: str | Path, revision: str | None = None) -> None:
         revision: On the hub.
 
     Raises:
-        ModelError: An adapter (LoRA) lies beside the weights; there are two sets of weights to choose from, or files
-            that nothing reads; a tensor stands in two files with different values; or weights are stored as integers
-            or in 8 bits and nothing says how they were quantised.
+        ModelError: An adapter (LoRA) lies beside the weights; there are two sets of weights to choose from, a
+            copy that is none, or files that nothing reads; a tensor stands in two files with different values; or
+            weights are stored as integers or in 8 bits and nothing says how they were quantised.
     """
     if file_of(checkpoint, ADAPTER, revision):
         raise ModelError(
@@ -69,9 +71,10 @@ def check_files(checkpoint: str | Path, revision: str | None = None) -> None:
         return
     config = json_object(folder / "config.json")
     read = files_read(folder, config)
+    stored = stored_in(read)
     if Path(checkpoint).is_dir():
-        _check_beside(folder, read)
-    _check_stored(checkpoint, stored_in(read), config)
+        _check_beside(folder, read, stored)
+    _check_stored(checkpoint, stored, config)
 
 
 def check_no_adapter_alone(checkpoint: str | Path) -> None:
@@ -118,7 +121,7 @@ def check_loaded(
         attention masks), are `unused`, or the model's class says that it does without them (multi-token prediction).
 
     Raises:
-        ModelError: Weights are missing, left over, of another shape, or not finite.
+        ModelError: Weights are missing, left over, there twice, of another shape, or not finite.
     """
     if not Path(checkpoint).is_dir():  # only now is everything in the cache
         check_files(checkpoint, revision)
@@ -139,7 +142,7 @@ def check_loaded(
         key
         for key in left | dropped
         if not (_is_computed(key, stored.get(key)) or _renamed(key) in allowed or (encoder and _beside_encoder(key)))
-        and (key in left or _OF_ADAPTERS.search(key) or _OF_QUANTISING.search(key))
+        and (key in left or any(kind.search(key) for kind in (_COMPUTED, _OF_ADAPTERS, _OF_QUANTISING)))
     )
     if missing:
         beside = f"; {len(unknown)} of it are not understood (first: {unknown[0]})" if unknown else ""
@@ -157,6 +160,7 @@ def check_loaded(
             f"{checkpoint}: {len(wrong)} weights have another shape than config.json says (first: {key} is "
             f"{tuple(found)}, expected {tuple(expected)})"
         )
+    _check_once(model, stored, checkpoint)
     check_finite(dict(model.named_parameters()), checkpoint)
     return sorted(left | dropped)
 
@@ -243,44 +247,76 @@ def embedding_rows(model: nn.Module) -> int | None:
     return int(rows) if rows is not None else None
 
 
-def _check_beside(folder: Path, read: Collection[Path]) -> None:
+def _check_beside(folder: Path, read: Collection[Path], stored: Mapping[str, Stored]) -> None:
     names = {path.name for path in read}
-    beside = [path.name for path in weight_files(folder) if path.name not in names]
+    beside = [path for path in weight_files(folder) if path.name not in names]
     if not names:
         return  # transformers says so
-    suffix = Path(min(names)).suffix
-    if parts := [name for name in beside if name in PARTS]:
-        raise ModelError(
-            f"{folder}: {parts[0]} holds a part of a model that nothing here reads; merge it into the weights, or "
-            "move it away if that was done"
-        )
-    same = [name for name in beside if name.endswith(suffix)]
+    first = min(names)
+    same = [path.name for path in beside if path.suffix == Path(first).suffix]
     if shards := [name for name in same if SHARD.fullmatch(name) or name in WEIGHTS]:
         raise ModelError(
-            f"{folder}: two sets of weights, {min(names)} and {shards[0]} ({len(shards)} files not read); it cannot "
+            f"{folder}: two sets of weights, {first} and {shards[0]} ({len(shards)} files not read); it cannot "
             "be known which is meant, so move one away"
         )
-    if unknown := [name for name in beside if not COPY.fullmatch(name)]:
-        raise ModelError(f"{folder}: {unknown[0]} holds weights that nothing reads; move it away if it is not needed")
+    if unknown := [path.name for path in beside if not COPY.fullmatch(path.name)]:
+        raise ModelError(
+            f"{folder}: {unknown[0]} holds weights that nothing reads; if they are a part of the model, merge them "
+            "into it, and move the file away"
+        )
+    for path in beside:
+        if key := no_copy(path, stored):
+            raise ModelError(
+                f"{folder}: {path.name} is no copy of {first}: {key} has other values there; it cannot be known "
+                "which is meant, so move one away"
+            )
 
 
 def _check_stored(checkpoint: str | Path, stored: Mapping[str, Stored], config: Mapping[str, Any]) -> None:
-    inner = [config, *(value for value in config.values() if isinstance(value, dict))]
-    if any(part.get(key) for part in inner for key in _STATED_AS_QUANTISED):
-        return
+    """Weights in 8 bits or as integers are declared to be quantised, and each has its scale beside it."""
     narrow = [
         key
         for key, tensor in stored.items()
-        if len(tensor.shape) >= 2
-        and not _is_computed(key, tensor)
-        and (tensor.dtype.startswith(_NARROW) or (_is_whole(tensor.dtype) and key.endswith("weight")))
+        if not _is_computed(key, tensor)
+        and (tensor.dtype.startswith(_NARROW) or (_is_whole(tensor.dtype) and key.endswith(_OF_WEIGHTS)))
     ]
+    inner = [config, *(value for value in config.values() if isinstance(value, dict))]
+    why = "config.json has no quantization_config"
+    if any(part.get(key) for part in inner for key in _STATED_AS_QUANTISED):
+        # What has a scale that is not applied is refused for it when the model is loaded.
+        scales = [key.split(".") for key in stored if _OF_QUANTISING.search(key)]
+        scaled = {".".join(parts[:-above]) for parts in scales for above in (1, 2)}
+        narrow = [key for key in narrow if not _OF_QUANTISING.search(key) and key.rpartition(".")[0] not in scaled]
+        why = "the checkpoint has no scales for them"
     if narrow:
         raise ModelError(
             f"{checkpoint}: {len(narrow)} weights are stored as {stored[narrow[0]].dtype} (first: {narrow[0]}), but "
-            "config.json has no quantization_config, so what they stand for is not known; dequantise the model, or "
-            "say how it was quantised"
+            f"{why}, so what they stand for is not known; dequantise the model, or say how it was quantised"
         )
+
+
+def _check_once(model: Any, stored: Mapping[str, Stored], checkpoint: str | Path) -> None:
+    """Each weight of the model stands there once, by the rules with which transformers renames what it reads."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    rules = get_model_conversion_mapping(model)
+    renamings, converters = (
+        [rule for rule in rules if isinstance(rule, kind)] for kind in (WeightRenaming, WeightConverter)
+    )
+    names, prefix = model.state_dict(), model.base_model_prefix
+    taken: dict[str, str] = {}
+    for key in stored:
+        name, converter = rename_source_key(key, renamings, converters, prefix, names)
+        if name not in names and key in names:
+            name, converter = rename_source_key(key, [], [], prefix, names)
+        if name not in names or converter is not None:
+            continue
+        if (other := taken.setdefault(name, key)) != key and not equal(stored[key], stored[other]):
+            raise ModelError(
+                f"{checkpoint}: {name} stands there twice with different values, as {other} and as {key}; it cannot "
+                "be known which is meant"
+            )
 
 
 def _is_whole(dtype: str) -> bool:

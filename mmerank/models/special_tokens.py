@@ -11,7 +11,9 @@ from mmerank.models.stored import file_of, json_object
 from mmerank.models.tokenizer import CONFIG
 
 
-def special_cautions(tokenizer: Any, config: Mapping[str, Any], checkpoint: str | Path) -> tuple[str, ...]:
+def special_cautions(
+    tokenizer: Any, config: Mapping[str, Any], checkpoint: str | Path, *, fed: Mapping[str, int | None] | None = None
+) -> tuple[str, ...]:
     """Where a model's configuration and its tokenizer say different things of the tokens around a text.
 
     What the tokenizer adds is what the model is fed. That is Qwen's intention, for example, whose configuration names
@@ -21,26 +23,44 @@ def special_cautions(tokenizer: Any, config: Mapping[str, Any], checkpoint: str 
         tokenizer: The model's.
         config: Content of config.json.
         checkpoint: Directory or hub id.
+        fed: The ids of `bos` and `eos` that a family puts around texts whatever its tokenizer does; None where the
+            tokenizer decides.
 
     Returns:
         A sentence for each contradiction.
     """
     settings = json_object(file_of(checkpoint, CONFIG))
+    around = tokenizer("a", verbose=False)["input_ids"] or [None]
     found = []
-    for side in ("bos", "eos"):
-        stated, own = stated_id(config, side), getattr(tokenizer, f"{side}_token_id")
-        if stated is None or (own is None and settings.get(f"{side}_token", "") is None):
+    for side, place in (("bos", 0), ("eos", -1)):
+        stated, own = stated_ids(config, side), getattr(tokenizer, f"{side}_token_id")
+        given = around[place] if fed is None else fed.get(side)
+        if fed and side == "bos" and settings.get("add_bos_token") is False:
+            token = tokenizer.convert_ids_to_tokens(given)
+            found.append(f"{CONFIG} says add_bos_token: false, and this family gets {token} in front all the same")
+        if not stated or (own is None and settings.get(f"{side}_token", "") is None):
             continue
         if own is None:
             found.append(
-                f"config.json names {side}_token_id {stated}, and the tokenizer has no {side}_token: texts get none"
+                f"config.json names {side}_token_id {stated[0]}, and the tokenizer has no {side}_token: texts get "
+                "none"
             )
-        elif side == "bos" and own != stated and tokenizer("a", verbose=False)["input_ids"][0] == own:
+        elif given != own and given == stated[0]:
             found.append(
-                f"config.json says that BOS is {stated}, and the tokenizer's {tokenizer.bos_token} is {own}; the "
-                "tokenizer decides"
+                f"config.json says that {side.upper()} is {given}, and the tokenizer's "
+                f"{getattr(tokenizer, f'{side}_token')} is {own}; config.json decides"
+            )
+        elif given == own and own not in stated:
+            found.append(
+                f"config.json says that {side.upper()} is {stated[0]}, and the tokenizer's "
+                f"{getattr(tokenizer, f'{side}_token')} is {own}; the tokenizer decides"
             )
     return tuple(found)
+
+
+def both(tokenizer: Any) -> dict[str, int | None]:
+    """The tokenizer's own BOS and EOS, for a family that puts them around texts itself."""
+    return {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
 
 
 def check_bos(tokenizer: Any, config: Mapping[str, Any], checkpoint: str | Path) -> None:
@@ -55,23 +75,22 @@ def check_bos(tokenizer: Any, config: Mapping[str, Any], checkpoint: str | Path)
         ModelError: It names no `bos_token`.
     """
     if tokenizer.bos_token_id is None:
-        named = stated_id(config, "bos")
-        token = "<s>" if named is None else tokenizer.convert_ids_to_tokens(named)
+        named = stated_ids(config, "bos")
+        token = tokenizer.convert_ids_to_tokens(named[0]) if named else "<s>"
         raise ModelError(
             f"{checkpoint}: its tokenizer names no bos_token, and this family was trained with one in front; say "
             f'"bos_token": "{token}" in {CONFIG}'
         )
 
 
-def stated_id(config: Mapping[str, Any], side: str) -> int | None:
-    """The id of BOS or EOS in a configuration, its own or that of its text model; the first where it has several."""
+def stated_ids(config: Mapping[str, Any], side: str) -> list[int]:
+    """The ids of BOS or EOS in a configuration, its own or those of its text model."""
     inner = config.get("text_config")
     for part in (config, inner if isinstance(inner, dict) else {}):
         value = part.get(f"{side}_token_id")
-        first = value[0] if isinstance(value, list) and value else value
-        if type(first) is int:
-            return first
-    return None
+        if found := [i for i in (value if isinstance(value, list) else [value]) if type(i) is int]:
+            return found
+    return []
 
 
 def size_cautions(tokenizer: Any, rows: int | None) -> tuple[str, ...]:

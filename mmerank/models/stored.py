@@ -24,10 +24,15 @@ WEIGHTS = (
 )
 # Weights of the same model for other loaders, which lie beside those that are read: `consolidated` as Mistral
 # publishes it, `model.fp16.safetensors` and its like, and what other frameworks read.
-COPY = re.compile(r"consolidated.*\.safetensors|(pytorch_)?model\.[\w-]+\.(safetensors|bin)|pytorch_model.*\.bin")
+COPY = re.compile(
+    r"consolidated.*\.(safetensors|pth)|(pytorch_)?model(\.[\w-]+)?\.(safetensors|bin|pt|pth|ckpt)|pytorch_model.*\.bin"
+    r"|.*\.(gguf|h5|msgpack|onnx|ot|pdparams)"
+)
 SHARD = re.compile(r"(pytorch_)?model-\d+-of-\d+\.(safetensors|bin)")
-# Parts of a model that trainers save in files of their own, and nothing of transformers reads.
-PARTS = ("adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin", "mm_projector.bin")
+# Names of files that hold weights, and of what trainers save beside them to go on from.
+_HOLDS = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|gguf|h5|msgpack|onnx|ot|pdparams)")
+_STATE = re.compile(r"(training_args|optimizer|(lr_)?scheduler|scaler|rng_state|random_states)\w*\.\w+")
+_LOOKED_AT = 1024  # values of a tensor, of which the first tell a copy from other weights
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,13 @@ class Stored:
 
     Attributes:
         file: In which file.
+        key: Under which name.
         dtype: As the file calls it.
         shape: Its shape.
     """
 
     file: Path
+    key: str
     dtype: str
     shape: tuple[int, ...]
 
@@ -98,29 +105,26 @@ def json_object(path: Path | None) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def unread(checkpoint: str | Path, revision: str | None = None) -> list[str]:
-    """Files with weights that lie beside those that were read.
+def unread(checkpoint: str | Path, revision: str | None = None) -> dict[str, list[str]]:
+    """What a model's `source` says of files with weights that lie beside those that were read.
 
     Args:
         checkpoint: Directory or hub id.
         revision: On the hub.
 
     Returns:
-        Their names.
+        Their names, as `unread`; nothing where there are none.
     """
     folder = folder_of(checkpoint, revision)
-    if folder is None:
-        return []
-    read = {path.name for path in files_read(folder, json_object(folder / "config.json"))}
-    return sorted(path.name for path in weight_files(folder) if path.name not in read)
+    read = files_read(folder, json_object(folder / "config.json")) if folder else []
+    names = [path.name for path in weight_files(folder) if path not in read] if folder else []
+    return {"unread": names} if names else {}
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of a folder that hold weights of a model for torch, or a part of one, in the order of their names."""
+    """The files of a folder that hold weights of a model, or of a part of one, in the order of their names."""
     return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix == ".safetensors" or path.name in PARTS or COPY.fullmatch(path.name)
+        path for path in sorted(folder.iterdir()) if _HOLDS.fullmatch(path.name) and not _STATE.fullmatch(path.name)
     ]
 
 
@@ -157,8 +161,6 @@ def stored_in(files: Collection[Path]) -> dict[str, Stored]:
     Raises:
         ModelError: A tensor stands in two of them with different values.
     """
-    import torch
-
     found: dict[str, Stored] = {}
     for file in files:
         try:
@@ -166,35 +168,75 @@ def stored_in(files: Collection[Path]) -> dict[str, Stored]:
         except Exception:
             continue
         for key, tensor in entries:
-            if (other := found.get(key)) and not torch.equal(_value(other.file, key), _value(file, key)):
+            if (other := found.get(key)) and not equal(other, tensor):
                 raise ModelError(f"{file}: {key} stands in {other.file.name} too, with other values")
             found[key] = tensor
     return found
 
 
-def _entries(file: Path) -> Iterator[tuple[str, Stored]]:
+def equal(one: Stored, other: Stored) -> bool:
+    """Whether two tensors have the same values."""
     import torch
+
+    return torch.equal(_value(one), _value(other))
+
+
+def no_copy(file: Path, stored: Mapping[str, Stored]) -> str | None:
+    """A tensor of a file that is another one where the weights are read.
+
+    Args:
+        file: Of safetensors or torch.save; of others nothing is known.
+        stored: How the tensors are stored that are read, as from `stored_in`.
+
+    Returns:
+        The first whose shape or first values differ by more than the rounding of a dtype; None where none does.
+    """
+    if file.suffix != ".safetensors" and not zipfile.is_zipfile(file):
+        return None  # as torch wrote until 1.6: it would be read as a whole
+    try:
+        return next((key for key, h in _tensors(file) if key in stored and not _alike(h, _value(stored[key]))), None)
+    except Exception:  # of another framework, or damaged
+        return None
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    import torch
+
+    if any(not tensor.is_floating_point() or tensor.element_size() < 2 for tensor in (one, other)):
+        return True  # quantised
+    if one.shape != other.shape:
+        return False
+    one, other = (tensor.reshape(-1)[:_LOOKED_AT] for tensor in (one, other))
+    rounding = max(torch.finfo(tensor.dtype).eps for tensor in (one, other)) if one.dtype != other.dtype else 0.0
+    return torch.allclose(one.double(), other.double(), rtol=rounding, atol=1e-7 if rounding else 0, equal_nan=True)
+
+
+def _entries(file: Path) -> Iterator[tuple[str, Stored]]:
     from safetensors import safe_open
 
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as content:
             for key in content.keys():
                 part = content.get_slice(key)
-                yield key, Stored(file, part.get_dtype(), tuple(part.get_shape()))
+                yield key, Stored(file, key, part.get_dtype(), tuple(part.get_shape()))
         return
-    mapped = zipfile.is_zipfile(file)  # so that nothing but the names is read
-    for key, h in torch.load(file, map_location="cpu", weights_only=True, mmap=mapped).items():
-        if isinstance(h, torch.Tensor):
-            yield key, Stored(file, str(h.dtype).removeprefix("torch."), tuple(h.shape))
+    for key, h in _tensors(file):
+        yield key, Stored(file, key, str(h.dtype).removeprefix("torch."), tuple(h.shape))
 
 
-def _value(file: Path, key: str) -> Tensor:
+def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by name, mapped where the file can be, so that no more is read than is looked at."""
     import torch
     from safetensors import safe_open
 
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as content:
-            tensor: Tensor = content.get_tensor(key)
-            return tensor
-    value: Tensor = torch.load(file, map_location="cpu", weights_only=True)[key]
-    return value
+            yield from ((key, content.get_tensor(key)) for key in content.keys())
+        return
+    mapped = zipfile.is_zipfile(file)
+    content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    yield from ((key, h) for key, h in content.items() if isinstance(h, torch.Tensor))
+
+
+def _value(stored: Stored) -> Tensor:
+    return next(h for name, h in _tensors(stored.file) if name == stored.key)

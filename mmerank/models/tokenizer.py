@@ -68,7 +68,7 @@ class Loaded:
     cautions: tuple[str, ...]
 
 
-def load_tokenizer(source: str | Path, revision: str | None = None) -> Loaded:
+def load_tokenizer(source: str | Path, revision: str | None = None, *, around: bool = True) -> Loaded:
     """The tokenizer of a checkpoint, with the ids that its tokenizer.json gives.
 
     Several classes of transformers build a tokenizer of their own from the file's vocabulary alone, without its
@@ -78,6 +78,7 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> Loaded:
     Args:
         source: Hub id or directory.
         revision: On the hub; None for the newest.
+        around: Whether it is the tokenizer that puts BOS and EOS around texts, and not the model's family.
 
     Returns:
         The tokenizer, and what is to be said of it.
@@ -121,13 +122,27 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> Loaded:
                     f"{source}: {name} and {type(tokenizer).__name__} of transformers give {other!r} other ids than "
                     f"its {FILE}; save the tokenizer anew with the version of transformers in use"
                 )
-    _check_added(tokenizer, settings, source)
+    if around:
+        _check_added(tokenizer, settings, source)
     if raw is not None:
-        cautions += _around(tokenizer, raw, settings, read)
+        cautions += _unknown(tokenizer, raw, settings, source, revision)
+        cautions += _around(tokenizer, raw, settings, read) if around else []
     # Without any file of one, several classes of transformers give a tokenizer of nothing but special tokens.
     if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
         raise ModelError(f"{source}: no tokenizer there (its vocabulary would be empty)")
     return Loaded(tokenizer, read, tuple(cautions))
+
+
+def probed(tokenizer: Any) -> dict[str, list[int]]:
+    """The ids of texts of many kinds, none of which begins with white space.
+
+    Args:
+        tokenizer: As transformers loads it.
+
+    Returns:
+        By text.
+    """
+    return {text: _ids(tokenizer, text) for text in _PLAIN if text and text[0] not in " \u2581"}
 
 
 def stated(name: str, loaded: Loaded, *cautions: str) -> dict[str, Any]:
@@ -160,7 +175,13 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def _first(texts: Iterable[str], one: Callable[[str], list[int]], other: Callable[[str], list[int]]) -> str | None:
-    return next((text for text in texts if one(text) != other(text)), None)
+    for text in texts:
+        try:
+            if one(text) != other(text):
+                return text
+        except Exception:  # tokenizers raises bare ones, for a class that names a token which the file does not have
+            return text
+    return None
 
 
 def _ids(tokenizer: Any, text: str, *, around: bool = False) -> list[int]:
@@ -204,6 +225,25 @@ def _around(tokenizer: Any, raw: Any, settings: Mapping[str, Any], read: dict[st
         )
         read["tokenizer_read"] = f"{FILE} as it stands, which {name} would read in another way"
     return cautions
+
+
+def _unknown(
+    tokenizer: Any, raw: Any, settings: Mapping[str, Any], source: str | Path, revision: str | None
+) -> list[str]:
+    """What is named as BOS or EOS beside a file that does not have it: transformers makes a token of it."""
+    named = [settings, json_object(file_of(source, "special_tokens_map.json", revision))]
+    decoder = settings.get("added_tokens_decoder")
+    added = {str(token.get("content")) for token in decoder.values()} if isinstance(decoder, dict) else set()
+    added |= json_object(file_of(source, "added_tokens.json", revision)).keys()
+    return [
+        f"{side}_token {token!r} is not in {FILE}: it gets the id {getattr(tokenizer, f'{side}_token_id')}, whose "
+        "row of the embedding, if there is one, was not trained"
+        for side in ("bos", "eos")
+        if (token := getattr(tokenizer, f"{side}_token")) is not None
+        and any(part.get(f"{side}_token") for part in named)
+        and raw.token_to_id(token) is None
+        and token not in added
+    ]
 
 
 def _template(tokenizer: Any, first: Iterable[int], last: Iterable[int]) -> Any:
@@ -270,6 +310,10 @@ def _read(file: Path) -> Any:
         raise ModelError(f"{file}: not a tokenizer ({_first_line(error)}), so it cannot be loaded") from error
     raw.no_truncation()
     raw.no_padding()
+    try:
+        raw.encode_batch(list(_PLAIN))
+    except Exception as error:  # a bare one
+        raise ModelError(f"{file}: cannot encode any text ({_first_line(error)})") from error
     if getattr(raw.model, "dropout", None):
         raise ModelError(
             f"{file}: its model has a dropout of {raw.model.dropout}, so a text gets other tokens each time; say null"
@@ -294,7 +338,9 @@ def _generic(source: str | Path, where: Mapping[str, Any], *, instead_of: Any) -
 
 def _check_added(tokenizer: Any, settings: Mapping[str, Any], source: str | Path) -> None:
     for side in ("bos", "eos"):
-        if settings.get(f"add_{side}_token") and getattr(tokenizer, f"{side}_token_id") is None:
+        if not isinstance(says := settings.get(f"add_{side}_token"), bool | None):
+            raise ModelError(f"{source}: {CONFIG} says add_{side}_token: {says!r:.40}, expected true or false")
+        if says and getattr(tokenizer, f"{side}_token_id") is None:
             raise ModelError(
                 f"{source}: {CONFIG} says add_{side}_token: true, and names no {side}_token; name it, or say false"
             )

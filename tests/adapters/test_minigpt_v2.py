@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,18 @@ def test_a_response_that_begins_with_a_space_keeps_sentencepiece_ids(adapter: Ad
     assert sequence.ids[-5:] == (567, 343, 569, 578, 2)
 
 
+@pytest.mark.parametrize("first", [{"type": "Lowercase"}, {"type": "NFKC"}])
+def test_a_tokenizer_that_normalises_more_than_llamas_is_refused(tmp_path: Path, first: dict[str, str]) -> None:
+    """Its own normaliser would be put aside for that of the published code."""
+    llama = tmp_path / "llama"
+    shutil.copytree(TINY / "llama_base", llama, copy_function=shutil.copyfile)
+    content = json.loads((llama / "tokenizer.json").read_text())
+    content["normalizer"]["normalizers"].insert(0, first)
+    (llama / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"tokenizer\.json reads .* in another way than the tokenizer of Llama"):
+        tiny(tmp_path, llama_model=str(llama))
+
+
 def test_sizes(adapter: Adapter) -> None:
     assert (adapter.image_tokens, adapter.max_tokens, adapter.causal) == (16, 2048, True)
 
@@ -315,6 +328,11 @@ PREFIX = "llama_model.base_model.model.model."
         ("ln_vision.weight", torch.ones(64), "'bias' of ln_vision missing"),
         ("llama_proj.bias", "a string", "'llama_proj.bias': expected a floating-point tensor, found str"),
         ("llama_proj.bias", torch.ones(64, dtype=torch.long), r"'llama_proj.bias': .* found torch.int64"),
+        (
+            "llama_proj.bias",
+            torch.ones(64).to(torch.float8_e5m2),
+            r"'llama_proj.bias': .* 16 bits or more, found torch.float8",
+        ),
     ],
 )
 def test_a_checkpoint_that_is_not_understood(tmp_path: Path, key: str, tensor: Any, message: str) -> None:

@@ -218,11 +218,12 @@ BERT = TextCase(
     "bert", "BertModel", "BertConfig", _BERT, bert_tokenizer, (2,), (3,), dropout=True, causal=False, tolerance=5e-6
 )
 LLAMA = TextCase("llama", "LlamaForCausalLM", "LlamaConfig", _LLAMA, llama_tokenizer, (1,))
+GPT2 = TextCase("cerebras-gpt", "GPT2LMHeadModel", "GPT2Config", _GPT2, gpt2_tokenizer, dropout=True)
 OPENELM_CASE = OpenELMCase("openelm", "", "", {}, llama_tokenizer, (1,), max_tokens=2048, tolerance=1e-4)
 TEXT_CASES = [
     OPT,
     TextCase("opt-350m", "OPTForCausalLM", "OPTConfig", _OPT | _POST_NORM, opt_tokenizer, (2,), dropout=True),
-    TextCase("cerebras-gpt", "GPT2LMHeadModel", "GPT2Config", _GPT2, gpt2_tokenizer, dropout=True),
+    GPT2,
     LLAMA,
     TextCase("gpt-neox", "GPTNeoXForCausalLM", "GPTNeoXConfig", _NEOX, json_tokenizer),
     TextCase("qwen2", "Qwen2ForCausalLM", "Qwen2Config", _LLAMA | {"vocab_size": 400}, json_tokenizer),
