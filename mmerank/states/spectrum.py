@@ -40,7 +40,7 @@ def spectrum(
         centre: What is subtracted from each token: the `mean` of the tokens (the paper), their coordinate-wise
             `median` (not moved by a few massive activations), or nothing (`none`).
         precision: `float64` (1e-13 of the definition), or `mixed`: centring and eigenvalues in float64 but the
-            matrix product in float32 (1e-5), for devices where float64 is slow.
+            matrix product in float32 (2e-5), for devices where float64 is slow.
 
     Returns:
         Eigenvalues that sum to 1, float64, on the CPU, without gradient: (min(n, d),), or (b, min(n, d)) with
