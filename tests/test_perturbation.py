@@ -19,6 +19,7 @@ from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.inputs.sequence import Role
 from mmerank.inputs.transforms.transform import parse
 from mmerank.inputs.variants import asked_for, derangement, null_pairs, variant
+from mmerank.jobs.perturb import _checks
 from tests.adapters.cases import LLAVA, MINIGPT_V2, Case
 from tests.reference import entropy
 
@@ -147,6 +148,32 @@ def test_passes_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     perturb(adapter, examples(), ["rotate:90", "blur:1,2", "shuffle-words"], controls=["mismatch"], control_draws=3)
     n, verification = len(examples()), 1
     assert passes == {"text": 2 * n, "encoder": 4 * n, "image": (1 + 3 + 1 + 3) * n + verification}
+
+
+def test_checking_itself_costs_little_on_small_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight transforms on two pairs: 2 text and 18 pair passes; nine runs of `align` would take 18 and 18."""
+    adapter = LLAVA.adapter
+    decode, passes = type(adapter).decode, Counter[str]()
+
+    def count(self: Any, *arguments: Any) -> None:
+        passes["decode"] += len(arguments[0])
+        decode(self, *arguments)
+
+    monkeypatch.setattr(type(adapter), "decode", count)
+    eight = ["identity", "rotate:90", "blur:1,2", "noise:30", "grey", "blank", "shuffle:3"]
+    result = perturb(adapter, examples()[:2], eight)
+    assert len(result.transforms) == 8 and result.checks.examples == 2
+    measured, again, verifications = 20, 2 * 2, 2
+    assert passes["decode"] == measured + again + verifications
+
+
+@pytest.mark.parametrize(
+    ("examples", "transforms", "count"),
+    [(1, 1, 1), (2, 8, 2), (3, 1, 1), (64, 8, 8), (64, 2, 8), (500, 40, 40), (0, 3, 0)],
+)
+def test_how_many_are_measured_again(examples: int, transforms: int, count: int) -> None:
+    """An eighth of all that was measured, at least one; at most one of each transform, or eight."""
+    assert _checks(examples, min(examples, 8), transforms) == count
 
 
 def test_a_model_that_looks_ahead_gets_passes_of_its_own() -> None:
@@ -532,4 +559,4 @@ def test_a_finished_run_needs_its_pictures_no_more(tmp_path: Path) -> None:
         example.image.unlink()
     again = perturb(LLAVA.adapter, pairs, ["grey"], out=tmp_path / "run")
     assert again.transforms[0].delta == first.transforms[0].delta
-    assert first.checks.examples == 2 and again.checks.examples == 0
+    assert first.checks.examples == 1 and again.checks.examples == 0

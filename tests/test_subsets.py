@@ -10,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mmerank.convention import Convention
 from mmerank.errors import NonFiniteTokens, TokenAtCentre, TooFewTokens
+from mmerank.inputs.sequence import Role, image_places, tokens_of
+from mmerank.states import spectrum as spectrum_module
+from mmerank.states.reductions import RowStudy
 from mmerank.states.spectrum import spectrum
 from mmerank.states.token_set import TokenSet
 from tests import reference
@@ -74,6 +78,29 @@ def test_every_centre_on_both_sides(centre: Any, shape: tuple[int, int]) -> None
         singular = np.linalg.svd(z / np.linalg.norm(z, axis=1, keepdims=True), compute_uv=False) ** 2
         p = singular[singular > 1e-20] / singular.sum()
         assert entropy == pytest.approx(-(p * np.log(p)).sum(), rel=1e-10)
+
+
+@pytest.mark.parametrize(("d", "products"), [(60, 1), (20, 4)])
+def test_rows_of_a_layer_take_one_product_where_the_gram_matrix_is_at_hand(
+    monkeypatch: pytest.MonkeyPatch, d: int, products: int
+) -> None:
+    """Rows by role are blocks of the pair's Gram matrix; a pair of more rows than its width has none."""
+    made, of_smaller = [], spectrum_module._smaller_gram
+
+    def counted(u: torch.Tensor, precision: Any) -> torch.Tensor:
+        made.append(len(u))
+        return of_smaller(u, precision)
+
+    monkeypatch.setattr(spectrum_module, "_smaller_gram", counted)
+    h = torch.from_numpy(np.random.default_rng(0).normal(size=(31, d)))
+    sequence = tokens_of([0], Role.BOS) + image_places(20) + tokens_of(range(10), Role.TEXT)
+    of_roles = {"entropy_image": slice(1, 21), "entropy_text": slice(21, 31), "entropy_modality": slice(1, 31)}
+    asked = RowStudy(Convention(), sequence, str, by_role=True)
+    found = asked.fields(TokenSet(h), h, example="", point="", input_kind="pair")
+    assert len(made) == products
+    assert found == pytest.approx(
+        {name: reference.entropy(h[rows].numpy()) for name, rows in of_roles.items()}, rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("shape", [(30, 60), (60, 30)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,10 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mmerank.errors import ModelError
+from mmerank.models.loading import _of_fast, tokenizer_fingerprint
 from mmerank.models.special_tokens import check_bos, size_cautions, special_cautions
 from mmerank.models.tokenizer import load_tokenizer
 from tests.adapters.text_cases import LLAMA, OPT, TEXT_CASES, TEXTS, llama_tokenizer
@@ -372,3 +374,27 @@ def test_llama_keeps_its_space_in_front(tmp_path: Path) -> None:
     ids = load_tokenizer(tmp_path).tokenizer(" leading", add_special_tokens=False)["input_ids"]
     vocabulary = json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"]
     assert ids[0] == vocabulary["\u2581"]
+
+
+def test_the_hash_of_one_content_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is that of earlier versions, by which records are known; an edit in place is another content."""
+    _of_fast.cache_clear()
+    read, loads = [], json.loads
+
+    def counted(raw: str) -> Any:
+        read.append(len(raw))
+        return loads(raw)
+
+    monkeypatch.setattr("mmerank.models.loading.json.loads", counted)
+    one, other, named = (PreTrainedTokenizerFast(tokenizer_object=byte_level(), bos_token="<s>") for _ in range(3))
+    assert tokenizer_fingerprint(one) == tokenizer_fingerprint(other) == tokenizer_fingerprint(one)
+    assert len(read) == 1
+    content = loads(one.backend_tokenizer.to_str())
+    del content["truncation"], content["padding"]
+    special = [sorted(one.special_tokens_map.items()), sorted(map(str, one.all_special_tokens))]
+    stated = json.dumps([type(one).__name__, content, special], sort_keys=True).encode()
+    assert tokenizer_fingerprint(one) == hashlib.sha256(stated).hexdigest()[:16]
+    other.add_tokens(["anew"])
+    assert tokenizer_fingerprint(other) != tokenizer_fingerprint(one)
+    named.bos_token = "</s>"
+    assert tokenizer_fingerprint(named) != tokenizer_fingerprint(one)

@@ -28,7 +28,8 @@ from mmerank.inputs.pictures import Encoded
 from mmerank.inputs.transforms.transform import parse
 from mmerank.inputs.variants import BASE, variant
 from mmerank.runs.record import Record
-from mmerank.states.spectrum import PendingGram, shares, spectrum
+from mmerank.states.eigenvalues import shares
+from mmerank.states.spectrum import PendingGram, spectrum
 from tests.adapters.cases import CASES, LLAVA, Case, examples
 from tests.adapters.text_cases import OPT
 from tests.kill_loop import pairs

@@ -28,7 +28,7 @@ from mmerank.models.special_tokens import size_cautions, special_cautions
 from mmerank.models.stored import unread
 from mmerank.models.tokenizer import load_tokenizer, stated
 from mmerank.models.untrained import drawn_with, place_like
-from mmerank.models.wrapped import eager, unwrapped
+from mmerank.models.wrapped import evaluated, unwrapped
 from mmerank.transfer import for_each_tensor
 from mmerank_adapters.architecture import max_tokens
 from mmerank_adapters.feeding import Feeder, noise, tensors, with_places_at
@@ -187,14 +187,8 @@ class Multimodal:
             "dtype": str(inner.dtype).removeprefix("torch."),
             "ignored": [],
         }
-        modes = [(module, module.training) for module in inner.modules()]
-        inner.eval()
-        try:
-            with eager(inner):
-                return cls(inner, processor, name=name, source=source)
-        finally:
-            for module, training in modes:
-                module.training = training
+        with evaluated(inner):
+            return cls(inner, processor, name=name, source=source)
 
     def untrained(self, seed: int) -> Multimodal:
         """The same configuration with the weights that transformers' own initialisation draws.

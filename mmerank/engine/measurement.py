@@ -13,9 +13,10 @@ from mmerank.errors import NonFiniteTokens, NoSpectrum, TooFewTokens
 from mmerank.inputs.example import Skipped
 from mmerank.runs.record import Record
 from mmerank.runs.settings import record_fingerprint
+from mmerank.states.eigenvalues import shares
 from mmerank.states.entropy import participation_ratio, spectral_entropy, top_share
 from mmerank.states.reductions import RowStudy
-from mmerank.states.spectrum import PendingGram, shares
+from mmerank.states.spectrum import PendingGram
 from mmerank.states.token_set import TokenSet
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
 
 from mmerank.analysis.perturbation import against_nulls
@@ -25,8 +24,10 @@ from mmerank.models.adapter import Adapter, check_adapter
 from mmerank.runs.folder import RunFolder, open_run
 from mmerank.runs.record import Record, to_frame
 
-# Examples that are measured a second time, transformed and by themselves.
+# Examples that are measured a second time, transformed and by themselves; more where there are more transforms, but
+# never more than this share of all that was measured, so that the check stays cheap on small data.
 CHECKED = 8
+CHECKED_SHARE = 1 / 8
 # How often a null is drawn: the fewest with which a two-sided p can be 0.05, 2 / (draws + 1).
 DRAWS = 39
 
@@ -198,6 +199,14 @@ def _by_variant(records: Iterable[Record], variants: Iterable[Variant]) -> dict[
     return found
 
 
+def _checks(measured: int, chosen_ones: int, variants: int) -> int:
+    """How many transformed examples are measured a second time; at least one where there is any."""
+    if not variants or not chosen_ones:
+        return 0
+    most = max(int(CHECKED_SHARE * measured * (1 + variants)), 1)
+    return min(max(variants, chosen_ones), most)
+
+
 def _checked(
     probe: Probe, examples: Sequence[Example], variants: Sequence[Variant], by_variant: dict[str, list[Record]]
 ) -> Checks:
@@ -220,9 +229,11 @@ def _checked(
         source=probe.source,
     )
     text, reuse, identity = [], [], []
-    count = max(len(variants), len(chosen_ones)) if variants else 0
+    count = _checks(len(measured), len(chosen_ones), len(variants))
     again: set[str] = set()
-    for example, made in islice(zip(cycle(chosen_ones), cycle(variants)), count):
+    for i in range(count):
+        example = chosen_ones[i % len(chosen_ones)]
+        made = variants[i * max(len(variants), count) // count % len(variants)]  # of some, those spread evenly
         try:
             (fresh,) = alone.measure([made.text.of(made.image.of(example))])
         except DataError:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any, get_args
 
 import numpy as np
+import torch
 import xxhash
 from PIL import Image
 from torch import Tensor, nn

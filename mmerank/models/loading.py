@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -215,16 +216,31 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    content: Any = [sorted(tokenizer.get_vocab().items()), without_origin(_without_paths(tokenizer.init_kwargs))]
     if tokenizer.is_fast:
-        content = json.loads(tokenizer.backend_tokenizer.to_str())
-        # What the last call asked for, not what the tokenizer is.
-        del content["truncation"], content["padding"]
-    elif (pieces := getattr(tokenizer, "sp_model", None)) is not None:
-        content.append(hashlib.sha256(pieces.serialized_model_proto()).hexdigest())
+        content = _of_fast(tokenizer.backend_tokenizer.to_str())
+    else:
+        parts: list[Any] = [
+            sorted(tokenizer.get_vocab().items()),
+            without_origin(_without_paths(tokenizer.init_kwargs)),
+        ]
+        if (pieces := getattr(tokenizer, "sp_model", None)) is not None:
+            parts.append(hashlib.sha256(pieces.serialized_model_proto()).hexdigest())
+        content = _as_json(parts)
     special = [sorted(tokenizer.special_tokens_map.items()), sorted(map(str, tokenizer.all_special_tokens))]
-    stated = [type(tokenizer).__name__, content, special]
-    return hashlib.sha256(json.dumps(stated, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    stated = f"[{_as_json(type(tokenizer).__name__)}, {content}, {_as_json(special)}]"
+    return hashlib.sha256(stated.encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=2)  # of a large vocabulary it takes tenths of a second, and a run asks more than once
+def _of_fast(raw: str) -> str:
+    """A tokenizer's file as JSON in one order, without what the last call asked for, which is not the tokenizer."""
+    content = json.loads(raw)
+    del content["truncation"], content["padding"]
+    return _as_json(content)
+
+
+def _as_json(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, default=str)
 
 
 def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:

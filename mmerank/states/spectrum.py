@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmerank.convention import Centre, Precision
 from mmerank.errors import NonFiniteTokens, TokenAtCentre, TooFewTokens
+from mmerank.states.eigenvalues import shares_of
 from mmerank.transfer import Arriving
 
 # Magnitudes whose squares, and the squares of what is 1e16 times smaller, neither overflow nor vanish in float64.
@@ -40,7 +41,7 @@ def spectrum(
         centre: What is subtracted from each token: the `mean` of the tokens (the paper), their coordinate-wise
             `median` (not moved by a few massive activations), or nothing (`none`).
         precision: `float64` (1e-13 of the definition), or `mixed`: centring and eigenvalues in float64 but the
-            matrix product in float32 (1e-5), for devices where float64 is slow.
+            matrix product in float32 (2e-5), for devices where float64 is slow.
 
     Returns:
         Eigenvalues that sum to 1, float64, on the CPU, without gradient: (min(n, d),), or (b, min(n, d)) with
@@ -60,12 +61,12 @@ def spectrum(
     check_arguments(h, mask, centre, precision)
     h = h.detach()
     if h.ndim == 2:
-        return _spectrum(h, centre, precision, sample="")
-    rows = [sample if mask is None else sample[mask[i].bool()] for i, sample in enumerate(h)]
+        return shares_of([_gram(h, centre, precision, sample="")])[0]
+    rows = (sample if mask is None else sample[mask[i].bool()] for i, sample in enumerate(h))
+    grams = (_gram(sample, centre, precision, f" in sample {i} of the batch") for i, sample in enumerate(rows))
     spectra = h.new_zeros((h.shape[0], min(h.shape[1:])), dtype=torch.float64, device="cpu")
-    for i, sample in enumerate(rows):
-        eigenvalues = _spectrum(sample, centre, precision, sample=f" in sample {i} of the batch")
-        spectra[i, : len(eigenvalues)] = eigenvalues
+    for of_sample, eigenvalues in zip(spectra, shares_of(grams), strict=True):
+        of_sample[: len(eigenvalues)] = eigenvalues
     return spectra
 
 
@@ -98,9 +99,9 @@ def check_arguments(h: Tensor, mask: Tensor | None, centre: str, precision: str)
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(get_args(Precision))}")
 
 
-def _spectrum(h: Tensor, centre: Centre, precision: Precision, *, sample: str) -> Tensor:
+def _gram(h: Tensor, centre: Centre, precision: Precision, sample: str) -> Tensor:
     unit, _ = directions(h, centre, sample)
-    return shares(_smaller_gram(unit, precision).double().cpu())
+    return _smaller_gram(unit, precision)
 
 
 class PendingGram:
@@ -162,13 +163,6 @@ def _smaller_gram(u: Tensor, precision: Precision) -> Tensor:
         torch.mm(rows[:half], rows[:half].mT, out=gram[:half, :half])
         gram[:half, half:] = gram[half:, :half].mT
     return gram
-
-
-def shares(gram: Tensor) -> Tensor:
-    """Eigenvalues of Gram matrices, (..., k, k), in descending order and divided by their sum, (..., k)."""
-    eigenvalues = torch.linalg.eigvalsh(gram).flip(-1).clamp_min(0)
-    normalised: Tensor = eigenvalues / eigenvalues.sum(dim=-1, keepdim=True)
-    return normalised
 
 
 @contextmanager

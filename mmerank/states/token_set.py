@@ -9,8 +9,9 @@ from torch import Tensor
 
 from mmerank.convention import Centre, Precision
 from mmerank.errors import DegenerateTokens
+from mmerank.states.eigenvalues import shares
 from mmerank.states.entropy import spectral_entropy
-from mmerank.states.spectrum import PendingGram, directions, shares, spectrum
+from mmerank.states.spectrum import PendingGram, directions, spectrum
 
 # What centring a block of inner products may cost; where it would cost more, the tokens themselves are centred.
 _TOLERANCE: dict[Precision, float] = {"float64": 1e-12, "mixed": 1e-5}
