@@ -4,10 +4,11 @@ r"""Speed and memory of mmerank, the published recipe and bare forwards, side by
     python -m benchmarks kernel flops                                        # some of them
     python -m benchmarks --size full --device cuda --dtype bfloat16          # published sizes
 
-Cases: `kernel` (the entropy alone, by shape), `text` and `layers` (OPT, final norm or every layer), `llava`,
-`minigpt`, `perturb` (LLaVA, k transforms of the picture), `overlap` (a model that takes time but no processor),
-`flops`. Sizes: `tiny` takes seconds and means nothing,
-`small` has OPT-125M and the published numbers of tokens in narrow multimodal models, `full` has OPT-1.3B,
+Cases: `kernel` (the entropy alone, by shape), `eigenvalues` (on the CPU, or together on the device), `text` and
+`layers` (OPT, final norm or every layer), `llava`, `minigpt`, `pair-layers` (LLaVA, every layer), `busy` (LLaVA, the
+share of the time in which the device computes), `perturb` (LLaVA, k transforms of the picture), `overlap` (a model
+that takes time but no processor), `flops`. Sizes: `tiny` takes seconds and means nothing, `small` has OPT-125M and
+the published numbers of tokens in narrow multimodal models, `full` has OPT-1.3B,
 LLaVA-1.5-7B and MiniGPT-v2, all with random weights. docs/speed.md tells what is compared, and what came out.
 """
 
@@ -25,13 +26,25 @@ import torch
 
 from benchmarks import shapes
 from benchmarks.clock import Stage, machine
-from benchmarks.kernel import kernel
-from benchmarks.multimodal import flops, pairs, perturb
+from benchmarks.kernel import eigenvalues, kernel
+from benchmarks.multimodal import busy, flops, pair_layers, pairs, perturb
 from benchmarks.overlap import overlap
 from benchmarks.tables import MEASURES
 from benchmarks.text import text
 
-CASES = ("kernel", "text", "layers", "llava", "minigpt", "perturb", "overlap", "flops")
+CASES = (
+    "kernel",
+    "eigenvalues",
+    "text",
+    "layers",
+    "llava",
+    "minigpt",
+    "pair-layers",
+    "busy",
+    "perturb",
+    "overlap",
+    "flops",
+)
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -63,10 +76,13 @@ def main(arguments: list[str] | None = None) -> None:
     given = (stage, options.size, options.examples, options.dtype)
     works: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "kernel": partial(kernel, stage, options.size, options.longest),
+        "eigenvalues": partial(eigenvalues, stage, options.size),
         "text": partial(text, *given),
         "layers": partial(text, *given, layers="all"),
         "llava": partial(pairs, "llava", *given),
         "minigpt": partial(pairs, "minigpt", *given),
+        "pair-layers": partial(pair_layers, *given),
+        "busy": partial(busy, *given),
         "perturb": partial(perturb, stage, options.size, max(options.examples // 2, 1), options.dtype),
         "overlap": partial(overlap, stage, options.size, 2 * options.examples),
         "flops": partial(flops, stage, options.size, options.dtype),

@@ -138,6 +138,42 @@ def row(
     }
 
 
+def busy_share(stage: Stage, work: Work) -> float:
+    """The share of a work's wall time in which the device computes, by torch's profiler.
+
+    On the CPU, where nothing else can be told, the share in which torch computes.
+
+    Args:
+        stage: Where.
+        work: Once.
+
+    Returns:
+        Between 0 and 1.
+    """
+    kind = stage.device.type.upper()
+    activity = getattr(torch.profiler.ProfilerActivity, kind)
+    with torch.profiler.profile(activities=[activity]) as profile:
+        taken = stage.seconds(work)
+    events = [event.time_range for event in profile.events() or () if event.device_type.name == kind]
+    return min(covered([(of.start, of.end) for of in events]) / 1e6 / taken, 1.0)
+
+
+def covered(spans: Sequence[tuple[float, float]]) -> float:
+    """The length of what spans cover together, where they overlap once.
+
+    Args:
+        spans: Begin and end of each, in any order.
+
+    Returns:
+        In their unit.
+    """
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(end - max(start, reached), 0.0)
+        reached = max(reached, end)
+    return total
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """What the numbers were made on."""
     from mmerank.runs.folder import versions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlavaForConditionalGeneration
 
 from benchmarks import shapes
-from benchmarks.clock import Stage, row
+from benchmarks.clock import Stage, busy_share, row
 from benchmarks.recipe import pair_passes
 from mmerank import Example
 from mmerank.engine.batches import batches, default_budget
@@ -26,6 +27,7 @@ from mmerank.models.adapter import Adapter
 PAIRS = (("mmerank", "bare"), ("mmerank", "inputs + bare"), ("naive", "bare"), ("naive", "mmerank"))
 TRANSFORMS = {"tiny": (1, 4), "small": (1, 4, 16), "full": (1, 4, 16)}
 FLOP_TRANSFORMS = 10
+PUBLISHED_PAIRS = 23_000  # of detail_23k, about
 BUILD: dict[str, Callable[..., tuple[Any, nn.Module]]] = {"llava": shapes.llava, "minigpt": shapes.minigpt}
 
 
@@ -40,10 +42,19 @@ class Pairs:
         dtype: Of the weights.
         folder: Where pictures go.
         transforms: How many transforms of the picture beside it.
+        layers: As for `mmerank.align`, empty or `all`.
     """
 
     def __init__(
-        self, name: str, stage: Stage, size: str, examples: int, dtype: str, folder: Path, transforms: int = 0
+        self,
+        name: str,
+        stage: Stage,
+        size: str,
+        examples: int,
+        dtype: str,
+        folder: Path,
+        transforms: int = 0,
+        layers: str = "",
     ):
         self.adapter: Adapter
         self.adapter, self.llm = BUILD[name](size, stage.device, getattr(torch, dtype))
@@ -52,7 +63,7 @@ class Pairs:
         made = [parse(f"rotate:{5 * (i + 1)}")[0] for i in range(transforms)]
         self.variants: list[Variant] = [BASE, *(variant(transform, self.examples) for transform in made)]
         # Its first example, on which the reading of prefixes is verified, once a run, is not timed.
-        self.probe = Probe(self.adapter, variants=self.variants)
+        self.probe = Probe(self.adapter, variants=self.variants, layers=layers)
         list(self.probe.measure(self.examples[:1]))
         self.readings = [self._reading(example) for example in self.examples]
         self.pixels = {v.name: [self.adapter.pixels(self._picture(e, v), "model") for e in self.examples]
@@ -115,6 +126,45 @@ def pairs(name: str, stage: Stage, size: str, examples: int, dtype: str) -> Iter
         works = {"naive": of.naive, "bare": of.bare, "inputs + bare": of.bare_with_inputs, "mmerank": of.mmerank}
         what = {"model": f"{name} {size}", "examples": examples, "dtype": dtype}
         yield row(stage, what, works, PAIRS, memory=True)
+
+
+def pair_layers(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict[str, Any]]:
+    """LLaVA, the pair at every layer with its image and text rows, beside bare passes; one line."""
+    with tempfile.TemporaryDirectory() as folder:
+        of = Pairs("llava", stage, size, examples, dtype, Path(folder), layers="all")
+        works = {"bare": of.bare, "mmerank": of.mmerank}
+        what = {"model": f"llava {size}", "examples": examples, "layers": len(of.adapter.layers), "dtype": dtype}
+        yield row(stage, what, works, [("mmerank", "bare")], memory=True)
+
+
+def busy(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict[str, Any]]:
+    """The share of a run of LLaVA in which the device computes, by torch's profiler.
+
+    Args:
+        stage: Where.
+        size: See `benchmarks.shapes`.
+        examples: How many pairs.
+        dtype: Of the weights.
+
+    Yields:
+        One line; it has also what 23,000 pairs would take at the speed of a run that is not profiled, extrapolated.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        of = Pairs("llava", stage, size, examples, dtype, Path(folder))
+        wall = replace(stage, waits=True)
+        seconds = wall.seconds(of.mmerank)
+        share = busy_share(wall, of.mmerank)
+        found = {"median": share, "low": share, "high": share, "rounds": 1}
+        yield {
+            "model": f"llava {size}",
+            "examples": examples,
+            "dtype": dtype,
+            "seconds": {
+                "mmerank": seconds,
+                f"{PUBLISHED_PAIRS} pairs, extrapolated": seconds / examples * PUBLISHED_PAIRS,
+            },
+            "ratios": {"busy / wall": found},
+        }
 
 
 def perturb(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict[str, Any]]:

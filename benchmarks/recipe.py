@@ -33,6 +33,9 @@ def published_passes(
 ) -> None:
     """What the published code does: `AutoModel`, so neither LM head nor loss; one text at a time, an SVD of each.
 
+    As there, the cache of keys and values is made, and the entropy is read before the next text. There the untrained
+    model stays in train mode; here its dropout is off, as mmerank's is.
+
     Args:
         bodies: Models as `AutoModel` gives them, trained and untrained.
         tokenizer: Theirs.
@@ -45,7 +48,7 @@ def published_passes(
             ids = tokenizer(text, return_tensors="pt")["input_ids"].to(device)
             output = body(input_ids=ids, output_hidden_states=all_layers)
             for h in output.hidden_states if all_layers else [output.last_hidden_state]:
-                recipe_entropy(h[0])
+                recipe_entropy(h[0]).item()
 
 
 @torch.no_grad()
@@ -65,7 +68,7 @@ def script_passes(models: Sequence[Any], tokenizer: Any, texts: Sequence[str], *
             output = model(input_ids=ids, labels=ids, output_hidden_states=True)
             output.loss.item()
             for h in output.hidden_states if all_layers else output.hidden_states[-1:]:
-                recipe_entropy(h[0])
+                recipe_entropy(h[0]).item()
 
 
 @torch.inference_mode()

@@ -23,7 +23,10 @@ from PIL import Image
 
 from mmerank import Example, align, diff
 from mmerank.engine import collect as collect
+from mmerank.engine.batches import Budget
+from mmerank.engine.collect import Measured
 from mmerank.engine.measurement import Measurement
+from mmerank.engine.probe import Probe
 from mmerank.errors import DataError, RunFolderError
 from mmerank.inputs import pictures as images
 from mmerank.inputs.example import Skipped
@@ -205,6 +208,8 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Mo
 INTERRUPTED_WHILE_WRITING = f"""
 import sys, time
 from mmerank.engine import collect as collect
+from mmerank.engine.batches import Budget
+from mmerank.engine.collect import Measured
 from mmerank.runs import folder as runs
 from mmerank.__main__ import main
 write = runs.write_part
@@ -267,6 +272,31 @@ OUT_OF_MEMORY = [
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
     MemoryError(),
 ]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_grow_to_what_is_found_to_fit(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries, rows = pairs(20), list[int]()
+    whole = {m.id: [r.entropy for r in m.records] for m in Probe(ADAPTER).measure(entries) if isinstance(m, Measured)}
+    decode = type(ADAPTER).decode
+
+    def counted(self: Any, *inputs: Any) -> None:
+        rows.append(len(inputs[0]))
+        decode(self, *inputs)
+
+    class Vast:
+        def look(self) -> tuple[int, int]:
+            return 1, 10**9
+
+    monkeypatch.setattr(type(ADAPTER), "decode", counted)
+    monkeypatch.setattr("mmerank.engine.probe.budget_for", lambda *_: Budget(50, Vast()))
+    found = list(Probe(ADAPTER, workers=workers).measure(entries))
+    assert len({one.id for one in found}) == len(found) == 20
+    measured = [one for one in found if isinstance(one, Measured)]
+    assert {one.id for one in measured} == whole.keys()
+    for one in measured:
+        assert [r.entropy for r in one.records] == pytest.approx(whole[one.id], abs=1e-5)
+    assert rows[0] == 1 and max(rows) > 4
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda e: type(e).__name__)

@@ -220,7 +220,7 @@ BatchTokens = Annotated[
     typer.Option(
         min=0,
         metavar="N",
-        help="Most LLM positions in a batch. (default: 8192, fewer with many layers; on a CPU one example)",
+        help="Most LLM positions in a batch. (default: up to 8192, as many as fit; on a CPU one example)",
         rich_help_panel=_HOW,
     ),
 ]

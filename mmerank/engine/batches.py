@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -16,6 +16,8 @@ Item = TypeVar("Item")
 # Items looked at together: enough to find some of equal length, few enough to show progress.
 WINDOW = 512
 ACCELERATOR_BUDGET = 8192
+# Of the memory that is free beside the model, what batches may take; the rest is for longer ones than those before.
+MEMORY_SHARE = 0.8
 
 
 def default_budget(device: torch.device, layers: int = 1) -> int:
@@ -32,11 +34,65 @@ def default_budget(device: torch.device, layers: int = 1) -> int:
     return 0 if device.type == "cpu" else ACCELERATOR_BUDGET // (1 + layers // 8)
 
 
+class Memory(Protocol):
+    """What an allocator tells of a device."""
+
+    def look(self) -> tuple[int, int]:
+        """Most bytes that were held beside the model since the last look, and how many could be."""
+        ...
+
+
+class CudaMemory:
+    """What torch's allocator tells of a GPU with a model on it; nothing waits for the GPU.
+
+    Args:
+        device: Of CUDA; what is on it now is the model.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._model = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+
+    def look(self) -> tuple[int, int]:
+        """See `Memory`."""
+        most = torch.cuda.max_memory_allocated(self._device) - self._model
+        free, _ = torch.cuda.mem_get_info(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        return most, free + torch.cuda.memory_reserved(self._device) - self._model
+
+
 @dataclass
 class Budget:
-    """Most tokens in a batch, padding included; less after a batch that did not fit in memory."""
+    """Most tokens in a batch, padding included; less after a batch that did not fit in memory.
+
+    With `memory` it is found: what a token takes is known from the batches that ran. It becomes `ACCELERATOR_BUDGET`,
+    or that halved some times, so that a little more or less memory in a second run makes no other batches.
+    """
 
     tokens: int
+    memory: Memory | None = None
+    _most: int = ACCELERATOR_BUDGET
+    _of_a_token: float = 0.0
+
+    def ran(self, tokens: int) -> bool:
+        """Learn from a batch that fitted.
+
+        Args:
+            tokens: Of the batch, padding included.
+
+        Returns:
+            Whether the budget is another one now: at most twice what it was.
+        """
+        if self.memory is None or not tokens:
+            return False
+        held, room = self.memory.look()
+        self._of_a_token = max(self._of_a_token, held / tokens)
+        found = ACCELERATOR_BUDGET
+        while found > 1 and found * self._of_a_token > MEMORY_SHARE * room:
+            found //= 2
+        before, self.tokens = self.tokens, min(found, self._most, 2 * self.tokens)
+        return self.tokens != before
 
     def halve(self, too_much: int) -> None:
         """Go on with half of what did not fit.
@@ -44,12 +100,28 @@ class Budget:
         Args:
             too_much: Tokens of the batch that did not fit, padding included.
         """
-        self.tokens = too_much // 2
+        self.tokens = self._most = too_much // 2
         warnings.warn(
             f"out of memory with {too_much} tokens in a batch; going on with at most {self.tokens} "
             f"(--batch-tokens {self.tokens} begins there)",
             stacklevel=2,
         )
+
+
+def budget_for(device: torch.device, asked: int | None, layers: int = 1) -> Budget:
+    """What was asked for; otherwise the default, and on CUDA what is found to fit.
+
+    Args:
+        device: Where the model is, loaded.
+        asked: Tokens.
+        layers: See `default_budget`.
+
+    Returns:
+        A budget to begin with.
+    """
+    if asked is not None:
+        return Budget(asked)
+    return Budget(default_budget(device, layers), CudaMemory(device) if device.type == "cuda" else None)
 
 
 # What CUDA and its libraries say where the memory that is lacking is not that of torch's allocator.

@@ -130,6 +130,8 @@ class _Window(Generic[Prepared, Loaded]):
                 before, now = now, before
             if now is not None:
                 found = self._fitting(now.batch, partial(_listed, now.finish), before is None)
+                if found is not None and self._budget.ran(self._tokens(now.batch)):
+                    self._batch_anew([])
                 told = now.skipped | {result.id: result for result in found or ()}
                 order = now.order
                 del now  # what it holds is not to lie beside the next batch
@@ -179,10 +181,18 @@ class _Window(Generic[Prepared, Loaded]):
             reason = f"out of memory with its {self._length(batch[0])} tokens alone in a batch"
             self._skipped.append(Skipped(batch[0].id, reason))
         else:
-            self._budget.halve(len(batch) * max(map(self._length, batch)))
-            left = [*batch, *chain.from_iterable(self._waiting)]
-            self._waiting = deque(batches(left, self._length, self._budget.tokens))
+            self._budget.halve(self._tokens(batch))
+            self._batch_anew(batch)
         return None
+
+    def _tokens(self, batch: list[Prepared]) -> int:
+        """Padding included."""
+        return len(batch) * max(map(self._length, batch), default=0)
+
+    def _batch_anew(self, again: list[Prepared]) -> None:
+        """What waits, and `again`, in batches of the budget as it is now."""
+        left = [*again, *chain.from_iterable(self._waiting)]
+        self._waiting = deque(batches(left, self._length, self._budget.tokens))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmerank.convention import Convention
-from mmerank.engine.batches import Budget, default_budget
+from mmerank.engine.batches import budget_for
 from mmerank.engine.collect import Measured, in_batches
 from mmerank.engine.measurement import Measurement, measurement_fingerprint, no_spectrum
 from mmerank.engine.workers import Workers, default_workers
@@ -132,8 +132,8 @@ class Probe:
         adapter: The model.
         convention: The choices in force.
         batch_tokens: Most LLM positions in a batch, padding included; an example that is longer runs alone.
-            Default: one example a batch on a CPU, where batching does not pay, 8192 elsewhere, fewer with many
-            layers.
+            Default: one example a batch on a CPU, where batching does not pay, elsewhere up to 8192: see
+            `mmerank.engine.batches.Budget`.
         share_prefix: Whether the image input may be read from the pair pass.
         max_pixels: Pictures with more are skipped.
         workers: Threads that open pictures and compute eigenvalues beside the model. Default: none on a CPU, where
@@ -183,10 +183,8 @@ class Probe:
         except ValueError as error:
             raise UsageError(f"{self.adapter.name}: {error}") from None
         del self._layers["llm"]  # measured anyway
-        if self.batch_tokens is None:
-            self.batch_tokens = default_budget(self._device, 1 + len(self._layers))
         self._workers = Workers(default_workers(self._device) if self.workers is None else self.workers)
-        self._budget = Budget(self.batch_tokens)
+        self._budget = budget_for(self._device, self.batch_tokens, 1 + len(self._layers))
         self.source = self.source or identity(self.adapter)
         self._fingerprint = measurement_fingerprint(self.source, self.convention)
         measured = [*ERANKS.values(), *((point, "pair") for point in self._layers)]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmerank.convention import TextConvention
-from mmerank.engine.batches import Budget, default_budget
+from mmerank.engine.batches import budget_for
 from mmerank.engine.collect import Measured, in_batches
 from mmerank.engine.measurement import Measurement, measurement_fingerprint, no_spectrum
 from mmerank.engine.workers import Workers, default_workers
@@ -56,8 +56,8 @@ class TextProbe:
         name: What the records call it.
         convention: The choices in force.
         points: Hook points by name; `final` is one of them.
-        batch_tokens: Most positions in a batch, padding included. Default: one text a batch on a CPU, 8192
-            tokens elsewhere, fewer with many layers.
+        batch_tokens: Most positions in a batch, padding included. Default: one text a batch on a CPU, elsewhere up to
+            8192: see `mmerank.engine.batches.Budget`.
         dropout_seed: Leave dropout on, as the published code does in the untrained model, with random numbers
             that follow from this seed and the text's id, so that neither order nor batching matters; texts run
             one by one then. None: dropout is off.
@@ -84,12 +84,10 @@ class TextProbe:
         device = next(self.adapter.model.parameters()).device
         if self.dropout_seed is not None:
             self.batch_tokens = 0
-        elif self.batch_tokens is None:
-            self.batch_tokens = default_budget(device, len(self.points))
         self._workers = Workers(default_workers(device) if self.workers is None else self.workers)
         self._special_tokens = SpecialTokens(self.adapter.tokenizer)
         self._rows = embedding_rows(self.adapter.model)
-        self._budget = Budget(self.batch_tokens)
+        self._budget = budget_for(device, self.batch_tokens, len(self.points))
         self.source = self.source or identity(self.adapter)
         self._fingerprint = measurement_fingerprint(self.source, self.convention)
 
