@@ -518,12 +518,13 @@ def test_data_that_are_gone_or_changed(runs: dict[str, Path], pairs: Path, tmp_p
     shutil.copytree(runs["align"], tmp_path / "run")
     stated = tmp_path / "run" / "run.json"
     content = json.loads(stated.read_text())
+    (tmp_path / "changed.json").write_text((pairs / "evil.json").read_text().replace("word", "words"))
     for name, words in (
-        (content["data"]["name"], "have changed"),
+        (f"llava:{tmp_path}/changed.json?images={pairs}", "have changed"),
         ("llava:nowhere.json", "not found"),
         ("hub:a/b#c", "fetches"),
     ):
-        changed = {**content, "data": {**content["data"], "name": name, "fingerprint": "other"}}
+        changed = {**content, "data": {**content["data"], "name": name}}
         stated.write_text(json.dumps(changed))
         report([tmp_path / "run"], formats=["html"], with_data=True)
         found = Page((tmp_path / "run" / "report" / "report.html").read_text())
