@@ -430,7 +430,7 @@ def test_what_all_models_skipped_stands_there_once(runs: dict[str, Path], tmp_pa
     file = tmp_path / "run" / "summary.json"
     (result,) = json.loads(file.read_text())["results"]
     (entry,) = result["skipped"]
-    other = {**result, "model": "other", "skipped": [entry, {"id": "alone", "reason": "too long"}]}
+    other = {**result, "model": "other", "n": 0, "skipped": [entry, {"id": "alone", "reason": "too long"}]}
     file.write_text(json.dumps({"results": [result, other]}))
     (read,) = read_runs([tmp_path / "run"])
     called = {("run", result["model"]): "short"}
