@@ -17,7 +17,7 @@ from PIL import Image
 from mmerank import Convention, Example, align, load_data, perturb
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.inputs.example import Skipped
-from tests.adapters.cases import LLAVA, examples
+from tests.adapters.cases import LLAVA, at_the_encoder, examples
 from tests.adapters.text_cases import OPT
 
 ADAPTER = LLAVA.adapter
@@ -168,9 +168,7 @@ def test_run_folder_is_continued(tmp_path: Path, golden_pairs: Path, golden: Pat
     (records,) = (folder / "records").glob("*.parquet")
     assert part.erank5 == whole.erank5
     seen: list[str] = []
-    handle = ADAPTER.model.get_submodule("model.vision_tower").register_forward_hook(
-        lambda *_: seen.append("picture")
-    )
+    handle = at_the_encoder(lambda _: seen.append("picture"))
     try:
         again = align(ADAPTER, data, out=folder)
     finally:

@@ -33,7 +33,7 @@ from mmerank.inputs.example import Skipped
 from mmerank.inputs.pictures import Encoded
 from mmerank.runs import folder as runs
 from mmerank.runs.parts import write_part
-from tests.adapters.cases import LLAVA, examples
+from tests.adapters.cases import LLAVA, at_the_encoder, examples
 from tests.adapters.text_cases import OPT
 from tests.conftest import LONGEST_S
 from tests.kill_loop import disturbed_runs, pairs, same
@@ -55,8 +55,7 @@ def parts(folder: Path) -> list[Path]:
 def pictures_seen(work: Callable[[], Any]) -> int:
     """How many pictures go through the vision encoder meanwhile."""
     seen: list[int] = []
-    tower = ADAPTER.model.get_submodule("model.vision_tower")
-    handle = tower.register_forward_hook(lambda module, args, output: seen.append(len(output[0])))
+    handle = at_the_encoder(lambda output: seen.append(len(output[0])))
     try:
         work()
     finally:
@@ -168,10 +167,10 @@ def test_a_full_disk(tmp_path: Path, part_each_batch: None) -> None:
 def test_a_disk_that_fills_up_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_each_batch: None) -> None:
     folder = tmp_path / "run"
 
-    def full(path: Path, records: Any) -> None:
+    def full(path: Path, records: Any, **of: str) -> None:
         if path.name == "000002.parquet":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write_part(path, records)
+        write_part(path, records, **of)
 
     whole = align(ADAPTER, examples())
     with monkeypatch.context() as patched:
@@ -213,10 +212,10 @@ from mmerank.engine.collect import Measured
 from mmerank.runs import folder as runs
 from mmerank.__main__ import main
 write = runs.write_part
-def slow(path, records):
+def slow(*what, **of):
     print("writing", flush=True)
     time.sleep({LONGEST_S})
-    write(path, records)
+    write(*what, **of)
 runs.write_part = slow
 main(sys.argv[1:])
 """

@@ -20,7 +20,7 @@ from mmerank.inputs.contents import content_of, picture_digest
 from mmerank.inputs.example import DataSet, fingerprint
 from mmerank.inputs.pictures import Encoded, open_picture
 from mmerank.report.cautions import cautions
-from tests.adapters.cases import LLAVA, MINIGPT_V2, examples
+from tests.adapters.cases import LLAVA, MINIGPT_V2, at_the_encoder, examples
 from tests.adapters.text_cases import OPT
 from tests.conftest import GOLDEN
 from tests.test_diff_erank import texts
@@ -49,8 +49,7 @@ def painted_over(pictures: Path) -> None:
 
 def pictures_seen(work: Callable[[], Any]) -> int:
     seen: list[int] = []
-    tower = ADAPTER.model.get_submodule("model.vision_tower")
-    handle = tower.register_forward_hook(lambda module, args, output: seen.append(len(output[0])))
+    handle = at_the_encoder(lambda output: seen.append(len(output[0])))
     try:
         work()
     finally:

@@ -23,7 +23,7 @@ from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
 from mmerank.errors import RunFolderError
 from mmerank.runs.parts import part_files, read_part, read_records, write_part
-from mmerank.runs.record import SCHEMA, Record
+from mmerank.runs.record import SCHEMA, Record, records_of
 from mmerank.runs.rules import DamagedPart, Rules
 from mmerank.runs.settings import read_settings, record_fingerprint
 from tests.adapters.cases import LLAVA, examples
@@ -217,6 +217,12 @@ def test_nothing_in_a_path_is_taken_for_a_value(place: str, tmp_path: Path) -> N
         assert found[name] == pytest.approx(getattr(whole, name), rel=1e-12)
 
 
+def test_more_draws_than_there_can_be_are_not_listed(tmp_path: Path) -> None:
+    run_folder(tmp_path, *measured(), job="perturb", controls=["mismatch"], control_draws=10**9)
+    with pytest.raises(RunFolderError, match="fewer records than the run has draws of controls"):
+        read_records(tmp_path)
+
+
 # Of real runs
 
 
@@ -320,6 +326,47 @@ def test_what_is_impossible_in_a_run_of_its_kind(
     with pytest.warns(UserWarning, match=f"{part.name} is damaged .*measured again"):
         assert work(folder).to_dict() == whole.to_dict()
     assert part.with_name(f"{part.name}.damaged").exists()
+
+
+def test_a_part_of_other_data_is_no_part_of_the_run(every_job: Any, tmp_path: Path) -> None:
+    """The same model, convention and ids."""
+    there, work = every_job["align"]
+    whole = work(there)
+    shutil.copytree(there, tmp_path / "run")
+    swapped = [replace(one, response=one.response[::-1]) for one in examples()]
+    align(LLAVA.adapter, swapped, out=tmp_path / "other")
+    (part,), (foreign,) = part_files(tmp_path / "run"), part_files(tmp_path / "other")
+    part.unlink()
+    foreign.rename(part.with_name(foreign.name))
+    with pytest.raises(RunFolderError, match="a part of another run, of other data"):
+        estimates(tmp_path / "run")
+    with pytest.warns(UserWarning, match="a part of another run, of other data.*measured again"):
+        assert work(tmp_path / "run").to_dict() == whole.to_dict()
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_part_that_is_gone_is_missed(job: str, every_job: Any, tmp_path: Path) -> None:
+    """Of a finished run: one example of any model, or all of an untrained twin."""
+    there, work = every_job[job]
+    whole = work(there).to_dict()
+    kept = [lambda r: r.example != examples()[0].id and r.example != "1"]
+    kept += [lambda r: r.model == OPT.adapter.name] if job == "diff" else []
+    for number, keep in enumerate(kept):
+        for part in part_files(there):
+            folder = tmp_path / f"{number} {part.name}"
+            found = records_of(read_part(part, rules(there)))
+            left = list(filter(keep, found))
+            if len(left) == len(found):
+                continue
+            shutil.copytree(there, folder)
+            (folder / "records" / part.name).unlink()
+            if left:
+                write_part(folder / "records" / "000000.parquet", left)
+            for read in (estimates, lambda of: read_runs([of])):
+                with pytest.raises(RunFolderError, match=r"summary.json stands on \d examples of .* parts are gone"):
+                    read(folder)
+            assert work(folder).to_dict() == whole
+            assert not estimates(folder).empty
 
 
 # Damage

@@ -17,7 +17,7 @@ from mmerank import Example, align, diff, perturb
 from mmerank.errors import UsageError
 from mmerank.models.checkpoints import chosen_device
 from mmerank.processes import Rank, rank
-from tests.adapters.cases import LLAVA, examples
+from tests.adapters.cases import LLAVA, at_the_encoder, examples
 from tests.adapters.text_cases import OPT
 from tests.conftest import LONGEST_S
 from tests.kill_loop import forked, pairs, same
@@ -159,7 +159,7 @@ def interrupted_after(count: int, work: Any) -> None:
         if len(seen) > count:
             raise KeyboardInterrupt
 
-    LLAVA.adapter.model.get_submodule("model.vision_tower").register_forward_hook(stop)
+    at_the_encoder(stop)
     work()
 
 

@@ -105,6 +105,10 @@ WRONG: dict[str, tuple[str, dict[str, Any]]] = {
         "summary.json",
         {"results": [{"model": "m", "accuracy": []}]},
     ),
+    "results.0..companions: a whole number, expected an object": (
+        "summary.json",
+        {"results": [{"model": "m", "companions": 3}]},
+    ),
     "base: a list, expected an object": ("summary.json", {"base": []}),
 }
 

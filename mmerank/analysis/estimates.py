@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.metrics.known import METRICS
@@ -19,7 +20,7 @@ from mmerank.convention import Aggregate
 from mmerank.errors import RunFolderError
 from mmerank.runs.parts import read_whole
 from mmerank.runs.record import frame_of
-from mmerank.runs.settings import read_settings
+from mmerank.runs.settings import SUMMARY, read_settings, read_summary, results_in
 
 
 def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
@@ -36,27 +37,43 @@ def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
         RunFolderError: It is not a run folder, or has no records.
     """
     stated = _stated(Path(folder))
-    records = frame_of(read_whole(Path(folder), without=["spectrum"]))
-    if records.empty:
+    table = read_whole(Path(folder), without=["spectrum"])
+    if not table.num_rows:
         raise RunFolderError(f"{folder}: has no records yet")
-    return by_model(records, stated)
+    return by_model(Path(folder), table, stated, read_summary(Path(folder)))
 
 
-def by_model(records: pd.DataFrame, stated: dict[str, Any]) -> dict[str, pd.DataFrame]:
+def by_model(
+    folder: Path, table: pa.Table, stated: dict[str, Any], summary: Mapping[str, Any]
+) -> dict[str, pd.DataFrame]:
     """Records by trained model.
 
     Args:
-        records: Of a run.
+        folder: The run folder, for the error.
+        table: Its records.
         stated: As in its `run.json`.
+        summary: As in its `summary.json`; empty where the run was not finished.
 
     Returns:
         As from `run_records`.
+
+    Raises:
+        RunFolderError: The run was finished with more examples, or twins, than there are.
     """
-    found = {}
+    records, found = frame_of(table), {}
     for model in by_step(list(records["model"].unique())):
         if not model.startswith(TWIN):
             twins = [name for name in records["model"].unique() if _is_twin(name, model, stated, records)]
             found[model] = records[records["model"].isin([model, *twins])]
+    for result in results_in(summary):
+        model, n, seeds = result["model"], result.get("n", 0), len(result.get("seeds", []))
+        of_each = [set(of["example"]) for _, of in found[model].groupby("model")] if model in found else [set()]
+        if len(set.intersection(*of_each)) < n or len(of_each) <= seeds:
+            beside = f" and {seeds} untrained twin{'s' * (seeds > 1)}" if seeds else ""
+            raise RunFolderError(
+                f"{folder}: its {SUMMARY} stands on {n} examples of {model!r}{beside}, of which parts are gone; the "
+                "command that wrote them measures them again"
+            )
     return found
 
 

@@ -19,8 +19,8 @@ from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.analysis.steps import by_step
 from mmerank.errors import RunFolderError
 from mmerank.runs.parts import mean_spectra, read_whole
-from mmerank.runs.record import Record, frame_of, records_of
-from mmerank.runs.settings import read_settings, read_summary
+from mmerank.runs.record import Record, records_of
+from mmerank.runs.settings import read_settings, read_summary, results_in
 
 JOBS = {"align": "Image-text alignment", "perturb": "Before and after a change", "diff": "Diff-eRank"}
 
@@ -159,10 +159,10 @@ def _read(path: Path, name: str) -> Finished:
     if settings["job"] not in JOBS or "name" not in settings["data"]:
         raise RunFolderError(f"{path}: its run.json is not that of a run that can be reported ({settings['job']})")
     summary = read_summary(path)
-    results = [summary["base"]] if "base" in summary else summary.get("results", [])
+    results = results_in(summary)
     try:
         table = read_whole(path, without=["spectrum"])
-        frames = by_model(frame_of(table), settings)
+        frames = by_model(path, table, settings, summary)
         if not frames:
             raise RunFolderError(f"{path}: has no records of a trained model yet")
         numbers = numbers_by_model(frames, settings["convention"]["aggregate"])

@@ -28,11 +28,12 @@ def align(
     choices: Choices,
 ) -> None:
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment (the paper's Table 2)."""
-    from mmerank.inputs.example import check_usable
+    from mmerank.inputs.example import check_sample, check_usable
     from mmerank.inputs.load import load_data
     from mmerank.models.located import MULTIMODAL
 
     check_writable(keeping.json_file)
+    check_sample(limit, seed)
     stated = convention(choices, beside)
     check_models(MULTIMODAL, models, computing, layers=layers)
     examples = load_data(data)

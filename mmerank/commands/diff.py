@@ -44,12 +44,13 @@ def diff(
     aggregate: options.Aggregate = "entropy",
 ) -> None:
     """Diff-eRank, reduced loss and accuracy of language models (the paper's Tables 1, 4 and 6 to 11)."""
-    from mmerank.inputs.example import check_usable
+    from mmerank.inputs.example import check_sample, check_usable
     from mmerank.inputs.load import load_data
     from mmerank.jobs.accuracy import ACCURACY, accuracies, check_tasks, fetch_questions
     from mmerank.models.located import LANGUAGE
 
     check_writable(keeping.json_file)
+    check_sample(limit, seed)
     check_models(LANGUAGE, models, computing, revisions=listed(revisions), tokenizer=tokenizer, layers=layers)
     tasks = listed(accuracy)
     convention = TextConvention(

@@ -456,16 +456,29 @@ def chosen(examples: Iterable[Example | Skipped], limit: int | None, seed: int |
     Raises:
         UsageError: `limit` is below 1, or there is a seed without a limit.
     """
+    check_sample(limit, seed)
     if limit is None:
-        if seed is not None:
-            raise UsageError(f"seed {seed} draws a sample, so it needs a limit")
         return examples
-    if limit < 1:
-        raise UsageError(f"limit must be at least 1, got {limit}")
     listed = list(examples)
     if seed is None:
         return listed[:limit]
     return random.Random(seed).sample(listed, min(limit, len(listed)))
+
+
+def check_sample(limit: int | None, seed: int | None) -> None:
+    """Refuse a choice of examples that cannot be made.
+
+    Args:
+        limit: See `chosen`.
+        seed: See `chosen`.
+
+    Raises:
+        UsageError: As of `chosen`.
+    """
+    if limit is None and seed is not None:
+        raise UsageError(f"seed {seed} draws a sample, so it needs a limit")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1, got {limit}")
 
 
 def _read_json(path: Path) -> tuple[Any, str]:

@@ -26,8 +26,6 @@ from mmerank.models.loading import TextAdapter, tokenizer_fingerprint
 KNOWN_BY = "known_by"
 # What an untrained twin shares with the trained model beside the configuration, and follows from.
 OF_TWINS = ("attention", "classes", "dtypes", "reading", "tokenizer")
-# Methods of an adapter that run the model.
-_RUN = ("encode_images", "decode", "forward", "logits")
 _TEXT = "A cat sat, in 1867, on the mat:\n\nWas it *her* cat? Das Kätzchen schläft … 猫"
 
 
@@ -42,23 +40,22 @@ def identity(adapter: Adapter | TextAdapter) -> dict[str, Any]:
     Returns:
         `source` of the adapter, with `dtype`, `weights` (all parameters and buffers, in their order) and
         `configuration` (the architecture) as they are; and in `known_by` what else decides: `modules` (classes,
-        settings, functions and hooks of each, and how the adapter runs them), `classes` (of adapter and model),
-        `dtypes`, `attention` (how it is computed), `tokenizer`, `chat_template`, `reading` (what is fed for a text,
-        and how long it may be), `hook_points`; with pictures `image_processor` and `pixels` (what is fed for one).
+        settings, functions and hooks of each), `classes` (of adapter and model), `dtypes`, `attention` (how it is
+        computed), `tokenizer`, `chat_template`, `reading` (what is fed for a text, and how long it may be),
+        `hook_points`; with pictures `image_processor` and `pixels` (what is fed for one).
 
     Raises:
         ModelError: Weights have no values.
     """
     model, tokenizer = adapter.model, adapter.tokenizer
     configs, describe = _configs(model), Description()
-    run = [getattr(adapter, name, None) for name in _RUN]
     known: dict[str, Any] = {
         "attention": sorted({str(getattr(config, "_attn_implementation", None)) for config in configs}),
         "chat_template": _digest(getattr(tokenizer, "chat_template", None)),
         "classes": [f"{type(of).__module__}.{type(of).__qualname__}" for of in (adapter, model)],
         "dtypes": _dtypes(model),
         "hook_points": _digest([list(adapter.layers)]),
-        "modules": _digest([*(describe.module(*of) for of in model.named_modules()), describe.of(run)]),
+        "modules": _digest([describe.module(*of) for of in model.named_modules()]),
         "tokenizer": tokenizer_fingerprint(tokenizer),
     }
     if isinstance(adapter, Adapter):

@@ -27,7 +27,7 @@ from mmerank.processes import rank
 from mmerank.runs.parts import FOLDER, examples_of, next_number, part_files, read_part, read_records, write_part
 from mmerank.runs.record import Record, contents_of
 from mmerank.runs.rules import DamagedPart, Rules
-from mmerank.runs.settings import STATED, SUMMARY, read_settings, record_fingerprint
+from mmerank.runs.settings import STATED, SUMMARY, data_fingerprint, read_settings, record_fingerprint
 
 # Of run.json. Before the second it did not state all that model and data are known by.
 FORMAT = 2
@@ -191,7 +191,8 @@ class RunFolder:
             return
         with self._explained("written"):
             own = "" if rank().count == 1 else f"-{rank().index}"
-            write_part(self._records / f"{next_number(part_files(self.path)):06d}{own}.parquet", records)
+            part = self._records / f"{next_number(part_files(self.path)):06d}{own}.parquet"
+            write_part(part, records, of=data_fingerprint(self.settings))
 
     def adopt(self, model: str, records: list[Record]) -> None:
         """Add what is lacking of a model's records that were measured elsewhere; of several processes the first does.

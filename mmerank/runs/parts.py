@@ -30,24 +30,28 @@ VERSIONS = {
     27: "with what else is measured of the rows",
     30: "with what the example is known by",
 }
+_OF = b"mmerank.data"  # among the metadata of a part
 # NUMBER-DIGEST.parquet, the digest being that of the file; of several processes NUMBER-PROCESS-DIGEST.parquet.
 _NAME = re.compile(r"(\d{6,})(?:-\d+)?-([0-9a-f]{16})\.parquet", re.ASCII)
 # Before parts had digests: NUMBER.parquet, or NUMBER-PROCESS-RANDOM.parquet.
 _OLDER_NAME = re.compile(r"(\d{6,})(?:-\d+-[0-9a-f]{8})?\.parquet", re.ASCII)
 
 
-def write_part(path: Path, records: Iterable[Record]) -> Path:
+def write_part(path: Path, records: Iterable[Record], *, of: str = "") -> Path:
     """Write a Parquet file that is either whole or not there.
 
     Args:
         path: Where; its folder exists.
         records: What.
+        of: What the run's data are known by, see `mmerank.runs.settings.data_fingerprint`.
 
     Returns:
         Where it is: the name has the file's digest, too.
     """
     sink = pa.BufferOutputStream()
-    pq.write_table(table_of(records), sink, compression="zstd", write_page_checksum=True)
+    table = table_of(records)
+    table = table.replace_schema_metadata({_OF: of}) if of else table
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     content = sink.getvalue()
     path = path.with_name(f"{path.stem}-{_digest(content)}.parquet")
     with whole(path) as unfinished:
@@ -100,6 +104,8 @@ def read_part(part: Path, rules: Rules) -> pa.Table:
     columns = table.num_columns
     if columns not in VERSIONS or table.schema.remove_metadata() != pa.schema(list(SCHEMA)[:columns]):
         raise DamagedPart("other columns than those of records")
+    if (table.schema.metadata or {}).get(_OF) not in (None, rules.of.encode()):
+        raise DamagedPart("a part of another run, of other data")
     rules.check(table, older=name is None)
     return table
 
@@ -146,7 +152,7 @@ def read_whole(folder: Path, *, model: str | None = None, without: Collection[st
 
 
 def read_records(folder: Path, *, model: str | None = None) -> list[Record]:
-    """The same as records.
+    """What `read_whole` reads, as records.
 
     Args:
         folder: The run folder.

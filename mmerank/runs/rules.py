@@ -18,7 +18,7 @@ from mmerank.convention import Convention, TextConvention
 from mmerank.eranks import ERANKS
 from mmerank.errors import RunFolderError
 from mmerank.models.layers import layer_numbers
-from mmerank.runs.settings import STATED, convention_in, record_fingerprint
+from mmerank.runs.settings import STATED, convention_in, data_fingerprint, record_fingerprint
 
 # Spectra are stored in float32, so what follows from them agrees with what was computed in float64 to its rounding.
 ROUNDING = 1e-6
@@ -43,11 +43,15 @@ class Rules:
         folder: The run folder, for the errors.
         settings: As from `mmerank.runs.settings.read_settings`.
 
+    Attributes:
+        of: What the data are known by, see `mmerank.runs.settings.data_fingerprint`.
+
     Raises:
         RunFolderError: The settings name no layers that a model could have.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
+        self.of = data_fingerprint(settings)
         self._convention = convention_in(folder, settings)
         self._models: dict[str, dict[str, Any]] = settings["models"]
         stated = settings.get("convention", {})
@@ -62,14 +66,12 @@ class Rules:
         except ValueError as error:
             raise RunFolderError(f"{folder / STATED}: not the settings of a run (layers: {error})") from None
         if isinstance(self._convention, TextConvention):
-            self._keys = {("none", "final", "text")}
+            self._keys, self._draws = {("none", "final", "text")}, 0
         else:
             whole = ["none", *settings.get("transforms", [])]
-            self._keys = {(name, *where) for name in whole for where in ERANKS.values()} | {
-                (f"{kind}/{draw}", "llm", "pair")
-                for kind in settings.get("controls", [])
-                for draw in range(settings.get("control_draws", 0))
-            }
+            self._keys = {(name, *where) for name in whole for where in ERANKS.values()}
+            self._draws = settings.get("control_draws", 0)
+        self._controls = settings.get("controls", [])
 
     def check(self, table: pa.Table, *, older: bool) -> None:
         """Hold the records of one part against the rules.
@@ -122,11 +124,15 @@ class Rules:
             and key[2] == ("text" if isinstance(self._convention, TextConvention) else "pair")
             and (number := re.fullmatch(r"layer (0|[1-9]\d{0,3})", key[1], re.ASCII))
         }
-        if unknown := set(found) - self._keys - layers.keys():
+        if self._draws > part.table.num_rows:  # whoever states more than there can be: they are not listed
+            raise DamagedPart(f"fewer records than the run has draws of controls ({self._draws})")
+        draws = {(f"{kind}/{draw}", "llm", "pair") for kind in self._controls for draw in range(self._draws)}
+        made = self._keys | draws
+        if unknown := set(found) - made - layers.keys():
             raise DamagedPart(f"a measurement that this run does not make ({', '.join(sorted(unknown)[0])})")
         examples, of_example = part.coded("model", "example")
         lacking = {model: self._lacking(model) for model, _ in of_example}
-        wanted = set().union(*(self._keys - keys for keys in lacking.values()))
+        wanted = set().union(*(made - keys for keys in lacking.values()))
         if missing := wanted - set(found):
             raise DamagedPart(f"no measurement {', '.join(sorted(missing)[0])} of any example")
         if frozenset(layers.values()) not in self._layers:

@@ -40,10 +40,13 @@ _SETTINGS = {
 }
 _RESULT = {
     "model": str,
+    "n": int,
+    "seeds": [int],
     "text_cut": int,
     "skipped": [{"id": str, "reason": str}],
     "accuracy": {"*": _SOME_NUMBER},
     "accuracy_n": {"*": _SOME_NUMBER},
+    "companions": {"*": object},
 }
 _SUMMARY = {"results": [_RESULT], "base": _RESULT}
 _CALLED = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
@@ -100,6 +103,18 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
+def results_in(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The results that a summary holds, one a model; of a perturbation the base.
+
+    Args:
+        summary: As from `read_summary`.
+
+    Returns:
+        JSON values by name.
+    """
+    return [summary["base"]] if "base" in summary else summary.get("results", [])
+
+
 def convention_in(folder: Path, settings: Mapping[str, Any]) -> Convention | TextConvention:
     """The choices that settings state; what an earlier version did not know has its default.
 
@@ -147,6 +162,20 @@ def record_fingerprint(source: Mapping[str, Any], convention: Mapping[str, Any])
         16 hexadecimal digits.
     """
     stored = {"model": dict(source), "convention": dict(convention)}
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def data_fingerprint(settings: Mapping[str, Any]) -> str:
+    """What a part knows by whose examples it holds: the content of the data and the choice from them, not their name.
+
+    Args:
+        settings: As `run.json` states them, or will.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    data = {key: value for key, value in settings.get("data", {}).items() if key != "name"}
+    stored = [settings.get("job"), data, settings.get("texts")]
     return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn.modules.module import register_module_forward_hook
 
 from mmerank import Convention, Example, load
 from mmerank.convention import ImageLayout, SequenceForm
@@ -114,3 +115,12 @@ MINIGPT_V2 = Case(
 # The same weights under the key names of newer versions of peft.
 MINIGPT_V2_NEWER = replace(MINIGPT_V2, checkpoint="minigpt_v2_newer_names.yaml")
 CASES = [LLAVA, MINIGPT_V2, MINIGPT_V2_NEWER]
+
+
+def at_the_encoder(do: Callable[[Any], None]) -> Any:
+    """Have something done with what the golden LLaVA's vision encoder gives, until the handle's `remove`.
+
+    By a hook of all modules: one on the encoder itself makes the model another, whose numbers no other run takes.
+    """
+    tower = LLAVA.adapter.model.get_submodule("model.vision_tower")
+    return register_module_forward_hook(lambda module, args, output: do(output) if module is tower else None)

@@ -42,6 +42,7 @@ WRONG = {
     "align demo --data demo --load-in 2bit": "cannot load in",
     "align demo --data demo --layers frist": "unknown layer",
     "align demo --data demo --token-curve 8,x": "expected numbers",
+    "align demo --data demo --seed 3": "needs a limit",
     "align demo --data demo --json gone/x.json": "no such folder to write to",
     "perturb lava --data demo --transform rotate:90": "no hub id",
     "perturb demo --data demo --transform rotat:90": "unknown transform",

@@ -430,7 +430,7 @@ def test_what_all_models_skipped_stands_there_once(runs: dict[str, Path], tmp_pa
     file = tmp_path / "run" / "summary.json"
     (result,) = json.loads(file.read_text())["results"]
     (entry,) = result["skipped"]
-    other = {**result, "model": "other", "skipped": [entry, {"id": "alone", "reason": "too long"}]}
+    other = {**result, "model": "other", "n": 0, "skipped": [entry, {"id": "alone", "reason": "too long"}]}
     file.write_text(json.dumps({"results": [result, other]}))
     (read,) = read_runs([tmp_path / "run"])
     called = {("run", result["model"]): "short"}
@@ -518,12 +518,13 @@ def test_data_that_are_gone_or_changed(runs: dict[str, Path], pairs: Path, tmp_p
     shutil.copytree(runs["align"], tmp_path / "run")
     stated = tmp_path / "run" / "run.json"
     content = json.loads(stated.read_text())
+    (tmp_path / "changed.json").write_text((pairs / "evil.json").read_text().replace("word", "words"))
     for name, words in (
-        (content["data"]["name"], "have changed"),
+        (f"llava:{tmp_path}/changed.json?images={pairs}", "have changed"),
         ("llava:nowhere.json", "not found"),
         ("hub:a/b#c", "fetches"),
     ):
-        changed = {**content, "data": {**content["data"], "name": name, "fingerprint": "other"}}
+        changed = {**content, "data": {**content["data"], "name": name}}
         stated.write_text(json.dumps(changed))
         report([tmp_path / "run"], formats=["html"], with_data=True)
         found = Page((tmp_path / "run" / "report" / "report.html").read_text())
