@@ -519,6 +519,15 @@ def test_layers_of_clip_that_are_not_there(llava: Path, layer: Any) -> None:
         load(stated(llava, vision_feature_layer=layer), device="cpu")
 
 
+@pytest.mark.parametrize("key", ["image_token_id", "image_token_index"])
+@pytest.mark.parametrize("value", ["null", "-1", '"<image>"'])
+def test_a_picture_token_that_is_none(llava: Path, key: str, value: str) -> None:
+    content = json.loads((llava / "config.json").read_text()) | {key: json.loads(value)}
+    (llava / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=f"{key} is .*, expected the id of a token"):
+        load(llava, device="cpu")
+
+
 @pytest.mark.parametrize("layer", [-1, 1, 4, [-2, -1]])
 def test_layers_of_clip_that_are_there(llava: Path, layer: Any) -> None:
     weights = {"model.multi_modal_projector.linear_1.weight": torch.ones(64, 96)} if isinstance(layer, list) else {}

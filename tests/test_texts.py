@@ -381,6 +381,16 @@ def test_winogrande(tmp_path: Path) -> None:
         ("openbookqa", question(None), "choices is null, expected labels and texts"),
         ("openbookqa", question([3]), "the answer 'B' is none of the choices None"),
         ("openbookqa", question({"label": ["A"], "text": ["x"]}), "the answer 'B' is none of the choices A"),
+        (
+            "openbookqa",
+            question({"label": ["B", "B"], "text": ["x", "y"]}),
+            "choices has 2 texts, labelled B, B; expected one label each",
+        ),
+        (
+            "openbookqa",
+            question({"label": ["B"], "text": ["x", "y"]}),
+            "choices has 2 texts, labelled B; expected one",
+        ),
         ("openbookqa", question({"label": ["B"], "text": [1]}), "the answer 'B' is none of the choices B"),
         ("openbookqa", question({"label": ["B"], "text": ["x"]}, ""), "answerKey is empty"),
         ("piqa", {"goal": "g", "sol1": "a", "sol2": "b", "label": -1}, "label is a number (-1), expected 0 or 1"),

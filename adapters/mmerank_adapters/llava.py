@@ -352,5 +352,8 @@ def _check_configuration(checkpoint: str | Path) -> None:
         wrong = f"vision_feature_select_strategy is {strategy!r}, expected 'default' (without CLS)"
     elif config.get("vision_feature_layer") == 0:
         wrong = "vision_feature_layer is 0, expected a layer of CLIP"
+    for key in ("image_token_id", "image_token_index"):
+        if type(number := config.get(key, 0)) is not int or number < 0:
+            wrong = f"{key} is {number!r:.40}, expected the id of a token"
     if wrong:
         raise ModelError(f"{checkpoint}: {wrong}; this is not a LLaVA-1.5, BakLLaVA or ViP-LLaVA")

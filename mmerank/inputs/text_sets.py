@@ -64,7 +64,12 @@ def _openbookqa(row: dict[str, Any]) -> str:
     if not isinstance(choices, dict) or not all(isinstance(choices.get(n), list) for n in ("label", "text")):
         raise DataError(f"choices is {kind(choices)}, expected labels and texts")
     key = column_text(row, "answerKey")
-    answers = dict(zip(map(str, choices["label"]), choices["text"], strict=False))
+    labels = [str(label) for label in choices["label"]]
+    if len(set(labels)) != len(choices["text"]) or len(set(labels)) != len(labels):
+        raise DataError(
+            f"choices has {len(choices['text'])} texts, labelled {', '.join(labels)}; expected one label each"
+        )
+    answers = dict(zip(labels, choices["text"], strict=True))
     if not isinstance(answers.get(key), str):
         raise DataError(f"the answer {key!r} is none of the choices {', '.join(answers)}")
     return f"{column_text(row, 'question_stem')} {answers[key]}"
