@@ -304,6 +304,7 @@ def test_one_degenerate_example_leaves_the_others() -> None:
         ({"response": 5}, "the response is a number (5), expected text"),
         ({"id": 7}, "the id is a number (7), expected text"),
         ({"image": "path.jpg"}, "the image is text ('path.jpg'), expected a pathlib.Path or a picture"),
+        ({"image": (Image.new("L", (9, 9)),) * 2}, "it has 2 pictures; examples with one are measured"),
         ({"image": Image.new("1", (300_000, 10))}, "padded to a square, it has 300000 x 300000 px, over the limit"),
     ],
 )

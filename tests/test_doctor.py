@@ -1,21 +1,36 @@
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from rich.console import Console
 
-from mmerank import Convention, Example, align, load
+from mmerank import Convention, Example, align, load, wrap
+from mmerank.analysis.results.examination import Examination
+from mmerank.convention import ImageLayout
 from mmerank.engine.probe import KINDS
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.inputs.example import Skipped
 from mmerank.inputs.sequence import Role
 from mmerank.jobs.doctor import examine
+from mmerank.report.terminal.doctor import examination_view
 from tests.adapters.cases import CASES, LLAVA, Case, examples
+from tests.adapters.test_multimodal import EXAMPLES
+from tests.adapters.tiny_models import built
 from tests.conftest import GOLDEN
 from tests.test_cli import run
+
+
+def rendered(found: Examination) -> str:
+    console = Console(file=io.StringIO(), width=100, color_system=None, force_terminal=False)
+    console.print(examination_view(found))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -47,6 +62,36 @@ def test_points_are_described(case: Case) -> None:
     }
     assert found.parameters == sum(p.numel() for p in case.adapter.model.parameters())
     assert found.places == ("float32 on cpu",) and next(iter(found.vision_points)) == "default"
+
+
+def test_rows_of_pictures_of_several_sizes() -> None:
+    """LLaVA-NeXT's: 16 of each of two tiles or more, ends of lines and what is cut off again left out."""
+    model, processor, _ = built("llava_next")
+    found = examine(wrap(model, processor, name="m"), EXAMPLES, convention=Convention(tokens="modality"))
+    assert list(found.picture_rows) == ["small, 96 x 64", "tall, 100 x 400", "large, 1200 x 900"]
+    assert found.picture_rows["small, 96 x 64"] == {"vision": 80, "connector": 80, "llm": 64}
+    assert found.picture_rows["tall, 100 x 400"] == {"vision": 48, "connector": 48, "llm": 16 + 8 * 2}
+    # The newline places of the example's own picture are not the picture's either.
+    places = [stretch for stretch in found.layout["image"] if stretch.role == "image"]
+    assert sum(stretch.last - stretch.first + 1 for stretch in places) == 64
+    assert examine(LLAVA.adapter, examples()).picture_rows == {}
+    assert "small, 96 x 64" in rendered(found)
+
+
+def test_a_picture_that_a_processor_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor, _ = built("qwen2_vl")
+    of = wrap(model, processor, name="m")
+    own = of.pixels
+
+    def small_ones(picture: Image.Image, layout: ImageLayout) -> Any:
+        if picture.width > 1000:
+            raise DataError("too wide")
+        return own(picture, layout)
+
+    monkeypatch.setattr(of, "pixels", small_ones)
+    found = examine(of, EXAMPLES)
+    assert found.picture_rows["large, 1200 x 900"] == "too wide" and "too wide" in rendered(found)
+    assert found.picture_rows["small, 96 x 64"] == {"vision": 24, "connector": 6, "llm": 6}
 
 
 def test_the_first_usable_example_is_run() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import ProcessorMixin
 
 from mmerank.convention import SequenceForm
 from mmerank.errors import DataError, ModelError
@@ -39,10 +40,11 @@ class Feeder:
         self.name = name
         self.tokenizer: Any = getattr(processor, "tokenizer", None)
         if self.tokenizer is None or getattr(processor, "image_processor", None) is None:
+            whole = isinstance(processor, ProcessorMixin)
+            lacks = "no pictures" if whole else "no pictures and texts; the checkpoint lacks processor files "
             raise ModelError(
-                f"{name}: what transformers loads as its processor is a {type(processor).__name__}, which takes no "
-                "pictures and texts; the checkpoint lacks processor files (processor_config.json, "
-                "preprocessor_config.json)"
+                f"{name}: what transformers loads as its processor is a {type(processor).__name__}, which takes "
+                f"{lacks}{'' if whole else '(processor_config.json, preprocessor_config.json)'}"
             )
         self.guessed = ""  # why nothing is put in for a picture
         self.placeholder = self._placeholder() if placeholder is None else placeholder
@@ -205,6 +207,9 @@ class Feeder:
         ids = _ids(made)
         bos = self.tokenizer.bos_token_id
         for i, token in enumerate(ids):
+            if token in image_ids and roles[i] is Role.TEXT:
+                sign = self.tokenizer.convert_ids_to_tokens(token)
+                raise DataError(f"its text holds {sign}, in whose place a row of a picture is put")
             if token in image_ids:
                 roles[i] = Role.IMAGE
             elif token == bos and roles[i] is Role.TEMPLATE:

@@ -425,6 +425,11 @@ class Inspector:
                 self.run(0)
         if not last:
             raise self._lost("its LLM was not run")
+        if not bool(last[0].isfinite().all()):
+            raise ModelError(
+                f"{type(self.model).__name__}: its hidden states of a picture and a text are not finite; weights are "
+                "damaged, or too large for their dtype"
+            )
         for module, h in reversed(outputs):
             if counts[module] == 1 and h.shape == last[0].shape and torch.equal(h, last[0]):
                 return module

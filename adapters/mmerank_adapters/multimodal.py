@@ -193,6 +193,8 @@ class Multimodal:
     def untrained(self, seed: int) -> Multimodal:
         """The same configuration with the weights that transformers' own initialisation draws.
 
+        A matrix of the connector that it leaves at zero, so that all rows would be one, is drawn, too.
+
         Args:
             seed: Of the weights.
 
@@ -202,6 +204,10 @@ class Multimodal:
         config = copy.deepcopy(self.model.config)
         with drawn_with(seed):
             model = type(self.model)._from_config(config, dtype=torch.float32)
+            spread = getattr(model.config.get_text_config(), "initializer_range", None) or 0.02
+            for matrix in model.get_submodule(self._found.connector).parameters():
+                if matrix.ndim > 1 and not bool(matrix.any()):
+                    nn.init.normal_(matrix, std=spread)
         model = place_like(model, self.model).eval()
         model.config.dtype = self.model.config.dtype
         source = {"adapter": "multimodal", "untrained": True, "seed": seed, "dtype": self.source["dtype"]}

@@ -330,6 +330,8 @@ def _checked(entry: Example | Skipped) -> Example | Skipped:
         if not value.isascii() and value != value.encode("utf-8", "replace").decode():
             shown = entry.id.encode("utf-8", "replace").decode()
             return Skipped(shown, f"the {name} holds half of a surrogate pair, which is no character")
+    if isinstance(entry.image, (list, tuple)) and len(entry.image) > 1:
+        return Skipped(entry.id, f"it has {len(entry.image)} pictures; examples with one are measured")
     if not isinstance(entry.image, (Path, Image.Image, Encoded, type(None))):
         return Skipped(entry.id, f"the image is {kind(entry.image)}, expected a pathlib.Path or a picture")
     return entry

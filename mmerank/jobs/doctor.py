@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
 import torch
+from PIL import Image
 
 from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.results.examination import Examination, Stretch
@@ -16,12 +17,16 @@ from mmerank.engine.probe import KINDS, Probe
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.inputs.example import Example, Skipped
-from mmerank.inputs.pictures import MAX_PIXELS
+from mmerank.inputs.pictures import MAX_PIXELS, open_picture
 from mmerank.inputs.sequence import Role, TokenSequence
 from mmerank.models.adapter import Adapter
+from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import Point
+from mmerank.models.wrapped import evaluated
 from mmerank.runs.record import Record
+from mmerank.transfer import for_each_tensor
 
+PICTURES = {"small": (96, 64), "tall": (100, 400), "large": (1200, 900)}  # width and height in pixels
 STEEP = 0.5  # share of the spectrum in one direction that is worth a warning
 
 
@@ -67,7 +72,12 @@ def examine(
     points = {**adapter.points, "vision": adapter.vision_points[convention.vision_point]}
     prepared = probe.prepare(example)
     assert not isinstance(prepared, Skipped)  # it has been measured
-    layout = {kind: _stretches(adapter, prepared.sequences[kind], convention) for kind in KINDS}
+    picture = _opened(example, max_pixels)
+    filled = _encoded(adapter, picture, convention).filled
+    layout = {}
+    for kind, sequence in prepared.sequences.items():
+        told = sequence if filled is None else sequence.with_places(filled)
+        layout[kind] = _stretches(adapter, told, convention)
     return Examination(
         model=adapter.name,
         source=dict(probe.source),
@@ -80,6 +90,7 @@ def examine(
         },
         example=example.id,
         layout=layout,
+        picture_rows={} if adapter.image_tokens else dict(_picture_rows(adapter, convention)),
         eranks={
             label: float(torch.tensor(records[where].entropy).exp())
             for label, where in ERANKS.items()
@@ -87,6 +98,35 @@ def examine(
         },
         warnings=tuple(_warnings(adapter, probe, records)),
     )
+
+
+def _opened(example: Example, max_pixels: int) -> Image.Image:
+    assert example.image is not None  # it has been measured
+    return open_picture(example.image, max_pixels=max_pixels)
+
+
+@torch.inference_mode()
+def _encoded(adapter: Adapter, picture: Image.Image, convention: Convention) -> Encoded:
+    with evaluated(adapter.model):
+        device = next(adapter.model.parameters()).device
+        pixels = for_each_tensor(adapter.pixels(picture, convention.image_layout), lambda tensor: tensor.to(device))
+        return adapter.encode_images([pixels], convention.vision_point)[0]
+
+
+def _picture_rows(adapter: Adapter, convention: Convention) -> Iterator[tuple[str, dict[str, int] | str]]:
+    """Rows at each hook point of pictures of several sizes."""
+    for name, (width, height) in PICTURES.items():
+        picture = Image.effect_noise((width, height), 64).convert("RGB")
+        label = f"{name}, {width} x {height}"
+        try:
+            found = _encoded(adapter, picture, convention)
+            sequence = adapter.sequence(Example("", picture, "", "a"), "image", "bare")
+        except DataError as error:
+            yield label, str(error)
+            continue
+        roles = (sequence if found.filled is None else sequence.with_places(found.filled)).roles
+        rows = {"vision": len(found.vision), "connector": len(found.connector), "llm": roles.count(Role.IMAGE)}
+        yield label, rows
 
 
 def _described(point: Point, name: str, records: dict[tuple[str, str], Record]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,73 @@ def test_a_picture_token_in_a_text_is_no_picture() -> None:
     says = Example("says", EXAMPLES[0].image, "", "See <|image_pad|> there.")
     result = align(adapter("qwen2_vl"), [EXAMPLES[1], says])
     assert [entry.id for entry in result.skipped] == ["says"]
+
+
+def test_a_token_in_whose_place_rows_are_put_in_a_text() -> None:
+    """By another name than those that a configuration usually has for it."""
+    of = adapter("aya_vision")
+    held = Example("held", EXAMPLES[0].image, "", "See <|IMG_PATCH|> there.")
+    for reason in ("the sign for a picture", "in whose place a row of a picture is put"):
+        result = align(of, [EXAMPLES[1], held])
+        (skipped,) = result.skipped
+        assert skipped.id == "held" and reason in skipped.reason
+        of = copy.copy(of)
+        of.model = copy.copy(of.model)
+        of.model.config = copy.deepcopy(of.model.config)
+        of.model.config.image_token_id = None  # type: ignore[union-attr]
+
+
+def test_states_that_are_not_finite() -> None:
+    model, processor, _ = built("qwen2_vl")
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model.model.language_model.layers[0].mlp.up_proj.weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="hidden states of a picture and a text are not finite; weights are damaged"):
+        wrap(model, processor, name="m")
+
+
+def test_a_processor_of_sound() -> None:
+    class Sound(hf.ProcessorMixin):  # type: ignore[misc]
+        def __init__(self, tokenizer: Any):
+            self.tokenizer = tokenizer
+
+    model, processor, _ = built("qwen2_vl")
+    with pytest.raises(ModelError, match="is a Sound, which takes no pictures$"):
+        wrap(model, Sound(processor.tokenizer), name="m")
+
+
+def test_more_positions_than_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands where would be told of the wrong rows."""
+    model, processor, _ = built("git")
+    of = wrap(model, processor, name="m")
+    assert of.sequence(EXAMPLES[0], "pair", "bare").roles[:18] == (Role.IMAGE,) * 17 + (Role.BOS,)
+    monkeypatch.setattr(of, "_found", replace(of._found, inserted=None))  # type: ignore[attr-defined]
+    with pytest.raises(ModelError, match=r"its LLM read 31 positions where its processor gave 14"):
+        align(of, EXAMPLES)
+
+
+def test_a_twin_of_a_model_whose_connector_starts_at_zero() -> None:
+    twin = adapter("gemma3").untrained(0)
+    assert align(twin, EXAMPLES).n == len(EXAMPLES)
+    fresh = hf.AutoModelForImageTextToText.from_config(twin.model.config)
+    assert not bool(fresh.model.multi_modal_projector.mm_input_projection_weight.any())
+
+
+def test_layers_of_peft_in_the_model() -> None:
+    """Held against the same model with the layers merged into its weights."""
+    peft = pytest.importorskip("peft")
+    model, processor, _ = built("qwen2_5_vl")
+    asked = peft.LoraConfig(r=2, target_modules=r".*(q_proj|v_proj)$", init_lora_weights=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        carrying = peft.get_peft_model(copy.deepcopy(model), asked)
+    found = align(wrap(carrying, processor, name="m"), EXAMPLES)
+    merged = align(wrap(carrying.merge_and_unload(), processor, name="m"), EXAMPLES)
+    assert [r.entropy for r in found.records] == pytest.approx([r.entropy for r in merged.records], abs=1e-5)
+    assert found.erank5 != pytest.approx(align(adapter("qwen2_5_vl"), EXAMPLES).erank5, rel=1e-3)
+    prompts = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(ModelError, match="PROMPT_TUNING, which is not in the layers of the model"):
+        wrap(peft.get_peft_model(copy.deepcopy(model), prompts), processor, name="m")
 
 
 def test_a_chat_template_that_raises() -> None:

@@ -40,6 +40,8 @@ class Examination:
         vision_points: Names for `--vision-point`, with module path and side.
         example: Id of the example that was run.
         layout: For each input kind, its stretches of positions.
+        picture_rows: Numbers of rows of a small, a tall and a large picture, by hook point, or why the model does not
+            take one; empty where all pictures have equally many.
         eranks: eRank1 to eRank5 of the example.
         warnings: What to be careful about.
     """
@@ -52,5 +54,6 @@ class Examination:
     vision_points: dict[str, str]
     example: str
     layout: dict[Kind, tuple[Stretch, ...]]
+    picture_rows: dict[str, dict[str, int] | str]
     eranks: dict[str, float]
     warnings: tuple[str, ...]

@@ -41,6 +41,12 @@ def examination_view(found: Examination) -> RenderableType:
     for name, where in found.vision_points.items():
         alternatives.add_row(name, Breakable(where))
 
+    sizes = Table(title="Rows of a picture, in pixels", title_justify="left")
+    for heading in ("picture", "vision", "connector", "llm"):
+        sizes.add_column(heading, justify="left" if heading == "picture" else "right", overflow="fold")
+    for name, rows in found.picture_rows.items():
+        sizes.add_row(name, *([clean(rows)] if isinstance(rows, str) else map(str, rows.values())))
+
     layout = Table(title=f"Token layout of example {clean(found.example)}", title_justify="left")
     for heading in ("input", "positions", "role", "counted", "tokens"):
         layout.add_column(heading, justify="right" if heading == "positions" else "left", overflow="fold")
@@ -55,7 +61,8 @@ def examination_view(found: Examination) -> RenderableType:
 
     numbers = "  ".join(f"{label.replace('erank', 'eRank')} {value:.2f}" for label, value in found.eranks.items())
     lines = [Text(f"This example: {numbers}"), *(Text(f"warning: {line}") for line in found.warnings)]
-    return Group(facts, "", points, "", alternatives, "", layout, "", *lines)
+    shown = (sizes, "") if found.picture_rows else ()
+    return Group(facts, "", points, "", alternatives, "", *shown, layout, "", *lines)
 
 
 def _fact(value: object) -> str:

@@ -129,7 +129,7 @@ def _rows(rows: Mapping[str, Mapping[str, Any]], n: int, title: str) -> Table:
         cells = [_number(numbers[name]) for name in ("all", "image", "text", "modality")]
         for name in ("strongest", "decisive"):
             usual = 2 * numbers[f"{name}_in"] > n
-            token = _shown(numbers[f"{name}_token"]) if usual else "various rows"
+            token = _shown(numbers[f"{name}_token"]) if usual else "various rows" if numbers["all"] else ""
             cells.append(f"{_number(numbers[f'without_{name}'])}\n{token}")
         table.add_row(LABELS[label], *map(Text, cells))
     return table
