@@ -29,6 +29,7 @@ VERSIONS = {
     15: "with the loss",
     27: "with what else is measured of the rows",
     30: "with what the example is known by",
+    31: "with embeddings",
 }
 # NUMBER-DIGEST.parquet, the digest being that of the file; of several processes NUMBER-PROCESS-DIGEST.parquet.
 _NAME = re.compile(r"(\d{6,})(?:-\d+)?-([0-9a-f]{16})\.parquet", re.ASCII)

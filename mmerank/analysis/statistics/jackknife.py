@@ -16,7 +16,7 @@ def jackknife_error(without: Floats) -> Floats:
     """Standard error of statistics by the jackknife.
 
     Args:
-        without: The statistics without each example in turn, (n, q).
+        without: The statistics without each example in turn, (n, q), or without each of n groups of equal size.
 
     Returns:
         (q,); NaN with fewer than two examples.

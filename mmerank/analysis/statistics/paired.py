@@ -207,7 +207,7 @@ def _of_pairs(
     (value_a, without_a), (value_b, without_b) = (of.of_columns(of.columns) for of in (a, b))
     value, without = (value_a - value_b)[places], (without_a - without_b)[:, places]
     low, high = jackknife_limits(value, without, level=level)
-    error, freedom = jackknife_error(without), max(a.n - 1, 1)
+    error, freedom = jackknife_error(without), max(len(without) - 1, 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         p = 2 * stats.t.sf(np.abs(value) / error, freedom)
     found, equal = [], []
@@ -307,7 +307,8 @@ def chosen_quantities(a: Sample, b: Sample, quantities: Sequence[str] | None) ->
     Raises:
         ValueError: There is no such quantity, or the samples have other ones.
     """
-    if a.quantities != b.quantities or a.columns.shape[1] != b.columns.shape[1]:
+    unlike = a.columns.shape[1] != b.columns.shape[1] and not isinstance(a, PairSample)  # embeddings have any width
+    if a.quantities != b.quantities or unlike:
         raise ValueError("expected the same measurements on both sides: hook points, number of untrained models")
     unknown = [name for name in quantities or () if name not in a.quantities]
     if unknown:
