@@ -232,4 +232,7 @@ def compared(results: Sequence[Alignment | Diff | Encoding], *, matched: bool = 
         for i, j in (combinations(places, 2) if len(results) <= MANY else pairwise(places))
         if examples[i] & examples[j] and inputs[i] == inputs[j]
     ]
-    return controlled(compare(a, b, matched=matched) for a, b in pairs) if pairs else []
+    if not pairs:
+        return []
+    chosen = [getattr(a, "compared_by", None) for a, _ in pairs]
+    return controlled(compare(a, b, matched=matched, quantities=by) for (a, b), by in zip(pairs, chosen, strict=True))

@@ -142,12 +142,12 @@ def _alone(run: Finished, model: str, transform: str, frame: pd.DataFrame) -> pd
 
 
 def _encoded(run: Finished, model: str, transform: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """What encoders make of each example: eRank at the last layer of each side, and the cosine of picture and text."""
+    """Each example of encoders: eRank at the last layer of each side, and the cosine of picture and text."""
     at_end = frame[frame["embedding"].notna()]
     values: dict[str, pd.Series[Any]] = {}
-    for name, end in zip(
-        [model, *(of for of in frame["model"].unique() if of != model)], ("", UNTRAINED), strict=False
-    ):
+    twins = [of for of in frame["model"].unique() if of != model]
+    twins = [of for of in frame["model"].unique() if of != model]
+    for name, end in zip([model, *twins], ("", UNTRAINED), strict=False):
         for side, rows in at_end[at_end["model"] == name].groupby("input"):
             values[f"erank_{side}{end}"] = rows.set_index("example")["erank"]
             if name == model and side == "image":

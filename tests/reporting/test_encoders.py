@@ -29,15 +29,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Encoding]:
 
 def test_numbers_of_a_run_folder_are_those_of_the_result(runs: dict[Path, Encoding]) -> None:
     for folder, result in runs.items():
-        found = estimates(folder).set_index(["point", "quantity"])
+        rows = estimates(folder).to_dict("records")
+        found = {(row["point"], row["quantity"]): row for row in rows}
         for name, number in result.numbers.items():
-            row = found.loc[("", name)]
+            row = found["", name]
             assert row["value"] == number.value and row["n"] == 5
             assert number.interval is None or (row["low"], row["high"]) == number.interval
         for of in result.layers:
             point = f"layer {of.layer}"
-            assert found.loc[(point, f"erank_{of.side}"), "value"] == of.trained.value
-            assert found.loc[(point, f"erank_{of.side}_untrained"), "value"] == of.untrained.value
+            assert found[point, f"erank_{of.side}"]["value"] == of.trained.value
+            assert found[point, f"erank_{of.side}_untrained"]["value"] == of.untrained.value
 
 
 def test_report_of_encoders(runs: dict[Path, Encoding], tmp_path: Path) -> None:

@@ -56,9 +56,15 @@ def encoding_notes(results: Sequence[EncodingResult]) -> list[str]:
         Lines.
     """
     lines = [line for result in results for line in _standing(result)]
+    for n in dict.fromkeys(result.n for result in results):
+        of_n = next((r for r in results if r.n == n and r.chance), next(r for r in results if r.n == n))
+        lines += _bounds(of_n)
     if len(results) > 1:
-        lines.append("  intervals, and eRank by layer: --json, the report, or one model at a time")
-    return lines
+        return [*lines, "  intervals, and eRank by layer: --json, the report, or one model at a time"]
+    (result,) = results
+    each = f" over {GROUPS} groups of examples" if result.n > GROUPS else ""
+    by_jackknife = f"  of eRanks of embeddings, gap and retrieval: jackknife{each}"
+    return [*lines, interval_line(result.bootstrap, result.n), *([by_jackknife] if result.n > 1 else [])]
 
 
 def _numbers(result: EncodingResult) -> Table:
@@ -139,26 +145,21 @@ def _cell(number: Number | None, decimals: int) -> Text:
 def _standing(result: EncodingResult) -> list[str]:
     total = result.n + len(result.skipped)
     skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
-    most = 2 * result.n - 1 if "text" not in result.undefined else result.n - 1
-    lines = [
-        f"{result.model} on {result.data}: n = {result.n} of {total} examples{choice_text(result)}{skipped}; "
+    cut = f", the text of {result.text_cut} cut at the encoder's limit" if result.text_cut else ""
+    return [
+        f"{result.model} on {result.data}: n = {result.n} of {total} examples{choice_text(result)}{skipped}{cut}; "
         f"untrained: seed {result.untrained_seed}",
-        f"  eRanks of embeddings are at most n - 1 = {result.n - 1}"
-        + (f", of both together 2n - 1 = {most}" if "text" not in result.undefined else ""),
+        *(f"  {what} is undefined: {reason}" for what, reason in result.undefined.items()),
+        *skip_lines(result.skipped),
     ]
+
+
+def _bounds(result: EncodingResult) -> list[str]:
+    """What numbers of so many examples can be."""
+    n = result.n
+    joint = f", of both together 2n - 1 = {2 * n - 1}" if result.chance else ""
+    lines = [f"  eRanks of embeddings are at most n - 1 = {n - 1}{joint}"]
     if result.chance:
         by_chance = ", ".join(f"{share:.3f} at {k}" for k, share in result.chance.items())
-        lines.append(f"  retrieval by chance: {by_chance}; the text is the response")
-    lines += [f"  {what} is undefined: {reason}" for what, reason in result.undefined.items()]
-    if result.n > 1:
-        each = "" if result.n <= GROUPS else f" over {GROUPS} groups of examples"
-        lines += [
-            interval_line(result.bootstrap, result.n),
-            f"  of eRanks of embeddings, gap and retrieval: jackknife{each}",
-        ]
-    else:
-        lines.append(interval_line(result.bootstrap, result.n))
-    lines += skip_lines(result.skipped)
-    if result.text_cut:
-        lines.append(f"  text cut at the encoder's limit: {result.text_cut} of the examples")
+        lines.append(f"  retrieval by chance: {by_chance}; the text of an example is its response")
     return lines
