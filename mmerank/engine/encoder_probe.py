@@ -24,6 +24,7 @@ from mmerank.inputs.pictures import MAX_PIXELS, open_picture
 from mmerank.models.encoders.encoder import Encoder, Features, ReadText, Side
 from mmerank.models.identity import identity
 from mmerank.models.layers import encoder_layers
+from mmerank.models.sequences import SpecialTokens
 from mmerank.models.wrapped import evaluated
 from mmerank.runs.record import Record
 from mmerank.transfer import Arriving, for_each_tensor, sent
@@ -94,6 +95,7 @@ class EncoderProbe:
         self._workers = Workers(default_workers(self._device) if self.workers is None else self.workers)
         self.source = self.source or identity(self.encoder)
         self._fingerprint = measurement_fingerprint(self.source, self.convention)
+        self._special_tokens = SpecialTokens(getattr(self.encoder, "tokenizer", None))
         self._patches = 1  # of a picture, known from the first
 
     def measure(self, examples: Iterable[Example | Skipped]) -> Iterator[Measured | Skipped]:
@@ -123,6 +125,7 @@ class EncoderProbe:
             return _Prepared(example, None)
         if not example.response.strip():
             return Skipped(example.id, "the response, which is what a text encoder reads, is empty")
+        self._special_tokens.look_at(example.id, example.response)
         read = self.encoder.tokens(example.response)
         if len(read.ids) < 2:
             return Skipped(example.id, f"{len(read.ids)} tokens; at least 2 are needed")

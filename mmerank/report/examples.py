@@ -146,7 +146,6 @@ def _encoded(run: Finished, model: str, transform: str, frame: pd.DataFrame) -> 
     at_end = frame[frame["embedding"].notna()]
     values: dict[str, pd.Series[Any]] = {}
     twins = [of for of in frame["model"].unique() if of != model]
-    twins = [of for of in frame["model"].unique() if of != model]
     for name, end in zip([model, *twins], ("", UNTRAINED), strict=False):
         for side, rows in at_end[at_end["model"] == name].groupby("input"):
             values[f"erank_{side}{end}"] = rows.set_index("example")["erank"]

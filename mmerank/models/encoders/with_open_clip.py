@@ -230,7 +230,7 @@ class OpenClip:
         if hasattr(inner, "config") and hasattr(inner, "get_input_embeddings"):
             mask = (ids != self.model.text.config.pad_token_id).long()
             states = inner(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[1:]
-            embeddings = self.model.encode_text(ids)
+            embeddings = self.model.encode_text(ids, normalize=False)
         else:
             out = self.model.forward_intermediates(text=ids, normalize=False)
             states, embeddings = out["text_intermediates"], out["text_features"]
@@ -269,7 +269,10 @@ class OpenClip:
         """Hold embeddings against those of the model's own forward."""
         pixels, read = self.pixels(Image.new("RGB", (64, 48), "white")), self.tokens("a cat")
         found = self.images([pixels]).embeddings, self.texts([read]).embeddings
-        own = (self.model.encode_image(pixels[None].to(self._weight())), self.model.encode_text(self._padded([read])))
+        own = (
+            self.model.encode_image(pixels[None].to(self._weight()), normalize=False),
+            self.model.encode_text(self._padded([read]), normalize=False),
+        )
         for ours, theirs in zip(found, own, strict=True):
             if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max()), equal_nan=True):
                 raise ModelError(f"{self.name}: its embeddings are not those of its own forward")
