@@ -90,6 +90,16 @@ def save_siglip(folder: Path) -> Path:
     return _saved(transformers.SiglipModel, config, folder, "SiglipImageProcessor")
 
 
+def save_siglip2(folder: Path) -> Path:
+    """SigLIP 2 of transformers: patches of any number, padded behind, as the processor makes them."""
+    size = tokenizer(folder, begins=False, masks=False)
+    vision = {key: value for key, value in VISION.items() if key != "image_size"} | {"num_patches": 16}
+    config = transformers.Siglip2Config(text_config=text_config(size), vision_config=vision)
+    _saved(transformers.Siglip2Model, config, folder, "")
+    transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=20).save_pretrained(folder)
+    return folder
+
+
 def _saved(family: Any, config: Any, folder: Path, processor: str) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -97,6 +107,8 @@ def _saved(family: Any, config: Any, folder: Path, processor: str) -> Path:
         for parameter in model.parameters():  # initialised so small that all texts are nearly one
             parameter.data += 0.05 * torch.randn_like(parameter)
     model.save_pretrained(folder)
+    if not processor:
+        return folder
     square = {"height": 32, "width": 32}
     sizes = {"size": {"shortest_edge": 32}, "crop_size": square} if "CLIP" in processor else {"size": square}
     getattr(transformers, processor)(**sizes).save_pretrained(folder)

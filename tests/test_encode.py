@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from mmerank import Example, encode, load_data, load_encoder
 from mmerank.errors import DataError, ModelError, RunFolderError, UsageError
 from mmerank.jobs.encode import Encoding
 from mmerank.models.encoders.encoder import Encoder
-from tests.encoder_models import MAX_TOKENS, save_clip, save_open_clip, save_siglip, save_timm
+from tests.encoder_models import MAX_TOKENS, save_clip, save_open_clip, save_siglip, save_siglip2, save_timm
 from tests.reference import entropy
+from tests.test_cli import failure, results, run
 
 Rows = NDArray[np.float64]
 N = 8
@@ -156,6 +158,22 @@ def test_numbers_are_those_of_the_definition(made: Made, examples: list[Example]
     for k in (1, 5):
         assert numbers[f"image_to_text_at_{k}"] == recall(x, y, k)
         assert numbers[f"text_to_image_at_{k}"] == recall(y, x, k)
+
+
+def test_patches_that_only_pad_a_picture_do_not_count(tmp_path: Path, examples: list[Example]) -> None:
+    encoder = load_encoder(str(save_siglip2(tmp_path)), device="cpu")
+    model: Any = encoder.model
+    result = encode(encoder, examples[:2], layers="last")
+    states = []
+    for example in examples[:2]:
+        fed = {name: of[None] for name, of in encoder.pixels(example.image).items()}  # type: ignore[arg-type]
+        run_it = partial(model.get_image_features, **fed, return_dict=False)
+        *of_blocks, _ = caught([model.vision_model.encoder.layers[-1]], run_it)
+        height, width = fed["spatial_shapes"][0].tolist()
+        assert height * width < len(of_blocks[0])
+        states.append(of_blocks[0][: height * width])
+    expected = np.exp(np.mean([entropy(h) for h in states]))
+    assert result.layers[0].trained.value == pytest.approx(expected, rel=1e-6) and result.layers[0].layer == 3
 
 
 def test_every_number_has_an_interval_and_stands_beside_an_untrained_twin(made: Made) -> None:
@@ -330,6 +348,28 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="needs open_clip, which is not installed; pip install open_clip_torch"):
         load_encoder("open_clip:ViT-B-32:openai")
+
+
+def test_command_line(clip: Made, of_timm: Made, tmp_path: Path) -> None:
+    names = [clip.encoder.name, of_timm.encoder.name]
+    out = str(tmp_path / "run")
+    done = run("encode", *names, "--data", "demo", "--limit", "3", "--layers", "first", "--out", out, "--json", "-")
+    first, second = results(done)
+    assert first["n"] == second["n"] == 3 and second["undefined"]["text"].startswith("a vision model")
+    assert [(of["side"], of["layer"]) for of in first["layers"]] == [
+        ("image", 1),
+        ("image", 3),
+        ("text", 1),
+        ("text", 2),
+    ]
+    expected = encode(clip.encoder, load_data("demo"), limit=3, layers="first").to_dict()
+    assert first["modality_gap"] == expected["modality_gap"] and first["untrained"] == expected["untrained"]
+    shown = run("encode", *names, "--data", "demo", "--limit", "3", "--layers", "first", "--out", out)
+    assert shown.returncode == 0 and len(shown.stdout.splitlines()) < 40 and "untrained" in shown.stdout
+    status, line = failure("encode", "timm:resnet19", "--data", "demo")
+    assert status == 2 and "timm has no model 'resnet19'; nearest: resnet1" in line
+    status, line = failure("encode", names[0], "--data", "demo", "--layers", "last", "--device", "auto")
+    assert status == 2 and "encoders run on one device" in line
 
 
 def test_public_names() -> None:

@@ -19,10 +19,10 @@ from mmerank.models.encoders.checks import check_features, nearest
 from mmerank.models.encoders.encoder import Features, ReadText, Side
 from mmerank.models.encoders.named import OPEN_CLIP, WHOLE
 from mmerank.models.soundness import check_finite
-from mmerank.models.stored import stored_in
+from mmerank.models.stored import file_of, json_object, stored_in
 from mmerank.models.untrained import drawn_with, place_like
 
-_STATED = "open_clip_config.json"
+_STATED, _LOCAL = "open_clip_config.json", "local-dir:"
 
 
 def check_open_clip(name: str, said: str) -> tuple[str, str]:
@@ -90,10 +90,9 @@ def load_open_clip(name: str, said: str, device: torch.device) -> tuple[Any, Any
 def _check_not_resized(model: nn.Module, architecture: str, weights: str, said: str) -> None:
     """open_clip loads strictly, but stretches position embeddings of another length without a word."""
     files = [Path(weights)] if Path(weights).is_file() else []
-    if architecture.startswith("local-dir:"):
-        from open_clip.factory import _find_checkpoint_in_dir
-
-        files = [Path(_find_checkpoint_in_dir(Path(architecture.removeprefix("local-dir:"))))]
+    if architecture.startswith(_LOCAL):
+        inside = sorted(Path(architecture.removeprefix(_LOCAL)).iterdir())
+        files = [file for file in inside if file.suffix in (".safetensors", ".bin", ".pth")]
     shapes = {key: tuple(h.shape) for key, h in model.state_dict().items()}
     for key, stored in stored_in(files).items():
         expected = shapes.get(key, shapes.get(f"text.{key}"))
@@ -293,14 +292,12 @@ def rows_of_maps(maps: Sequence[Tensor]) -> list[dict[int, Tensor]]:
 
 def _configuration(words: str) -> dict[str, Any]:
     """What open_clip builds a model from."""
-    from open_clip.factory import _get_hf_config, get_model_config
+    import open_clip
 
     scheme = next((scheme for scheme in WHOLE if words.startswith(scheme)), "")
     if not scheme:
-        return dict(get_model_config(words.partition(":")[0]))
-    place = words.removeprefix(scheme)
-    stated = json.loads((Path(place) / _STATED).read_text()) if scheme == "local-dir:" else _get_hf_config(place)
-    return dict(stated["model_cfg"])
+        return dict(open_clip.get_model_config(words.partition(":")[0]))
+    return dict(json_object(file_of(words.removeprefix(scheme), _STATED))["model_cfg"])
 
 
 def _built(config: Mapping[str, Any]) -> Any:
