@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -81,10 +82,15 @@ class PairSample(Sample):
 
     of_columns: Callable[[Floats], tuple[Floats, Floats]] = lambda columns: (columns[0], columns)
 
+    @cached_property
+    def found(self) -> tuple[Floats, Floats]:
+        """The quantities, (q,), and what they are without each example or group, (n, q); computed once."""
+        return self.of_columns(self.columns)
+
     @property
     def estimates(self) -> Floats:
         """The quantities, (q,)."""
-        return self.of_columns(self.columns)[0]
+        return self.found[0]
 
 
 def of_pictures(records: pd.DataFrame) -> bool:

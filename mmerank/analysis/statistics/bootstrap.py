@@ -83,7 +83,7 @@ def sample_intervals(chosen: Sample, bootstrap: Bootstrap | None = None) -> dict
     """
     bootstrap = bootstrap or Bootstrap()
     if isinstance(chosen, PairSample):
-        low, high = jackknife_limits(*chosen.of_columns(chosen.columns), level=bootstrap.level)
+        low, high = jackknife_limits(*chosen.found, level=bootstrap.level)
     else:
         low, high = bootstrap_limits(chosen.columns, chosen.of_means, bootstrap)
     return {

@@ -204,7 +204,7 @@ def _of_pairs(
     a: PairSample, b: PairSample, chosen: Sequence[str], level: float
 ) -> tuple[list[PairedDifference], tuple[str, ...]]:
     places = [a.quantities.index(name) for name in chosen]
-    (value_a, without_a), (value_b, without_b) = (of.of_columns(of.columns) for of in (a, b))
+    (value_a, without_a), (value_b, without_b) = a.found, b.found
     value, without = (value_a - value_b)[places], (without_a - without_b)[:, places]
     low, high = jackknife_limits(value, without, level=level)
     error, freedom = jackknife_error(without), max(len(without) - 1, 1)
