@@ -132,6 +132,19 @@ def test_pair_statistics_are_never_resampled() -> None:
         )
 
 
+def test_what_leaving_out_does_not_move_has_no_interval_and_no_p() -> None:
+    perfect, none = np.eye(6), np.eye(6)[::-1]
+    good = [record("a", f"{i}", side, row) for side in ("image", "text") for i, row in enumerate(perfect)]
+    bad = [record("b", f"{i}", "image", row) for i, row in enumerate(perfect)]
+    bad += [record("b", f"{i}", "text", row) for i, row in enumerate(none)]
+    a, b = to_frame(good), to_frame(bad)
+    for given, value in ((a, 1.0), (b, 0.0)):
+        ((_, sample),) = OF_RETRIEVAL.samples(given, "entropy")
+        assert sample.estimates[0] == value and "image_to_text_at_1" not in sample_intervals(sample)
+    found = compared(a, b)["image_to_text_at_1"]
+    assert found.difference == 1.0 and np.isnan(found.low) and found.p == 1.0
+
+
 def test_encoders_of_different_widths_are_compared_by_retrieval() -> None:
     a, b = frame("a"), frame("b", seed=1, d=9)
     found = compared(a, b, quantities=RETRIEVAL)

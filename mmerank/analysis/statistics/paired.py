@@ -14,7 +14,7 @@ from scipy import stats
 from mmerank.analysis.sample import Floats, PairSample, Sample
 from mmerank.analysis.statistics.bootstrap import Bootstrap, bootstrap_limits, influence
 from mmerank.analysis.statistics.effects import rank_biserial, signed_rank_p, smallest_detectable, standardised_mean
-from mmerank.analysis.statistics.jackknife import jackknife_error, jackknife_limits
+from mmerank.analysis.statistics.jackknife import jackknife_error, jackknife_limits, without_spread
 from mmerank.analysis.statistics.permutation import swap_test
 
 FalseDiscovery = Literal["bh", "by"]
@@ -210,6 +210,8 @@ def _of_pairs(
     error, freedom = jackknife_error(without), max(len(without) - 1, 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         p = 2 * stats.t.sf(np.abs(value) / error, freedom)
+    unmoved = without_spread(without) & (value != 0)
+    low[unmoved] = high[unmoved] = p[unmoved] = np.nan
     found, equal = [], []
     for i, name in enumerate(chosen):
         if value[i] == 0 and not without[:, i].any():
