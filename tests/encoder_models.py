@@ -27,7 +27,7 @@ OPEN_CLIP = {
     "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
-TIMM_VIT = "vit_tiny_patch16_224"
+TIMM_VIT = "test_vit"
 MAX_TOKENS = 24
 
 
