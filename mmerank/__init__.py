@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mmerank.analysis.estimates import estimates
     from mmerank.analysis.statistics.bootstrap import Bootstrap
-    from mmerank.convention import Convention, TextConvention
+    from mmerank.convention import Convention, EncoderConvention, TextConvention
     from mmerank.errors import MmerankError
     from mmerank.formulas.table import metric
     from mmerank.inputs.example import Example
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from mmerank.jobs.align import Alignment, align
     from mmerank.jobs.compare import Comparison, compare
     from mmerank.jobs.diff import Diff, diff
+    from mmerank.jobs.encode import Encoding, encode
     from mmerank.jobs.monitor import AlignmentMonitor, DiffErankMonitor
     from mmerank.jobs.perturb import Perturbation, perturb
     from mmerank.models.adapter import Adapter, load, wrap
+    from mmerank.models.encoders.loading import load_encoder
     from mmerank.models.hooks import Point, capture
     from mmerank.models.loading import TextAdapter, load_text, wrap_text
     from mmerank.states.entropy import effective_rank, matrix_entropy
@@ -42,15 +44,19 @@ _HOMES = {
     "Point": "models.hooks",
     "Diff": "jobs.diff",
     "DiffErankMonitor": "jobs.monitor",
+    "EncoderConvention": "convention",
+    "Encoding": "jobs.encode",
     "TextConvention": "convention",
     "TextAdapter": "models.loading",
     "capture": "models.hooks",
     "compare": "jobs.compare",
     "diff": "jobs.diff",
     "effective_rank": "states.entropy",
+    "encode": "jobs.encode",
     "estimates": "analysis.estimates",
     "load": "models.adapter",
     "load_data": "inputs.load",
+    "load_encoder": "models.encoders.loading",
     "load_text": "models.loading",
     "matrix_entropy": "states.entropy",
     "metric": "formulas.table",
@@ -68,6 +74,8 @@ __all__ = [
     "Convention",
     "Diff",
     "DiffErankMonitor",
+    "EncoderConvention",
+    "Encoding",
     "Example",
     "MmerankError",
     "Perturbation",
@@ -79,9 +87,11 @@ __all__ = [
     "compare",
     "diff",
     "effective_rank",
+    "encode",
     "estimates",
     "load",
     "load_data",
+    "load_encoder",
     "load_text",
     "matrix_entropy",
     "metric",

@@ -131,7 +131,36 @@ class TextConvention:
         return asdict(self)
 
 
-def all_choices(convention: Convention | TextConvention, source: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class EncoderConvention:
+    """How encoders are measured.
+
+    Attributes:
+        centre: What is subtracted from the rows, see `mmerank.states.spectrum.spectrum`.
+        precision: Of the arithmetic, see `mmerank.states.spectrum.spectrum`.
+        aggregate: A data set's eRank of a layer's rows. `entropy`: exp of the mean entropy, Diff-eRank Def. 3.5,
+            "Algorithm (a)"; `erank`: mean of the eRanks, Sec. 6.2, "Algorithm (b)".
+
+    Raises:
+        ValueError: A value is not one of those named.
+    """
+
+    centre: Centre = "mean"
+    precision: Precision = "float64"
+    aggregate: Aggregate = "entropy"
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The names and values of all choices, as stored in results."""
+        return asdict(self)
+
+
+AnyConvention = Convention | TextConvention | EncoderConvention
+
+
+def all_choices(convention: AnyConvention, source: Mapping[str, Any]) -> dict[str, Any]:
     """All choices behind a result: how it was measured and, where the weights were quantised, `load_in`.
 
     Args:
@@ -149,7 +178,7 @@ def all_choices(convention: Convention | TextConvention, source: Mapping[str, An
     return {**convention.to_dict(), **quantised}
 
 
-def _check_choices(convention: Convention | TextConvention) -> None:
+def _check_choices(convention: AnyConvention) -> None:
     hints = get_type_hints(type(convention))
     for field in fields(convention):
         known = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else ()

@@ -22,7 +22,12 @@ from mmerank.runs.parts import mean_spectra, read_whole
 from mmerank.runs.record import Record, records_of
 from mmerank.runs.settings import read_settings, read_summary, results_in
 
-JOBS = {"align": "Image-text alignment", "perturb": "Before and after a change", "diff": "Diff-eRank"}
+JOBS = {
+    "align": "Image-text alignment",
+    "perturb": "Before and after a change",
+    "diff": "Diff-eRank",
+    "encode": "Encoders",
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Finished:
     Attributes:
         name: What it is called in the report.
         path: The folder.
-        job: `align`, `perturb` or `diff`.
+        job: `align`, `perturb`, `diff` or `encode`.
         settings: As in its `run.json`.
         results: By model, as in its `summary.json`, of a perturbation the base's; empty where the run was not
             finished.
@@ -129,7 +134,9 @@ class Finished:
 
     def n(self, model: str) -> int:
         """Number of examples behind a model's numbers."""
-        here = (self.estimates["model"] == model) & self.estimates["metric"].isin(["alignment", "diff_erank"])
+        here = (self.estimates["model"] == model) & self.estimates["metric"].isin(
+            ["alignment", "diff_erank", "embeddings"]
+        )
         counts = self.estimates.loc[here, "n"]
         return int(counts.iloc[0]) if len(counts) else 0
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from mmerank.convention import Aggregate
+from mmerank.eranks import ERANKS
 
 Floats = NDArray[np.float64]
+_PLACES = {point for point, _ in ERANKS.values()}
 
 
 @dataclass(frozen=True)
@@ -73,27 +76,47 @@ class PairSample(Sample):
     Attributes:
         columns: What the statistic is taken of, (n, k).
         of_means: Not used.
-        of_columns: Columns (n, k) -> quantities (q,), and the quantities without each example in turn, (n, q).
+        of_columns: Columns (n, k) -> quantities (q,), and the quantities without each example in turn, (n, q), or
+            without each of g groups of examples, of equal size up to one, (g, q).
     """
 
     of_columns: Callable[[Floats], tuple[Floats, Floats]] = lambda columns: (columns[0], columns)
 
+    @cached_property
+    def found(self) -> tuple[Floats, Floats]:
+        """The quantities, (q,), and what they are without each example or group, (n, q); computed once."""
+        return self.of_columns(self.columns)
+
     @property
     def estimates(self) -> Floats:
         """The quantities, (q,)."""
-        return self.of_columns(self.columns)[0]
+        return self.found[0]
 
 
 def of_pictures(records: pd.DataFrame) -> bool:
-    """Whether records are those of whole examples with a picture: not texts, and not the pairs of a null alone.
+    """Whether records are those of whole examples that a model with an LLM was fed with a picture.
+
+    Not those of texts, not the pairs of a null alone, and not those of encoders.
 
     Args:
         records: Of one model and transform.
 
     Returns:
-        Whether any stands at an image input.
+        Whether any stands at an image input of the five places.
     """
-    return bool((records["input"] == "image").any())
+    return bool(((records["input"] == "image") & records["point"].isin(_PLACES)).any())
+
+
+def of_encoders(records: pd.DataFrame) -> bool:
+    """Whether records are those of an encoder alone, whose places are layers.
+
+    Args:
+        records: Of one model, or of it and its untrained twin.
+
+    Returns:
+        Whether an image input is there, and no place of a model with an LLM.
+    """
+    return bool((records["input"] == "image").any()) and not of_pictures(records)
 
 
 def no_means(means: Floats) -> Floats:

@@ -12,6 +12,7 @@ from mmerank.commands.align import align
 from mmerank.commands.demo import demo
 from mmerank.commands.diff import diff
 from mmerank.commands.doctor import doctor
+from mmerank.commands.encode import encode
 from mmerank.commands.groups import with_groups
 from mmerank.commands.metrics import metrics
 from mmerank.commands.perturb import perturb
@@ -47,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (align, perturb, diff, reproduce, report, doctor, metrics, demo):
+for command in (align, perturb, diff, encode, reproduce, report, doctor, metrics, demo):
     app.command(cls=_Command)(with_groups(command))
 
 

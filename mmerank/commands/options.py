@@ -32,6 +32,14 @@ TextModels = Annotated[
         metavar="MODEL", help="Hub ids or directories of language models, or YAML files.", show_default=False
     ),
 ]
+Encoders = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL",
+        help="open_clip:NAME:PRETRAINED, timm:NAME[:FILE], or a hub id or directory of CLIP, SigLIP or their like.",
+        show_default=False,
+    ),
+]
 Model = Annotated[
     str,
     typer.Argument(
@@ -281,6 +289,23 @@ NoCache = Annotated[
 UntrainedMode = Annotated[
     convention.UntrainedMode,
     typer.Option(help="Dropout of the untrained model; train: on.", rich_help_panel=_CONVENTION),
+]
+UntrainedSeed = Annotated[
+    int, typer.Option(metavar="N", help="Of the untrained model's weights.", rich_help_panel=_CONVENTION)
+]
+EncoderLayers = Annotated[
+    str,
+    typer.Option("--layers", metavar="LAYERS", help="Measure these: all, or first,middle,3,...; the last always."),
+]
+EncoderBatchTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-tokens",
+        min=0,
+        metavar="N",
+        help="Most patches and tokens in a batch. (default: 8192, fewer with many layers; on a CPU one example)",
+        rich_help_panel=_HOW,
+    ),
 ]
 UntrainedSeeds = Annotated[
     int, typer.Option(min=1, metavar="N", help="Number of untrained models.", rich_help_panel=_CONVENTION)

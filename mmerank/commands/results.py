@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mmerank.jobs.align import Alignment
     from mmerank.jobs.compare import Comparison
     from mmerank.jobs.diff import Diff
+    from mmerank.jobs.encode import Encoding
     from mmerank.runs.folder import RunFolder
 
 
@@ -162,7 +163,7 @@ def shown_at_the_end(show: Callable[[], None], out: Path | None) -> Iterator[Non
 
 
 def show_results(
-    results: Sequence[Alignment | Diff],
+    results: Sequence[Alignment | Diff | Encoding],
     folder: RunFolder | None,
     json_file: str | None,
     *,
@@ -203,7 +204,7 @@ def show_results(
             print("\n".join(comparison_notes(found)))
 
 
-def compared(results: Sequence[Alignment | Diff], *, matched: bool = False) -> list[Comparison]:
+def compared(results: Sequence[Alignment | Diff | Encoding], *, matched: bool = False) -> list[Comparison]:
     """Each two models on the examples that both have; of more than a table has room for, each with the next.
 
     Args:
@@ -224,10 +225,14 @@ def compared(results: Sequence[Alignment | Diff], *, matched: bool = False) -> l
     examples = [
         {record.example for record in result.records} - left for result, left in zip(results, left_out, strict=True)
     ]
+    inputs = [{record.input for record in result.records} for result in results]  # of an encoder maybe without texts
     places = range(len(results))
     pairs = [
         (results[i], results[j])
         for i, j in (combinations(places, 2) if len(results) <= MANY else pairwise(places))
-        if examples[i] & examples[j]
+        if examples[i] & examples[j] and inputs[i] == inputs[j]
     ]
-    return controlled(compare(a, b, matched=matched) for a, b in pairs) if pairs else []
+    if not pairs:
+        return []
+    chosen = [getattr(a, "compared_by", None) for a, _ in pairs]
+    return controlled(compare(a, b, matched=matched, quantities=by) for (a, b), by in zip(pairs, chosen, strict=True))

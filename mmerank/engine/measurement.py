@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mmerank.convention import Centre, Convention, Precision, TextConvention
+from mmerank.convention import AnyConvention, Centre, Precision
 from mmerank.errors import NonFiniteTokens, NoSpectrum, TooFewTokens
 from mmerank.inputs.example import Skipped
 from mmerank.runs.record import Record
@@ -20,7 +20,7 @@ from mmerank.states.spectrum import PendingGram
 from mmerank.states.token_set import TokenSet
 
 
-def measurement_fingerprint(source: Mapping[str, Any], convention: Convention | TextConvention) -> str:
+def measurement_fingerprint(source: Mapping[str, Any], convention: AnyConvention) -> str:
     """What a record knows its model (see `mmerank.models.identity`) and convention by: 16 hexadecimal digits."""
     return record_fingerprint(source, convention.to_dict())
 

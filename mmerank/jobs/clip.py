@@ -18,10 +18,11 @@ import torch
 from mmerank.analysis.metrics.clip_score import ClipEmbeddings
 from mmerank.durable import whole
 from mmerank.engine.progress import Meter
-from mmerank.errors import ModelError, RunFolderError, UsageError
+from mmerank.errors import RunFolderError
 from mmerank.files import NotAFileError, regular_bytes
 from mmerank.inputs.example import Example, Skipped, unique
 from mmerank.inputs.pictures import MAX_PIXELS, open_picture
+from mmerank.models.encoders.with_open_clip import load_open_clip
 from mmerank.runs.parts import read_table
 from mmerank.runs.rules import DamagedPart
 
@@ -30,7 +31,6 @@ FILE = "clip.parquet"
 WRITE_EVERY_S = 60.0
 # Hessel et al., Sec. 3: what stands before a caption.
 PROMPT = "A photo depicts "
-_WHOLE = ("hf-hub:", "local-dir:")
 _SCHEMA = pa.schema(
     [
         ("example", pa.string()),
@@ -53,33 +53,12 @@ class Clip:
 
     Raises:
         UsageError: The name says no weights, or not which model.
-        ModelError: It cannot be loaded.
+        ModelError: It cannot be loaded, or weights are missing or not used.
     """
 
     def __init__(self, name: str, device: torch.device):
-        import open_clip
-
-        architecture, _, weights = (name, "", "") if name.startswith(_WHOLE) else name.partition(":")
-        if not name.startswith(_WHOLE):
-            known = open_clip.list_models()
-            if architecture not in known:
-                raise UsageError(f"--clip {name}: open_clip has no model {architecture!r}; it has {', '.join(known)}")
-            tags = open_clip.list_pretrained_tags_by_model(architecture)
-            if not Path(weights).is_file() and weights not in tags:
-                raise UsageError(
-                    f"--clip {name}: name the weights, as in {architecture}:FILE or {architecture}:TAG; tags: "
-                    f"{', '.join(tags) or '(none)'}"
-                )
-        try:
-            model, preprocess = open_clip.create_model_from_pretrained(
-                architecture, pretrained=weights or None, device=device
-            )
-            self._tokenizer = open_clip.get_tokenizer(architecture)
-        except Exception as error:  # each of the libraries below has errors of its own
-            raise ModelError(f"--clip {name}: cannot be loaded ({str(error).strip()})") from error
         self.name = name
-        self._model: Any = model.eval()
-        self._preprocess: Any = preprocess
+        self._model, self._preprocess, self._tokenizer = load_open_clip(name, f"--clip {name}", device)
         self._device = device
 
     @torch.inference_mode()

@@ -11,7 +11,7 @@ from mmerank.analysis.comparison import compared
 from mmerank.analysis.metrics.matched import MATCHED_BY
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.paired import PERMUTATIONS, ComparisonResult, FalseDiscovery
-from mmerank.convention import Aggregate, Convention, TextConvention
+from mmerank.convention import Aggregate, AnyConvention
 from mmerank.eranks import FINAL
 from mmerank.runs.record import Record, to_frame
 
@@ -26,7 +26,7 @@ class Measured(Protocol):
         """Name of the data set."""
 
     @property
-    def convention(self) -> Convention | TextConvention:
+    def convention(self) -> AnyConvention:
         """The choices in force."""
 
     @property

@@ -17,7 +17,15 @@ from mmerank.engine.text_probe import TextProbe
 from mmerank.eranks import FINAL
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen
-from mmerank.jobs.twins import Measure, built_when_needed, full_twin_name, twin_cache, twin_name, twin_source
+from mmerank.jobs.twins import (
+    Measure,
+    built_when_needed,
+    full_twin_name,
+    measured_examples,
+    twin_cache,
+    twin_name,
+    twin_source,
+)
 from mmerank.models.identity import identity
 from mmerank.models.layers import layer_points
 from mmerank.models.loading import TextAdapter, check_text_adapter
@@ -146,7 +154,7 @@ def diff(
     if untrained is not None:
         runs += _twins_of(untrained, seeds, runs[0])
     else:
-        texts = _measured_texts(entries, runs[0])
+        texts = measured_examples(entries, runs[0][0])
         for twin_seed, source in twins.items():
             called = full_twin_name(twin_seed, source)
             dropout = twin_seed if convention.untrained_mode == "train" else None
@@ -256,13 +264,3 @@ def _twins_of(untrained: Diff, seeds: Sequence[int], trained: _Collected) -> lis
         ([r for r in untrained.records if r.model.startswith(twin_name(seed))], list(untrained.skipped))
         for seed in seeds
     ]
-
-
-def _measured_texts(entries: Sequence[Example | Skipped], trained: _Collected) -> list[Example]:
-    """The texts that the trained model could measure, in order, each once."""
-    measured = {record.example for record in trained[0]}
-    first: dict[str, Example] = {}
-    for entry in entries:
-        if isinstance(entry, Example) and entry.id in measured:
-            first.setdefault(entry.id, entry)
-    return list(first.values())

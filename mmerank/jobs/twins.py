@@ -1,4 +1,4 @@
-"""Untrained twins of a language model: what identifies one, and where its records are kept."""
+"""Untrained twins of a language model or an encoder: what identifies one, and where its records are kept."""
 
 from __future__ import annotations
 
@@ -8,20 +8,30 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.engine.collect import Measured
-from mmerank.engine.text_probe import TextProbe
 from mmerank.inputs.example import Example, Skipped
+from mmerank.models.encoders.encoder import Encoder
 from mmerank.models.identity import KNOWN_BY, OF_TWINS
 from mmerank.models.loading import TextAdapter
 from mmerank.runs.folder import RunFolder, versions
+from mmerank.runs.record import Record
 
 Measure = Callable[[Iterable[Example | Skipped]], Iterator[Measured | Skipped]]
+Trained = TypeVar("Trained", TextAdapter, Encoder)
+
+
+class Probe(Protocol):
+    """What measures with a model."""
+
+    def measure(self, examples: Iterable[Example | Skipped]) -> Iterator[Measured | Skipped]:
+        """Records of each example."""
+        ...
 
 
 def twin_name(seed: int) -> str:
@@ -42,8 +52,9 @@ def twin_source(trained: Mapping[str, Any], seed: int) -> dict[str, Any]:
         JSON values by name.
     """
     kept = {key: trained.get(key) for key in ("adapter", "configuration", "dtype")}
-    known = {key: trained[KNOWN_BY][key] for key in OF_TWINS}
-    return {**kept, "untrained": True, "seed": seed, "tokenizer": known["tokenizer"], KNOWN_BY: known}
+    known = {key: trained[KNOWN_BY][key] for key in OF_TWINS if key in trained[KNOWN_BY]}
+    shared = {key: trained[key] for key in ("layers", "undefined") if key in trained}
+    return {**kept, **shared, "untrained": True, "seed": seed, "tokenizer": known["tokenizer"], KNOWN_BY: known}
 
 
 def full_twin_name(seed: int, source: Mapping[str, Any]) -> str:
@@ -52,7 +63,7 @@ def full_twin_name(seed: int, source: Mapping[str, Any]) -> str:
 
 
 def built_when_needed(
-    adapter: TextAdapter, seed: int, probe: Callable[[TextAdapter], TextProbe], *, last_use: bool = False
+    adapter: Trained, seed: int, probe: Callable[[Trained], Probe], *, last_use: bool = False
 ) -> Measure:
     """A measurement with an untrained twin that is built at the first text: none is where all is measured already.
 
@@ -93,7 +104,7 @@ def free_weights(model: nn.Module) -> None:
 
 
 @contextmanager
-def _built(adapter: TextAdapter, seed: int) -> Iterator[TextAdapter]:
+def _built(adapter: Trained, seed: int) -> Iterator[Trained]:
     """An untrained twin; where both do not fit on the device, the trained model waits on the CPU meanwhile."""
     device, moved = next(adapter.model.parameters()).device, False
     try:
@@ -108,6 +119,24 @@ def _built(adapter: TextAdapter, seed: int) -> Iterator[TextAdapter]:
     finally:
         if moved:
             adapter.model.to(device)
+
+
+def measured_examples(entries: Sequence[Example | Skipped], trained: Iterable[Record]) -> list[Example]:
+    """The examples that the trained model could measure, which its twins are to see.
+
+    Args:
+        entries: The data.
+        trained: The trained model's records.
+
+    Returns:
+        In the data's order, each once.
+    """
+    measured = {record.example for record in trained}
+    first: dict[str, Example] = {}
+    for entry in entries:
+        if isinstance(entry, Example) and entry.id in measured:
+            first.setdefault(entry.id, entry)
+    return list(first.values())
 
 
 def twin_cache(cache: Path, name: str, texts: Sequence[Example], settings: Mapping[str, Any]) -> RunFolder:

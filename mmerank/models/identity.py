@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -21,15 +21,17 @@ from mmerank.inputs.sequence import Kind, TokenSequence
 from mmerank.models.adapter import Adapter
 from mmerank.models.checkpoints import configuration_fingerprint, without_origin
 from mmerank.models.described import Description, is_dynamic, tensor_content
+from mmerank.models.encoders.encoder import Encoder, is_encoder
 from mmerank.models.loading import TextAdapter, tokenizer_fingerprint
 
 KNOWN_BY = "known_by"
-# What an untrained twin shares with the trained model beside the configuration, and follows from.
-OF_TWINS = ("attention", "classes", "dtypes", "reading", "tokenizer")
+# What an untrained twin shares with the trained model beside the configuration, and follows from; of encoders of
+# pictures, `pixels` too, and of language models not.
+OF_TWINS = ("attention", "classes", "dtypes", "pixels", "reading", "tokenizer")
 _TEXT = "A cat sat, in 1867, on the mat:\n\nWas it *her* cat? Das Kätzchen schläft … 猫"
 
 
-def identity(adapter: Adapter | TextAdapter) -> dict[str, Any]:
+def identity(adapter: Adapter | TextAdapter | Encoder) -> dict[str, Any]:
     """What a model was loaded from, and hashes of all that decides its numbers, as it is now.
 
     Every byte of the weights is read each time, since nothing else shows all edits in place.
@@ -47,30 +49,54 @@ def identity(adapter: Adapter | TextAdapter) -> dict[str, Any]:
     Raises:
         ModelError: Weights have no values.
     """
-    model, tokenizer = adapter.model, adapter.tokenizer
+    model = adapter.model
     configs, describe = _configs(model), Description()
     known: dict[str, Any] = {
         "attention": sorted({str(getattr(config, "_attn_implementation", None)) for config in configs}),
-        "chat_template": _digest(getattr(tokenizer, "chat_template", None)),
         "classes": [f"{type(of).__module__}.{type(of).__qualname__}" for of in (adapter, model)],
         "dtypes": _dtypes(model),
-        "hook_points": _digest([list(adapter.layers)]),
         "modules": _digest([describe.module(*of) for of in model.named_modules()]),
-        "tokenizer": tokenizer_fingerprint(tokenizer),
     }
-    if isinstance(adapter, Adapter):
-        known |= _pictured(adapter)
+    if is_encoder(adapter):
+        known |= _encoded(cast(Encoder, adapter))
     else:
-        ids = _attempted(lambda: adapter.token_ids(_TEXT))
-        known["reading"] = _digest([ids, adapter.max_tokens, adapter.predicts_next])
+        known |= _fed(cast("Adapter | TextAdapter", adapter))
     stated: dict[str, Any] = {}
     if configs:
-        stated["configuration"] = configuration_fingerprint([of.to_dict() for of in configs])
+        # Of an encoder only a part may have one.
+        whole = [adapter.source["configuration"]] if is_encoder(adapter) and "configuration" in adapter.source else []
+        stated["configuration"] = configuration_fingerprint([*whole, *(of.to_dict() for of in configs)])
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     if isinstance(adapter, Adapter) and adapter.undefined:
         stated["undefined"] = dict(adapter.undefined)
     stated |= {} if dtype is None else {"dtype": str(dtype).removeprefix("torch.")}
     return {**adapter.source, **stated, "weights": weights_fingerprint(model), KNOWN_BY: known}
+
+
+def _fed(adapter: Adapter | TextAdapter) -> dict[str, Any]:
+    """What decides of what is fed to a language model or a multimodal one, and where it is read."""
+    tokenizer = adapter.tokenizer
+    known = {
+        "chat_template": _digest(getattr(tokenizer, "chat_template", None)),
+        "hook_points": _digest([list(adapter.layers)]),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+    }
+    if isinstance(adapter, Adapter):
+        return known | _pictured(adapter)
+    ids = _attempted(lambda: adapter.token_ids(_TEXT))
+    return known | {"reading": _digest([ids, adapter.max_tokens, adapter.predicts_next])}
+
+
+def _encoded(encoder: Encoder) -> dict[str, Any]:
+    """What decides of what is fed to an encoder; tokenizers of libraries of its kind have no form in common."""
+    tokenizer = getattr(encoder, "tokenizer", None)
+    read = _attempted(lambda: encoder.tokens(_TEXT).ids)
+    vocabulary = tokenizer_fingerprint(tokenizer) if hasattr(tokenizer, "init_kwargs") else type(tokenizer).__name__
+    return {
+        "pixels": _digest(_attempted(lambda: encoder.pixels(_picture()))),
+        "reading": _digest([read, encoder.max_tokens]),
+        "tokenizer": vocabulary,
+    }
 
 
 def weights_fingerprint(model: nn.Module) -> str:

@@ -63,3 +63,25 @@ def layer_numbers(end: int, chosen: str) -> list[int]:
         else:
             raise ValueError(f"unknown layer {word!r}; known: all, first, middle, last, 0 to {end}")
     return sorted(numbers)
+
+
+def encoder_layers(there: Sequence[int], chosen: str) -> list[int]:
+    """The layers of an encoder that a choice names, the last one always among them.
+
+    Args:
+        there: Those that can be measured, counted from 1, ascending; at least one.
+        chosen: As for `layer_points`; a number that this encoder does not have names nothing.
+
+    Returns:
+        Their numbers, ascending.
+
+    Raises:
+        ValueError: A name is unknown.
+
+    Example:
+        >>> encoder_layers(range(1, 13), "first,middle")
+        [1, 6, 12]
+    """
+    end = there[-1]
+    words = [word for word in (part.strip() for part in chosen.split(",")) if not word.isdigit() or int(word) <= end]
+    return sorted({*layer_numbers(end, ",".join(words))} & {*there})

@@ -18,13 +18,17 @@ class SpecialTokens:
     """Says once where a text spells out a special token, which a tokenizer reads as such, as in the published code.
 
     Args:
-        tokenizer: As transformers loads it.
+        tokenizer: As transformers or open_clip loads it; None reads nothing.
     """
 
     def __init__(self, tokenizer: Any):
-        added = tokenizer.added_tokens_decoder.values()
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # what open_clip puts around those of transformers
+        if hasattr(tokenizer, "added_tokens_decoder"):
+            names = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+        else:  # open_clip's own
+            names = [tokenizer.decoder[i] for i in getattr(tokenizer, "all_special_ids", ())]
         # Some tokenizers pad with a mark that every other text has.
-        self._tokens = sorted(t.content for t in added if t.special and len(t.content) > 2)
+        self._tokens = sorted(name for name in names if len(name) > 2)
         self._said = False
 
     def look_at(self, name: str, text: str) -> None:

@@ -52,9 +52,14 @@ def mean_tokens(run: Finished, model: str) -> dict[str, float]:
         model: One of its models.
 
     Returns:
-        By `erank1` .. `erank5`, or `tokens`.
+        By `erank1` .. `erank5`, or `tokens`; of encoders, at their last layers, `patches` and `tokens`.
     """
     records = run.of(model)
+    if run.job == "encode":
+        named = {"image": "patches", "text": "tokens"}
+        last = [record for record in records if record.embedding is not None]
+        sides = dict.fromkeys(record.input for record in last)
+        return {named[side]: fmean(record.n for record in last if record.input == side) for side in sides}
     if run.job == "diff":
         return {"tokens": fmean(record.n for record in records if record.point == "final")}
     counts = {
@@ -203,6 +208,14 @@ def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str]
             )
     yield from _of_unlike_examples(title, runs, called)
     models = [(run, model) for run in runs for model in run.frames]
+    if job == "encode":
+        if len({run.n(model) for run, model in models}) > 1:
+            yield f"{title}: eRanks of embeddings and retrieval follow the number of examples, which differ."
+        yield (
+            f"{title}: an encoder of random weights has a modality gap and low eRanks of embeddings, too; hold each "
+            "number against that of the untrained model beside it."
+        )
+        return
     if job == "diff":
         of_data: dict[str, list[tuple[Finished, str]]] = {}
         for run, model in models:

@@ -7,12 +7,15 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.embedded import UNTRAINED
 from mmerank.analysis.metrics.known import main_sample
+from mmerank.analysis.metrics.matched_cosine import METRIC as MATCHED_COSINE
 from mmerank.eranks import ERANKS
 from mmerank.errors import MmerankError, printable
 from mmerank.inputs.example import Example
@@ -21,7 +24,7 @@ from mmerank.inputs.pictures import open_picture
 # What the most and the least are by: of a perturbation, the mean over the five measurements of how far the entropy
 # moved, in nats.
 CHANGE = "mean_entropy_change"
-RANKED_BY = {"align": "image_text_alignment", "perturb": CHANGE, "diff": "diff_erank"}
+RANKED_BY = {"align": "image_text_alignment", "perturb": CHANGE, "diff": "diff_erank", "encode": "erank_image"}
 _OF_TEXTS = ("erank_untrained", "erank_trained", "diff_erank", "loss_untrained", "loss_trained", "reduced_loss")
 EXTREMES = 4
 LONGEST_TEXT = 300  # characters, of ids too
@@ -54,8 +57,8 @@ def by_example(run: Finished) -> pd.DataFrame:
         run: Any.
 
     Returns:
-        `id`, `model`, `tokens` (behind eRank5, or of the text), the quantities of the example alone, and of a
-        perturbation `transform` and `mean_entropy_change`.
+        `id`, `model`, `tokens` (behind eRank5, or of the text; of encoders, the patches at the last layer), the
+        quantities of the example alone, and of a perturbation `transform` and `mean_entropy_change`.
     """
     tables = [
         _alone(run, model, str(transform), frame)
@@ -120,6 +123,8 @@ def id_shown(name: str) -> str:
 
 
 def _alone(run: Finished, model: str, transform: str, frame: pd.DataFrame) -> pd.DataFrame:
+    if run.job == "encode":
+        return _encoded(run, model, transform, frame)
     point = "final" if run.job == "diff" else ""
     chosen = main_sample(frame, aggregate=run.convention["aggregate"], **({"point": point} if point else {}))
     with np.errstate(invalid="ignore", divide="ignore"):  # a text without a loss
@@ -134,6 +139,26 @@ def _alone(run: Finished, model: str, transform: str, frame: pd.DataFrame) -> pd
     for i, (name, column) in enumerate({"id": list(chosen.examples), "model": model, "transform": transform}.items()):
         values.insert(i, name, column)
     return values
+
+
+def _encoded(run: Finished, model: str, transform: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Each example of encoders: eRank at the last layer of each side, and the cosine of picture and text."""
+    at_end = frame[frame["embedding"].notna()]
+    values: dict[str, pd.Series[Any]] = {}
+    twins = [of for of in frame["model"].unique() if of != model]
+    for name, end in zip([model, *twins], ("", UNTRAINED), strict=False):
+        for side, rows in at_end[at_end["model"] == name].groupby("input"):
+            values[f"erank_{side}{end}"] = rows.set_index("example")["erank"]
+            if name == model and side == "image":
+                values = {"tokens": rows.set_index("example")["n"], **values}
+    table = pd.DataFrame(values).dropna()
+    for _, cosines in MATCHED_COSINE.samples(frame, run.convention["aggregate"]):
+        of_each = pd.DataFrame(cosines.columns, index=list(cosines.examples), columns=list(cosines.quantities))
+        table = table.join(of_each)
+    table = table.rename_axis("id").reset_index()
+    table.insert(1, "model", model)
+    table.insert(2, "transform", transform)
+    return table
 
 
 def _rows(table: pd.DataFrame, name: str) -> tuple[tuple[str, str, dict[str, float]], ...]:

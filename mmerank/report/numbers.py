@@ -122,9 +122,10 @@ def _of_run(run: Finished) -> pd.DataFrame:
     table["paper"] = math.nan
     for key, rows_of in table.groupby(["model", "transform", "point"], sort=False):
         model, transform, point = map(str, key)
+        printed: dict[str, float] = {}  # the paper has no encoders
         if run.job == "diff":
             printed = printed_diff(model, run.data) if point == "final" else {}
-        else:
+        elif run.job != "encode":
             printed = printed_alignment(model, run.source(model), run.data, transform)
         table.loc[rows_of.index, "paper"] = rows_of["quantity"].map(printed)
     return table

@@ -26,7 +26,8 @@ ROWS = (
     "examples that have as many"
 )
 # Metrics whose numbers stand in the first table of a job, and those of them in it where there are more.
-_MAIN = ("alignment", "matched", "diff_erank", "accuracy")
+_OF_ENCODERS = ("embeddings", "matched_cosine", "retrieval")
+_MAIN = ("alignment", "matched", "diff_erank", "accuracy", *_OF_ENCODERS)
 _FIRST = (
     "erank_untrained",
     "erank_trained",
@@ -154,7 +155,9 @@ def printed_tables(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[Prin
     for job in JOBS:
         here = numbers[numbers["job"] == job]
         final, main = here["point"].isin(["", FINAL]), here["metric"].isin(_MAIN)
-        first = here["quantity"].isin(_FIRST) | here["metric"].isin(["alignment", "matched", "accuracy"])
+        first = here["quantity"].isin(_FIRST) | here["metric"].isin(
+            ["alignment", "matched", "accuracy", *_OF_ENCODERS]
+        )
         parts = [(JOBS[job], here[final & main & first]), (f"{JOBS[job]}: more", here[final & main & ~first])]
         parts.append((f"{JOBS[job]}, by layer", here[~final & here["quantity"].isin(_FIRST)]))
         parts += [(of.title, here[here["metric"] == of.name]) for of in METRICS if of.name not in _MAIN]

@@ -29,6 +29,7 @@ VERSIONS = {
     15: "with the loss",
     27: "with what else is measured of the rows",
     30: "with what the example is known by",
+    31: "with embeddings",
 }
 _OF = b"mmerank.data"  # among the metadata of a part
 # NUMBER-DIGEST.parquet, the digest being that of the file; of several processes NUMBER-PROCESS-DIGEST.parquet.

@@ -53,6 +53,7 @@ class Record:
             versions, as are the next two.
         picture_digest: Hash of its picture's pixels; empty where no picture was read.
         picture_stamp: Size and time of modification of its file, or commit and row; empty where there is none.
+        embedding: Of an encoder's last layer: what the picture or text is embedded as, (e,), float32. None elsewhere.
     """
 
     model: str
@@ -85,6 +86,7 @@ class Record:
     text_digest: str = ""
     picture_digest: str = ""
     picture_stamp: str = ""
+    embedding: NDArray[np.float32] | None = None
 
 
 # In the order of the fields. Later versions may add some at the end, see `mmerank.runs.parts.VERSIONS`.
@@ -120,6 +122,7 @@ SCHEMA = pa.schema(
         ("text_digest", pa.string()),
         ("picture_digest", pa.string()),
         ("picture_stamp", pa.string()),
+        ("embedding", pa.list_(pa.float32())),
     ]
 )
 _NO_SPECTRUM: NDArray[np.float32] = np.zeros(0, np.float32)

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mmerank.convention import Convention, TextConvention
+from mmerank.convention import Convention, EncoderConvention, TextConvention
 from mmerank.eranks import ERANKS
 from mmerank.errors import RunFolderError
-from mmerank.models.layers import layer_numbers
+from mmerank.models.layers import encoder_layers, layer_numbers
 from mmerank.runs.settings import STATED, convention_in, data_fingerprint, record_fingerprint
 
 # Spectra are stored in float32, so what follows from them agrees with what was computed in float64 to its rounding.
@@ -61,12 +61,17 @@ class Rules:
         self._fingerprints = {
             model: [record_fingerprint(source, mode) for mode in modes] for model, source in self._models.items()
         }
+        self._chosen: str = settings.get("layers", "")
         try:
-            self._layers = _layer_sets(settings.get("layers", ""))
+            self._layers = _layer_sets("" if isinstance(self._convention, EncoderConvention) else self._chosen)
         except ValueError as error:
             raise RunFolderError(f"{folder / STATED}: not the settings of a run (layers: {error})") from None
-        if isinstance(self._convention, TextConvention):
-            self._keys, self._draws = {("none", "final", "text")}, 0
+        self._keys: set[tuple[str, ...]]
+        self._draws = 0
+        if isinstance(self._convention, EncoderConvention):
+            self._keys = set()  # each model has its own
+        elif isinstance(self._convention, TextConvention):
+            self._keys = {("none", "final", "text")}
         else:
             whole = ["none", *settings.get("transforms", [])]
             self._keys = {(name, *where) for name in whole for where in ERANKS.values()}
@@ -87,11 +92,14 @@ class Rules:
             raise DamagedPart("no records")
         part = _Part(table)
         self._check_models(part, older=older)
-        at_layer = self._check_whole(part)
+        of_encoders = isinstance(self._convention, EncoderConvention)
+        at_layer = self._check_encoded(part) if of_encoders else self._check_whole(part)
         part.check_numbers(centred=self._convention.centre == "mean")
+        if not of_encoders and not part.lacks("embedding"):
+            part.check_lists("embedding", None, at_layer, most=None)
         if isinstance(self._convention, TextConvention):
             self._check_losses(part)
-        else:
+        elif isinstance(self._convention, Convention):
             self._check_rows(part, at_layer, self._convention)
 
     def _check_models(self, part: _Part, *, older: bool) -> None:
@@ -146,6 +154,45 @@ class Rules:
             key = ", ".join(found[place % len(found)])
             raise DamagedPart(f"{times} measurement{'s' * (times != 'no')} {key} of example {part.example(row)!r}")
         return np.array([key in layers for key in found])[codes]
+
+    def _check_encoded(self, part: _Part) -> _Column:
+        """Each example has every layer of its encoders once, and embeddings at the last; which rows are those."""
+        if part.lacks("embedding"):
+            raise DamagedPart("no column embedding")
+        columns = ("transform", "point", "input")
+        codes, found = part.coded(*columns)
+        examples, of_example = part.coded("model", "example")
+        counts = np.bincount(examples * len(found) + codes, minlength=len(of_example) * len(found))
+        expected, last = [], {}
+        for model in {model for model, _ in of_example}:
+            last[model] = self._layers_of(model)
+        for model, _ in of_example:
+            wanted = {("none", f"layer {i}", side) for side, layers in last[model].items() for i in layers}
+            if missing := wanted - set(found):
+                raise DamagedPart(f"no measurement {', '.join(sorted(missing)[0])} of any example")
+            expected.append([key in wanted for key in found])
+        if (counts != np.array(expected).ravel()).any():
+            place = int((counts != np.array(expected).ravel()).argmax())
+            row = int((examples == place // len(found)).argmax())
+            key = ", ".join(found[place % len(found)])
+            raise DamagedPart(f"{counts[place]} measurements {key} of example {part.example(row)!r}")
+        ends = {(model, f"layer {layers[-1]}", side) for model, of in last.items() for side, layers in of.items()}
+        places, keys = part.coded("model", "point", "input")
+        at_end = np.array([key in ends for key in keys])[places]
+        part.check_embeddings(at_end)
+        return at_end
+
+    def _layers_of(self, model: str) -> dict[str, list[int]]:
+        """The layers that were to be measured of a model, by side."""
+        stated = self._models[model].get("layers")
+        if not isinstance(stated, Mapping) or not all(
+            isinstance(layers, list) and layers and all(type(i) is int for i in layers) for layers in stated.values()
+        ):
+            raise DamagedPart(f"records of {model!r}, of which the run does not say which layers it has")
+        try:
+            return {side: encoder_layers(layers, self._chosen) for side, layers in stated.items()}
+        except ValueError as error:
+            raise DamagedPart(f"no layers that could be measured ({error})") from None
 
     def _check_losses(self, part: _Part) -> None:
         convention = self._convention
@@ -286,6 +333,18 @@ class _Part:
         self.require(np.diff(offsets) == np.where(wanted, lengths, 0), name)
         fine = np.isfinite(values) if most is None else np.isnan(values) | ((values >= -SLACK) & (values <= most))
         self.require(np.add.reduceat(np.append(~fine, False), offsets[:-1]) * (np.diff(offsets) > 0) == 0, name)
+
+    def check_embeddings(self, where: _Column) -> None:
+        """Embeddings of finite numbers at these rows alone, of one width for the models and sides that have one."""
+        offsets, values = self._lists("embedding", where)
+        widths = np.diff(offsets)
+        self.require((widths > 0) == where, "embedding")
+        if not np.isfinite(values).all():
+            raise DamagedPart("an embedding that is not finite")
+        models, keys = self.coded("model")
+        for i in range(len(keys)):
+            if len({*widths[where & (models == i)].tolist()}) > 1:
+                raise DamagedPart(f"embeddings of different lengths of {keys[i][0]!r}")
 
     def _lists(self, name: str, wanted: _Column) -> tuple[_Column, _Column]:
         """Where each row's list begins, with the end of the last, and all the numbers."""

@@ -9,18 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmerank.convention import Convention, TextConvention
+from mmerank.convention import AnyConvention, Convention, EncoderConvention, TextConvention
 from mmerank.errors import RunFolderError
 from mmerank.files import json_of
 
 STATED = "run.json"
 SUMMARY = "summary.json"
 # Jobs by what they measure, and the choices that each states.
-CONVENTIONS: dict[str, type[Convention] | type[TextConvention]] = {
+CONVENTIONS: dict[str, type[AnyConvention]] = {
     "align": Convention,
     "perturb": Convention,
     "diff": TextConvention,
     "untrained": TextConvention,
+    "encode": EncoderConvention,
 }
 # A shape is a type, one of several (a tuple), a list with the shape of its entries, or a dictionary with those of its
 # values, "*" for any other key. A key may be missing.
@@ -32,6 +33,7 @@ _SETTINGS = {
     "models": {"*": {"*": object}},
     "versions": {"*": str},
     "layers": str,
+    "untrained_seed": int,
     "transforms": [str],
     "controls": [str],
     "control_draws": int,
@@ -115,7 +117,7 @@ def results_in(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [summary["base"]] if "base" in summary else summary.get("results", [])
 
 
-def convention_in(folder: Path, settings: Mapping[str, Any]) -> Convention | TextConvention:
+def convention_in(folder: Path, settings: Mapping[str, Any]) -> AnyConvention:
     """The choices that settings state; what an earlier version did not know has its default.
 
     Args:
@@ -140,7 +142,7 @@ def convention_in(folder: Path, settings: Mapping[str, Any]) -> Convention | Tex
     raise RunFolderError(f"{folder / STATED}: not the settings of a run (convention: {found}); {_HINT}")
 
 
-def _wrong_choices(usual: Convention | TextConvention, given: Mapping[str, Any]) -> Iterator[str]:
+def _wrong_choices(usual: AnyConvention, given: Mapping[str, Any]) -> Iterator[str]:
     """Each choice that does not exist, or is of another type than the usual one."""
     known: dict[str, Any] = asdict(usual)
     for name, value in given.items():

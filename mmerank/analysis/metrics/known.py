@@ -9,16 +9,20 @@ from mmerank.analysis.metrics import (
     alignment,
     cka,
     diff_erank,
+    embeddings,
+    encoder_layers,
     layers,
     matched,
+    matched_cosine,
     mutual_information,
     mutual_knn,
     participation_ratio,
+    retrieval,
     rows,
 )
 from mmerank.analysis.metrics.alignment import alignment_sample
 from mmerank.analysis.metrics.diff_erank import diff_sample
-from mmerank.analysis.sample import Sample
+from mmerank.analysis.sample import Sample, of_encoders
 from mmerank.convention import Aggregate
 from mmerank.eranks import FINAL
 
@@ -34,6 +38,10 @@ METRICS: tuple[Metric, ...] = tuple(
         mutual_information,
         cka,
         mutual_knn,
+        embeddings,
+        matched_cosine,
+        retrieval,
+        encoder_layers,
     )
 )
 
@@ -78,8 +86,11 @@ def main_metric(records: pd.DataFrame) -> Metric:
         records: Of it.
 
     Returns:
-        eRank1 to eRank5 and the ratios of pairs, Diff-eRank of texts.
+        eRank1 to eRank5 and the ratios of pairs, Diff-eRank of texts; of encoders retrieval, or their embeddings
+        where they read no text.
     """
+    if of_encoders(records):
+        return metric("retrieval" if (records["input"] == "text").any() else "embeddings")
     return metric("diff_erank" if set(records["input"]) == {"text"} else "alignment")
 
 

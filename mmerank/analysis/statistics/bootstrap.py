@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
 from mmerank.analysis.sample import Floats, PairSample, Sample
-from mmerank.analysis.statistics.jackknife import jackknife_limits
+from mmerank.analysis.statistics.jackknife import jackknife_limits, without_spread
 
 Method = Literal["expanded", "percentile", "basic", "BCa"]
 Interval = tuple[float, float]
@@ -79,11 +79,13 @@ def sample_intervals(chosen: Sample, bootstrap: Bootstrap | None = None) -> dict
         bootstrap: Level, resamples, seed and method; of statistics of pairs, the level alone counts.
 
     Returns:
-        (low, high) by quantity; without those that cannot be computed, all with fewer than two examples.
+        (low, high) by quantity; without those that cannot be computed: all with fewer than two examples, and
+        statistics of pairs that leaving out an example does not move.
     """
     bootstrap = bootstrap or Bootstrap()
     if isinstance(chosen, PairSample):
-        low, high = jackknife_limits(*chosen.of_columns(chosen.columns), level=bootstrap.level)
+        low, high = jackknife_limits(*chosen.found, level=bootstrap.level)
+        low = np.where(without_spread(chosen.found[1]), np.nan, low)
     else:
         low, high = bootstrap_limits(chosen.columns, chosen.of_means, bootstrap)
     return {

@@ -7,6 +7,7 @@ own nearest neighbour and has a kernel of 1 with itself, so that resampled value
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from mmerank.analysis.sample import Floats
@@ -16,7 +17,7 @@ def jackknife_error(without: Floats) -> Floats:
     """Standard error of statistics by the jackknife.
 
     Args:
-        without: The statistics without each example in turn, (n, q).
+        without: The statistics without each example in turn, (n, q), or without each of n groups of equal size.
 
     Returns:
         (q,); NaN with fewer than two examples.
@@ -43,3 +44,16 @@ def jackknife_limits(values: Floats, without: Floats, *, level: float) -> tuple[
         return np.full_like(values, np.nan), np.full_like(values, np.nan)
     reach = float(stdtrit(n - 1, (1 + level) / 2)) * jackknife_error(without)
     return values - reach, values + reach
+
+
+def without_spread(without: Floats) -> NDArray[np.bool_]:
+    """Statistics that leaving out does not move, as a share of 0 or 1: the jackknife says nothing of them.
+
+    Args:
+        without: They without each example in turn, (n, q).
+
+    Returns:
+        (q,).
+    """
+    most = np.abs(without).max(axis=0, initial=0.0)
+    return np.asarray(np.ptp(without, axis=0) <= 1e-12 * most)

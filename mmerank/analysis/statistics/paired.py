@@ -14,7 +14,7 @@ from scipy import stats
 from mmerank.analysis.sample import Floats, PairSample, Sample
 from mmerank.analysis.statistics.bootstrap import Bootstrap, bootstrap_limits, influence
 from mmerank.analysis.statistics.effects import rank_biserial, signed_rank_p, smallest_detectable, standardised_mean
-from mmerank.analysis.statistics.jackknife import jackknife_error, jackknife_limits
+from mmerank.analysis.statistics.jackknife import jackknife_error, jackknife_limits, without_spread
 from mmerank.analysis.statistics.permutation import swap_test
 
 FalseDiscovery = Literal["bh", "by"]
@@ -204,12 +204,14 @@ def _of_pairs(
     a: PairSample, b: PairSample, chosen: Sequence[str], level: float
 ) -> tuple[list[PairedDifference], tuple[str, ...]]:
     places = [a.quantities.index(name) for name in chosen]
-    (value_a, without_a), (value_b, without_b) = (of.of_columns(of.columns) for of in (a, b))
+    (value_a, without_a), (value_b, without_b) = a.found, b.found
     value, without = (value_a - value_b)[places], (without_a - without_b)[:, places]
     low, high = jackknife_limits(value, without, level=level)
-    error, freedom = jackknife_error(without), max(a.n - 1, 1)
+    error, freedom = jackknife_error(without), max(len(without) - 1, 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         p = 2 * stats.t.sf(np.abs(value) / error, freedom)
+    unmoved = without_spread(without) & (value != 0)
+    low[unmoved] = high[unmoved] = p[unmoved] = np.nan
     found, equal = [], []
     for i, name in enumerate(chosen):
         if value[i] == 0 and not without[:, i].any():
@@ -307,7 +309,8 @@ def chosen_quantities(a: Sample, b: Sample, quantities: Sequence[str] | None) ->
     Raises:
         ValueError: There is no such quantity, or the samples have other ones.
     """
-    if a.quantities != b.quantities or a.columns.shape[1] != b.columns.shape[1]:
+    unlike = a.columns.shape[1] != b.columns.shape[1] and not isinstance(a, PairSample)  # embeddings have any width
+    if a.quantities != b.quantities or unlike:
         raise ValueError("expected the same measurements on both sides: hook points, number of untrained models")
     unknown = [name for name in quantities or () if name not in a.quantities]
     if unknown:

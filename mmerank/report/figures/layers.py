@@ -15,6 +15,12 @@ from mmerank.report.figures.style import bare, legend, look, panels
 
 # Names of lines by what the numbers are of.
 _OF_TEXTS = {"erank_untrained": "untrained", "erank_trained": "trained"}
+_OF_ENCODERS = {
+    "erank_image": "patches",
+    "erank_image_untrained": "patches, untrained",
+    "erank_text": "tokens",
+    "erank_text_untrained": "tokens, untrained",
+}
 _OF_PAIRS = {"all": "all rows", "image": "image rows", "text": "text rows"}
 _TICKS = 8  # at most so many, about
 
@@ -28,7 +34,7 @@ def layer_curves(found: Sequence[tuple[Finished, str]], called: dict[tuple[str, 
     """Curves of eRank by layer with their intervals, a panel per model.
 
     Args:
-        found: Runs that have layers, of texts or of pairs, and their models.
+        found: Runs that have layers, of texts, of pairs or of encoders, and their models.
         called: Name by run and model.
 
     Returns:
@@ -40,6 +46,11 @@ def layer_curves(found: Sequence[tuple[Finished, str]], called: dict[tuple[str, 
             rows = run.estimates[run.estimates["model"] == model]
             points = [*layer_names(rows["point"]), "final"]
             lines = {label: rows[rows["quantity"] == name] for name, label in _OF_TEXTS.items()}
+        elif run.job == "encode":
+            rows = run.estimates[(run.estimates["model"] == model) & (run.estimates["metric"] == "encoder_layers")]
+            points = layer_names(rows["point"])
+            lines = {label: rows[rows["quantity"] == name] for name, label in _OF_ENCODERS.items()}
+            lines = {label: of for label, of in lines.items() if len(of)}
         else:
             frame = run.frames[model]
             rows = layer_eranks(frame[frame["transform"] == "none"], aggregate=run.convention["aggregate"])
@@ -54,7 +65,7 @@ def layer_curves(found: Sequence[tuple[Finished, str]], called: dict[tuple[str, 
 
 def _draw(axes: Axes, points: Sequence[str], lines: dict[str, pd.DataFrame]) -> None:
     for i, (label, of) in enumerate(lines.items()):
-        of, style = of.set_index("point").loc[list(points)], look(i)
+        of, style = of.set_index("point").reindex(list(points)), look(i)  # two encoders may have other layers
         axes.plot(range(len(points)), of["value"], label=label, **style)
         axes.fill_between(
             range(len(points)),

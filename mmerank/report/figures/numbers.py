@@ -41,8 +41,9 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
     trained = trajectories(runs)
     passed = {key for of in trained for key in of.between}
     shown = [(run, model) for run in runs for model in run.frames if (run.name, model) not in passed]
-    pairs = [(run, model) for run, model in shown if run.job != "diff"]
+    pairs = [(run, model) for run, model in shown if run.job in ("align", "perturb")]
     texts = [(run, model) for run, model in shown if run.job == "diff"]
+    encoders = [(run, model) for run, model in shown if run.job == "encode"]
     with styled():
         yield from _of_pairs(pairs, numbers, called, _called(runs, within=True), data)
         if (of_sizes := sized(numbers)) is not None:
@@ -62,6 +63,9 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
             if found := [(run, model) for run, model in found if has_layers(run, model)]:
                 caption = f"eRank by layer of the LLM, {of_what}, with 95 % intervals."
                 yield name, caption, layer_curves(found, called)
+        if encoders:
+            caption = "eRank by layer of encoders, of a picture's patches and a text's tokens, with 95 % intervals."
+            yield "layers-encoders", caption, layer_curves(encoders, called)
         for found, name in ((pairs, "spectra"), (texts, "spectra-texts")):
             if found:
                 caption = "Mean spectrum over examples (an example with fewer eigenvalues counts as 0 beyond them)."

@@ -39,12 +39,13 @@ def interval_text(interval: Interval | None, decimals: int) -> str:
     return f"[{_rounded(low, shown):.{shown}f}, {_rounded(high, shown):.{shown}f}]"
 
 
-def interval_line(bootstrap: Bootstrap, n: int) -> str:
+def interval_line(bootstrap: Bootstrap, n: int, made_by: str = "bootstrap") -> str:
     """What the intervals are, and how far to trust them.
 
     Args:
         bootstrap: How they were made.
         n: Number of examples.
+        made_by: Their kind.
 
     Returns:
         A line.
@@ -52,7 +53,7 @@ def interval_line(bootstrap: Bootstrap, n: int) -> str:
     if n < 2:
         return "  no intervals: they need at least 2 examples"
     rough = f"; rough, since n < {ROUGH}" if n < ROUGH else ""
-    return f"  in brackets: {100 * bootstrap.level:.4g} % bootstrap intervals over examples{rough}"
+    return f"  in brackets: {100 * bootstrap.level:.4g} % {made_by} intervals over examples{rough}"
 
 
 def comparison_table(comparison: ComparisonResult) -> Table:
@@ -95,11 +96,14 @@ def comparison_notes(comparisons: Sequence[ComparisonResult]) -> list[str]:
         Lines.
     """
     first = comparisons[0]
+    by_jackknife = not first.permutations  # statistics of pairs, which are not resampled
     name = {"bh": "Benjamini-Hochberg", "by": "Benjamini-Yekutieli"}[first.false_discovery]
     swaps = f"all {first.permutations}" if first.exact else f"{first.permutations} random"
+    n = min(comparison.n for comparison in comparisons)
     lines = [
-        interval_line(first.bootstrap, min(comparison.n for comparison in comparisons)),
-        f"  q: permutation test, {swaps} swaps; {name} over {first.tests} tests",
+        interval_line(first.bootstrap, n, "jackknife" if by_jackknife else "bootstrap"),
+        f"  q: {'t by the jackknife' if by_jackknife else f'permutation test, {swaps} swaps'}; {name} over "
+        f"{first.tests} tests",
         "  d_z: mean / sd of the examples' differences; MDE: detectable at this n with 80 % power",
     ]
     if any(comparison.fixed for comparison in comparisons):

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.analysis.results.diff import DiffResult
+from mmerank.analysis.results.encoding import EncodingResult
 from mmerank.inputs.example import Skipped
 
 SKIPS_SHOWN = 10
@@ -49,7 +50,7 @@ def joined(number: str, interval: str, columns: int) -> str:
     return number + (" " if columns <= INLINE else "\n") * bool(interval) + interval
 
 
-def choice_text(result: AlignmentResult | DiffResult) -> str:
+def choice_text(result: AlignmentResult | DiffResult | EncodingResult) -> str:
     """Which of the examples of the data were taken; nothing where that is all of them."""
     if result.limit is None or result.n + len(result.skipped) < result.limit:
         return ""

@@ -1,0 +1,252 @@
+"""What an encoder, and its untrained twin, make of a data set of pictures and texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import fmean
+from typing import Any, Self
+
+import pandas as pd
+
+from mmerank.analysis.metric import Metric
+from mmerank.analysis.metrics import embeddings, encoder_layers, matched_cosine, retrieval
+from mmerank.analysis.metrics.diff_erank import TWIN
+from mmerank.analysis.metrics.embedded import UNTRAINED, embedded
+from mmerank.analysis.results.nulls import no_nan
+from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval, sample_intervals
+from mmerank.convention import EncoderConvention, all_choices
+from mmerank.errors import DataError
+from mmerank.inputs.example import Skipped
+from mmerank.runs.folder import versions
+from mmerank.runs.record import Record, to_frame
+
+# In the order in which tables have them, without those of the twin.
+NUMBERS = (*embeddings.EMBEDDINGS, matched_cosine.MATCHED_COSINE, *retrieval.RETRIEVAL)
+SIDES = ("image", "text")
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of a data set.
+
+    Attributes:
+        value: It; NaN where there is none.
+        interval: Its limits, or None.
+    """
+
+    value: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class LayerEranks:
+    """eRank of the rows at one layer over a data set.
+
+    Attributes:
+        side: `image`, rows are patches; or `text`, rows are tokens.
+        layer: Counted from 1.
+        rows: Mean number of rows of an example.
+        width: Of the rows.
+        trained: The data-set eRank.
+        untrained: That of the twin.
+    """
+
+    side: str
+    layer: int
+    rows: float
+    width: int
+    trained: Number
+    untrained: Number
+
+
+@dataclass(frozen=True)
+class EncodingResult:
+    """What an encoder and its untrained twin make of a data set, and what that stands on.
+
+    Attributes:
+        model: Name of the model.
+        data: Name of the data set.
+        n: Number of examples that all numbers stand on.
+        skipped: The others, each with the reason.
+        convention: The choices in force.
+        source: What the model is known by, see `mmerank.models.identity.identity`.
+        undefined: What the model does not have, each with the reason.
+        untrained_seed: Of the weights of the twin.
+        records: Of the trained model and its twin, one per example, side and layer; the last with the embedding.
+        limit: How many examples were asked for; None for all.
+        seed: Of their choice; None for the first ones.
+        bootstrap: How intervals of means are made. Those of eRanks of embeddings, of the gap and of retrieval are by
+            the jackknife, at its level.
+    """
+
+    model: str
+    data: str
+    n: int
+    skipped: tuple[Skipped, ...]
+    convention: EncoderConvention
+    source: dict[str, Any]
+    undefined: dict[str, str]
+    untrained_seed: int
+    records: tuple[Record, ...]
+    limit: int | None = None
+    seed: int | None = None
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    @cached_property
+    def numbers(self) -> dict[str, Number]:
+        """Every number of the embeddings, by name; of the twin with `_untrained` behind it."""
+        found: dict[str, Number] = {}
+        for of in (embeddings.METRIC, matched_cosine.METRIC, retrieval.METRIC):
+            for numbers in self._of(of).values():
+                found |= numbers
+        return found
+
+    @cached_property
+    def layers(self) -> tuple[LayerEranks, ...]:
+        """The eRank by layer, those of pictures first."""
+        found = self._of(encoder_layers.METRIC)
+        trained = self._frame[self._frame["model"] == self.model]
+        rows = []
+        for side in SIDES:
+            here = trained[trained["input"] == side]
+            for point, numbers in found.items():
+                at = here[here["point"] == point]
+                if len(at):
+                    both = (numbers.get(f"erank_{side}{end}", _NONE) for end in ("", UNTRAINED))
+                    layer = int(point.removeprefix("layer "))
+                    rows.append(LayerEranks(side, layer, fmean(at["n"]), int(at["d"].iloc[0]), *both))
+        return tuple(rows)
+
+    @cached_property
+    def chance(self) -> dict[int, float]:
+        """What retrieval is by chance, by k; nothing without texts."""
+        found = embedded(self._frame)
+        return retrieval.chance(found.pictures, found.texts) if found and "text" not in self.undefined else {}
+
+    @property
+    def compared_by(self) -> tuple[str, ...]:
+        """The numbers by which encoders are held against each other on the same examples."""
+        return retrieval.RETRIEVAL if "text" not in self.undefined else embeddings.EMBEDDINGS[:1]
+
+    @property
+    def text_cut(self) -> int:
+        """Number of examples whose text was cut at the encoder's limit."""
+        return len({r.example for r in self.records if r.text_cut and not r.model.startswith(TWIN)})
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
+        return to_frame(self.records, spectrum=False)
+
+    def _of(self, metric: Metric) -> dict[str, dict[str, Number]]:
+        """Its numbers by hook point and name."""
+        found = {}
+        for point, sample in metric.samples(self._frame, self.convention.aggregate):
+            limits = sample_intervals(sample, self.bootstrap)
+            found[point] = {
+                name: Number(float(value), limits.get(name))
+                for name, value in zip(sample.quantities, sample.estimates, strict=True)
+            }
+        return found
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per model (trained, twin), example, side and layer; columns: `mmerank.runs.record`."""
+        return to_frame(self.records)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as `--json` prints it; what is undefined is null."""
+        untrained = {"seed": self.untrained_seed, **self._numbers(UNTRAINED)}
+        found: dict[str, Any] = no_nan(
+            {
+                "model": self.model,
+                "data": self.data,
+                "n": self.n,
+                "limit": self.limit,
+                "seed": self.seed,
+                "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
+                "convention": all_choices(self.convention, self.source),
+                **self._numbers(""),
+                "undefined": self.undefined,
+                "untrained": untrained,
+                "retrieval_by_chance": {f"at_{k}": share for k, share in self.chance.items()},
+                "layers": [_layer(of) for of in self.layers],
+                "bootstrap": self.bootstrap.to_dict(),
+                "text_cut": self.text_cut,
+                "source": self.source,
+                "versions": versions(),
+            }
+        )
+        return found
+
+    def _numbers(self, end: str) -> dict[str, Any]:
+        numbers = {name: self.numbers.get(name + end, _NONE) for name in NUMBERS}
+        return {
+            **{name: number.value for name, number in numbers.items()},
+            "intervals": {name: list(number.interval) for name, number in numbers.items() if number.interval},
+        }
+
+    @classmethod
+    def of(
+        cls,
+        records: Iterable[Record],
+        skipped: Sequence[Skipped],
+        *,
+        model: str,
+        data: str,
+        convention: EncoderConvention,
+        source: Mapping[str, Any],
+        undefined: Mapping[str, str],
+        untrained_seed: int,
+        limit: int | None = None,
+        seed: int | None = None,
+    ) -> Self:
+        """The result that records give.
+
+        Args:
+            records: Of the trained model and its twin, of the same examples, in any order.
+            skipped: The examples without.
+            model: Name of the model.
+            data: Name of the data set.
+            convention: The choices in force.
+            source: What the model is known by.
+            undefined: What it does not have, each with the reason.
+            untrained_seed: Of the twin.
+            limit: How many examples were asked for.
+            seed: Of their choice.
+
+        Returns:
+            The numbers.
+
+        Raises:
+            DataError: There are no records.
+        """
+        found = sorted(records, key=lambda r: (r.model.startswith(TWIN), r.example, r.input, len(r.point), r.point))
+        if not found:
+            first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
+            raise DataError(f"{data}: no example could be measured, {len(skipped)} skipped{first}")
+        return cls(
+            model=model,
+            data=data,
+            n=len({record.example for record in found}),
+            skipped=tuple(skipped),
+            convention=convention,
+            source=dict(source),
+            undefined=dict(undefined),
+            untrained_seed=untrained_seed,
+            records=tuple(found),
+            limit=limit,
+            seed=seed,
+        )
+
+
+_NONE = Number(math.nan, None)
+
+
+def _layer(of: LayerEranks) -> dict[str, Any]:
+    found: dict[str, Any] = {"side": of.side, "layer": of.layer, "rows": of.rows, "width": of.width}
+    for name, number in (("erank", of.trained), ("erank_untrained", of.untrained)):
+        found[name] = number.value
+        found[f"{name}_interval"] = list(number.interval) if number.interval else None
+    return found
