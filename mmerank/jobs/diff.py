@@ -16,6 +16,7 @@ from mmerank.engine.collect import collect
 from mmerank.engine.text_probe import TextProbe
 from mmerank.eranks import FINAL
 from mmerank.errors import DataError, RunFolderError, UsageError
+from mmerank.formulas.asked import Given, stated_metrics, with_metrics
 from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen
 from mmerank.jobs.twins import Measure, built_when_needed, full_twin_name, twin_cache, twin_name, twin_source
 from mmerank.models.identity import identity
@@ -51,6 +52,7 @@ def diff(
     loss: bool = True,
     last_use: bool = False,
     progress: bool = False,
+    metrics: Iterable[Given] = (),
 ) -> Diff:
     """Diff-eRank and reduced loss of a language model.
 
@@ -79,6 +81,7 @@ def diff(
         last_use: Whether `adapter` is not needed afterwards: its weights are freed before a twin is built, so that
             memory holds one of the two, and it cannot be used again. Default: both are held.
         progress: Show progress bars on stderr.
+        metrics: Also these, by name, or functions of your own; see `mmerank.formulas.asked.asked_for`.
 
     Returns:
         The numbers, with all records.
@@ -89,7 +92,7 @@ def diff(
         RunFolderError: `out` holds a run with other settings.
         TypeError: `adapter` is not a loaded language model, or `examples` no iterable of examples.
     """
-    convention = convention or TextConvention()
+    convention = with_metrics(convention or TextConvention(), metrics)
     check_text_adapter(adapter)
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"expected one or more different seeds of untrained models, got {list(seeds)}")
@@ -178,7 +181,7 @@ def open_diff_run(
 
 def _settings(convention: TextConvention, layers: str, loss: bool) -> dict[str, Any]:
     """What records of the same texts must share to stand in one folder."""
-    stated = {"convention": convention.to_dict(), "layers": layers}
+    stated = {"convention": convention.to_dict(), "layers": layers, **stated_metrics(convention.metrics)}
     return stated if loss else {**stated, "loss": False}
 
 

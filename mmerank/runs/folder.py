@@ -191,7 +191,8 @@ class RunFolder:
             return
         with self._explained("written"):
             own = "" if rank().count == 1 else f"-{rank().index}"
-            write_part(self._records / f"{next_number(part_files(self.path)):06d}{own}.parquet", records)
+            path = self._records / f"{next_number(part_files(self.path)):06d}{own}.parquet"
+            write_part(path, records, Rules(self.path, self.settings).metrics)
 
     def adopt(self, model: str, records: list[Record]) -> None:
         """Add what is lacking of a model's records that were measured elsewhere; of several processes the first does.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +36,21 @@ _NAME = re.compile(r"(\d{6,})(?:-\d+)?-([0-9a-f]{16})\.parquet", re.ASCII)
 _OLDER_NAME = re.compile(r"(\d{6,})(?:-\d+-[0-9a-f]{8})?\.parquet", re.ASCII)
 
 
-def write_part(path: Path, records: Iterable[Record]) -> Path:
+def write_part(path: Path, records: Iterable[Record], metrics: Sequence[pa.Field] = ()) -> Path:
     """Write a Parquet file that is either whole or not there.
 
     Args:
         path: Where; its folder exists.
         records: What.
+        metrics: Columns of the metrics that the run states, see `mmerank.runs.record.open_fields`.
 
     Returns:
         Where it is: the name has the file's digest, too.
     """
     sink = pa.BufferOutputStream()
-    pq.write_table(table_of(records), sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(
+        table_of(records, pa.schema([*SCHEMA, *metrics])), sink, compression="zstd", write_page_checksum=True
+    )
     content = sink.getvalue()
     path = path.with_name(f"{path.stem}-{_digest(content)}.parquet")
     with whole(path) as unfinished:
@@ -97,8 +100,12 @@ def read_part(part: Path, rules: Rules) -> pa.Table:
     if name is not None and _digest(content) != name[2]:
         raise DamagedPart("its content is not what was written: the digest in its name is of something else")
     table = read_table(content, sound=name is not None)
-    columns = table.num_columns
-    if columns not in VERSIONS or table.schema.remove_metadata() != pa.schema(list(SCHEMA)[:columns]):
+    columns = table.num_columns - len(rules.metrics)
+    known = [*list(SCHEMA)[:columns], *rules.metrics]
+    # What earlier versions wrote has no metrics.
+    if columns not in ([len(SCHEMA)] if rules.metrics else VERSIONS) or table.schema.remove_metadata() != pa.schema(
+        known
+    ):
         raise DamagedPart("other columns than those of records")
     rules.check(table, older=name is None)
     return table
@@ -120,7 +127,8 @@ def read_whole(folder: Path, *, model: str | None = None, without: Collection[st
     """
     parts = part_files(folder)  # before the settings: a model is stated before there are records of it
     rules = Rules(folder, read_settings(folder)) if parts else None
-    schema = pa.schema([field for field in SCHEMA if field.name not in without])
+    added = rules.metrics if rules else []
+    schema = pa.schema([field for field in [*SCHEMA, *added] if field.name not in without])
     found: list[pa.Table] = []
     known: set[tuple[str, str]] = set()
     for part in parts:

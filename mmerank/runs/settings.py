@@ -132,7 +132,7 @@ def _wrong_choices(usual: Convention | TextConvention, given: Mapping[str, Any])
         if name not in known:
             yield f"unknown choice {name!r}"
         else:
-            shapes = {type(None): (int, type(None)), tuple: [int]}
+            shapes = {type(None): (int, type(None)), tuple: [str] if name == "metrics" else [int]}
             yield from _wrong(value, shapes.get(type(known[name]), type(known[name])), name)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from mmerank.analysis.intervals import intervals_by_point
 from mmerank.analysis.metrics.diff_erank import LOSS, PointDiff, diff_sample, point_diff
+from mmerank.analysis.results.metrics import metric_numbers
 from mmerank.analysis.results.nulls import no_nan
 from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval
 from mmerank.convention import TextConvention, all_choices
@@ -151,6 +152,14 @@ class DiffResult:
         records = to_frame(self.records, spectrum=False)
         return intervals_by_point(records, aggregate=self.convention.aggregate, bootstrap=self.bootstrap)
 
+    @cached_property
+    def metrics(self) -> dict[str, list[dict[str, Any]]] | None:
+        """Each metric at each hook point, see `mmerank.analysis.results.metrics`; None if none was asked for."""
+        if not self.convention.metrics:
+            return None
+        frame = to_frame(self.records, spectrum=False)
+        return metric_numbers(frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap)
+
     @property
     def final(self) -> PointDiff:
         """What was measured after the final norm."""
@@ -206,6 +215,7 @@ class DiffResult:
                     {**asdict(point), "intervals": _listed(self.layer_intervals[point.point])}
                     for point in self.points
                 ],
+                **({"metrics": found} if (found := self.metrics) is not None else {}),
                 "source": self.source,
                 "versions": versions(),
             }

@@ -13,6 +13,7 @@ from mmerank.analysis.alike import read_alike
 from mmerank.analysis.results.diff import DiffResult
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
 from mmerank.report.terminal.parts import MANY, airy_table, by_model, choice_text, joined, short, skip_lines
+from mmerank.report.terminal.rows import metric_table
 
 
 def diff_tables(results: Sequence[DiffResult]) -> list[Table]:
@@ -25,7 +26,13 @@ def diff_tables(results: Sequence[DiffResult]) -> list[Table]:
         A column per model, or a row per model where they are many; then a table per model with layers.
     """
     main = diff_table(results) if len(results) <= MANY else sweep_table(results)
-    return [main, *(layer_table(result) for result in results if len(result.points) > 1)]
+    layers = (layer_table(result) for result in results if len(result.points) > 1)
+    metrics = (
+        metric_table(result.metrics, f"{short(result.model)}: metrics")
+        for result in results
+        if result.metrics is not None
+    )
+    return [main, *layers, *metrics]
 
 
 def sweep_table(results: Sequence[DiffResult]) -> Table:
