@@ -7,6 +7,8 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from mmerank import Convention, TextConvention, align, compare, diff, perturb
 from mmerank.analysis.estimates import differences, estimates
+from mmerank.analysis.metrics.of_examples import metric_of
 from mmerank.engine.metrics import Metrics
-from mmerank.errors import RunFolderError, UsageError
+from mmerank.errors import NoValue, RunFolderError, UsageError
 from mmerank.formulas.asked import ELSEWHERE, asked_for
 from mmerank.formulas.cloud import Cloud
 from mmerank.formulas.table import METRICS
@@ -105,7 +109,9 @@ def test_every_metric_between_modalities_is_of_the_pair_s_image_and_text_rows(na
     # The definition of MIR takes roots of eigenvalues that should be 0.
     expected = TWO[name](pair[1 : 1 + images], pair[1 + images :])
     assert found == pytest.approx(expected, rel=1e-6 if "mir" in name else 1e-9)
-    assert not [of for where, of in records.items() if where[1] != "pair" and f"{VALUE}{name}" in of.metrics]
+    assert not [
+        of for where, of in records.items() if where[1] != "pair" and of.metrics[f"{VALUE}{name}"] is not None
+    ]
 
 
 def test_matched_rows_are_those_of_the_matched_erank_and_of_the_metrics_that_follow_the_count(measured: Any) -> None:
@@ -114,7 +120,8 @@ def test_matched_rows_are_those_of_the_matched_erank_and_of_the_metrics_that_fol
         assert record.matched is not None
         found = record.metrics[f"{MATCHED}erank_diff_erank"]
         assert found == pytest.approx(math.exp(record.matched.mean()), rel=1e-9)
-        matched = {name.removeprefix(MATCHED) for name in record.metrics if name.startswith(MATCHED)}
+        there = [name for name, value in record.metrics.items() if value is not None]
+        matched = {name.removeprefix(MATCHED) for name in there if name.startswith(MATCHED)}
         follows = {name for name in PRESETS if METRICS[name].follows_rows}
         assert matched == {name for name in follows if METRICS[name].takes == ("h",) or record.input == "pair"}
         # 12 rows have 11 directions.
@@ -131,7 +138,8 @@ def test_metrics_are_by_their_definition_however_the_erank_is_measured(conventio
 
 
 def fields(h: NDArray[Any], roles: tuple[Role, ...] | None = None) -> dict[str, float | str]:
-    return Metrics(Convention(metrics=PRESETS), roles).fields(h, None, "here")
+    found = Metrics(Convention(metrics=PRESETS), roles).fields(h, None, "here")
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def test_degenerate_rows_have_documented_values_or_a_reason() -> None:
@@ -193,7 +201,7 @@ def test_numbers_of_a_data_set_are_means_with_intervals_and_erank_is_erank(tmp_p
     assert eranks["llm", "pair"]["value"] == pytest.approx(result.erank5, rel=1e-9)
     assert eranks["llm", "pair"]["interval"] == pytest.approx(result.intervals["erank5"], rel=1e-9)
     assert ("layer 1", "pair") in eranks
-    values = [float(r.metrics[f"{VALUE}twonn_mle"]) for r in result.records if r.point == "vision"]
+    values = [float(r.metrics[f"{VALUE}twonn_mle"] or 0) for r in result.records if r.point == "vision"]
     assert found["twonn_mle"][0]["value"] == pytest.approx(np.mean(values))
     assert [of["point"] for of in found["cos_of_means"]] == ["llm", "layer 1"]
     # The same of the folder alone, in CSV and in the tables.
@@ -232,13 +240,15 @@ def test_what_a_transform_changes_is_tested_for_every_metric(tmp_path: Path) -> 
     assert list(tests) == ["modality_gap_liang_norm_unit", "twonn_mle", "matched_twonn_mle"]
     found = tests["twonn_mle"]["twonn_mle/llm/pair"]
     before, after = (
-        np.mean([float(r.metrics[f"{VALUE}twonn_mle"]) for r in of.records if (r.point, r.input) == ("llm", "pair")])
+        np.mean(
+            [float(r.metrics[f"{VALUE}twonn_mle"] or 0) for r in of.records if (r.point, r.input) == ("llm", "pair")]
+        )
         for of in (result.base, result.transforms[0])
     )
     assert found.difference == pytest.approx(after - before, rel=1e-9)
     assert found.low <= found.difference <= found.high
     assert "twonn_mle/llm/text" in tests["twonn_mle"].fixed  # which a picture does not move
-    assert not [r for r in result.records if r.transform.startswith("mismatch") and r.metrics]
+    assert not [r for r in result.records if r.transform.startswith("mismatch") and {*r.metrics.values()} != {None}]
     stored = differences(tmp_path / "run")
     assert {"erank1"} <= {*stored["quantity"]}
     json.dumps(result.to_dict(), allow_nan=False)
@@ -332,3 +342,160 @@ def test_names_that_are_none_are_refused() -> None:
         Convention(metrics=("a/b",))
     assert asked_for(["all"], pictures=False) == asked_for(["spectral", "geometric"], pictures=False)
     assert TextConvention(metrics=("b", "a", "b")).metrics == ("a", "b")
+
+
+PAIRED = asked_for(["paired"], pictures=True)
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Any:
+    generator = np.random.default_rng(0)
+    given = []
+    for i in range(14):
+        example = examples()[i % 3]
+        picture = Image.fromarray(generator.integers(256, size=(56, 56, 3), dtype=np.uint8))
+        given.append(replace(example, id=str(i), image=picture, response=f"{example.response} {i * i}"))
+    return align(LLAVA.adapter, given, metrics=PAIRED)
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_statistics_of_pairs_are_of_the_mean_states_of_the_records(name: str, pairs: Any) -> None:
+    states = {
+        (point, kind): np.stack([r.mean_state for r in pairs.records if (r.point, r.input) == (point, kind)]).astype(
+            float
+        )
+        for point, kind in [("vision", "image"), ("connector", "image"), ("llm", "image"), ("llm", "text")]
+    }
+    found = {(of["point"], of["input"]): of for of in pairs.metrics[name]}
+    text = states["llm", "text"]
+    for (point, kind), of in found.items():
+        if name == "knn_overlap_connector_10":
+            arrays = [states["vision", "image"], states["connector", "image"]]
+        elif METRICS[name].takes == ("y",):
+            arrays = [states[point, kind]]
+        else:
+            arrays = [states[point, "image"], text]
+        if of["value"] is None:
+            assert "one space" in next(iter(of["no_value"])) and point == "vision"
+            continue
+        assert of["value"] == pytest.approx(METRICS[name].function(*arrays), rel=1e-9)
+        left = np.array([METRICS[name].function(*(np.delete(a, i, axis=0) for a in arrays)) for i in range(14)])
+        error = math.sqrt(13 / 14 * ((left - left.mean()) ** 2).sum())
+        low, high = of["interval"]
+        assert high - low == pytest.approx(2 * 2.1603686565 * error, rel=1e-6, abs=1e-12)  # t of 13 degrees
+        assert ("null" in of) == (METRICS[name].better == "higher" and len(arrays) == 2)
+    assert found
+
+
+def test_companions_and_metrics_by_name_are_one_number(pairs: Any) -> None:
+    companions = replace(pairs, convention=replace(pairs.convention, companions=True)).companions
+    for of in pairs.metrics["cka_linear_biased"]:
+        assert companions["cka"][of["point"]] == pytest.approx(of["null"])
+    text = str(pairs)
+    assert "shuffled pairs" in text
+
+
+def test_pair_statistics_stand_in_a_folder_and_its_report(tmp_path: Path) -> None:
+    names = ["cka_linear_biased", "rsa_pearson_cosine"]
+    result = align(LLAVA.adapter, examples(), metrics=names, out=tmp_path / "run")
+    stored = {(r.example, r.point, r.input): r for r in read_records(tmp_path / "run")}
+    assert all(r.mean_state is not None for r in stored.values())
+    table = estimates(tmp_path / "run")
+    value = table.loc[table["quantity"] == "rsa_pearson_cosine/llm/pair", "value"].iloc[0]
+    assert value == pytest.approx(result.metrics["rsa_pearson_cosine"][2]["value"])  # type: ignore[index]
+    report([tmp_path / "run"], tmp_path / "report", formats=["markdown"])
+    assert "| RSA |" in (tmp_path / "report" / "tables.md").read_text()
+
+
+def mean_norm(h: NDArray[Any]) -> float:
+    return float(np.linalg.norm(h, axis=1).mean())
+
+
+class Offset:
+    """Of the image rows' mean from the text rows'."""
+
+    label = "Offset of means"
+    better = "lower"
+    follows_rows = False
+
+    def __call__(self, image: NDArray[Any], text: NDArray[Any], power: float = 2) -> float:
+        return float((np.abs(image.mean(axis=0) - text.mean(axis=0)) ** power).sum())
+
+
+def test_a_metric_of_ones_own_is_like_any_other(tmp_path: Path) -> None:
+    with hooked() as seen:
+        result = align(LLAVA.adapter, examples()[:1], metrics=[mean_norm, ("offset", Offset)], out=tmp_path / "run")
+    norms = {(of["point"], of["input"]): of["value"] for of in result.metrics["mean_norm"]}  # type: ignore[index]
+    assert norms["vision", "image"] == pytest.approx(np.linalg.norm(seen["vision"][0], axis=1).mean())
+    assert [(of["point"], of["input"]) for of in result.metrics["offset"]] == [("llm", "pair")]  # type: ignore[index]
+    assert "Offset of means" in str(result)
+    assert read_settings(tmp_path / "run")["own_metrics"].keys() == {"mean_norm", "offset"}
+    with pytest.raises(RunFolderError, match=r"own_metrics\.mean_norm"):
+        align(
+            LLAVA.adapter,
+            examples()[:1],
+            metrics=[("mean_norm", lambda h: 0.0), ("offset", Offset)],
+            out=tmp_path / "run",
+        )
+
+
+def test_a_run_is_read_where_its_own_metric_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    align(LLAVA.adapter, examples(), metrics=[("of_yesterday", mean_norm)], out=tmp_path / "run")
+    monkeypatch.setattr("mmerank.formulas.asked._own", {})
+    metric_of.cache_clear()
+    report([tmp_path / "run"], tmp_path / "report", formats=["markdown"])
+    assert "of\\_yesterday" in (tmp_path / "report" / "tables.md").read_text()
+
+
+def test_a_metric_of_a_package_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("norm_of_package", "tests.test_metrics:mean_norm", "mmerank.metrics")
+    broken = EntryPoint("broken", "tests.test_metrics:no_such", "mmerank.metrics")
+    known = EntryPoints([point, broken])
+    monkeypatch.setattr("mmerank.formulas.asked.entry_points", lambda **by: known.select(**by))
+    assert asked_for(["norm_of_package"], pictures=False) == ("norm_of_package",)
+    with pytest.raises(UsageError, match=r"broken.*cannot be loaded"):
+        asked_for(["broken"], pictures=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (("stable_rank", mean_norm), "give yours another"),
+        (("a b", mean_norm), "cannot be a name"),
+        (lambda h: 0.0, "cannot be a name"),
+        (("two", lambda a, b: 0.0), r"expected a function of \(h\), \(image, text\), \(x, y\), got one of \(a, b\)"),
+        (("class", type("Made", (), {"__init__": lambda self, needed: None})), "without arguments"),
+        (("class", type("Silent", (), {})), "cannot be called"),
+        (("five", 5), "a function or a class"),
+    ],
+)
+def test_what_cannot_be_a_metric_is_refused_before_anything_is_measured(given: Any, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        asked_for([given], pictures=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda h: 1 / 0, "failed: ZeroDivisionError"),
+        (lambda h: "many", "expected a number"),
+        (lambda h: None, "expected a number"),
+    ],
+)
+def test_a_metric_that_fails_stops_the_run_by_its_name(function: Any, why: str) -> None:
+    with pytest.raises(UsageError, match=f"'failing'.*{why}"):
+        align(LLAVA.adapter, examples()[:1], metrics=[("failing", function)])
+
+
+def test_a_metric_may_have_no_number_of_an_example() -> None:
+    def even(h: NDArray[Any]) -> float:
+        if len(h) % 2:
+            raise NoValue("an odd number of rows")
+        return math.nan if len(h) == 36 else 1.0
+
+    result = align(LLAVA.adapter, examples()[:1], metrics=[even])
+    found = {(of["point"], of["input"]): of for of in result.to_dict()["metrics"]["even"]}
+    assert found["llm", "image"]["value"] is None and found["llm", "image"]["no_value"] == {
+        "an odd number of rows": 1
+    }
+    assert found["vision", "image"]["no_value"] == {"it gave nan": 1}

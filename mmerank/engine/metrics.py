@@ -11,7 +11,7 @@ from mmerank.formulas.asked import between, entry, value_of
 from mmerank.formulas.cloud import Cloud, Known
 from mmerank.formulas.table import Entry
 from mmerank.inputs.sequence import Role
-from mmerank.runs.record import MATCHED, VALUE
+from mmerank.runs.record import MATCHED, NO_VALUE, VALUE, open_fields
 from mmerank.states.reductions import orders
 
 
@@ -27,7 +27,7 @@ class Metrics:
     convention: Convention | TextConvention
     roles: tuple[Role, ...] | None = None
 
-    def fields(self, h: Floats, known: Known | None, where: str) -> dict[str, float | str]:
+    def fields(self, h: Floats, known: Known | None, where: str) -> dict[str, float | str | None]:
         """Every metric of the rows.
 
         Args:
@@ -37,15 +37,17 @@ class Metrics:
             where: Example, hook point and input, which decide with the seed which rows are drawn.
 
         Returns:
-            By column of the record: the number, or why there is none.
+            By column of the record: the number, why there is none, or None where it is not of these rows.
         """
-        found: dict[str, float | str] = {}
+        asked = self.convention
+        matched = isinstance(asked, Convention) and asked.match_tokens is not None
+        columns = [of.name for of in open_fields(asked.metrics, matched=matched) if of.name != NO_VALUE]
+        found: dict[str, float | str | None] = dict.fromkeys(columns)
         entries = [entry(name) for name in self.convention.metrics]
         taken = [of for of in entries if of.takes == ("h",) or (self.roles is not None and of.takes[0] == "image")]
         every = _Rows(h, self.roles, known)
         for of in taken:
             found[f"{VALUE}{of.name}"] = every.value(of)
-        asked = self.convention
         if isinstance(asked, Convention) and asked.match_tokens is not None:
             follow = [of for of in taken if of.follows_rows]
             draws = _Draws(every, asked.match_tokens, asked.match_repeats, f"{asked.match_seed}/{where}")

@@ -38,8 +38,9 @@ ELSEWHERE = {
     "linearity_residual_layer0_1": _POOLED,
     "lidar_delta1e-4": "is taken of several views of each example, and a run has one; see mmerank.metric",
 }
-# Taken where they are named, not with `all`: matrices of the width squared, for what another name has exactly.
-_NAMED_ALONE = ("mir_fid_one_layer_sqrtm", "mir_fid_one_layer_fastmode")
+# Taken where they are named, not with `all`: matrices of the width squared, for what another name has exactly, and a
+# cube of the number of examples.
+_NAMED_ALONE = ("mir_fid_one_layer_sqrtm", "mir_fid_one_layer_fastmode", "dime_10_perms_linear")
 _own: dict[str, Entry] = {}
 
 

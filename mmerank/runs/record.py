@@ -55,8 +55,8 @@ class Record:
         picture_digest: Hash of its picture's pixels; empty where no picture was read.
         picture_stamp: Size and time of modification of its file, or commit and row; empty where there is none.
         metrics: What else was asked for, by the name of its column (`VALUE` and the name of the metric, `MATCHED` and
-            the name where rows were drawn to match): the number, or why there is none. What these rows have no part
-            in is not there.
+            the name where rows were drawn to match): the number, why there is none, or None where it is not of these
+            rows.
     """
 
     model: str
@@ -89,7 +89,7 @@ class Record:
     text_digest: str = ""
     picture_digest: str = ""
     picture_stamp: str = ""
-    metrics: Mapping[str, float | str] = field(default_factory=dict)
+    metrics: Mapping[str, float | str | None] = field(default_factory=dict)
 
 
 # Columns of metrics are open: a run has those that it states, behind the others, and then NO_VALUE, which says why a
@@ -223,8 +223,7 @@ def records_of(table: pa.Table, model: str | None = None) -> list[Record]:
         named = [name for name in given if name.startswith((VALUE, MATCHED))]
         numbers = zip(*(given.pop(name) for name in named), strict=True)
         given["metrics"] = [
-            {name: number for name, number in zip(named, row, strict=True) if number is not None}
-            | (json.loads(why) if why else {})
+            dict(zip(named, row, strict=True)) | (json.loads(why) if why else {})
             for row, why in zip(numbers, given.pop(NO_VALUE), strict=True)
         ]
     return [Record(**dict(zip(given, row, strict=True))) for row in zip(*given.values(), strict=True)]

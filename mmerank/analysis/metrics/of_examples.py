@@ -15,6 +15,7 @@ import pandas as pd
 
 from mmerank.analysis.metric import Metric, Quantity
 from mmerank.analysis.metrics.diff_erank import TWIN
+from mmerank.analysis.metrics.pairs import pair_samples
 from mmerank.analysis.sample import Floats, Sample, mean_of_those_there, of_pictures
 from mmerank.convention import Aggregate
 from mmerank.errors import UsageError
@@ -46,7 +47,8 @@ def metric_of(column: str) -> Metric:
         quantities=(),
         samples=partial(_samples, column, name),
         prefix="matched_" if front == MATCHED else "",
-        follows_rows=front == VALUE and (known is None or known.follows_rows),
+        # What is of mean states follows the number of examples, of which compared models have equally many.
+        follows_rows=front == VALUE and (known is None or (known.follows_rows and known.takes[0] not in ("x", "y"))),
         named=partial(_named, name),
     )
 
@@ -105,6 +107,10 @@ def _samples(column: str, name: str, records: pd.DataFrame, aggregate: Aggregate
     if column not in records:
         return
     known = known_as(name)
+    if known is not None and known.takes[0] in ("x", "y"):
+        if column.startswith(VALUE):
+            yield from pair_samples(known, records, aggregate)
+        return
     logs = known is not None and known.averaged == "log" and aggregate == "entropy"
     if of_pictures(records):
         wide = records.pivot(index="example", columns=["point", "input"], values=column).sort_index()

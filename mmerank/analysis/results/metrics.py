@@ -12,6 +12,7 @@ import pandas as pd
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.metrics.known import metrics_of
 from mmerank.analysis.metrics.of_examples import columns_of
+from mmerank.analysis.metrics.pairs import nulls
 from mmerank.analysis.sample import PairSample
 from mmerank.analysis.statistics.bootstrap import Bootstrap, sample_intervals
 from mmerank.convention import Aggregate
@@ -35,7 +36,8 @@ def metric_numbers(
         By metric, a number for each hook point and input (of texts: hook point, and `trained` or `untrained`):
         `point`, `input`, `rows` (`all`, or `matched` where as many were drawn everywhere), `value`, `interval`, `n`
         (examples with a number) and, where some have none, `no_value`: how many, by reason. What does not exist is
-        None. Statistics of pairs are of the image states at a point and the texts' at the LLM.
+        None. Statistics of pairs are of the image states at a point and the texts' at the LLM; those of which more is
+        better have `null`, see `mmerank.analysis.pairing.against_null`.
     """
     asked = set(columns_of(records))
     found: dict[str, list[dict[str, Any]]] = {
@@ -49,10 +51,13 @@ def metric_numbers(
         for point, sample in of.samples(records, aggregate):
             limits = sample_intervals(sample, bootstrap)
             counts = sample.counts or (sample.n,) * len(sample.quantities)
-            for name, value, n in zip(sample.quantities, sample.estimates, counts, strict=True):
+            pairs = isinstance(sample, PairSample)
+            shuffled = nulls(sample) if isinstance(sample, PairSample) else [None] * len(counts)
+            why = sample.of_columns.reasons if pairs else {}  # type: ignore[attr-defined]
+            for i, (name, value, n) in enumerate(zip(sample.quantities, sample.estimates, counts, strict=True)):
                 *where, kind = name.split("/")[1:]
                 at = point or "/".join(where)
-                missing = {} if isinstance(sample, PairSample) else reasons.get((of.name, at, kind), {})
+                missing = reasons.get((of.name, at, kind), {}) if not pairs else {why[i]: n} if i in why else {}
                 found[of.name.removeprefix(front)].append(
                     {
                         "point": at,
@@ -60,7 +65,8 @@ def metric_numbers(
                         "rows": "all" if front == VALUE else "matched",
                         "value": float(value) if math.isfinite(value) else None,
                         "interval": list(limits[name]) if name in limits else None,
-                        "n": n,
+                        "n": 0 if i in why else n,
+                        **({"null": shuffled[i]} if shuffled[i] is not None else {}),
                         **({"no_value": missing} if missing else {}),
                     }
                 )

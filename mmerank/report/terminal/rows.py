@@ -173,6 +173,8 @@ def metric_table(metrics: Mapping[str, Sequence[Mapping[str, Any]]], title: str)
         for i, found in enumerate(numbers):
             interval = interval_text(tuple(found["interval"]) if found["interval"] else None, 4)
             value = f"{_number(found['value'], 4)} {interval}".rstrip()
+            if (null := found.get("null")) and null["p"] is not None:
+                value += f"\nshuffled pairs {_number(null['null_mean'], 4)}, p {_number(null['p'], 3)}"
             where = f"{found['point']} / {found['input']}"
             label = "" if i else known.label if known else name
             table.add_row(label, where, found["rows"], Text(value), str(found["n"]))
