@@ -5,8 +5,8 @@ r"""Speed and memory of mmerank, the published recipe and bare forwards, side by
     python -m benchmarks --size full --device cuda --dtype bfloat16          # published sizes
 
 Cases: `kernel` (the entropy alone, by shape), `text` and `layers` (OPT, final norm or every layer), `llava`,
-`minigpt`, `perturb` (LLaVA, k transforms of the picture), `overlap` (a model that takes time but no processor),
-`flops`. Sizes: `tiny` takes seconds and means nothing,
+`minigpt`, `metrics` (LLaVA with and without `--metrics`), `perturb` (LLaVA, k transforms of the picture), `overlap`
+(a model that takes time but no processor), `flops`. Sizes: `tiny` takes seconds and means nothing,
 `small` has OPT-125M and the published numbers of tokens in narrow multimodal models, `full` has OPT-1.3B,
 LLaVA-1.5-7B and MiniGPT-v2, all with random weights. docs/speed.md tells what is compared, and what came out.
 """
@@ -26,12 +26,12 @@ import torch
 from benchmarks import shapes
 from benchmarks.clock import Stage, machine
 from benchmarks.kernel import kernel
-from benchmarks.multimodal import flops, pairs, perturb
+from benchmarks.multimodal import flops, metrics, pairs, perturb
 from benchmarks.overlap import overlap
 from benchmarks.tables import MEASURES
 from benchmarks.text import text
 
-CASES = ("kernel", "text", "layers", "llava", "minigpt", "perturb", "overlap", "flops")
+CASES = ("kernel", "text", "layers", "llava", "minigpt", "metrics", "perturb", "overlap", "flops")
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         "layers": partial(text, *given, layers="all"),
         "llava": partial(pairs, "llava", *given),
         "minigpt": partial(pairs, "minigpt", *given),
+        "metrics": partial(metrics, *given),
         "perturb": partial(perturb, stage, options.size, max(options.examples // 2, 1), options.dtype),
         "overlap": partial(overlap, stage, options.size, 2 * options.examples),
         "flops": partial(flops, stage, options.size, options.dtype),

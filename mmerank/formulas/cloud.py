@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -84,8 +85,9 @@ class Cloud:
                 return np.sqrt(np.where(shares > shares[0] * len(shares) * EPS, shares * n, 0.0))
             return values_of_gram(_gram(centred_unit_rows(self._rows)))
         if form == "centred":
-            self._centred  # noqa: B018 (raises where all rows are equal)
-            return values_of_gram(_gram(self._centred) if self._inner is None else self._inner)
+            if self._known is None or self._inner is None:
+                return values_of_gram(_gram(self._centred))
+            return values_of_gram(self._inner)
         products = self._products
         if form == "raw":
             return values_of_gram(_gram(self._rows) if products is None else products)
@@ -114,22 +116,29 @@ class Cloud:
     @cached_property
     def _products(self) -> Floats | None:
         """Inner products of the rows as they are; None where others are fewer, or digits would be lost."""
-        moved = self._rows - self._rows[:1]
-        apart = moved - moved.mean(axis=0)
-        longest = np.linalg.norm(apart, axis=1).max()
-        if self._inner_or_none is None or not longest > _APART:
-            return None
         inner = self._inner_or_none
+        if inner is None:
+            return None
+        middle = self._moved.mean(axis=0)
+        apart = self._moved - middle
+        longest = math.sqrt(np.einsum("ij,ij->i", apart, apart).max())
+        if not longest > _APART:
+            return None
         scale = longest**2 / np.diag(inner).max()
-        mean = self._rows[0] + moved.mean(axis=0)
+        mean = self._rows[0] + middle
         along = apart @ mean
         products: Floats = inner * scale + along + along[:, None] + mean @ mean
         return products
 
     @property
     def _inner_or_none(self) -> Floats | None:
-        moved = self._rows - self._rows[:1]
-        return self._inner if moved.any() else None
+        return self._inner if self._known is not None or self._moved.any() else None
+
+    @cached_property
+    def _moved(self) -> Floats:
+        """The rows minus the first of them, so that an offset that all share costs no digits."""
+        moved: Floats = self._rows - self._rows[:1]
+        return moved
 
     def _near(self, k: int) -> Floats:
         """Distances to the nearest rows, (n, k)."""

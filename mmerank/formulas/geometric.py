@@ -271,11 +271,11 @@ def nearest(h: Rows, k: int, inner: Floats | None = None) -> Floats:
         TooFewTokens: There are no more than k rows.
         NoValue: Two rows are equal.
     """
-    rows = as_rows(h)
-    if len(rows) <= k:
-        raise TooFewTokens(f"h: {k} neighbours of each row need at least {k + 1} rows, got shape {rows.shape}")
     distances = None if inner is None else _from_inner(inner)
-    if distances is None:
+    if len(h) <= k or distances is None:
+        rows = as_rows(h)
+        if len(rows) <= k:
+            raise TooFewTokens(f"h: {k} neighbours of each row need at least {k + 1} rows, got shape {rows.shape}")
         from scipy.spatial.distance import cdist
 
         distances = cdist(rows, rows)

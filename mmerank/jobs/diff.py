@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import starmap
 from pathlib import Path
@@ -20,6 +21,7 @@ from mmerank.formulas.asked import Given, stated_metrics, with_metrics
 from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen
 from mmerank.jobs.twins import Measure, built_when_needed, full_twin_name, twin_cache, twin_name, twin_source
 from mmerank.models.identity import identity
+from mmerank.models.initialisation import initialisation
 from mmerank.models.layers import layer_points
 from mmerank.models.loading import TextAdapter, check_text_adapter
 from mmerank.runs.folder import RunFolder, open_run, without_cache
@@ -160,6 +162,7 @@ def diff(
                 out.add_model(called, source)
                 out.adopt(called, runs[-1][0])
     result = _result(adapter, known, name, convention, tuple(seeds), runs, limit, seed)
+    result = replace(result, initialisation=initialisation(adapter))
     if own_folder and isinstance(out, RunFolder):
         out.write_summary({"results": [result.to_dict()]})
     return result

@@ -20,6 +20,7 @@ from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.sequence import Role, TokenSequence
 from mmerank.models.adapter import Adapter
 from mmerank.models.hooks import Point
+from mmerank.models.initialisation import initialisation, unstated
 from mmerank.runs.record import Record
 
 STEEP = 0.5  # share of the spectrum in one direction that is worth a warning
@@ -86,6 +87,7 @@ def examine(
             if where in records
         },
         warnings=tuple(_warnings(adapter, probe, records)),
+        initialisation=initialisation(adapter),
     )
 
 
@@ -124,6 +126,8 @@ def _warnings(adapter: Adapter, probe: Probe, records: dict[tuple[str, str], Rec
     if text_cut := records["llm", "text"].text_cut:
         yield f"{text_cut} text tokens were cut off to fit the limit of {adapter.max_tokens}"
     steep = [f"{point} / {kind} {r.top_share:.0%}" for (point, kind), r in records.items() if r.top_share > STEEP]
+    if line := unstated(initialisation(adapter)):
+        yield line
     if steep:
         yield (
             f"one direction holds most of the spectrum ({', '.join(steep)}): a massive activation, or tokens that "

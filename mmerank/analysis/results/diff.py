@@ -60,6 +60,7 @@ class DiffResult:
         limit: How many texts were asked for; None for all.
         seed: Of their choice; None for the first ones.
         bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
+        initialisation: What the twins' weights are drawn with, see `mmerank.models.initialisation`.
         accuracy: By task; empty where it was not asked for, see `mmerank.jobs.accuracy.accuracies`.
     """
 
@@ -81,6 +82,7 @@ class DiffResult:
     seed: int | None = None
     accuracy: Mapping[str, Accuracy] = field(default_factory=dict)
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    initialisation: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -198,6 +200,7 @@ class DiffResult:
                 "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
                 "convention": all_choices(self.convention, self.source),
                 "seeds": list(self.seeds),
+                "initialisation": self.initialisation,
                 **final,
                 "loss_untrained": self.loss_untrained,
                 "loss_trained": self.loss_trained,

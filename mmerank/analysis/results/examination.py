@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmerank.inputs.sequence import Kind
@@ -42,6 +42,8 @@ class Examination:
         layout: For each input kind, its stretches of positions.
         eranks: eRank1 to eRank5 of the example.
         warnings: What to be careful about.
+        initialisation: What untrained twins of its language model are drawn with, see
+            `mmerank.models.initialisation`.
     """
 
     model: str
@@ -54,3 +56,4 @@ class Examination:
     layout: dict[Kind, tuple[Stretch, ...]]
     eranks: dict[str, float]
     warnings: tuple[str, ...]
+    initialisation: dict[str, Any] = field(default_factory=dict)

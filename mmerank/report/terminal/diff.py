@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -178,7 +179,7 @@ def diff_standing(result: DiffResult) -> list[str]:
     return [
         f"{result.model} on {result.data}: n = {result.n} of {result.n + len(result.skipped)} texts"
         f"{choice_text(result)}, {result.tokens:,} tokens{cut}; "
-        f"untrained: seed {seeds}, {mode}",
+        f"untrained: seed {seeds}, {mode}{_drawn(result.initialisation)}",
         interval_line(result.bootstrap, result.n),
         *(
             f"  accuracy, {task}: over {found.n:,} questions, standard error {found.stderr:.4f}"
@@ -186,6 +187,13 @@ def diff_standing(result: DiffResult) -> list[str]:
         ),
         *skip_lines(result.skipped),
     ]
+
+
+def _drawn(initialisation: Mapping[str, Any]) -> str:
+    """What the twins are drawn with, and whether that is the library's choice rather than the model's."""
+    named = "".join(f", {name} {value:g}" for name, value in initialisation.items() if name != "stated")
+    unstated = initialisation.get("stated") is False
+    return f"{named} (a default: config.json does not state it, and Diff-eRank depends on it)" if unstated else named
 
 
 def _tasks(results: Sequence[DiffResult]) -> list[str]:
