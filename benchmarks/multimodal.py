@@ -16,9 +16,10 @@ from transformers import LlavaForConditionalGeneration
 from benchmarks import shapes
 from benchmarks.clock import Stage, busy_share, row
 from benchmarks.recipe import pair_passes
-from mmerank import Example
+from mmerank import Convention, Example
 from mmerank.engine.batches import batches, default_budget
 from mmerank.engine.probe import Probe, Reading
+from mmerank.formulas.asked import with_metrics
 from mmerank.inputs.pictures import open_picture
 from mmerank.inputs.transforms.transform import parse
 from mmerank.inputs.variants import BASE, Variant, variant
@@ -165,6 +166,22 @@ def busy(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict[st
             },
             "ratios": {"busy / wall": found},
         }
+
+
+def metrics(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict[str, Any]]:
+    """LLaVA without and with metrics beside eRank, of the same pairs; a line for each choice of them."""
+    for asked in (("spectral", "geometric"), ("all",)):
+        with tempfile.TemporaryDirectory() as folder:
+            of = Pairs("llava", stage, size, examples, dtype, Path(folder))
+            convention = with_metrics(Convention(), asked)
+            probe = Probe(of.adapter, convention)
+            list(probe.measure(of.examples[:1]))
+            works: dict[str, Callable[[], object]] = {
+                "mmerank": of.mmerank,
+                "with metrics": lambda of=of, probe=probe: list(probe.measure(of.examples)),
+            }
+            what = {"model": f"llava {size}", "metrics": ",".join(asked), "examples": examples, "dtype": dtype}
+            yield row(stage, what, works, (("with metrics", "mmerank"),), memory=True)
 
 
 def perturb(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -15,6 +16,7 @@ Aggregate = Literal["entropy", "erank"]
 UntrainedMode = Literal["eval", "train"]
 
 LEAST_ROWS = 3
+_NAME = re.compile(r"[\w.()-]{1,80}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Convention:
         token_curve: Measure also so many rows, for each of these numbers, drawn in the same way.
         rows: Measure also image rows, text rows, and all but one row.
         companions: Keep each measurement's mean state, for measures that react to which text goes with which picture.
+        metrics: Measure also these, by their names in `mmerank metrics`, or of metrics of your own.
 
     Raises:
         ValueError: A value is not one of those named, or out of range.
@@ -59,9 +62,11 @@ class Convention:
     token_curve: tuple[int, ...] = ()
     rows: bool = False
     companions: bool = False
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_choices(self)
+        object.__setattr__(self, "metrics", in_order(self.metrics))
         for name, n in [("match_tokens", self.match_tokens), *(("token_curve", n) for n in self.token_curve)]:
             if n is not None and n < LEAST_ROWS:
                 raise ValueError(
@@ -87,7 +92,7 @@ class Convention:
         stored = asdict(self)
         if self.match_tokens is None and not self.token_curve:
             del stored["match_repeats"], stored["match_seed"]
-        for name in ("match_tokens", "token_curve", "rows", "companions"):
+        for name in ("match_tokens", "token_curve", "rows", "companions", "metrics"):
             if not stored[name]:
                 del stored[name]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in stored.items()}
@@ -107,6 +112,7 @@ class TextConvention:
         precision: Of the arithmetic, see `mmerank.states.spectrum.spectrum`.
         aggregate: A data set's eRank. `entropy`: exp of the mean entropy, Diff-eRank Def. 3.5,
             "Algorithm (a)"; `erank`: mean of the eRanks, Sec. 6.2, "Algorithm (b)".
+        metrics: Measure also these, by their names in `mmerank metrics`, or of metrics of your own.
 
     Raises:
         ValueError: A value is not one of those named, or out of range.
@@ -118,17 +124,21 @@ class TextConvention:
     centre: Centre = "mean"
     precision: Precision = "float64"
     aggregate: Aggregate = "entropy"
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_choices(self)
+        object.__setattr__(self, "metrics", in_order(self.metrics))
         if self.max_tokens < 2:
             raise ValueError(f"max_tokens must be at least 2, got {self.max_tokens}")
         if self.skip_first < 0:
             raise ValueError(f"skip_first must not be negative, got {self.skip_first}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The names and values of all choices, as stored in results."""
-        return asdict(self)
+        """The names and values of all choices, as stored in results; metrics only where some are asked for."""
+        stored = asdict(self)
+        metrics = stored.pop("metrics")
+        return {**stored, "metrics": list(metrics)} if metrics else stored
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,28 @@ def all_choices(convention: AnyConvention, source: Mapping[str, Any]) -> dict[st
     """
     quantised = {"load_in": source["load_in"]} if "load_in" in source else {}
     return {**convention.to_dict(), **quantised}
+
+
+def in_order(metrics: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of metrics, each once, in the order in which records have them.
+
+    Args:
+        metrics: In any order.
+
+    Returns:
+        Sorted.
+
+    Raises:
+        ValueError: One cannot be a name.
+
+    Example:
+        >>> in_order(("twonn_mle", "stable_rank", "twonn_mle"))
+        ('stable_rank', 'twonn_mle')
+    """
+    for name in metrics:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"metrics: {name!r} cannot be a name; it has 1 to 80 letters, digits and any of _.-()")
+    return tuple(sorted(set(metrics)))
 
 
 def _check_choices(convention: AnyConvention) -> None:

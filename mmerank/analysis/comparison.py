@@ -9,7 +9,7 @@ import pandas as pd
 from mmerank.analysis.metric import Metric
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.metrics.known import main_metric, metric
-from mmerank.analysis.metrics.matched import METRIC as MATCHED_METRIC
+from mmerank.analysis.metrics.matched import MATCHED
 from mmerank.analysis.sample import Sample
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.paired import (
@@ -79,7 +79,7 @@ def compared(
         bootstrap=bootstrap or Bootstrap(),
         permutations=permutations,
         false_discovery=false_discovery,
-        matched=of is MATCHED_METRIC,
+        matched=of.prefix == MATCHED,
     )
 
 
@@ -88,7 +88,7 @@ def _sample(frame: pd.DataFrame, of: Metric, aggregate: Aggregate, point: str) -
     chosen = found.get(point) or found.get("")
     if chosen is not None and chosen.n:
         return chosen
-    if of is MATCHED_METRIC:
+    if of.prefix == MATCHED:
         raise ValueError(
             f"no numbers of {_name(frame)} on equally many rows; they are measured with --match-tokens, of "
             "examples that have as many rows at each of the five places"

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from mmerank.analysis.metrics.diff_erank import TWIN
-from mmerank.analysis.metrics.known import METRICS
+from mmerank.analysis.metrics.known import metrics_of
 from mmerank.analysis.perturbation import Null, against_nulls, differences_frame, paired_tests
 from mmerank.analysis.statistics.bootstrap import Bootstrap, sample_intervals
 from mmerank.analysis.statistics.paired import FalseDiscovery
@@ -187,7 +187,7 @@ def numbers_of(frame: pd.DataFrame, aggregate: Aggregate, bootstrap: Bootstrap |
     Yields:
         `point`, `metric`, `quantity`, `value`, `low`, `high`, `n`.
     """
-    for of in METRICS:
+    for of in metrics_of(frame):
         for point, sample in of.samples(frame, aggregate):
             limits = sample_intervals(sample, bootstrap)
             counts = sample.counts or (sample.n,) * len(sample.quantities)

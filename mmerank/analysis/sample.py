@@ -141,16 +141,27 @@ def of_those_there(entropies: Floats, aggregate: Aggregate) -> tuple[Floats, Cal
     Returns:
         What is averaged, (n, 2 q), and means -> effective ranks, NaN where no example has one.
     """
-    there = np.isfinite(entropies)
-    values = np.where(there, entropies if aggregate == "entropy" else np.exp(entropies), 0.0)
+    columns, mean = mean_of_those_there(entropies if aggregate == "entropy" else np.exp(entropies))
+    return columns, lambda means: np.exp(mean(means)) if aggregate == "entropy" else mean(means)
+
+
+def mean_of_those_there(values: Floats) -> tuple[Floats, Callable[[Floats], Floats]]:
+    """Means over the examples that have a number.
+
+    Args:
+        values: (n, q), NaN where an example has none.
+
+    Returns:
+        What is averaged, (n, 2 q), and means -> the means over those that have one, NaN where none has.
+    """
+    there = np.isfinite(values)
 
     def of_means(means: Floats) -> Floats:
         total, share = np.split(means, 2, axis=-1)
         with np.errstate(invalid="ignore", divide="ignore"):  # a resample without any such example
-            mean = total / share
-        return np.exp(mean) if aggregate == "entropy" else mean
+            return np.asarray(total / share)
 
-    return np.concatenate([values, there.astype(np.float64)], axis=1), of_means
+    return np.concatenate([np.where(there, values, 0.0), there.astype(np.float64)], axis=1), of_means
 
 
 def wide(frame: pd.DataFrame, by: list[str], wanted: Sequence[Hashable], value: str = "entropy") -> pd.DataFrame:

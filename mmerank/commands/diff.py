@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mmerank.analysis.steps import by_step
 from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
-from mmerank.commands.groups import Computing, Keeping, listed
+from mmerank.commands.groups import Computing, Keeping, listed, metric_names
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
 from mmerank.processes import rank
@@ -25,6 +25,7 @@ def diff(
     data: options.TextData,
     *,
     layers: options.Layers = "",
+    metrics: options.TextMetrics = "",
     tokenizer: options.Tokenizer = None,
     revisions: options.Revisions = "",
     accuracy: options.AccuracyTasks = "",
@@ -60,6 +61,7 @@ def diff(
         centre=centre,
         precision=precision,
         aggregate=aggregate,
+        metrics=metric_names(metrics, pictures=False),
     )
     texts = load_data(data)
     check_usable(texts, pictures=False)

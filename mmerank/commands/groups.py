@@ -55,6 +55,7 @@ class Beside:
     token_curve: options.TokenCurve = ""
     rows: options.Rows = False
     companions: options.Companions = False
+    metrics: options.Metrics = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,25 @@ def convention(choices: ExampleChoices, beside: Beside | None = None) -> Convent
     studied: dict[str, Any] = {}
     if beside is not None:
         studied = {**asdict(beside), "token_curve": options.row_counts(beside.token_curve)}
+        studied["metrics"] = metric_names(beside.metrics, pictures=True)
     return Convention(**asdict(choices), **studied)
+
+
+def metric_names(words: str, *, pictures: bool) -> tuple[str, ...]:
+    """The metrics that `--metrics` names.
+
+    Args:
+        words: Joined by commas; empty for none.
+        pictures: See `mmerank.formulas.asked.asked_for`.
+
+    Returns:
+        Their names.
+    """
+    if not words:
+        return ()
+    from mmerank.formulas.asked import asked_for
+
+    return asked_for(listed(words), pictures=pictures)
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

@@ -351,6 +351,24 @@ Companions = Annotated[
         "--companions", help="CKA and mutual k-NN of image and text, with their nulls.", rich_help_panel=_BESIDE
     ),
 ]
+Metrics = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,...|all",
+        help="Also these of `mmerank metrics`; spectral, geometric, between, paired: all of a kind.",
+        show_default=False,
+        rich_help_panel=_BESIDE,
+    ),
+]
+TextMetrics = Annotated[
+    str,
+    typer.Option(
+        "--metrics",
+        metavar="NAME,...|all",
+        help="Also these of `mmerank metrics`; spectral, geometric: all of a kind.",
+        show_default=False,
+    ),
+]
 Clip = Annotated[
     str | None,
     typer.Option(

@@ -9,7 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from mmerank.convention import AnyConvention, Centre, Precision
+from mmerank.engine.metrics import Metrics
 from mmerank.errors import NonFiniteTokens, NoSpectrum, TooFewTokens
+from mmerank.formulas.cloud import Known
 from mmerank.inputs.example import Skipped
 from mmerank.runs.record import Record
 from mmerank.runs.settings import record_fingerprint
@@ -18,6 +20,7 @@ from mmerank.states.entropy import participation_ratio, spectral_entropy, top_sh
 from mmerank.states.reductions import RowStudy
 from mmerank.states.spectrum import PendingGram
 from mmerank.states.token_set import TokenSet
+from mmerank.transfer import Arriving
 
 
 def measurement_fingerprint(source: Mapping[str, Any], convention: AnyConvention) -> str:
@@ -47,6 +50,7 @@ class Measurement:
         fingerprint: Of model and convention.
         text_cut: Text tokens cut off to fit the model's limit.
         study: What else is asked of the rows.
+        metrics: Those that are asked for.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Measurement:
         fingerprint: str,
         text_cut: int = 0,
         study: RowStudy | None = None,
+        metrics: Metrics | None = None,
     ):
         self._known: dict[str, Any] = {
             "model": model,
@@ -76,6 +81,7 @@ class Measurement:
         }
         self._choices: dict[str, Any] = {"centre": centre, "precision": precision}
         self._study = None if study is None else (study, h)
+        self._metrics = None if metrics is None else (metrics, Arriving(h.detach()))
         self._pending: PendingGram | TooFewTokens
         try:
             self._pending = PendingGram(h, **self._choices)
@@ -94,15 +100,22 @@ class Measurement:
             if isinstance(self._pending, TooFewTokens):
                 raise self._pending
             if self._study is None:
-                gram, _ = self._pending.arrived()
+                gram, lengths = self._pending.arrived()
                 eigenvalues = shares(gram)
             else:
                 study, h = self._study
                 tokens = TokenSet(h, pending=self._pending, **self._choices)
-                eigenvalues = tokens.spectrum
+                eigenvalues, gram, lengths = tokens.spectrum, tokens.gram, tokens.lengths
                 studied = study.fields(tokens, h, example=example, point=point, input_kind=kind)
         except NoSpectrum as error:
             return type(error)(f"hook point {point!r}, {kind} input: {error}")
+        if self._metrics is not None:
+            metrics, arriving = self._metrics
+            rows = arriving.wait()[0].double().numpy()
+            # Metrics are of rows that are centred by their mean, and roots of eigenvalues need all digits.
+            plain = self._choices == {"centre": "mean", "precision": "float64"}
+            known = Known(eigenvalues.numpy(), gram.numpy(), lengths.flatten().numpy()) if plain else None
+            studied["metrics"] = metrics.fields(rows, known, f"{example}/{point}/{kind}")
         return Record(
             **self._known,
             entropy=float(spectral_entropy(eigenvalues)),

@@ -18,6 +18,7 @@ from mmerank.convention import Convention
 from mmerank.engine.batches import budget_for
 from mmerank.engine.collect import Measured, in_batches
 from mmerank.engine.measurement import Measurement, measurement_fingerprint, no_spectrum
+from mmerank.engine.metrics import Metrics, keeps_mean_states
 from mmerank.engine.workers import Workers, default_workers
 from mmerank.eranks import ERANKS
 from mmerank.errors import CaptureError, DataError, NoSpectrum, SourceError, UsageError
@@ -190,6 +191,9 @@ class Probe:
         measured = [*ERANKS.values(), *((point, "pair") for point in self._layers)]
         missing = [ERANKS[label] for label in self.adapter.undefined]
         self._measured = [where for where in measured if where not in missing]
+        self._keep_means = keeps_mean_states(self.convention)
+        whole = [variant for variant in self.variants if variant.read == "all"]
+        self._with_metrics = {_key(*where, variant) for where in self._measured for variant in whole}
         # Dictionaries, for their order.
         self._texts = dict.fromkeys(variant.text for variant in self.variants)
         self._text_passes = dict.fromkeys(v.text for v in self.variants if v.read != "pair")
@@ -485,6 +489,7 @@ class Probe:
             fingerprint=self._fingerprint,
             text_cut=0 if text is None else item.readings[image or ORIGINAL, text].text_cut,
             study=self._study(rows, point, kind),
+            metrics=self._metrics(rows, key),
         )
         return self._workers.submit(measurement.outcome)
 
@@ -492,9 +497,16 @@ class Probe:
         """What else is asked of the rows; of a layer's only their eRanks by role, which the last one has, too."""
         by_role = bool(self._layers) and kind == "pair"
         asked = Convention() if point in self._layers else self.convention
-        if not (by_role or asked.studies_rows):
+        keep_mean = self._keep_means and point not in self._layers
+        if not (by_role or keep_mean or asked.studies_rows):
             return None
-        return RowStudy(asked, rows, self.adapter.tokenizer.decode, by_role)
+        return RowStudy(asked, rows, self.adapter.tokenizer.decode, by_role, keep_mean)
+
+    def _metrics(self, rows: TokenSequence, key: _Key) -> Metrics | None:
+        """The metrics of the rows; none of what is measured for a null alone."""
+        if not self.convention.metrics or key not in self._with_metrics:
+            return None
+        return Metrics(self.convention, rows.roles if key[1] == "pair" else None)
 
     def _result(self, found: _Found) -> Measured | Skipped:
         """The records of an example, or why one of them is missing."""

@@ -18,6 +18,7 @@ from mmerank.convention import TextConvention
 from mmerank.engine.batches import budget_for
 from mmerank.engine.collect import Measured, in_batches
 from mmerank.engine.measurement import Measurement, measurement_fingerprint, no_spectrum
+from mmerank.engine.metrics import Metrics
 from mmerank.engine.workers import Workers, default_workers
 from mmerank.eranks import FINAL
 from mmerank.errors import NoSpectrum
@@ -171,6 +172,8 @@ class TextProbe:
     def _reduce(
         self, name: str, batch: Sequence[_Prepared], outcomes: Sequence[_Outcomes]
     ) -> Callable[[Tensor], None]:
+        metrics = Metrics(self.convention) if self.convention.metrics else None
+
         def reduce(h: Tensor) -> None:
             for item, found, states in zip(batch, outcomes, h, strict=True):
                 measurement = Measurement(
@@ -183,6 +186,7 @@ class TextProbe:
                     precision=self.convention.precision,
                     fingerprint=self._fingerprint,
                     text_cut=item.text_cut,
+                    metrics=metrics,
                 )
                 found[name] = self._workers.submit(measurement.outcome)
 

@@ -6,11 +6,15 @@ All are unchanged by rotation and by scale.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from mmerank.errors import NoValue, TooFewTokens
 from mmerank.formulas.arrays import EPS, Floats, Rows, as_clouds, as_pairs, as_rows, centred, check_paired
+
+# A squared distance that is a smaller share of the squared lengths is not taken as their difference.
+_NEAR = 1e-6
 
 
 def twonn(h: Rows) -> float:
@@ -25,7 +29,19 @@ def twonn(h: Rows) -> float:
     Returns:
         Above 0.
     """
-    return (len(h) - 1) / float(_log_ratios(h).sum())
+    return twonn_of(nearest(h, 2))
+
+
+def twonn_of(near: Floats) -> float:
+    """The same of distances.
+
+    Args:
+        near: Of each row to its nearest other rows, ascending, (n, 2 or more), from `nearest`.
+
+    Returns:
+        Above 0.
+    """
+    return (len(near) - 1) / float(_log_ratios(near).sum())
 
 
 def twonn_linear(h: Rows, *, discard: float = 0.1) -> float:
@@ -48,7 +64,24 @@ def twonn_linear(h: Rows, *, discard: float = 0.1) -> float:
     """
     if not 0 < discard < 1:
         raise ValueError(f"discard: expected a number above 0 and below 1, got {discard}")
-    x = np.sort(_log_ratios(h))
+    return twonn_linear_of(nearest(h, 2), discard=discard)
+
+
+def twonn_linear_of(near: Floats, *, discard: float = 0.1) -> float:
+    """The same of distances.
+
+    Args:
+        near: Of each row to its nearest other rows, ascending, (n, 2 or more), from `nearest`.
+        discard: See `twonn_linear`.
+
+    Returns:
+        Above 0.
+
+    Raises:
+        TooFewTokens: No row is left.
+        NoValue: All rows that are left have two nearest neighbours at the same distance.
+    """
+    x = np.sort(_log_ratios(near))
     n = len(x)
     kept = min(int(n * (1 - discard)), n - 1)
     if kept < 1:
@@ -80,7 +113,22 @@ def lid(h: Rows, *, k: int = 10) -> float:
     """
     if k < 2:
         raise ValueError(f"k: expected at least 2 neighbours, got {k}")
-    r = _nearest(h, k)
+    return lid_of(nearest(h, k))
+
+
+def lid_of(r: Floats) -> float:
+    """The same of distances.
+
+    Args:
+        r: Of each row to its k nearest other rows, ascending, (n, k), from `nearest`.
+
+    Returns:
+        Above 0.
+
+    Raises:
+        NoValue: All k nearest neighbours of a row are at the same distance.
+    """
+    k = r.shape[1]
     spread = np.log(r[:, -1:] / r[:, :-1]).sum(axis=1)
     if not spread.all():
         bad = int(np.flatnonzero(spread == 0)[0])
@@ -207,28 +255,54 @@ def _explained(x: Floats, y: Floats) -> float:
     return float((np.linalg.norm(left.T @ y) / np.linalg.norm(y)) ** 2)
 
 
-def _nearest(h: Rows, k: int) -> Floats:
-    """Distances of each row to its k nearest other rows, ascending, (n, k), none zero."""
-    from scipy.spatial.distance import cdist
+def nearest(h: Rows, k: int, inner: Floats | None = None) -> Floats:
+    """Distances of each row to its k nearest other rows.
 
-    rows = as_rows(h)
-    if len(rows) <= k:
-        raise TooFewTokens(f"h: {k} neighbours of each row need at least {k + 1} rows, got shape {rows.shape}")
-    distances = cdist(rows, rows)
-    np.fill_diagonal(distances, np.inf)
-    nearest: Floats = np.sort(np.partition(distances, k - 1, axis=1)[:, :k], axis=1)
-    if not nearest[:, 0].all():
+    Args:
+        h: Rows, (n, d), floating point, n > k, all different.
+        k: Number of neighbours.
+        inner: Inner products of the centred rows, (n, n), where they are known up to a factor: distances follow from
+            them up to its root, at the price of nothing, and where digits would be lost are taken of the rows.
+
+    Returns:
+        Ascending, (n, k), none zero.
+
+    Raises:
+        TooFewTokens: There are no more than k rows.
+        NoValue: Two rows are equal.
+    """
+    distances = None if inner is None else _from_inner(inner)
+    if len(h) <= k or distances is None:
+        rows = as_rows(h)
+        if len(rows) <= k:
+            raise TooFewTokens(f"h: {k} neighbours of each row need at least {k + 1} rows, got shape {rows.shape}")
+        from scipy.spatial.distance import cdist
+
+        distances = cdist(rows, rows)
+        np.fill_diagonal(distances, np.inf)
+    near: Floats = np.sort(np.partition(distances, k - 1, axis=1)[:, :k], axis=1)
+    if not near[:, 0].all():
         i, j = np.argwhere(distances == 0)[0]
         raise NoValue(
             f"h: rows {i} and {j} are equal, and a distance of 0 has no ratio to another; leave repeated rows out"
         )
-    return nearest
+    return near
 
 
-def _log_ratios(h: Rows) -> Floats:
+def _from_inner(inner: Floats) -> Floats | None:
+    """Distances from inner products, infinite of a row to itself; None where two are so near that digits are lost."""
+    lengths = np.diag(inner)
+    squares = lengths[:, None] + lengths - 2 * inner
+    np.fill_diagonal(squares, np.inf)
+    if not squares.min() > _NEAR * lengths.max():
+        return None
+    distances: Floats = np.sqrt(squares)
+    return distances
+
+
+def _log_ratios(near: Floats) -> Floats:
     """ln(r2 / r1) of each row, (n,), not all zero."""
-    nearest = _nearest(h, 2)
-    ratios: Floats = np.log(nearest[:, 1] / nearest[:, 0])
+    ratios: Floats = np.log(near[:, 1] / near[:, 0])
     if not ratios.any():
         raise NoValue("h: every row has its two nearest neighbours at the same distance, as on a lattice")
     return ratios
@@ -244,3 +318,11 @@ def _mean_angle(v: Floats, why: str) -> float:
     v /= np.linalg.norm(v, axis=1, keepdims=True)
     apart, together = (np.linalg.norm(w, axis=1) for w in (v[1:] - v[:-1], v[1:] + v[:-1]))
     return 2 * math.fsum(np.arctan2(apart, together)) / len(apart)
+
+
+# The metrics that are functions of distances to nearest rows, by name: of how many, and which function.
+OF_NEAREST: dict[str, tuple[int, Callable[[Floats], float]]] = {
+    "twonn_mle": (2, twonn_of),
+    "twonn_facco_linear_fit_discard10pct": (2, twonn_linear_of),
+    "lid_mle_k10_mean": (10, lid_of),
+}

@@ -11,7 +11,7 @@ from mmerank.errors import UsageError, did_you_mean
 from mmerank.formulas import between, contrastive, geometric, information, similarity, spectral
 
 Better = Literal["higher", "lower", "neither"]
-Kind = Literal["spectral", "geometric", "between modalities", "paired states"]
+Kind = Literal["spectral", "geometric", "between modalities", "paired states", "your own"]
 
 _DIFF_ERANK = "Diff-eRank, arXiv:2401.17139, Def. 3.1-3.3"
 _ROY = "Roy and Vetterli, EUSIPCO 2007"
@@ -47,6 +47,8 @@ class Entry:
             many.
         source: Who defined it.
         cost: Operations, up to a constant.
+        averaged: Over examples: the value, or its logarithm, as of effective ranks, where a run asks for the mean
+            entropy.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Entry:
     follows_rows: bool
     source: str
     cost: str
+    averaged: Literal["value", "log"] = "value"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values: all but the function."""
@@ -79,7 +82,9 @@ def _spectral(
     better: Better = "neither",
     cost: str = _SVD,
 ) -> Entry:
-    return Entry(name, label, "spectral", function, ("h",), low, high, better, needs, True, source, cost)
+    # Effective ranks are exp of an entropy, and the entropies are averaged.
+    averaged: Literal["value", "log"] = "log" if name.startswith(("erank_", "rankme_")) else "value"
+    return Entry(name, label, "spectral", function, ("h",), low, high, better, needs, True, source, cost, averaged)
 
 
 def _geometric(

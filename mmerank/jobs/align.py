@@ -11,6 +11,7 @@ from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.convention import Convention
 from mmerank.engine.collect import collect
 from mmerank.engine.probe import Probe
+from mmerank.formulas.asked import Given, stated_metrics, with_metrics
 from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, unique
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import without_placeholders
@@ -43,6 +44,7 @@ def align(
     progress: bool = False,
     clip: str | None = None,
     layers: str = "",
+    metrics: Iterable[Given] = (),
 ) -> Alignment:
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment of a model on image-text pairs.
 
@@ -64,6 +66,7 @@ def align(
         clip: A model of open_clip, `MODEL:PRETRAINED`, for CLIPScore among the companions; see `mmerank.jobs.clip`.
         layers: Further layers of the LLM at which the pair is measured, all rows and by role; see
             `mmerank.models.layers.layer_points`.
+        metrics: Also these, by name, or functions of your own; see `mmerank.formulas.asked.asked_for`.
 
     Returns:
         The numbers, with all records.
@@ -72,11 +75,12 @@ def align(
         DataError: No example could be measured, or one was skipped and `strict` is set.
         ModelError: CLIP cannot be loaded.
         RunFolderError: `out` holds a run with other settings.
-        TypeError: `adapter` is not a loaded multimodal model, or `examples` no iterable of examples.
-        UsageError: `limit` is below 1, or there is a seed without a limit; no such CLIP or layer, or more rows to
-            match than a picture has.
+        TypeError: `adapter` is not a loaded multimodal model, `examples` no iterable of examples, or `metrics` no
+            list.
+        UsageError: `limit` is below 1, or there is a seed without a limit; no such CLIP, layer or metric, or more
+            rows to match than a picture has.
     """
-    convention = convention or Convention()
+    convention = with_metrics(convention or Convention(), metrics)
     check_adapter(adapter)
     check_examples(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
@@ -149,4 +153,5 @@ def open_align_run(
     settings: dict[str, Any] = {"convention": convention.to_dict(), "max_pixels": max_pixels}
     if layers:
         settings["layers"] = layers
+    settings |= stated_metrics(convention.metrics)
     return open_run(out, "align", examples, settings, limit=limit, seed=seed)

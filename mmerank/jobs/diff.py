@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import starmap
 from pathlib import Path
@@ -16,6 +17,7 @@ from mmerank.engine.collect import collect
 from mmerank.engine.text_probe import TextProbe
 from mmerank.eranks import FINAL
 from mmerank.errors import DataError, RunFolderError, UsageError
+from mmerank.formulas.asked import Given, stated_metrics, with_metrics
 from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen
 from mmerank.jobs.twins import (
     Measure,
@@ -27,6 +29,7 @@ from mmerank.jobs.twins import (
     twin_source,
 )
 from mmerank.models.identity import identity
+from mmerank.models.initialisation import initialisation
 from mmerank.models.layers import layer_points
 from mmerank.models.loading import TextAdapter, check_text_adapter
 from mmerank.runs.folder import RunFolder, open_run, without_cache
@@ -59,6 +62,7 @@ def diff(
     loss: bool = True,
     last_use: bool = False,
     progress: bool = False,
+    metrics: Iterable[Given] = (),
 ) -> Diff:
     """Diff-eRank and reduced loss of a language model.
 
@@ -87,6 +91,7 @@ def diff(
         last_use: Whether `adapter` is not needed afterwards: its weights are freed before a twin is built, so that
             memory holds one of the two, and it cannot be used again. Default: both are held.
         progress: Show progress bars on stderr.
+        metrics: Also these, by name, or functions of your own; see `mmerank.formulas.asked.asked_for`.
 
     Returns:
         The numbers, with all records.
@@ -97,7 +102,7 @@ def diff(
         RunFolderError: `out` holds a run with other settings.
         TypeError: `adapter` is not a loaded language model, or `examples` no iterable of examples.
     """
-    convention = convention or TextConvention()
+    convention = with_metrics(convention or TextConvention(), metrics)
     check_text_adapter(adapter)
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"expected one or more different seeds of untrained models, got {list(seeds)}")
@@ -165,6 +170,7 @@ def diff(
                 out.add_model(called, source)
                 out.adopt(called, runs[-1][0])
     result = _result(adapter, known, name, convention, tuple(seeds), runs, limit, seed)
+    result = replace(result, initialisation=initialisation(adapter))
     if own_folder and isinstance(out, RunFolder):
         out.write_summary({"results": [result.to_dict()]})
     return result
@@ -186,7 +192,7 @@ def open_diff_run(
 
 def _settings(convention: TextConvention, layers: str, loss: bool) -> dict[str, Any]:
     """What records of the same texts must share to stand in one folder."""
-    stated = {"convention": convention.to_dict(), "layers": layers}
+    stated = {"convention": convention.to_dict(), "layers": layers, **stated_metrics(convention.metrics)}
     return stated if loss else {**stated, "loss": False}
 
 

@@ -22,6 +22,7 @@ from mmerank.inputs.sequence import Role, TokenSequence
 from mmerank.models.adapter import Adapter
 from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import Point
+from mmerank.models.initialisation import initialisation, unstated
 from mmerank.models.wrapped import evaluated
 from mmerank.runs.record import Record
 from mmerank.transfer import for_each_tensor
@@ -97,6 +98,7 @@ def examine(
             if where in records
         },
         warnings=tuple(_warnings(adapter, probe, records)),
+        initialisation=initialisation(adapter),
     )
 
 
@@ -164,6 +166,8 @@ def _warnings(adapter: Adapter, probe: Probe, records: dict[tuple[str, str], Rec
     if text_cut := records["llm", "text"].text_cut:
         yield f"{text_cut} text tokens were cut off to fit the limit of {adapter.max_tokens}"
     steep = [f"{point} / {kind} {r.top_share:.0%}" for (point, kind), r in records.items() if r.top_share > STEEP]
+    if line := unstated(initialisation(adapter)):
+        yield line
     if steep:
         yield (
             f"one direction holds most of the spectrum ({', '.join(steep)}): a massive activation, or tokens that "

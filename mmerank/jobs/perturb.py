@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mmerank.engine.collect import Measured, collect
 from mmerank.engine.probe import Probe
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
+from mmerank.formulas.asked import Given, stated_metrics, with_metrics
 from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, unique
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import placeholders, without_placeholders
@@ -59,6 +61,7 @@ def perturb(
     strict: bool = False,
     out: str | Path | RunFolder | None = None,
     progress: bool = False,
+    metrics: Iterable[Given] = (),
 ) -> Perturbation:
     """What transforms of picture or text do to eRank1 to eRank5 and the two ratios.
 
@@ -81,6 +84,7 @@ def perturb(
         strict: Raise at the first example that cannot be measured.
         out: A run folder; when it exists, only examples that it lacks are measured.
         progress: Show a progress bar on stderr.
+        metrics: Also these, by name, or functions of your own; see `mmerank.formulas.asked.asked_for`.
 
     Returns:
         The numbers, with all records.
@@ -92,7 +96,7 @@ def perturb(
         UsageError: A transform or control is unknown, or there is none; `limit` or `control_draws` is below 1; an
             example needs another, and there is none.
     """
-    convention = convention or Convention()
+    convention = with_metrics(convention or Convention(), metrics)
     check_adapter(adapter)
     check_examples(examples)
     asked, kinds = asked_for(transforms, controls, control_draws)
@@ -186,6 +190,7 @@ def open_perturb_run(
         "transforms": [transform.name for transform in transforms],
         "controls": list(controls),
         "control_draws": control_draws if controls else 0,
+        **stated_metrics(convention.metrics),
     }
     return open_run(out, "perturb", examples, settings, limit=limit, seed=seed)
 
@@ -222,7 +227,7 @@ def _checked(
     limit = max(probe.max_pixels, MAX_PIXELS)
     alone = Probe(
         probe.adapter,
-        probe.convention,
+        replace(probe.convention, metrics=()),
         batch_tokens=0,
         share_prefix=probe.share_prefix,
         max_pixels=limit,

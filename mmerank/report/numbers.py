@@ -13,14 +13,14 @@ import pandas as pd
 from mmerank.analysis.alike import read_alike, unlike_rows
 from mmerank.analysis.comparison import compared
 from mmerank.analysis.finished import Finished
-from mmerank.analysis.metrics.known import metric, quantity
+from mmerank.analysis.metrics.known import metric, on_equal_rows, quantity
 from mmerank.analysis.metrics.matched import MATCHED, MATCHED_BY
 from mmerank.analysis.perturbation import differences_frame
 from mmerank.analysis.statistics.paired import ComparisonResult, controlled
 from mmerank.eranks import FINAL
 from mmerank.report.paper.printed import printed_alignment, printed_diff
 
-_BESIDE = ("match_tokens", "match_repeats", "match_seed", "token_curve", "rows", "companions")
+_BESIDE = ("match_tokens", "match_repeats", "match_seed", "token_curve", "rows", "companions", "metrics")
 # A difference from the best with a larger q is not told from chance.
 SIGNIFICANT = 0.05
 
@@ -93,7 +93,7 @@ def _of_run(run: Finished) -> pd.DataFrame:
     table.insert(0, "job", run.job)
     table.insert(1, "run", run.name)
     table.insert(2, "data", run.data)
-    table["rows"] = table["metric"].eq("matched").map({True: str(run.match_tokens), False: "all"})
+    table["rows"] = table["metric"].map(on_equal_rows).map({True: str(run.match_tokens), False: "all"})
     rows = []
     for name, result in run.results.items():
         shared = {
@@ -143,7 +143,7 @@ def _comparable(runs: Sequence[Finished], table: pd.DataFrame) -> list[pd.DataFr
     found = []
     plain = table["quantity"].str.removeprefix(MATCHED)
     for _, rows in table[wanted].groupby([table["job"], table["run"].map(same), plain], sort=False):
-        is_matched = rows["metric"] == "matched"
+        is_matched = rows["rows"] != "all"
         by_draw = rows[is_matched].groupby(rows["run"].map(drawn), sort=False)
         matched = [some for _, some in by_draw if len(some) > 1]
         everything = rows[~is_matched]

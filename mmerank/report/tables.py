@@ -10,12 +10,14 @@ from typing import Any
 import pandas as pd
 
 from mmerank.analysis.finished import JOBS, Finished
-from mmerank.analysis.metrics.known import METRICS, quantity
+from mmerank.analysis.metrics.known import METRICS, metric, quantity
 from mmerank.analysis.metrics.matched import MATCHED
 from mmerank.eranks import FINAL
 from mmerank.report.numbers import SIGNIFICANT
 from mmerank.report.terminal.intervals import interval_text, q_text
 from mmerank.report.terminal.perturbation import difference_text
+from mmerank.runs.record import MATCHED as MATCHED_VALUE
+from mmerank.runs.record import VALUE
 
 CHANGES = (
     "with a sign: change from the base, its interval, and q over all tests of the run (paired permutation test); "
@@ -161,6 +163,7 @@ def printed_tables(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[Prin
         parts = [(JOBS[job], here[final & main & first]), (f"{JOBS[job]}: more", here[final & main & ~first])]
         parts.append((f"{JOBS[job]}, by layer", here[~final & here["quantity"].isin(_FIRST)]))
         parts += [(of.title, here[here["metric"] == of.name]) for of in METRICS if of.name not in _MAIN]
+        parts.append(("Metrics", here[here["metric"].str.startswith((VALUE, MATCHED_VALUE))]))
         tables += [_printed(job, title, rows, named, data) for title, rows in parts if len(rows)]
     return tables
 
@@ -222,34 +225,44 @@ def short_data(data: str, parts: int = 1) -> str:
 def _printed(
     job: str, title: str, numbers: pd.DataFrame, named: dict[tuple[str, str], str], called: dict[str, str]
 ) -> Printed:
-    matched = numbers["metric"].eq("matched")
-    here = numbers.assign(
-        plain=numbers["quantity"].str.removeprefix(MATCHED).where(matched, numbers["quantity"]),
-        rows=numbers["rows"].where(matched, "all"),
-    )
+    matched = numbers["rows"].ne("all")
+    plain = numbers["quantity"].str.removeprefix(MATCHED).where(matched, numbers["quantity"])
+    asked = numbers["metric"].str.startswith((VALUE, MATCHED_VALUE))
+    # Of a metric that was asked for the places are the columns, and it has a row.
+    parted = plain.str.partition("/")
+    here = numbers.assign(plain=parted[2].where(asked, plain), asked=parted[0].where(asked, ""))
     heads = list(dict.fromkeys(here["plain"]))
     told = [
         *(["transform"] if job == "perturb" else []),
+        *(["metric"] if asked.any() else []),
         *(["rows"] if matched.any() else []),
         *(["point"] if here["point"].nunique() > 1 else []),
     ]
     long = len(heads) > _MOST_HEADS
     rows: list[tuple[tuple[str, ...], int, tuple[Cell, ...]]] = []
-    for key, found in here.groupby(["data", "run", "model", "transform", "rows", "point"], sort=False):
-        data, run, model, transform, on_rows, point = map(str, key)
+    for key, found in here.groupby(["data", "run", "model", "transform", "asked", "rows", "point"], sort=False):
+        data, run, model, transform, name, on_rows, point = map(str, key)
         row = {str(of["plain"]): of for of in found.to_dict("records")}
         on = on_rows if on_rows == "all" else f"{on_rows} each"
-        more = {"transform": _transform(transform), "rows": on, "point": point}
+        of = metric(f"{VALUE}{name}").title if name else ""
+        more = {"transform": _transform(transform), "metric": of, "rows": on, "point": point}
         names = (called[data], named[run, model], *(more[name] for name in told))
         if long:
-            rows += [((*names, quantity(head).label), int(row[head]["n"]), (_cell(row[head]),)) for head in row]
+            rows += [
+                ((*names, _head(head, bool(asked.any()))), int(row[head]["n"]), (_cell(row[head]),)) for head in row
+            ]
         else:
             rows.append((names, int(found["n"].max()), tuple(_cell(row.get(head)) for head in heads)))
     # What may be compared stands together.
     order = list(dict.fromkeys(names[0] for names, _, _ in rows))
     rows.sort(key=lambda row: order.index(row[0][0]))
-    shown = ("value",) if long else tuple(quantity(head).label for head in heads)
+    shown = ("value",) if long else tuple(_head(head, bool(asked.any())) for head in heads)
     return Printed(job, title, shown, tuple(rows), ("data", "model", *told, *(["number"] if long else [])))
+
+
+def _head(name: str, place: bool) -> str:
+    """The label of a quantity, or a place."""
+    return name.replace("/", " / ") if place else quantity(name).label
 
 
 def _cell(found: Mapping[Hashable, Any] | None) -> Cell:

@@ -27,7 +27,7 @@ from mmerank.processes import rank
 from mmerank.runs.parts import FOLDER, examples_of, next_number, part_files, read_part, read_records, write_part
 from mmerank.runs.record import Record, contents_of
 from mmerank.runs.rules import DamagedPart, Rules
-from mmerank.runs.settings import STATED, SUMMARY, data_fingerprint, read_settings, record_fingerprint
+from mmerank.runs.settings import STATED, SUMMARY, read_settings, record_fingerprint
 
 # Of run.json. Before the second it did not state all that model and data are known by.
 FORMAT = 2
@@ -191,8 +191,9 @@ class RunFolder:
             return
         with self._explained("written"):
             own = "" if rank().count == 1 else f"-{rank().index}"
-            part = self._records / f"{next_number(part_files(self.path)):06d}{own}.parquet"
-            write_part(part, records, of=data_fingerprint(self.settings))
+            path = self._records / f"{next_number(part_files(self.path)):06d}{own}.parquet"
+            rules = Rules(self.path, self.settings)
+            write_part(path, records, rules.metrics, of=rules.of)
 
     def adopt(self, model: str, records: list[Record]) -> None:
         """Add what is lacking of a model's records that were measured elsewhere; of several processes the first does.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,20 @@ _NAME = re.compile(r"(\d{6,})(?:-\d+)?-([0-9a-f]{16})\.parquet", re.ASCII)
 _OLDER_NAME = re.compile(r"(\d{6,})(?:-\d+-[0-9a-f]{8})?\.parquet", re.ASCII)
 
 
-def write_part(path: Path, records: Iterable[Record], *, of: str = "") -> Path:
+def write_part(path: Path, records: Iterable[Record], metrics: Sequence[pa.Field] = (), *, of: str = "") -> Path:
     """Write a Parquet file that is either whole or not there.
 
     Args:
         path: Where; its folder exists.
         records: What.
+        metrics: Columns of the metrics that the run states, see `mmerank.runs.record.open_fields`.
         of: What the run's data are known by, see `mmerank.runs.settings.data_fingerprint`.
 
     Returns:
         Where it is: the name has the file's digest, too.
     """
     sink = pa.BufferOutputStream()
-    table = table_of(records)
+    table = table_of(records, pa.schema([*SCHEMA, *metrics]))
     table = table.replace_schema_metadata({_OF: of}) if of else table
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     content = sink.getvalue()
@@ -102,8 +103,12 @@ def read_part(part: Path, rules: Rules) -> pa.Table:
     if name is not None and _digest(content) != name[2]:
         raise DamagedPart("its content is not what was written: the digest in its name is of something else")
     table = read_table(content, sound=name is not None)
-    columns = table.num_columns
-    if columns not in VERSIONS or table.schema.remove_metadata() != pa.schema(list(SCHEMA)[:columns]):
+    columns = table.num_columns - len(rules.metrics)
+    known = [*list(SCHEMA)[:columns], *rules.metrics]
+    # What earlier versions wrote has no metrics.
+    if columns not in ([len(SCHEMA)] if rules.metrics else VERSIONS) or table.schema.remove_metadata() != pa.schema(
+        known
+    ):
         raise DamagedPart("other columns than those of records")
     if (table.schema.metadata or {}).get(_OF) not in (None, rules.of.encode()):
         raise DamagedPart("a part of another run, of other data")
@@ -127,7 +132,8 @@ def read_whole(folder: Path, *, model: str | None = None, without: Collection[st
     """
     parts = part_files(folder)  # before the settings: a model is stated before there are records of it
     rules = Rules(folder, read_settings(folder)) if parts else None
-    schema = pa.schema([field for field in SCHEMA if field.name not in without])
+    added = rules.metrics if rules else []
+    schema = pa.schema([field for field in [*SCHEMA, *added] if field.name not in without])
     found: list[pa.Table] = []
     known: set[tuple[str, str]] = set()
     for part in parts:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from itertools import repeat
 from typing import Any
 
@@ -54,6 +55,9 @@ class Record:
         picture_digest: Hash of its picture's pixels; empty where no picture was read.
         picture_stamp: Size and time of modification of its file, or commit and row; empty where there is none.
         embedding: Of an encoder's last layer: what the picture or text is embedded as, (e,), float32. None elsewhere.
+        metrics: What else was asked for, by the name of its column (`VALUE` and the name of the metric, `MATCHED` and
+            the name where rows were drawn to match): the number, why there is none, or None where it is not of these
+            rows.
     """
 
     model: str
@@ -87,7 +91,13 @@ class Record:
     picture_digest: str = ""
     picture_stamp: str = ""
     embedding: NDArray[np.float32] | None = None
+    metrics: Mapping[str, float | str | None] = field(default_factory=dict)
 
+
+# Columns of metrics are open: a run has those that it states, behind the others, and then NO_VALUE, which says why a
+# number is missing, as JSON by column.
+VALUE, MATCHED = "metric:", "matched:"
+NO_VALUE = "no_value"
 
 # In the order of the fields. Later versions may add some at the end, see `mmerank.runs.parts.VERSIONS`.
 SCHEMA = pa.schema(
@@ -130,6 +140,21 @@ _CONTENT = ("text_digest", "picture_digest", "picture_stamp")
 _WITHOUT_SPECTRUM = SCHEMA.remove(SCHEMA.get_field_index("spectrum"))
 
 
+def open_fields(metrics: Sequence[str], *, matched: bool) -> list[pa.Field]:
+    """The columns of metrics.
+
+    Args:
+        metrics: Names.
+        matched: Whether they are also taken of equally many rows.
+
+    Returns:
+        Columns and their types; none without metrics.
+    """
+    fronts = (VALUE, MATCHED) if matched else (VALUE,)
+    named = [pa.field(f"{front}{name}", pa.float64()) for front in fronts for name in metrics]
+    return [*named, pa.field(NO_VALUE, pa.string())] if named else []
+
+
 def to_frame(records: Iterable[Record], *, spectrum: bool = True) -> pd.DataFrame:
     """A table with a row per record, and the effective rank beside the entropy.
 
@@ -140,14 +165,18 @@ def to_frame(records: Iterable[Record], *, spectrum: bool = True) -> pd.DataFram
     Returns:
         The columns of `Record`, and `erank`, `stable_rank`, and `erank_fraction` = eRank / min(n - 1, d).
     """
-    return frame_of(table_of(records, SCHEMA if spectrum else _WITHOUT_SPECTRUM))
+    rows = list(records)
+    # In the order of a run's parts.
+    named = sorted({name for row in rows for name in row.metrics}, key=lambda name: (name.startswith(MATCHED), name))
+    added = [*(pa.field(name, pa.float64()) for name in named), *([pa.field(NO_VALUE, pa.string())] if named else [])]
+    return frame_of(table_of(rows, pa.schema([*(SCHEMA if spectrum else _WITHOUT_SPECTRUM), *added])))
 
 
 def frame_of(table: pa.Table) -> pd.DataFrame:
     """The same of a table.
 
     Args:
-        table: In the columns of `SCHEMA`, with or without the spectra.
+        table: In the columns of `SCHEMA`, with or without the spectra, and those of metrics.
 
     Returns:
         As from `to_frame`.
@@ -164,17 +193,17 @@ def complete(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
 
     Args:
         table: Of records of this version or an earlier one.
-        schema: Some columns of `SCHEMA`.
+        schema: Some columns of `SCHEMA`, and of metrics.
 
     Returns:
         The table; of columns that it lacks, the default of `Record`.
     """
-    defaults = {field.name: field.default for field in fields(Record)}
+    defaults = {of.name: of.default for of in fields(Record)}
     columns = [
-        table[field.name]
-        if field.name in table.column_names
-        else pa.chunked_array([pa.array([defaults[field.name]] * table.num_rows, field.type)])
-        for field in schema
+        table[of.name]
+        if of.name in table.column_names
+        else pa.chunked_array([pa.array([defaults[of.name]] * table.num_rows, of.type)])
+        for of in schema
     ]
     return pa.table(columns, schema=schema)
 
@@ -193,6 +222,13 @@ def records_of(table: pa.Table, model: str | None = None) -> list[Record]:
         table = table.filter(pc.equal(table["model"], model))
     given = dict(zip(table.column_names, map(_values, table.columns), strict=True))
     given.setdefault("spectrum", repeat(_NO_SPECTRUM, table.num_rows))
+    if NO_VALUE in given:
+        named = [name for name in given if name.startswith((VALUE, MATCHED))]
+        numbers = zip(*(given.pop(name) for name in named), strict=True)
+        given["metrics"] = [
+            dict(zip(named, row, strict=True)) | (json.loads(why) if why else {})
+            for row, why in zip(numbers, given.pop(NO_VALUE), strict=True)
+        ]
     return [Record(**dict(zip(given, row, strict=True))) for row in zip(*given.values(), strict=True)]
 
 
@@ -228,4 +264,14 @@ def table_of(records: Iterable[Record], schema: pa.Schema = SCHEMA) -> pa.Table:
         The table.
     """
     rows = list(records)
-    return pa.table({name: [getattr(row, name) for row in rows] for name in schema.names}, schema=schema)
+    return pa.table({name: [_value(row, name) for row in rows] for name in schema.names}, schema=schema)
+
+
+def _value(row: Record, column: str) -> Any:
+    if column == NO_VALUE:
+        missing = {name: of for name, of in row.metrics.items() if isinstance(of, str)}
+        return json.dumps(missing, sort_keys=True) if missing else ""
+    if column.startswith((VALUE, MATCHED)):
+        number = row.metrics.get(column)
+        return None if isinstance(number, str) else number
+    return getattr(row, column)

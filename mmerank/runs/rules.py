@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from mmerank.convention import Convention, EncoderConvention, TextConvention
 from mmerank.eranks import ERANKS
 from mmerank.errors import RunFolderError
 from mmerank.models.layers import encoder_layers, layer_numbers
+from mmerank.runs.record import MATCHED, NO_VALUE, VALUE, open_fields
 from mmerank.runs.settings import STATED, convention_in, data_fingerprint, record_fingerprint
 
 # Spectra are stored in float32, so what follows from them agrees with what was computed in float64 to its rounding.
@@ -45,6 +47,7 @@ class Rules:
 
     Attributes:
         of: What the data are known by, see `mmerank.runs.settings.data_fingerprint`.
+        metrics: The columns of the metrics that the settings state.
 
     Raises:
         RunFolderError: The settings name no layers that a model could have.
@@ -53,6 +56,8 @@ class Rules:
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         self.of = data_fingerprint(settings)
         self._convention = convention_in(folder, settings)
+        matched = getattr(self._convention, "match_tokens", None) is not None
+        self.metrics = open_fields(getattr(self._convention, "metrics", ()), matched=matched)
         self._models: dict[str, dict[str, Any]] = settings["models"]
         stated = settings.get("convention", {})
         # Records of a trained model do not depend on the twin's mode, and earlier versions copied them as they were.
@@ -101,6 +106,8 @@ class Rules:
             self._check_losses(part)
         elif isinstance(self._convention, Convention):
             self._check_rows(part, at_layer, self._convention)
+        if self.metrics:
+            part.check_metrics([field.name for field in self.metrics[:-1]])
 
     def _check_models(self, part: _Part, *, older: bool) -> None:
         pairs = pa.table({name: part.table[name] for name in ("model", "fingerprint")}).group_by(
@@ -223,7 +230,9 @@ class Rules:
         part.check_lists("matched", lengths, base, most=_entropy([asked.match_tokens or 1]))
         steps = len(asked.token_curve)
         part.check_lists("curve", np.full(len(n), steps) if steps else None, base, most=_entropy(asked.token_curve))
-        part.check_lists("mean_state", part["d"] if asked.companions else None, base, most=None)
+        # Some metrics are taken of mean states; which, is theirs to know.
+        keeps = asked.companions or (bool(asked.metrics) and bool(part.table["mean_state"].is_valid()[0].as_py()))
+        part.check_lists("mean_state", part["d"] if keeps else None, base, most=None)
         by_role = (base & asked.rows) | (bool(at_layer.any()) & (part.equals("input", "pair")))
         for name in ("entropy_image", "entropy_text", "entropy_modality"):
             part.require(np.isnan(part[name]) | (by_role & part.between(name, most)), name)
@@ -242,7 +251,8 @@ class _Part:
     def __init__(self, table: pa.Table):
         self.table = table
         for name in table.column_names:
-            if not pa.types.is_list(table.schema.field(name).type) and table[name].null_count:
+            may_lack = pa.types.is_list(table.schema.field(name).type) or name.startswith((VALUE, MATCHED))
+            if not may_lack and table[name].null_count:
                 raise DamagedPart(f"no {name} in {table[name].null_count} records")
         self._numbers: dict[str, _Column] = {}
 
@@ -346,6 +356,24 @@ class _Part:
             if len({*widths[where & (models == i)].tolist()}) > 1:
                 raise DamagedPart(f"embeddings of different lengths of {keys[i][0]!r}")
 
+    def check_metrics(self, names: Sequence[str]) -> None:
+        """At each place a metric has a finite number of every example, or a reason for none; or none has either."""
+        places, _ = self.coded("transform", "point", "input")
+        try:
+            reasons = [json.loads(said) if said else {} for said in self.table[NO_VALUE].to_pylist()]
+        except ValueError:
+            raise DamagedPart(f"{NO_VALUE}: not the reasons of missing numbers") from None
+        for row, of_row in enumerate(reasons):
+            if not (isinstance(of_row, dict) and of_row.keys() <= {*names} and all(map(_is_text, of_row.values()))):
+                raise DamagedPart(f"{NO_VALUE} of example {self.example(row)!r}: not the reasons of missing numbers")
+        for name in names:
+            numbers = self.table[name].to_numpy()  # NaN where there is none
+            there = self.table[name].is_valid().to_numpy()
+            self.require(~there | np.isfinite(numbers), name)
+            told = np.array([name in of_row for of_row in reasons])
+            taken = np.bincount(places, there | told)[places] > 0
+            self.require(np.where(taken, there ^ told, True), name)
+
     def _lists(self, name: str, wanted: _Column) -> tuple[_Column, _Column]:
         """Where each row's list begins, with the end of the last, and all the numbers."""
         column = self.table[name].combine_chunks()
@@ -354,6 +382,10 @@ class _Part:
         if values.null_count:
             raise DamagedPart(f"{name}: a number is missing")
         return offsets, values.to_numpy()
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _entropy(rows: Sequence[int]) -> float:

@@ -149,7 +149,7 @@ def _wrong_choices(usual: AnyConvention, given: Mapping[str, Any]) -> Iterator[s
         if name not in known:
             yield f"unknown choice {name!r}"
         else:
-            shapes = {type(None): (int, type(None)), tuple: [int]}
+            shapes = {type(None): (int, type(None)), tuple: [str] if name == "metrics" else [int]}
             yield from _wrong(value, shapes.get(type(known[name]), type(known[name])), name)
 
 

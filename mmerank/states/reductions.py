@@ -25,12 +25,14 @@ class RowStudy:
         sequence: The rows that enter the covariance: ids and roles.
         decode: Token ids -> text, the tokenizer's.
         by_role: Whether image rows and text rows are measured even if the convention does not ask for it.
+        keep_mean: Whether the mean state is kept even so.
     """
 
     convention: Convention
     sequence: TokenSequence
     decode: Callable[[list[int]], str]
     by_role: bool = False
+    keep_mean: bool = False
 
     def fields(self, tokens: TokenSet, h: Tensor, *, example: str, point: str, input_kind: str) -> dict[str, Any]:
         """Fields of the record, by the names that `mmerank.runs.record.Record` has for them.
@@ -60,7 +62,7 @@ class RowStudy:
             found |= self._by_role(tokens)
         if asked.rows:
             found |= self._without_one(tokens)
-        if asked.companions:
+        if asked.companions or self.keep_mean:
             # On the CPU, since not every device has float64.
             found["mean_state"] = h[self._of(Role.IMAGE, Role.TEXT)].cpu().double().mean(dim=0).float().numpy()
         return found

@@ -44,6 +44,7 @@ class TokenSet:
 
     Attributes:
         n: Number of tokens.
+        gram: Inner products of the unit rows, (n, n), or of their columns, (d, d), whichever are fewer.
         lengths: Distance of each token from the centre, up to one factor for all, (n,), float64, on the CPU.
     """
 
@@ -56,7 +57,7 @@ class TokenSet:
         pending: PendingGram | None = None,
     ):
         pending = pending or PendingGram(h, centre=centre, precision=precision)
-        self._gram, lengths = pending.arrived()
+        self.gram, lengths = pending.arrived()
         self.lengths = lengths.flatten()
         self.n = len(h)
         self._h = h.detach()
@@ -66,12 +67,12 @@ class TokenSet:
     @cached_property
     def spectrum(self) -> Tensor:
         """Eigenvalues of all tokens, as `mmerank.states.spectrum.spectrum` gives them."""
-        return shares(self._gram)
+        return shares(self.gram)
 
     @cached_property
     def _inner(self) -> Tensor:
         """Inner products of the centred tokens, (n, n), float64, on the CPU."""
-        of_unit = self._gram
+        of_unit = self.gram
         if len(of_unit) < self.n:  # those of the columns
             unit, _ = directions(self._h, self._centre)
             of_unit = (unit @ unit.mT).cpu()

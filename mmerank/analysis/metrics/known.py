@@ -22,9 +22,11 @@ from mmerank.analysis.metrics import (
 )
 from mmerank.analysis.metrics.alignment import alignment_sample
 from mmerank.analysis.metrics.diff_erank import diff_sample
+from mmerank.analysis.metrics.of_examples import columns_of, known_as, metric_of, named_quantity
 from mmerank.analysis.sample import Sample, of_encoders
 from mmerank.convention import Aggregate
 from mmerank.eranks import FINAL
+from mmerank.runs.record import MATCHED, VALUE
 
 METRICS: tuple[Metric, ...] = tuple(
     module.METRIC
@@ -46,11 +48,28 @@ METRICS: tuple[Metric, ...] = tuple(
 )
 
 
+def metrics_of(records: pd.DataFrame) -> tuple[Metric, ...]:
+    """Every metric that records may hold numbers of.
+
+    Args:
+        records: As from `mmerank.runs.record.to_frame`.
+
+    Returns:
+        Those that every run may have, and those that this one was asked for.
+    """
+    return METRICS + tuple(map(metric_of, columns_of(records)))
+
+
+def on_equal_rows(name: str) -> bool:
+    """Whether a metric's numbers are of equally many rows everywhere."""
+    return metric(name).prefix == matched.MATCHED
+
+
 def metric(name: str) -> Metric:
     """A metric by its name.
 
     Args:
-        name: As in `METRICS`.
+        name: As in `METRICS`; of those that a run may be asked for, as in `mmerank metrics`, or its column.
 
     Returns:
         It.
@@ -61,7 +80,13 @@ def metric(name: str) -> Metric:
     for known in METRICS:
         if known.name == name:
             return known
-    raise ValueError(f"no metric {name!r}; known: {', '.join(known.name for known in METRICS)}")
+    if name.startswith((VALUE, MATCHED)):
+        return metric_of(name)
+    if known_as(name) is not None:
+        return metric_of(f"{VALUE}{name}")
+    raise ValueError(
+        f"no metric {name!r}; known: {', '.join(known.name for known in METRICS)}, and those of `mmerank metrics`"
+    )
 
 
 def quantity(name: str) -> Quantity:
@@ -76,7 +101,7 @@ def quantity(name: str) -> Quantity:
     for known in METRICS:
         if name.startswith(known.prefix) and (found := known.quantity(name.removeprefix(known.prefix))):
             return found
-    return Quantity(name, name, decimals=4)
+    return named_quantity(name) or Quantity(name, name, decimals=4)
 
 
 def main_metric(records: pd.DataFrame) -> Metric:

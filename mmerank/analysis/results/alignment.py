@@ -17,6 +17,7 @@ from mmerank.analysis.metrics.companions import companions
 from mmerank.analysis.metrics.matched import matched_alignment, matched_rows
 from mmerank.analysis.metrics.rows import row_eranks
 from mmerank.analysis.metrics.token_curve import token_curve
+from mmerank.analysis.results.metrics import metric_numbers
 from mmerank.analysis.results.nulls import no_nan
 from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval
 from mmerank.convention import Convention, all_choices
@@ -27,7 +28,7 @@ from mmerank.runs.folder import versions
 from mmerank.runs.record import Record, to_frame
 
 # What a result has beside eRank1 to eRank5, by its name in Python and in the JSON, where it was asked for.
-ASIDE = ("matched", "token_curve", "rows", "companions", "layers")
+ASIDE = ("matched", "token_curve", "rows", "companions", "layers", "metrics")
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,14 @@ class AlignmentResult:
             if math.isfinite(row["low"]):
                 at["intervals"][row["rows"]] = [row["low"], row["high"]]
         return list(found.values())
+
+    @cached_property
+    def metrics(self) -> dict[str, list[dict[str, Any]]] | None:
+        """Each metric at each place, see `mmerank.analysis.results.metrics`; None if none was asked for."""
+        if not self.convention.metrics:
+            return None
+        frame = to_frame(self._all_records, spectrum=False)
+        return metric_numbers(frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap)
 
     @cached_property
     def _frame(self) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from mmerank.analysis.intervals import intervals_by_point
 from mmerank.analysis.metrics.diff_erank import LOSS, PointDiff, diff_sample, point_diff
+from mmerank.analysis.results.metrics import metric_numbers
 from mmerank.analysis.results.nulls import no_nan
 from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval
 from mmerank.convention import TextConvention, all_choices
@@ -59,6 +60,7 @@ class DiffResult:
         limit: How many texts were asked for; None for all.
         seed: Of their choice; None for the first ones.
         bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
+        initialisation: What the twins' weights are drawn with, see `mmerank.models.initialisation`.
         accuracy: By task; empty where it was not asked for, see `mmerank.jobs.accuracy.accuracies`.
     """
 
@@ -80,6 +82,7 @@ class DiffResult:
     seed: int | None = None
     accuracy: Mapping[str, Accuracy] = field(default_factory=dict)
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    initialisation: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -151,6 +154,14 @@ class DiffResult:
         records = to_frame(self.records, spectrum=False)
         return intervals_by_point(records, aggregate=self.convention.aggregate, bootstrap=self.bootstrap)
 
+    @cached_property
+    def metrics(self) -> dict[str, list[dict[str, Any]]] | None:
+        """Each metric at each hook point, see `mmerank.analysis.results.metrics`; None if none was asked for."""
+        if not self.convention.metrics:
+            return None
+        frame = to_frame(self.records, spectrum=False)
+        return metric_numbers(frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap)
+
     @property
     def final(self) -> PointDiff:
         """What was measured after the final norm."""
@@ -189,6 +200,7 @@ class DiffResult:
                 "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
                 "convention": all_choices(self.convention, self.source),
                 "seeds": list(self.seeds),
+                "initialisation": self.initialisation,
                 **final,
                 "loss_untrained": self.loss_untrained,
                 "loss_trained": self.loss_trained,
@@ -206,6 +218,7 @@ class DiffResult:
                     {**asdict(point), "intervals": _listed(self.layer_intervals[point.point])}
                     for point in self.points
                 ],
+                **({"metrics": found} if (found := self.metrics) is not None else {}),
                 "source": self.source,
                 "versions": versions(),
             }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmerank.inputs.sequence import Kind
@@ -44,6 +44,8 @@ class Examination:
             take one; empty where all pictures have equally many.
         eranks: eRank1 to eRank5 of the example.
         warnings: What to be careful about.
+        initialisation: What untrained twins of its language model are drawn with, see
+            `mmerank.models.initialisation`.
     """
 
     model: str
@@ -57,3 +59,4 @@ class Examination:
     picture_rows: dict[str, dict[str, int] | str]
     eranks: dict[str, float]
     warnings: tuple[str, ...]
+    initialisation: dict[str, Any] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pandas as pd
 
 from mmerank.analysis.metrics.alignment import ALIGNMENT
+from mmerank.analysis.metrics.known import metric
+from mmerank.analysis.metrics.of_examples import columns_of
 from mmerank.analysis.perturbation import Null, deltas, differences_frame, matched_deltas, paired_tests
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.analysis.results.nulls import no_nan
@@ -119,6 +122,19 @@ class PerturbationResult:
         return paired_tests(self._frame, aggregate=aggregate, bootstrap=self.bootstrap, of="matched")
 
     @cached_property
+    def tests_metrics(self) -> dict[str, dict[str, ComparisonResult]]:
+        """The same of each metric that was asked for, by its name, `matched_` before it on equally many rows."""
+        found = {}
+        for column in columns_of(self._frame):
+            of = metric(column)
+            tests = paired_tests(
+                self._frame, aggregate=self.base.convention.aggregate, bootstrap=self.bootstrap, of=column
+            )
+            if tests:
+                found[of.prefix + column.partition(":")[2]] = tests
+        return found
+
+    @cached_property
     def _frame(self) -> pd.DataFrame:
         return to_frame(self.records, spectrum=False)
 
@@ -137,6 +153,7 @@ class PerturbationResult:
 
     def _stated(self) -> dict[str, Any]:
         matched = self.tests_matched
+        metrics = self.tests_metrics
         return {
             "base": self.base.to_dict(),
             "transforms": [
@@ -144,6 +161,7 @@ class PerturbationResult:
                     **perturbed.to_dict(),
                     "tests": self.tests[perturbed.transform].to_dict(),
                     **({"tests_matched": found.to_dict()} if (found := matched.get(perturbed.transform)) else {}),
+                    **({"tests_metrics": _of_transform(metrics, perturbed.transform)} if metrics else {}),
                 }
                 for perturbed in self.transforms
             ],
@@ -151,6 +169,10 @@ class PerturbationResult:
             "checks": self.checks.to_dict(),
             "seed": self.seed,
         }
+
+
+def _of_transform(metrics: Mapping[str, Mapping[str, ComparisonResult]], transform: str) -> dict[str, Any]:
+    return {name: tests[transform].to_dict() for name, tests in metrics.items() if transform in tests}
 
 
 def perturbed(name: str, base: AlignmentResult, changed: AlignmentResult) -> Perturbed:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +14,7 @@ from mmerank.analysis.alike import read_alike
 from mmerank.analysis.results.diff import DiffResult
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
 from mmerank.report.terminal.parts import MANY, airy_table, by_model, choice_text, joined, short, skip_lines
+from mmerank.report.terminal.rows import metric_table
 
 
 def diff_tables(results: Sequence[DiffResult]) -> list[Table]:
@@ -25,7 +27,13 @@ def diff_tables(results: Sequence[DiffResult]) -> list[Table]:
         A column per model, or a row per model where they are many; then a table per model with layers.
     """
     main = diff_table(results) if len(results) <= MANY else sweep_table(results)
-    return [main, *(layer_table(result) for result in results if len(result.points) > 1)]
+    layers = (layer_table(result) for result in results if len(result.points) > 1)
+    metrics = (
+        metric_table(result.metrics, f"{short(result.model)}: metrics")
+        for result in results
+        if result.metrics is not None
+    )
+    return [main, *layers, *metrics]
 
 
 def sweep_table(results: Sequence[DiffResult]) -> Table:
@@ -171,7 +179,7 @@ def diff_standing(result: DiffResult) -> list[str]:
     return [
         f"{result.model} on {result.data}: n = {result.n} of {result.n + len(result.skipped)} texts"
         f"{choice_text(result)}, {result.tokens:,} tokens{cut}; "
-        f"untrained: seed {seeds}, {mode}",
+        f"untrained: seed {seeds}, {mode}{_drawn(result.initialisation)}",
         interval_line(result.bootstrap, result.n),
         *(
             f"  accuracy, {task}: over {found.n:,} questions, standard error {found.stderr:.4f}"
@@ -179,6 +187,13 @@ def diff_standing(result: DiffResult) -> list[str]:
         ),
         *skip_lines(result.skipped),
     ]
+
+
+def _drawn(initialisation: Mapping[str, Any]) -> str:
+    """What the twins are drawn with, and whether that is the library's choice rather than the model's."""
+    named = "".join(f", {name} {value:g}" for name, value in initialisation.items() if name != "stated")
+    unstated = initialisation.get("stated") is False
+    return f"{named} (a default: config.json does not state it, and Diff-eRank depends on it)" if unstated else named
 
 
 def _tasks(results: Sequence[DiffResult]) -> list[str]:

@@ -29,6 +29,10 @@ def examination_view(found: Examination) -> RenderableType:
             facts.add_row(key, Breakable(_fact(value)))
     facts.add_row("parameters", f"{found.parameters:,} ({', '.join(found.places)})")
 
+    drawn = ", ".join(f"{name} {value:g}" for name, value in found.initialisation.items() if name != "stated")
+    if drawn:
+        facts.add_row("untrained twins", drawn)
+
     points = Table(title="Hook points", title_justify="left")
     for heading in ("point", "module", "side", "input: tokens x width"):
         points.add_column(heading, overflow="fold")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from mmerank.analysis.metrics.alignment import DECIMALS, LABELS
+from mmerank.analysis.metrics.of_examples import known_as
 from mmerank.analysis.metrics.rows import single_rows
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.eranks import ERANKS
@@ -38,6 +40,8 @@ def row_tables(result: AlignmentResult, name: str) -> list[Table]:
         tables.append(_rows(result.rows, result.n, f"{name}: eRank by rows"))
     if result.layers is not None:
         tables.append(_layers(result.layers, f"{name}: eRank of the pair by layer"))
+    if result.metrics is not None:
+        tables.append(metric_table(result.metrics, f"{name}: metrics"))
     if result.companions is not None:
         tables.append(_companions(result.companions, f"{name}: image and text"))
     return tables
@@ -144,6 +148,44 @@ def _layers(layers: Sequence[Mapping[str, Any]], title: str) -> Table:
         intervals = {rows: interval_text(tuple(limits), 2) for rows, limits in at["intervals"].items()}
         cells = (f"{_number(at[rows])} {intervals.get(rows, '')}".rstrip() for rows in ("all", "image", "text"))
         table.add_row(at["point"], *map(Text, cells))
+    return table
+
+
+def metric_table(metrics: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> Table:
+    """A row per metric, hook point and input: the number, its interval, and how many examples have none.
+
+    Args:
+        metrics: As results have them.
+        title: Above it.
+
+    Returns:
+        The table, for a rich console.
+    """
+    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", overflow="fold")
+    for heading in ("where / input", "rows"):
+        table.add_column(heading)
+    for heading in ("mean over examples", "n"):
+        table.add_column(heading, justify="right")
+    missing: dict[str, int] = {}
+    for name, numbers in metrics.items():
+        known = known_as(name)
+        for i, found in enumerate(numbers):
+            interval = interval_text(tuple(found["interval"]) if found["interval"] else None, 4)
+            value = f"{_number(found['value'], 4)} {interval}".rstrip()
+            if (null := found.get("null")) and null["p"] is not None:
+                value += f"\nshuffled pairs {_number(null['null_mean'], 4)}, p {_number(null['p'], 3)}"
+            where = f"{found['point']} / {found['input']}"
+            label = "" if i else known.label if known else name
+            table.add_row(label, where, found["rows"], Text(value), str(found["n"]))
+            for reason, count in found.get("no_value", {}).items():
+                missing[reason] = missing.get(reason, 0) + count
+        table.add_section()
+    if missing:
+        reason = max(missing, key=lambda reason: missing[reason])
+        table.caption = escape(
+            f"without a number: {sum(missing.values())}, mostly: {reason} (--json has every reason)"
+        )
     return table
 
 

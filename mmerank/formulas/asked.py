@@ -1,0 +1,275 @@
+"""Which metrics a run takes in its pass: by name, all of a kind, or functions of your own."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from mmerank.convention import Convention, TextConvention, in_order
+from mmerank.errors import NoSpectrum, NoValue, UsageError, did_you_mean
+from mmerank.formulas.arrays import Floats
+from mmerank.formulas.table import METRICS, Entry
+
+# A name, a function or class of your own, or a name and one of them.
+Asking = TypeVar("Asking", Convention, TextConvention)
+Given = str | Callable[..., Any] | tuple[str, Callable[..., Any]]
+
+GROUP = "mmerank.metrics"
+# What a metric of your own may take, in these words.
+TAKES = (("h",), ("image", "text"), ("x", "y"))
+_KINDS = {
+    "spectral": "spectral",
+    "geometric": "geometric",
+    "between": "between modalities",
+    "paired": "paired states",
+}
+_POOLED = (
+    "is taken of pooled rows of two layers, which a run does not keep; see "
+    "mmerank.formulas.geometric.linearity_held_out"
+)
+# What one pass cannot give, and why.
+ELSEWHERE = {
+    "linearity_layer0_1": _POOLED,
+    "linearity_residual_layer0_1": _POOLED,
+    "lidar_delta1e-4": "is taken of several views of each example, and a run has one; see mmerank.metric",
+}
+# Taken where they are named, not with `all`: matrices of the width squared, for what another name has exactly, and a
+# cube of the number of examples.
+_NAMED_ALONE = ("mir_fid_one_layer_sqrtm", "mir_fid_one_layer_fastmode", "dime_10_perms_linear")
+_own: dict[str, Entry] = {}
+
+
+def asked_for(metrics: Iterable[Given], *, pictures: bool) -> tuple[str, ...]:
+    """The names of the metrics that are asked for.
+
+    Args:
+        metrics: Names, `all`, or all of a kind (`spectral`, `geometric`, `between`, `paired`); or your own: a
+            function or class, or a name and one of them. They are known by these names from then on.
+        pictures: Whether examples have pictures; of texts alone there is nothing between modalities.
+
+    Returns:
+        Names, each once, in the order in which records have them.
+
+    Raises:
+        TypeError: `metrics` is one word in place of a list, or one of them is something else.
+        UsageError: There is no such metric, a pass cannot give it, or your own cannot be one.
+    """
+    found: list[str] = []
+    for given in _list(metrics):
+        if isinstance(given, str):
+            found += _of_word(given, pictures)
+        elif isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str):
+            found.append(register(given[1], given[0]))
+        elif callable(given):
+            found.append(register(given))
+        else:
+            raise TypeError(f"metrics: expected a name, a function or a class, got {given!r}")
+    for name in found:
+        if not pictures and entry(name).takes != ("h",):
+            raise UsageError(f"metric {name!r} is of pictures and texts, and these examples are texts alone")
+    return in_order(tuple(found))
+
+
+def entry(name: str) -> Entry:
+    """A metric by name: of the table, your own that was given before, or of a package that is installed.
+
+    Args:
+        name: Any.
+
+    Returns:
+        It.
+
+    Raises:
+        UsageError: There is none, or a package's cannot be one.
+    """
+    if (known := METRICS.get(name) or _own.get(name)) is not None:
+        return known
+    for of_package in entry_points(group=GROUP, name=name):
+        try:
+            function = of_package.load()
+        except Exception as error:
+            raise UsageError(f"metric {name!r} ({of_package.value}) cannot be loaded: {error}") from error
+        return _own[register(function, name)]
+    names = [*METRICS, *_own, *(point.name for point in entry_points(group=GROUP)), "all", *_KINDS]
+    close = did_you_mean(name, names)
+    raise UsageError(f"no metric {name!r}{close}; `mmerank metrics` lists all {len(METRICS)}")
+
+
+def register(function: Callable[..., Any], name: str = "") -> str:
+    """Make a function or class known as a metric.
+
+    Its parameters say what it takes: `h`, the rows of an example at a hook point, (n, d); `image, text`, its two
+    parts in a pair; `x, y`, the mean states of the examples' images and texts, (n, d) and (n, e). All are float64
+    arrays of numpy. What it returns is a number; `mmerank.errors.NoValue` says why there is none. Attributes `label`,
+    `better` (`higher` or `lower`) and `follows_rows` (False where it does not grow with the number of rows) are taken
+    over.
+
+    Args:
+        function: It; of a class, an instance is made and called.
+        name: Default: its own.
+
+    Returns:
+        The name.
+
+    Raises:
+        UsageError: It cannot be called so, or the name is taken or cannot be one.
+    """
+    name = name or getattr(function, "__name__", "")
+    if not callable(function):
+        raise UsageError(f"metric {name!r}: expected a function or a class, got {function!r}")
+    try:
+        in_order((name,))
+    except ValueError as error:
+        raise UsageError(f"{error}; give a name with it: metrics=[(NAME, function)]") from None
+    if name in METRICS or name in ("all", *_KINDS):
+        raise UsageError(f"metric {name!r}: mmerank has one of that name; give yours another")
+    what = function
+    if isinstance(what, type):
+        try:
+            what = what()
+        except TypeError as error:
+            raise UsageError(f"metric {name!r}: the class cannot be made without arguments ({error})") from None
+        if not callable(what):
+            raise UsageError(f"metric {name!r}: an instance of the class cannot be called; give it a __call__")
+    better: Any = getattr(what, "better", "neither")
+    if better not in ("higher", "lower", "neither"):
+        raise UsageError(f"metric {name!r}: its `better` must be higher, lower or neither, got {better!r}")
+    _own[name] = Entry(
+        name=name,
+        label=str(getattr(what, "label", name)),
+        kind="your own",
+        function=what,
+        takes=_takes(what, name),
+        low="",
+        high="",
+        better=better,
+        needs="",
+        follows_rows=bool(getattr(what, "follows_rows", True)),
+        source=digest_of(function),
+        cost="",
+    )
+    return name
+
+
+def digest_of(function: Callable[..., Any]) -> str:
+    """What a function or class of your own is known by: 16 digits of a hash of its source, or of its name."""
+    try:
+        known = inspect.getsource(function)
+    except (OSError, TypeError):
+        known = (
+            f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+        )
+    return hashlib.sha256(known.encode()).hexdigest()[:16]
+
+
+def stated_metrics(names: Iterable[str]) -> dict[str, Any]:
+    """What a run states of metrics of your own, so that it is not continued with another of the same name.
+
+    Args:
+        names: Of all metrics of the run.
+
+    Returns:
+        `own_metrics`, hashes by name; nothing without them.
+    """
+    found = {name: entry(name).source for name in names if name not in METRICS}
+    return {"own_metrics": found} if found else {}
+
+
+def with_metrics(convention: Asking, metrics: Iterable[Given]) -> Asking:
+    """A convention that asks for metrics, too; all of them checked.
+
+    Args:
+        convention: Which may name some.
+        metrics: As for `asked_for`.
+
+    Returns:
+        The convention.
+    """
+    pictures = isinstance(convention, Convention)
+    names = asked_for([*convention.metrics, *_list(metrics)], pictures=pictures)
+    return replace(convention, metrics=names)
+
+
+def value_of(metric: Entry, take: Callable[[], float]) -> float | str:
+    """A number, or why there is none.
+
+    Args:
+        metric: Of which.
+        take: Takes it.
+
+    Returns:
+        A finite number, or a sentence.
+
+    Raises:
+        UsageError: A metric of your own fails, or gives no number.
+    """
+    try:
+        number = take()
+    except NoSpectrum as error:
+        return str(error)
+    except Exception as error:
+        if metric.kind != "your own" or isinstance(error, MemoryError):
+            raise
+        raise UsageError(f"metric {metric.name!r} failed: {type(error).__name__}: {error}") from error
+    try:
+        number = float(number)
+    except (TypeError, ValueError):
+        raise UsageError(f"metric {metric.name!r}: expected a number, got {number!r}") from None
+    return number if math.isfinite(number) else f"it gave {number}"
+
+
+def between(metric: Entry, image: Floats, text: Floats) -> float:
+    """A metric of two clouds.
+
+    Args:
+        metric: That takes `image` and `text`.
+        image: Rows, (n, d), float64.
+        text: Rows, (m, d).
+
+    Returns:
+        The number.
+
+    Raises:
+        NoValue: There is no row of one of them.
+    """
+    for rows, name in ((image, "image"), (text, "text")):
+        if not len(rows):
+            raise NoValue(f"{name}: there are no such rows")
+    return metric.function(image, text)
+
+
+def _list(metrics: Iterable[Given]) -> list[Given]:
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+        raise TypeError(f"metrics: expected a list of names and functions, got {metrics!r}")
+    return list(metrics)
+
+
+def _of_word(word: str, pictures: bool) -> list[str]:
+    if word != "all" and word not in _KINDS:
+        if word in ELSEWHERE:
+            raise UsageError(f"metric {word!r} {ELSEWHERE[word]}")
+        return [entry(word).name]
+    kinds = {*_KINDS.values()} if word == "all" else {_KINDS[word]}
+    out = {*ELSEWHERE, *_NAMED_ALONE}
+    found = [of for of in METRICS.values() if of.kind in kinds and of.name not in out]
+    # `all` is what there is; a kind that texts do not have is asked for in vain.
+    return [of.name for of in found if pictures or word != "all" or of.takes == ("h",)]
+
+
+def _takes(function: Callable[..., Any], name: str) -> tuple[str, ...]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        raise UsageError(f"metric {name!r}: what it takes cannot be told; put a function around it") from None
+    needed = tuple(
+        of.name for of in parameters if of.default is of.empty and of.kind not in (of.VAR_POSITIONAL, of.VAR_KEYWORD)
+    )
+    if needed not in TAKES:
+        known = ", ".join(f"({', '.join(words)})" for words in TAKES)
+        raise UsageError(f"metric {name!r}: expected a function of {known}, got one of ({', '.join(needed)})")
+    return needed
