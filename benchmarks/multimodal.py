@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +179,14 @@ def metrics(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict
             list(probe.measure(of.examples[:1]))
             works: dict[str, Callable[[], object]] = {
                 "mmerank": of.mmerank,
-                "with metrics": lambda of=of, probe=probe: list(probe.measure(of.examples)),
+                "with metrics": partial(_measured, probe, of.examples),
             }
             what = {"model": f"llava {size}", "metrics": ",".join(asked), "examples": examples, "dtype": dtype}
             yield row(stage, what, works, (("with metrics", "mmerank"),), memory=True)
+
+
+def _measured(probe: Probe, examples: list[Example]) -> object:
+    return list(probe.measure(examples))
 
 
 def perturb(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict[str, Any]]:
