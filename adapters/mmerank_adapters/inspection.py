@@ -24,6 +24,8 @@ LEAST = 0.95
 _PROJECTIONS = 8
 # Largest difference of projections of one direction, by dtype: what rounding makes of it, several times over.
 _SAME = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+# Rows that are looked for first: most are among none of what they are compared with.
+_SAMPLE = 64
 _LISTS = (nn.ModuleList, nn.Sequential)
 # Of the largest list of blocks outside the LLM: with fewer parameters it is a stem, not an encoder.
 _SMALL = 0.2
@@ -144,6 +146,22 @@ def found_in(some: Tensor, others: Tensor, dtype: torch.dtype) -> Tensor:
             apart = torch.cdist(some[start : start + 1024], others, p=float("inf"))
             near[start : start + 1024] = (apart < _SAME.get(dtype, 1e-3)).any(dim=1)
     return near
+
+
+def share_in(some: Tensor, others: Tensor, dtype: torch.dtype) -> float:
+    """The share of rows that have their direction among others, as `found_in` says.
+
+    Args:
+        some: (n, 8), n at least 1.
+        others: (m, 8).
+        dtype: Of the states that they are prints of.
+
+    Returns:
+        Between 0 and 1; where few of a sample are found, the share of that.
+    """
+    sample = some[:: max(len(some) // _SAMPLE, 1)]
+    rough = float(found_in(sample, others, dtype).float().mean())
+    return rough if rough < 0.5 or len(sample) == len(some) else float(found_in(some, others, dtype).float().mean())
 
 
 @dataclass
@@ -539,14 +557,14 @@ class Inspector:
             put_out = torch.cat(
                 [out for call in of for shape, out in call.outputs if shape[-1] == width] or [rows[:0]]
             )
-            share = float(found_in(rows, put_out, self.dtype).float().mean())
+            share = share_in(rows, put_out, self.dtype)
             if share < LEAST and share <= best[1]:
                 continue
             given = [out for call in of for shape, out in call.inputs.values() if shape[-1] == width]
             read = torch.cat(given or [rows[:0]])
-            if float(found_in(rows, read, self.dtype).float().mean()) >= LEAST:
+            if share_in(rows, read, self.dtype) >= LEAST:
                 continue
-            if len(text) and float(found_in(text, put_out, self.dtype).float().mean()) > 0.5:
+            if len(text) and share_in(text, put_out, self.dtype) > 0.5:
                 continue
             shares[module] = share
             if share > best[1]:
@@ -560,7 +578,7 @@ class Inspector:
     def _puts_out(self, call: _Call, rows: Tensor) -> float:
         """The share of some rows that are among those that a call puts out."""
         put_out = torch.cat([out for _, out in call.outputs] or [rows[:0]])
-        return float(found_in(rows, put_out, self.dtype).float().mean()) if len(rows) else 0.0
+        return share_in(rows, put_out, self.dtype) if len(rows) else 0.0
 
     def _vision(
         self, calls: Sequence[_Call], connector: nn.Module, encoder: Sequence[nn.Module], named: str
@@ -634,9 +652,11 @@ class Inspector:
 
         def share(some: Tensor, width: int) -> float:
             some = some[some.isfinite().all(dim=1)]
-            same = [out for of, out in encoded if of[-1] == width]
-            each = (float(found_in(some, out, self.dtype).float().mean()) for out in same)
-            return max(each, default=0.0) if len(some) else 0.0
+            best = 0.0
+            for of, out in reversed(encoded) if len(some) else ():
+                if of[-1] == width and best < 1:
+                    best = max(best, share_in(some, out, self.dtype))
+            return best
 
         tried: list[tuple[bool, int | None, float]] = [(False, None, share(rows, shape[-1]))]
         if name in call.channels:
