@@ -34,4 +34,5 @@ def test_json_has_what_the_table_has() -> None:
         "follows_rows": True,
         "source": "Diff-eRank, arXiv:2401.17139, Def. 3.1-3.3",
         "cost": "n d min(n, d)",
+        "averaged": "log",
     }
