@@ -24,7 +24,7 @@ from mmerank.errors import ModelError, UsageError
 from mmerank.inputs.sequence import IMAGE_ID, Kind, Role, TokenSequence
 from mmerank.models.adapter import Adapter
 from mmerank_adapters.llava import Llava
-from mmerank_adapters.multimodal import Multimodal
+from mmerank_adapters.multimodal import Multimodal, _without_padding
 from tests import reference
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.tiny_models import FAMILIES, built, saved, side, words
@@ -305,6 +305,16 @@ def test_a_token_in_whose_place_rows_are_put_in_a_text() -> None:
         of.model = copy.copy(of.model)
         of.model.config = copy.deepcopy(of.model.config)
         of.model.config.image_token_id = None  # type: ignore[union-attr]
+
+
+def test_rows_of_what_a_picture_was_padded_with() -> None:
+    """Told by a mask of rows or of tiles, or by patches that are zero; of other rows it says nothing."""
+    rows = torch.arange(12.0).reshape(6, 2)
+    assert torch.equal(_without_padding(rows, torch.tensor([[1, 1, 0, 1, 0, 0]])), rows[[0, 1, 3]])
+    assert torch.equal(_without_padding(rows, torch.tensor([[1, 0, 1]])), rows[[0, 1, 4, 5]])
+    patches = torch.tensor([[[0.5, 0.0], [0.0, 0.0], [0.0, -1.0]]])
+    assert torch.equal(_without_padding(rows, patches), rows[[0, 1, 4, 5]])
+    assert torch.equal(_without_padding(rows[:4], patches), rows[:4])
 
 
 def test_states_that_are_not_finite() -> None:
