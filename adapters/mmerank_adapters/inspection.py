@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,151 +14,14 @@ from transformers import PreTrainedModel
 
 from mmerank.errors import ModelError
 from mmerank.inputs.sequence import IMAGE_ID
-from mmerank.models.hooks import Point
+from mmerank_adapters.anatomy import LISTS, Anatomy, blocks_of, language_model
+from mmerank_adapters.passes import bound, tensors_of, until
+from mmerank_adapters.prints import PROJECTIONS, found_in, prints, rows_of, share_in
 
 # Share of rows that must be found again; below it a model is refused.
 LEAST = 0.95
-_PROJECTIONS = 8
-# Largest difference of projections of one direction, by dtype: what rounding makes of it, several times over.
-_SAME = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
-# Rows that are looked for first: most are among none of what they are compared with.
-_SAMPLE = 64
-_LISTS = (nn.ModuleList, nn.Sequential)
 # Of the largest list of blocks outside the LLM: with fewer parameters it is a stem, not an encoder.
 _SMALL = 0.2
-
-
-class Stopped(Exception):
-    """Ends a forward pass where nothing more of it is needed."""
-
-
-@contextmanager
-def until(module: nn.Module, *, entered: bool = False, check: Callable[[Any], None] | None = None) -> Iterator[None]:
-    """Let a forward pass end where `module` has run, or is entered: what is behind it is not computed.
-
-    Args:
-        module: Of the model that runs inside the block.
-        entered: Whether it ends before the module.
-        check: Is given the module's arguments, or what it returns.
-
-    Yields:
-        Nothing.
-    """
-
-    def stop(carried: Any) -> None:
-        if check is not None:
-            check(carried)
-        raise Stopped
-
-    if entered:
-        handle = module.register_forward_pre_hook(
-            lambda of, args, kwargs: stop(bound(of, args, kwargs)), with_kwargs=True
-        )
-    else:
-        handle = module.register_forward_hook(lambda of, args, output: stop(output))
-    try:
-        yield
-    except Stopped:
-        pass
-    finally:
-        handle.remove()
-
-
-def bound(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a module's forward by name."""
-    try:
-        arguments = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
-    except TypeError:  # accelerate's forward takes anything
-        arguments = {str(i): value for i, value in enumerate(args)} | dict(kwargs)
-    found: dict[str, Any] = {}
-    for name, value in arguments.items():
-        if isinstance(value, Mapping):
-            found |= value
-        elif isinstance(value, tuple) and name in ("args", "input"):
-            found |= {f"{name}{i}": of for i, of in enumerate(value)}
-        else:
-            found[name] = value
-    return found
-
-
-def tensors_of(carried: Any) -> list[Tensor]:
-    """All hidden states, (..., n, d), among what a module returned, in order; each once."""
-    found: list[Tensor] = []
-    if isinstance(carried, Tensor):
-        return [carried] if carried.is_floating_point() and carried.ndim >= 2 else []
-    if isinstance(carried, Mapping):
-        carried = list(carried.values())
-    if isinstance(carried, (list, tuple)):
-        for value in carried:
-            found += [new for new in tensors_of(value) if all(new is not old for old in found)]
-    return found
-
-
-def rows_of(h: Tensor, *, channels_first: bool = False, width: int | None = None) -> Tensor:
-    """Hidden states as one matrix, (n, d).
-
-    Args:
-        h: (..., n, d), or (b, d, ...) if `channels_first`.
-        channels_first: Whether the width is the second axis.
-        width: Cut longer rows, which are neighbours side by side, into rows of this width.
-
-    Returns:
-        A view where that is possible.
-    """
-    if channels_first:
-        h = h.flatten(2).mT if h.ndim > 2 else h
-    rows: Tensor = h.reshape(-1, width or h.shape[-1])
-    return rows
-
-
-@cache
-def _directions(width: int) -> Tensor:
-    return torch.randn(width, _PROJECTIONS, generator=torch.Generator().manual_seed(width))
-
-
-@torch.no_grad()
-def prints(rows: Tensor) -> Tensor:
-    """What rows are known by: projections of their directions, (n, 8) float32 on the CPU; NaN of a row of zeros."""
-    rows = rows.detach().float()
-    found: Tensor = (rows @ _directions(rows.shape[-1]).to(rows.device) / rows.norm(dim=-1, keepdim=True)).cpu()
-    return found
-
-
-def found_in(some: Tensor, others: Tensor, dtype: torch.dtype) -> Tensor:
-    """Which rows have their direction among others, by their prints.
-
-    Args:
-        some: (n, 8).
-        others: (m, 8).
-        dtype: Of the states that they are prints of.
-
-    Returns:
-        (n,), boolean.
-    """
-    near = torch.zeros(len(some), dtype=torch.bool)
-    others = others[others.isfinite().all(dim=1)]  # a row of zeros has no direction
-    some = some.nan_to_num(nan=math.inf)
-    if len(others):
-        for start in range(0, len(some), 1024):
-            apart = torch.cdist(some[start : start + 1024], others, p=float("inf"))
-            near[start : start + 1024] = (apart < _SAME.get(dtype, 1e-3)).any(dim=1)
-    return near
-
-
-def share_in(some: Tensor, others: Tensor, dtype: torch.dtype) -> float:
-    """The share of rows that have their direction among others, as `found_in` says.
-
-    Args:
-        some: (n, 8), n at least 1.
-        others: (m, 8).
-        dtype: Of the states that they are prints of.
-
-    Returns:
-        Between 0 and 1; where few of a sample are found, the share of that.
-    """
-    sample = some[:: max(len(some) // _SAMPLE, 1)]
-    rough = float(found_in(sample, others, dtype).float().mean())
-    return rough if rough < 0.5 or len(sample) == len(some) else float(found_in(some, others, dtype).float().mean())
 
 
 @dataclass
@@ -178,116 +38,8 @@ class _Call:
     chunks: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # of inputs, cut to a width
 
 
-@dataclass(frozen=True)
-class Anatomy:
-    """What inspection found of a model; paths are those of `named_modules`.
-
-    Attributes:
-        llm: The module that reads embeddings.
-        final: Its last submodule, whose output is the last hidden state.
-        blocks: Its blocks.
-        entry: Where the picture is seen to enter: `embeddings` of the LLM, the first `block`, or `cross`.
-        cross: The keyword of a cross-attention model that brings the picture.
-        added: Whether the picture's rows are added to the embeddings of its tokens.
-        connector: Module whose output enters.
-        vision: Where the vision encoder is read.
-        argument: Of the vision point's module; empty for its output.
-        channels_first: Whether the width is the second axis there.
-        width: To which rows are cut that are neighbours side by side there.
-        image_ids: Token ids in whose places rows of the picture stand.
-        inserted: Where the model itself puts places for them among the token ids, and how many; None for most.
-        matched: Share of rows found again at `connector` and `vision`.
-        still: Prints of rows of the connector that are the same for all pictures, and no picture's.
-    """
-
-    llm: str
-    final: str
-    blocks: tuple[str, ...]
-    entry: str
-    cross: str
-    added: bool
-    connector: str
-    vision: str
-    argument: str
-    channels_first: bool
-    width: int | None
-    image_ids: frozenset[int]
-    inserted: tuple[int, int] | None
-    matched: Mapping[str, float]
-    still: Tensor = field(compare=False)
-
-    @property
-    def vision_point(self) -> Point:
-        """For the record, and for who looks."""
-        return Point(self.vision, "input" if self.argument else "output", key=self.argument or None)
-
-
-def language_model(model: Any) -> nn.Module:
-    """The LLM in a multimodal model, without its head; of an encoder-decoder the encoder."""
-    if getattr(model.config, "is_encoder_decoder", False):
-        encoder = model.get_encoder()
-        if isinstance(words := encoder.get_input_embeddings(), nn.Embedding):
-            return _innermost_around(encoder, words)
-    body = model
-    while True:
-        config = getattr(body, "config", None)
-        if body is not model and getattr(config, "is_encoder_decoder", False) and hasattr(body, "encoder"):
-            return body.encoder  # type: ignore[no-any-return]
-        inner = body.get_decoder() if hasattr(body, "get_decoder") else body
-        if inner is body or inner is None:
-            break
-        body = inner
-    # Some say of themselves, with their head, that they are the decoder.
-    head = body.get_output_embeddings() if hasattr(body, "get_output_embeddings") else None
-    while head is not None and head in set(body.modules()):
-        blocks = blocks_of(body)
-        inner = next((child for child in body.children() if blocks in set(child.modules())), None)
-        if inner is None or inner is blocks:
-            break
-        body = inner
-    return body  # type: ignore[no-any-return]
-
-
-def _innermost_around(model: nn.Module, part: nn.Module) -> nn.Module:
-    """The innermost model of transformers with a part in it; the vision encoder may stand beside it."""
-    around = [of for of in model.modules() if isinstance(of, PreTrainedModel) and part in set(of.modules())]
-    return around[-1] if around else model
-
-
 def _is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower()
-
-
-def blocks_of(llm: nn.Module) -> nn.ModuleList:
-    """The list of the LLM's blocks: of those as long as its configuration says the outermost, else the longest."""
-    lists = [(path.count("."), -len(of), path, of) for path, of in llm.named_modules() if type(of) is nn.ModuleList]
-    count = getattr(getattr(llm, "config", None), "num_hidden_layers", None)
-    some = [entry for entry in lists if -entry[1] == count] or lists
-    if not some:
-        raise ModelError(f"{type(llm).__name__}: no list of blocks in it")
-    return min(some, key=lambda entry: entry[:3])[3]
-
-
-def check_encoder(model: nn.Module) -> None:
-    """Refuse a model that has no vision encoder.
-
-    Args:
-        model: Of transformers.
-
-    Raises:
-        ModelError: There is no list of blocks but the LLM's.
-    """
-    of_llm = set(blocks_of(language_model(model)).modules())
-    if not any(
-        isinstance(module, _LISTS)
-        and len(module) > 1
-        and module not in of_llm
-        and next(module.parameters(), None) is not None
-        for module in model.modules()
-    ):
-        raise ModelError(
-            f"{type(model).__name__}: it has no vision encoder (no blocks but its LLM's), so eRank1 is undefined"
-        )
 
 
 class Inspector:
@@ -328,7 +80,7 @@ class Inspector:
         (embeds, first, given), calls = self._entry(0), self.calls
         other_embeds, other_first, other_given = self._entry(1, traced=False)
         entry, cross, added = "", "", False
-        rows = torch.zeros(0, _PROJECTIONS)
+        rows = torch.zeros(0, PROJECTIONS)
         places = torch.zeros(0, dtype=torch.bool)
         for name, here, there in (("embeddings", embeds, other_embeds), ("block", first, other_first)):
             if here is None or there is None or here.shape != there.shape or entry:
@@ -523,7 +275,7 @@ class Inspector:
         inside = set(self.blocks.modules())
         lists: list[tuple[str, int, int, Any]] = []
         for path, module in self.model.named_modules():
-            if module in inside or not isinstance(module, _LISTS) or len(module) < 2:
+            if module in inside or not isinstance(module, LISTS) or len(module) < 2:
                 continue
             if any(path.startswith(f"{outer}.") for outer, *_ in lists):
                 continue

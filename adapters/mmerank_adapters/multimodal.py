@@ -30,19 +30,12 @@ from mmerank.models.tokenizer import load_tokenizer, stated
 from mmerank.models.untrained import drawn_with, place_like
 from mmerank.models.wrapped import evaluated, unwrapped
 from mmerank.transfer import for_each_tensor
+from mmerank_adapters.anatomy import Anatomy, check_encoder
 from mmerank_adapters.architecture import max_tokens
 from mmerank_adapters.feeding import Feeder, noise, tensors, with_places_at
-from mmerank_adapters.inspection import (
-    Anatomy,
-    Inspector,
-    bound,
-    check_encoder,
-    found_in,
-    prints,
-    rows_of,
-    tensors_of,
-    until,
-)
+from mmerank_adapters.inspection import Inspector
+from mmerank_adapters.passes import bound, tensors_of, until
+from mmerank_adapters.prints import found_in, prints, rows_of
 from mmerank_adapters.words import WORDS, Word
 
 _CLASSES = (AutoModelForImageTextToText, AutoModelForMultimodalLM)
