@@ -565,6 +565,9 @@ def test_errors(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="no run.json"):
         report([tmp_path])
     shutil.copytree(runs["align"], tmp_path / "empty", ignore=shutil.ignore_patterns("*.parquet"))
+    with pytest.raises(RunFolderError, match="on 4 examples .* of which parts are gone"):
+        report([tmp_path / "empty"])
+    (tmp_path / "empty" / "summary.json").unlink()
     with pytest.raises(RunFolderError, match="no records"):
         report([tmp_path / "empty"])
     (part,) = (runs["align"] / "records").glob("*.parquet")
