@@ -167,10 +167,10 @@ def test_a_full_disk(tmp_path: Path, part_each_batch: None) -> None:
 def test_a_disk_that_fills_up_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_each_batch: None) -> None:
     folder = tmp_path / "run"
 
-    def full(path: Path, records: Any, **of: str) -> None:
+    def full(path: Path, *rest: Any, **of: str) -> None:
         if path.name == "000002.parquet":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write_part(path, records, **of)
+        write_part(path, *rest, **of)
 
     whole = align(ADAPTER, examples())
     with monkeypatch.context() as patched:
@@ -252,8 +252,10 @@ def limited(monkeypatch: pytest.MonkeyPatch, adapter: Any, method: str, most: in
     given: list[int] = []
 
     def forward(self: Any, ids: Any, *rest: Any) -> Any:
-        given.append(ids.numel())
-        if ids.numel() > most:
+        # A language model is given ids, (b, n); a multimodal one sequences, which it pads to the longest.
+        size = ids.numel() if isinstance(ids, torch.Tensor) else len(ids) * max(len(of.ids) for of in ids)
+        given.append(size)
+        if size > most:
             raise error
         return original(self, ids, *rest)
 
