@@ -167,7 +167,7 @@ def test_a_full_disk(tmp_path: Path, part_each_batch: None) -> None:
 def test_a_disk_that_fills_up_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_each_batch: None) -> None:
     folder = tmp_path / "run"
 
-    def full(path: Path, *rest: Any, **of: str) -> None:
+    def full(path: Path, *rest: Any, **of: Any) -> None:
         if path.name == "000002.parquet":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write_part(path, *rest, **of)

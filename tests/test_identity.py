@@ -18,12 +18,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from mmerank import Convention, align, diff, load, load_text, perturb, wrap_text
 from mmerank.errors import ModelError, RunFolderError, UsageError
 from mmerank.jobs.twins import full_twin_name, twin_source
 from mmerank.models.adapter import Adapter
+from mmerank.models.described import Description
 from mmerank.models.identity import identity, weights_fingerprint
 from mmerank.runs.parts import part_files
 from mmerank.runs.settings import record_fingerprint
@@ -256,6 +257,28 @@ def test_a_hook_is_known_by_what_it_does() -> None:
     before = identity(plain)["known_by"]
     model.enable_input_require_grads()  # a hook, too, of transformers
     assert identity(plain)["known_by"] == before != hooked(0.5)
+
+
+def test_what_its_own_passes_write_is_no_change() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls, self.scale = 0, 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.kept(x) * self.scale
+
+        def kept(self, x: Tensor) -> Tensor:
+            self.last = x
+            return x
+
+    module = Counting()
+    before = Description().module("", module)
+    module(torch.ones(3))
+    assert Description().module("", module) == before
+    module.scale = 2.0
+    assert Description().module("", module) != before
 
 
 @pytest.mark.parametrize("around", ["accelerate", "a function of its own"])

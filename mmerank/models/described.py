@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -43,7 +44,9 @@ class Description:
             Path, class, attributes and `forward`, hooks.
         """
         values = {} if is_dynamic(module) else vars(module)
-        named = {key for key in values if not key.startswith("_")} - _NOT_COMPUTED | _SWITCHES & values.keys()
+        named = {key for key in values if not key.startswith("_")} - _NOT_COMPUTED
+        named -= left_by_passes(type(module))  # type: ignore[arg-type]  # a class has a hash
+        named |= _SWITCHES & values.keys()
         own = {key: values[key] for key in sorted(named)} | {"forward": module.forward}
         # Those of libraries note what passes, or ask for gradients.
         kinds = (module._forward_pre_hooks, module._forward_hooks)
@@ -106,6 +109,31 @@ class Description:
     def _code(self, code: CodeType) -> Any:
         constants = [self._code(one) if isinstance(one, CodeType) else self.of(one) for one in code.co_consts]
         return [code.co_code.hex(), list(code.co_names), constants]
+
+
+@cache
+def left_by_passes(of: type) -> frozenset[str]:
+    """Attributes that a module's own passes write: a counter, positions of the last sequence.
+
+    What a pass leaves behind follows from what was fed, and would make a model that ran another one.
+
+    Args:
+        of: The module's class.
+
+    Returns:
+        Names of attributes that are assigned in `forward`, in methods that it names, and in those that these name.
+    """
+    written: set[str] = set()
+    seen, waiting = set[str](), ["forward"]
+    while waiting:
+        name = waiting.pop()
+        function = inspect.unwrap(method) if callable(method := getattr(of, name, None)) else None
+        if name in seen or not isinstance(function, FunctionType):
+            continue
+        seen.add(name)
+        written |= {step.argval for step in dis.get_instructions(function) if step.opname == "STORE_ATTR"}
+        waiting += function.__code__.co_names
+    return frozenset(written)
 
 
 def is_dynamic(module: nn.Module) -> bool:

@@ -23,6 +23,7 @@ from mmerank.eranks import ERANKS
 from mmerank.errors import ModelError, UsageError
 from mmerank.inputs.sequence import IMAGE_ID, Kind, Role, TokenSequence
 from mmerank.models.adapter import Adapter
+from mmerank.models.identity import identity
 from mmerank_adapters.llava import Llava
 from mmerank_adapters.multimodal import Multimodal, _without_padding
 from tests import reference
@@ -105,7 +106,9 @@ def expected(name: str, example: Example) -> dict[str, Any]:
 @every_family
 def test_the_models_own_states(name: str) -> None:
     of = adapter(name)
+    before = identity(of)
     result = align(of, EXAMPLES)
+    assert identity(of) == before, "measuring makes it another model"
     assert not result.skipped
     found = {(r.example, r.point, r.input): r for r in result.records}
     for example in EXAMPLES:
