@@ -9,7 +9,8 @@ PARALLEL := -n auto --maxprocesses 8
 # The same with the oldest version of each dependency that pyproject.toml allows.
 OLDEST := .venv-oldest
 # What leans on the dependencies' own behaviour: files, pictures, frames, tokenizers, weights.
-LEANING := tests/analysis tests/reporting/test_write.py tests/adapters/test_llava.py tests/adapters/test_openelm.py \
+LEANING := tests/analysis/test_companions.py tests/analysis/test_paired.py tests/analysis/test_rerun.py \
+	tests/reporting/test_write.py tests/adapters/test_llava.py tests/adapters/test_openelm.py \
 	tests/adapters/test_minigpt_v2.py $(patsubst %,tests/test_%.py,batches images metadata parts records run_files runs \
 	soundness spectrum tokenizer)
 

@@ -502,3 +502,12 @@ def test_a_metric_may_have_no_number_of_an_example() -> None:
         "an odd number of rows": 1
     }
     assert found["vision", "image"]["no_value"] == {"it gave nan": 1}
+
+
+def test_what_has_no_number_stands_on_no_example(tmp_path: Path) -> None:
+    align(
+        LLAVA.adapter, examples(), metrics=["cycle_knn_10"], out=tmp_path / "run"
+    )  # of three, where it needs eleven
+    found = estimates(tmp_path / "run")
+    none = found[found["value"].isna()]
+    assert len(none) and (none["n"] == 0).all() and (found.loc[found["value"].notna(), "n"] == 3).all()

@@ -193,7 +193,7 @@ def numbers_of(frame: pd.DataFrame, aggregate: Aggregate, bootstrap: Bootstrap |
             counts = sample.counts or (sample.n,) * len(sample.quantities)
             for name, value, n in zip(sample.quantities, sample.estimates, counts, strict=True):
                 low, high = limits.get(name, (math.nan, math.nan))
-                found = {"value": float(value), "low": low, "high": high, "n": n}
+                found = {"value": float(value), "low": low, "high": high, "n": n if math.isfinite(value) else 0}
                 yield {"point": point, "metric": of.name, "quantity": f"{of.prefix}{name}", **found}
 
 
