@@ -100,7 +100,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_he
 Runs = Annotated[
     list[Path],
     typer.Argument(
-        metavar="RUN", help="Folders that --out of align, perturb, diff or demo was given.", show_default=False
+        metavar="RUN",
+        help="Folders that --out of align, perturb, diff, encode or demo was given.",
+        show_default=False,
     ),
 ]
 ReportOut = Annotated[

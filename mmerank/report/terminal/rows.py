@@ -181,11 +181,13 @@ def metric_table(metrics: Mapping[str, Sequence[Mapping[str, Any]]], title: str)
             for reason, count in found.get("no_value", {}).items():
                 missing[reason] = missing.get(reason, 0) + count
         table.add_section()
+    notes = []
+    if any((known := known_as(name)) and known.kind == "paired states" for name in metrics):
+        notes.append("of paired states: one number of all pairs, its interval by the jackknife")
     if missing:
         reason = max(missing, key=lambda reason: missing[reason])
-        table.caption = escape(
-            f"without a number: {sum(missing.values())}, mostly: {reason} (--json has every reason)"
-        )
+        notes.append(f"without a number: {sum(missing.values())}, mostly: {reason} (--json has every reason)")
+    table.caption = escape("\n".join(notes))
     return table
 
 
