@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -286,6 +287,12 @@ def test_records_that_a_run_cannot_have_written_are_set_aside(
     write_part(part.with_name("000000.parquet"), records)
     with pytest.warns(UserWarning, match="no measurement none, layer 2"):
         assert encode(clip.encoder, examples, out=tmp_path / "run").numbers == clip.result.numbers
+
+
+def test_a_copy_of_the_weights_is_stated(tmp_path: Path) -> None:
+    folder = save_clip(tmp_path)
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    assert load_encoder(str(folder), device="cpu").source["unread"] == ["consolidated.safetensors"]
 
 
 @pytest.mark.parametrize(

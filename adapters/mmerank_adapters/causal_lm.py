@@ -12,13 +12,13 @@ from transformers import AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from mmerank.errors import ModelError
-from mmerank.models.checkpoints import commit_of, configuration, placement
+from mmerank.models.checkpoints import configuration, placement
 from mmerank.models.hooks import Point, capture
 from mmerank.models.loading import tokenizer_fingerprint
 from mmerank.models.plausible import check_built
 from mmerank.models.soundness import check_files, check_loaded, check_tied, embedding_rows
+from mmerank.models.source import source_of
 from mmerank.models.special_tokens import size_cautions, special_cautions
-from mmerank.models.stored import unread
 from mmerank.models.tokenizer import load_tokenizer, stated
 from mmerank.models.untrained import drawn_with, place_like
 from mmerank.models.wrapped import evaluated
@@ -138,16 +138,12 @@ class LanguageModel:
         if tokenizer and (size := words.tokenizer.vocab_size) > (rows or 0):
             raise ModelError(f"{tokenizer}: a tokenizer of {size} tokens, but {checkpoint} has {rows} embeddings")
         cautions = special_cautions(words.tokenizer, configuration(checkpoint, revision), tokenizer or checkpoint)
+        said = stated(name, words, *cautions, *size_cautions(words.tokenizer, rows))
         source = {
-            "adapter": "causal-lm",
-            "checkpoint": checkpoint,
-            "commit": commit_of(checkpoint, revision),
-            "dtype": str(model.dtype).removeprefix("torch."),
+            **source_of(
+                "causal-lm", model, checkpoint, ignored=ignored, said=said, revision=revision, load_in=load_in
+            ),
             "tokenizer": tokenizer or checkpoint,
-            "ignored": ignored,
-            **unread(checkpoint, revision),
-            **stated(name, words, *cautions, *size_cautions(words.tokenizer, rows)),
-            **({"load_in": load_in} if load_in else {}),
         }
         adapter = cls(model, words.tokenizer, predicts_next=causal, name=name, source=source)
         adapter._check(checkpoint)

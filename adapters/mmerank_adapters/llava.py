@@ -18,14 +18,14 @@ from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import check_area, square
 from mmerank.inputs.sequence import Kind, Role, TokenSequence, image_places
 from mmerank.models.chat_template import ANSWER, PICTURE, QUESTION, other_template
-from mmerank.models.checkpoints import commit_of, configuration, placement
+from mmerank.models.checkpoints import configuration, placement
 from mmerank.models.encoded import Encoded, encoded
 from mmerank.models.hooks import Point
 from mmerank.models.plausible import check_built
 from mmerank.models.sequences import bare_sequence, begin, end, padded, spliced_embeddings, tokenized
 from mmerank.models.soundness import check_files, check_loaded, check_pixels, embedding_rows
+from mmerank.models.source import source_of
 from mmerank.models.special_tokens import both, check_bos, size_cautions, special_cautions
-from mmerank.models.stored import unread
 from mmerank.models.tokenizer import load_tokenizer, stated
 from mmerank.models.untrained import drawn_with, place_like
 from mmerank.transfer import sent
@@ -148,16 +148,8 @@ class Llava:
         if not place:
             model.to(device)
         model.eval()
-        source = {
-            "adapter": "llava",
-            "checkpoint": str(checkpoint),
-            "commit": commit_of(checkpoint),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "ignored": ignored,
-            **unread(checkpoint),
-            **stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model))),
-            **({"load_in": load_in} if load_in else {}),
-        }
+        said = stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model)))
+        source = source_of("llava", model, checkpoint, ignored=ignored, said=said, load_in=load_in)
         adapter = cls(model, words.tokenizer, image_processor, name=name, source=source)
         adapter._check_template(checkpoint)
         if other := adapter._other_template:

@@ -19,13 +19,13 @@ from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import MmerankError, ModelError, UsageError
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Kind, Role, TokenSequence
-from mmerank.models.checkpoints import commit_of, configuration, placement
+from mmerank.models.checkpoints import configuration, placement
 from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import Point
 from mmerank.models.plausible import check_built
 from mmerank.models.soundness import check_files, check_loaded, embedding_rows
+from mmerank.models.source import source_of
 from mmerank.models.special_tokens import size_cautions, special_cautions
-from mmerank.models.stored import unread
 from mmerank.models.tokenizer import load_tokenizer, stated
 from mmerank.models.untrained import drawn_with, place_like
 from mmerank.models.wrapped import evaluated, unwrapped
@@ -145,16 +145,8 @@ class Multimodal:
         if words.stated and getattr(processor, "tokenizer", None) is not None:
             processor.tokenizer = words.tokenizer
         cautions = special_cautions(words.tokenizer, configuration(checkpoint), checkpoint)
-        source = {
-            "adapter": "multimodal",
-            "checkpoint": str(checkpoint),
-            "commit": commit_of(checkpoint),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "ignored": ignored,
-            **({"unread": beside} if (beside := unread(checkpoint)) else {}),
-            **stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model))),
-            **({"load_in": load_in} if load_in else {}),
-        }
+        said = stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model)))
+        source = source_of("multimodal", model, checkpoint, ignored=ignored, said=said, load_in=load_in)
         return cls(model, processor, name=name, source=source)
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -193,6 +194,14 @@ def test_a_model_in_memory_and_its_checkpoint_are_the_same(name: str, tmp_path: 
     assert [r.entropy for r in result.records] == [r.entropy for r in other.records]
     assert result.source["weights"] == other.source["weights"]
     assert loaded.points == adapter(name).points and loaded.source["inspection"] == adapter(name).source["inspection"]
+
+
+def test_a_copy_of_the_weights_is_stated(tmp_path: Path) -> None:
+    folder = saved("internvl", tmp_path / "model")
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    assert Multimodal.load(folder, name="m", dtype=None, device="cpu").source["unread"] == [
+        "consolidated.safetensors"
+    ]
 
 
 def test_half_precision_finds_the_same_points(tmp_path: Path) -> None:

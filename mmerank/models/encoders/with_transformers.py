@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel
 
 from mmerank.errors import DataError, ModelError
-from mmerank.models.checkpoints import commit_of, configuration
+from mmerank.models.checkpoints import configuration
 from mmerank.models.encoders.checks import check_features
 from mmerank.models.encoders.encoder import Features, ReadText, Side
 from mmerank.models.plausible import check_built
 from mmerank.models.soundness import check_files, check_loaded
-from mmerank.models.stored import unread
+from mmerank.models.source import source_of
 from mmerank.models.tokenizer import load_tokenizer, stated
 from mmerank.models.untrained import drawn_with, place_like
 
@@ -88,15 +88,7 @@ class DualEncoder:
             raise ModelError(f"{model}: cannot be loaded ({_reason(error)})") from error
         ignored = check_loaded(loaded, report, model)
         words = load_tokenizer(model)
-        source = {
-            "adapter": "transformers",
-            "checkpoint": model,
-            "commit": commit_of(model),
-            "dtype": str(loaded.dtype).removeprefix("torch."),
-            "ignored": ignored,
-            **({"unread": beside} if (beside := unread(model)) else {}),
-            **stated(model, words),
-        }
+        source = source_of("transformers", loaded, model, ignored=ignored, said=stated(model, words))
         return cls(loaded.to(device).eval(), image_processor, words.tokenizer, name=model, source=source)
 
     def pixels(self, picture: Image.Image) -> dict[str, Tensor]:
