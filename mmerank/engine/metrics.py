@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from mmerank.convention import Convention, TextConvention
 from mmerank.formulas.arrays import Floats
@@ -72,12 +73,9 @@ class _Rows:
         """Places of the rows of a role."""
         return [i for i, found in enumerate(self.roles or ()) if found is role]
 
-    @property
+    @cached_property
     def _cloud(self) -> Cloud:
-        if "cloud" not in self.__dict__:
-            self.__dict__["cloud"] = Cloud(self.h, self.known)
-        found: Cloud = self.__dict__["cloud"]
-        return found
+        return Cloud(self.h, self.known)
 
 
 class _Draws:

@@ -142,10 +142,13 @@ class Cloud:
 
     def _near(self, k: int) -> Floats:
         """Distances to the nearest rows, (n, k)."""
-        if "_nearest" not in self.__dict__:
-            most = max(k for k, _ in OF_NEAREST.values())
-            self._nearest = nearest(self._rows, max(min(most, len(self._h) - 1), 1), self._inner_or_none)
         return self._nearest[:, :k] if k <= self._nearest.shape[1] else nearest(self._rows, k)
+
+    @cached_property
+    def _nearest(self) -> Floats:
+        """The same for the largest k that any metric takes, or as many as there are."""
+        most = max(k for k, _ in OF_NEAREST.values())
+        return nearest(self._rows, max(min(most, len(self._h) - 1), 1), self._inner_or_none)
 
 
 def _gram(rows: Floats) -> Floats:

@@ -206,11 +206,16 @@ def _attempted(work: Callable[[], Any]) -> Any:
         found = work()
     except Exception as error:  # of a tokenizer that lacks these characters, for example
         return type(error).__name__
+    return _plain(found)
+
+
+def _plain(found: Any) -> Any:
+    """What is fed to a model, as JSON values."""
     if isinstance(found, TokenSequence):
         further = [found.extra, found.beside] if found.extra or found.beside else []
         return [list(found.ids), [role.name for role in found.roles], *further]
     if isinstance(found, Mapping):
-        return {name: _attempted(lambda: value) for name, value in sorted(found.items())}  # noqa: B023
+        return {name: _plain(value) for name, value in sorted(found.items())}
     if isinstance(found, Tensor):
         return [
             list(found.shape),
