@@ -82,6 +82,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line.
+
+    Args:
+        error: Any.
+
+    Returns:
+        The first line of its message, or its class where it has none.
+    """
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
 def printable(text: str) -> str:
     """Text from files and names as a terminal may show it: control characters made visible.
 

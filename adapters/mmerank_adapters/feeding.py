@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import ProcessorMixin
 
 from mmerank.convention import SequenceForm
-from mmerank.errors import DataError, ModelError
+from mmerank.errors import DataError, ModelError, first_line
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import IMAGE_ID, Kind, Role, TokenSequence
 
@@ -137,8 +137,7 @@ class Feeder:
             else:
                 made = self.processor(text=text, return_tensors="pt", **options)
         except Exception as error:  # each of them has errors of its own
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise DataError(f"the model's processor refuses it ({reason})") from error
+            raise DataError(f"the model's processor refuses it ({first_line(error)})") from error
         return {key: value for key, value in made.items() if key not in _LEFT_OUT and value is not None}
 
     def taken_apart(self, text: str, picture: Image.Image) -> tuple[TokenSequence, dict[str, Any]]:
@@ -245,9 +244,9 @@ class Feeder:
             asked = {"add_generation_prompt": True} if kind == "image" else {}
             text = self.processor.apply_chat_template(turns, tokenize=False, **asked)
         except Exception as error:  # whatever a template comes to
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise ModelError(
-                f"{self.name}: its chat template fails ({reason}); measure bare sequences (--sequence bare)"
+                f"{self.name}: its chat template fails ({first_line(error)}); measure bare sequences "
+                "(--sequence bare)"
             ) from error
         return str(text), parts
 

@@ -27,7 +27,7 @@ from mmerank.models.soundness import check_files, check_loaded, check_pixels, em
 from mmerank.models.source import source_of
 from mmerank.models.special_tokens import both, check_bos, size_cautions, special_cautions
 from mmerank.models.tokenizer import load_tokenizer, stated
-from mmerank.models.untrained import drawn_with, place_like
+from mmerank.models.untrained import twin_of
 from mmerank.transfer import sent
 from mmerank_adapters.architecture import configuration_of
 from mmerank_adapters.processing import check_processing
@@ -200,11 +200,7 @@ class Llava:
         Returns:
             The twin, in eval mode.
         """
-        config = copy.deepcopy(self.model.config)
-        with drawn_with(seed):
-            model = type(self.model)._from_config(config, dtype=torch.float32)
-        model = place_like(model, self.model).eval()
-        model.config.dtype = self.model.config.dtype
+        model = twin_of(self.model, seed)
         source = {
             "adapter": "llava",
             "untrained": True,

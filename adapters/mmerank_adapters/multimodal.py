@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
 
 from mmerank.convention import ImageLayout, SequenceForm
-from mmerank.errors import MmerankError, ModelError, UsageError
+from mmerank.errors import MmerankError, ModelError, UsageError, first_line
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Kind, Role, TokenSequence
 from mmerank.models.checkpoints import configuration, placement
@@ -27,7 +26,7 @@ from mmerank.models.soundness import check_files, check_loaded, embedding_rows
 from mmerank.models.source import source_of
 from mmerank.models.special_tokens import size_cautions, special_cautions
 from mmerank.models.tokenizer import load_tokenizer, stated
-from mmerank.models.untrained import drawn_with, place_like
+from mmerank.models.untrained import twin_of
 from mmerank.models.wrapped import evaluated, unwrapped
 from mmerank.transfer import for_each_tensor
 from mmerank_adapters.anatomy import Anatomy, check_encoder
@@ -125,7 +124,7 @@ class Multimodal:
         try:
             processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=False)
         except Exception as error:  # each of the libraries below has errors of its own
-            raise ModelError(f"{checkpoint}: its processor cannot be loaded ({_reason(error)})") from error
+            raise ModelError(f"{checkpoint}: its processor cannot be loaded ({first_line(error)})") from error
         try:
             model, report = auto.from_pretrained(
                 checkpoint,
@@ -136,7 +135,7 @@ class Multimodal:
                 **place,
             )
         except Exception as error:
-            raise ModelError(f"{checkpoint}: cannot be loaded ({_reason(error)})") from error
+            raise ModelError(f"{checkpoint}: cannot be loaded ({first_line(error)})") from error
         ignored = check_loaded(model, report, checkpoint)
         if not place:
             model.to(device)
@@ -186,15 +185,14 @@ class Multimodal:
         Returns:
             The twin, in eval mode.
         """
-        config = copy.deepcopy(self.model.config)
-        with drawn_with(seed):
-            model = type(self.model)._from_config(config, dtype=torch.float32)
+
+        def complete(model: Any) -> None:
             spread = getattr(model.config.get_text_config(), "initializer_range", None) or 0.02
             for matrix in model.get_submodule(self._found.connector).parameters():
                 if matrix.ndim > 1 and not bool(matrix.any()):
                     nn.init.normal_(matrix, std=spread)
-        model = place_like(model, self.model).eval()
-        model.config.dtype = self.model.config.dtype
+
+        model = twin_of(self.model, seed, complete=complete)
         source = {"adapter": "multimodal", "untrained": True, "seed": seed, "dtype": self.source["dtype"]}
         known = self._found, self._text_by_llm, self._reads_text, self.causal
         return Multimodal(
@@ -396,7 +394,7 @@ class Multimodal:
         except Exception as error:  # of the model's own forward, anything
             raise ModelError(
                 f"{self.name}: {type(self.model).__name__} fails on a picture and a text as its own processor gives "
-                f"them ({_reason(error)})"
+                f"them ({first_line(error)})"
             ) from error
 
     @torch.inference_mode()
@@ -414,7 +412,7 @@ class Multimodal:
             try:
                 self._last(text, None)
             except Exception as error:
-                raise ModelError(f"{self.name}: its LLM cannot be run on text alone ({_reason(error)})") from error
+                raise ModelError(f"{self.name}: its LLM cannot be run on text alone ({first_line(error)})") from error
         before, self._reads_text = image.connector, True
         with_text = self._last(pair, image)
         self._reads_text = before.shape != image.connector.shape or not torch.allclose(
@@ -471,7 +469,7 @@ def _class_of(checkpoint: str | Path) -> tuple[Any, Any]:
     try:
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except Exception as error:
-        raise ModelError(f"{checkpoint}: its configuration cannot be read ({_reason(error)})") from error
+        raise ModelError(f"{checkpoint}: its configuration cannot be read ({first_line(error)})") from error
     for auto in _CLASSES:
         if type(config) in auto._model_mapping:
             return auto, config
@@ -501,7 +499,3 @@ def _taken(some: Tensor, others: Tensor) -> Tensor:
         apart[:, nearest] = math.inf
         chosen.append(nearest)
     return torch.tensor(sorted(chosen))
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

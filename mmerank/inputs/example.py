@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +66,18 @@ class Skipped:
     id: str
     reason: str
     suspect: Literal["source", "model"] | None = None
+
+
+def first_reason(skipped: Sequence[Skipped]) -> str:
+    """The end of a message that nothing is left.
+
+    Args:
+        skipped: What was left out.
+
+    Returns:
+        `; first: ID: REASON`, or nothing where there is none.
+    """
+    return f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
 
 
 @dataclass(frozen=True)
@@ -358,8 +370,7 @@ def check_usable(data: DataSet, *, pictures: bool) -> None:
     usable = [entry for entry in data if isinstance(entry, Example)]
     if not usable:
         skipped = [entry for entry in data if isinstance(entry, Skipped)]
-        first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
-        raise DataError(f"{data.name}: no example can be used, {len(data)} skipped{first}")
+        raise DataError(f"{data.name}: no example can be used, {len(data)} skipped{first_reason(skipped)}")
     if not any(example.text for example in usable):
         raise DataError(f"{data.name}: none of its {len(usable)} examples has text")
     if pictures and all(example.image is None for example in usable):

@@ -18,7 +18,7 @@ from mmerank.engine.text_probe import TextProbe
 from mmerank.eranks import FINAL
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
-from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen
+from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, first_reason
 from mmerank.jobs.twins import (
     Measure,
     built_when_needed,
@@ -216,8 +216,7 @@ def _result(
     repeated = [entry for entry in runs[0][1] if entry.id in common]
     skipped = (*skips.values(), *repeated)
     if not common:
-        first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
-        raise DataError(f"{name}: no text could be measured, {len(skipped)} skipped{first}")
+        raise DataError(f"{name}: no text could be measured, {len(skipped)} skipped{first_reason(skipped)}")
     return Diff.of(
         [record for records, _ in runs for record in records if record.example in common],
         skipped,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmerank.errors import ModelError
+from mmerank.errors import ModelError, first_line
 from mmerank.models.plausible import check_folder
 from mmerank.models.stored import file_of, json_object
 
@@ -307,13 +307,13 @@ def _read(file: Path) -> Any:
     try:
         raw = Tokenizer.from_file(str(file))
     except Exception as error:  # a bare one
-        raise ModelError(f"{file}: not a tokenizer ({_first_line(error)}), so it cannot be loaded") from error
+        raise ModelError(f"{file}: not a tokenizer ({first_line(error)}), so it cannot be loaded") from error
     raw.no_truncation()
     raw.no_padding()
     try:
         raw.encode_batch(list(_PLAIN))
     except Exception as error:  # a bare one
-        raise ModelError(f"{file}: cannot encode any text ({_first_line(error)})") from error
+        raise ModelError(f"{file}: cannot encode any text ({first_line(error)})") from error
     if getattr(raw.model, "dropout", None):
         raise ModelError(
             f"{file}: its model has a dropout of {raw.model.dropout}, so a text gets other tokens each time; say null"
@@ -328,7 +328,7 @@ def _generic(source: str | Path, where: Mapping[str, Any], *, instead_of: Any) -
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(source, **where)
     except Exception as error:
-        raise ModelError(f"{source}: its tokenizer cannot be loaded ({_first_line(error)})") from error
+        raise ModelError(f"{source}: its tokenizer cannot be loaded ({first_line(error)})") from error
     for name in ("bos_token", "eos_token", "unk_token", "pad_token") if instead_of is not None else ():
         token = getattr(instead_of, name)
         if getattr(tokenizer, name) is None and token in tokenizer.get_vocab():
@@ -356,7 +356,7 @@ def _reason(source: str | Path, revision: str | None, error: Exception) -> str:
         if missing:
             packages = " ".join(missing).replace("google.", "")
             return f"{there[0]} alone needs more packages: pip install {packages}; or give it a {FILE}"
-    return _first_line(error)
+    return first_line(error)
 
 
 def _installed(name: str) -> bool:
@@ -364,7 +364,3 @@ def _installed(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:
         return False
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

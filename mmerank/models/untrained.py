@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,3 +50,24 @@ def place_like(twin: nn.Module, model: nn.Module) -> nn.Module:
 
         return dispatch_model(twin, spread)  # type: ignore[no-any-return]
     return twin.to(next(model.parameters()).device)
+
+
+def twin_of(model: Any, seed: int, *, complete: Callable[[Any], None] | None = None) -> Any:
+    """A model of the same configuration, with the weights that transformers' own initialisation draws.
+
+    Args:
+        model: Of transformers.
+        seed: Of the weights, which are drawn in float32 on the CPU.
+        complete: Draws what that initialisation leaves out, in place.
+
+    Returns:
+        The twin, where the model is, in its dtypes and in eval mode.
+    """
+    config = copy.deepcopy(model.config)
+    with drawn_with(seed):
+        twin = type(model)._from_config(config, dtype=torch.float32)
+        if complete is not None:
+            complete(twin)
+    twin = place_like(twin, model).eval()
+    twin.config.dtype = model.config.dtype
+    return twin

@@ -23,7 +23,7 @@ from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval
 from mmerank.convention import Convention, all_choices
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
-from mmerank.inputs.example import Skipped
+from mmerank.inputs.example import Skipped, first_reason
 from mmerank.runs.folder import versions
 from mmerank.runs.record import Record, to_frame
 
@@ -243,8 +243,7 @@ class AlignmentResult:
             key=lambda r: (r.example, order.index((r.point, r.input))),
         )
         if not five:
-            first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
-            raise DataError(f"{data}: no example could be measured, {len(skipped)} skipped{first}")
+            raise DataError(f"{data}: no example could be measured, {len(skipped)} skipped{first_reason(skipped)}")
         lacking = dict(undefined or {})
         if lacking.keys() & {"erank3", "erank4", "erank5"}:
             lacking["image_text_alignment"] = next(iter(lacking.values()))

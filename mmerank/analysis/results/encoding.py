@@ -19,7 +19,7 @@ from mmerank.analysis.results.nulls import no_nan
 from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval, sample_intervals
 from mmerank.convention import EncoderConvention, all_choices
 from mmerank.errors import DataError
-from mmerank.inputs.example import Skipped
+from mmerank.inputs.example import Skipped, first_reason
 from mmerank.runs.folder import versions
 from mmerank.runs.record import Record, to_frame
 
@@ -224,8 +224,7 @@ class EncodingResult:
         """
         found = sorted(records, key=lambda r: (r.model.startswith(TWIN), r.example, r.input, len(r.point), r.point))
         if not found:
-            first = f"; first: {skipped[0].id!r}: {skipped[0].reason}" if skipped else ""
-            raise DataError(f"{data}: no example could be measured, {len(skipped)} skipped{first}")
+            raise DataError(f"{data}: no example could be measured, {len(skipped)} skipped{first_reason(skipped)}")
         return cls(
             model=model,
             data=data,

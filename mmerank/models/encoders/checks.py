@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from mmerank.errors import ModelError
+from mmerank.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from mmerank.models.encoders.encoder import Features, Side
@@ -38,8 +38,7 @@ def check_features(encoder: Any) -> tuple[dict[Side, Sequence[int]], dict[str, s
         try:
             features: Features = look()
         except Exception as error:  # each of the libraries below has errors of its own
-            reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-            raise ModelError(f"{encoder.name}: its {side} encoder cannot be run ({reason})") from error
+            raise ModelError(f"{encoder.name}: its {side} encoder cannot be run ({first_line(error)})") from error
         if features.embeddings.ndim != 2:
             shape = tuple(features.embeddings.shape)
             raise ModelError(f"{encoder.name}: its {side} embedding has shape {shape}, expected one vector")

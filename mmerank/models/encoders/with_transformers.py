@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel
 
-from mmerank.errors import DataError, ModelError
+from mmerank.errors import DataError, ModelError, first_line
 from mmerank.models.checkpoints import configuration
 from mmerank.models.encoders.checks import check_features
 from mmerank.models.encoders.encoder import Features, ReadText, Side
@@ -19,7 +19,7 @@ from mmerank.models.plausible import check_built
 from mmerank.models.soundness import check_files, check_loaded
 from mmerank.models.source import source_of
 from mmerank.models.tokenizer import load_tokenizer, stated
-from mmerank.models.untrained import drawn_with, place_like
+from mmerank.models.untrained import twin_of
 
 # Cosines of equal embeddings, in the dtype of the model.
 _ALIKE = 1e-2
@@ -85,7 +85,7 @@ class DualEncoder:
             )
             image_processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=False)
         except Exception as error:  # each of the libraries below has errors of its own
-            raise ModelError(f"{model}: cannot be loaded ({_reason(error)})") from error
+            raise ModelError(f"{model}: cannot be loaded ({first_line(error)})") from error
         ignored = check_loaded(loaded, report, model)
         words = load_tokenizer(model)
         source = source_of("transformers", loaded, model, ignored=ignored, said=stated(model, words))
@@ -170,11 +170,7 @@ class DualEncoder:
         Returns:
             The twin, in eval mode.
         """
-        config = copy.deepcopy(self.model.config)
-        with drawn_with(seed):
-            model: Any = type(self.model)._from_config(config, dtype=torch.float32)
-        model = place_like(model, self.model).eval()
-        model.config.dtype = self.model.config.dtype
+        model = twin_of(self.model, seed)
         source = {"adapter": "transformers", "untrained": True, "seed": seed}
         name = f"{self.name} untrained (seed {seed})"
         return DualEncoder(model, self._image_processor, self.tokenizer, name=name, source=source)
@@ -214,7 +210,7 @@ def _class_of(model: str) -> tuple[Any, Any]:
         family = AutoModel._model_mapping[type(config)]
     except Exception as error:
         raise ModelError(
-            f"{model}: transformers has no model of model_type {model_type!r} ({_reason(error)})"
+            f"{model}: transformers has no model of model_type {model_type!r} ({first_line(error)})"
         ) from error
     family = family[0] if isinstance(family, (tuple, list)) else family
     if not (hasattr(family, "get_image_features") and hasattr(family, "get_text_features")):
@@ -247,7 +243,3 @@ def _max_tokens(config: Any, tokenizer: Any, name: str) -> int:
 def _features(states: Sequence[Tensor], embeddings: Tensor, counts: Sequence[int]) -> Features:
     layers = [{i + 1: h[at, :n] for i, h in enumerate(states)} for at, n in enumerate(counts)]
     return Features(layers, embeddings)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0]
