@@ -9,7 +9,7 @@ language model, on text alone; the connector, with everything else frozen; conne
 MiniGPT-v2's Llama is then frozen, and LoRA and connector go on. Each stage is written as a checkpoint that
 `mmerank.load` reads, measured on the held-out pairs, and added to `trajectory.json`; the last one is in `final/`.
 Every step follows from the seed. On processors with bfloat16 matrix units `--fast` is several times as fast;
-`--scale 0.01` shows in a minute that all of it runs.
+`--scale 0.01 --batch 16` shows in a minute that all of it runs.
 """
 
 import argparse
@@ -325,12 +325,12 @@ def train(
             at[step + 1]()
 
 
-def shuffled(count: int, seed: int) -> Iterator[list[int]]:
+def shuffled(count: int, batch: int, seed: int) -> Iterator[list[int]]:
     """Batches of indices, epoch after epoch."""
     rng = random.Random(seed)
     while True:
         order = rng.sample(range(count), count)
-        yield from (order[i : i + BATCH] for i in range(0, count - BATCH + 1, BATCH))
+        yield from (order[i : i + batch] for i in range(0, count - batch + 1, batch))
 
 
 def vision_loss(heads: Any, rows: Tensor, grid: tuple[int, int], classes: Tensor, coarse: Tensor) -> Tensor:
@@ -406,6 +406,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of steps and scenes")
+    parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help="scenes in a step")
     parser.add_argument("--fast", action="store_true", help="matrix products in bfloat16, and compiled")
     parser.add_argument("--held-out", type=int, default=64, metavar="N", help="pairs to measure on")
     options = parser.parse_args()
@@ -413,11 +414,11 @@ def main() -> None:
     logging.disable_progress_bar()
     torch.manual_seed(options.seed)
     steps = {name: max(int(count * options.scale), 2) for name, count in STEPS.items()}
-    data_count = max(int(SCENES * min(options.scale, 1)), 2 * BATCH)
+    data_count = max(int(SCENES * min(options.scale, 1)), 2 * options.batch)
     held_out = [scenes.scene("held-out", i) for i in range(options.held_out)]
     small: Any = (SmallLlava if options.model == "llava" else SmallMiniGPTv2)(options.out / "initial")
     data = Data(data_count, small.side)
-    order = shuffled(data_count, options.seed)
+    order = shuffled(data_count, options.batch, options.seed)
     trajectory = []
 
     def keep(stage: str, step: int) -> None:
