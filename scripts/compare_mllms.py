@@ -21,7 +21,7 @@ from mmerank.commands.results import check_writable, write_json
 from mmerank.models.adapter import check_model
 from mmerank.report.paper.printed import printed_alignment
 from mmerank.report.terminal.alignment import alignment_table, standing
-from mmerank.runs.folder import folder_name
+from mmerank.runs.cache import folder_name
 
 
 def main() -> None:

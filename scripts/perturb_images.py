@@ -19,7 +19,7 @@ from mmerank.commands.results import check_writable, write_json
 from mmerank.models.adapter import check_model
 from mmerank.report.paper.tables import TABLE_2, TABLE_3
 from mmerank.report.terminal.alignment import perturbation_view
-from mmerank.runs.folder import folder_name
+from mmerank.runs.cache import folder_name
 
 
 def main() -> None:

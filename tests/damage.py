@@ -21,9 +21,10 @@ from pathlib import Path
 from mmerank import align, diff
 from mmerank.analysis.finished import read_runs
 from mmerank.errors import RunFolderError
+from mmerank.runs.columns import DamagedPart
 from mmerank.runs.parts import part_files, read_part
 from mmerank.runs.record import Record, records_of
-from mmerank.runs.rules import DamagedPart, Rules
+from mmerank.runs.rules import Rules
 from mmerank.runs.settings import read_settings
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT

@@ -24,7 +24,8 @@ from mmerank.commands.results import compared
 from mmerank.engine.text_probe import TextProbe, text_seed
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.report.terminal.diff import diff_text
-from mmerank.runs.folder import RunFolder, cache_folder
+from mmerank.runs.cache import cache_folder
+from mmerank.runs.folder import RunFolder
 from tests import reference
 from tests.adapters.cases import LLAVA
 from tests.adapters.text_cases import BERT, LLAMA, OPT, TEXT_CASES, TEXTS, TextCase

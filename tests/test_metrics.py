@@ -29,9 +29,10 @@ from mmerank.formulas.cloud import Cloud
 from mmerank.formulas.table import METRICS
 from mmerank.inputs.sequence import Role
 from mmerank.report.write import report
+from mmerank.runs.columns import DamagedPart
 from mmerank.runs.parts import part_files, read_part, read_records
 from mmerank.runs.record import MATCHED, NO_VALUE, VALUE, Record
-from mmerank.runs.rules import DamagedPart, Rules
+from mmerank.runs.rules import Rules
 from mmerank.runs.settings import read_settings
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT

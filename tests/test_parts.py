@@ -22,9 +22,10 @@ from mmerank.analysis.finished import read_runs
 from mmerank.convention import Convention
 from mmerank.eranks import ERANKS
 from mmerank.errors import RunFolderError
+from mmerank.runs.columns import DamagedPart
 from mmerank.runs.parts import part_files, read_part, read_records, write_part
 from mmerank.runs.record import SCHEMA, Record, records_of
-from mmerank.runs.rules import DamagedPart, Rules
+from mmerank.runs.rules import Rules
 from mmerank.runs.settings import read_settings, record_fingerprint
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT

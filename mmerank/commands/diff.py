@@ -72,7 +72,7 @@ def diff(
     from mmerank.jobs.diff import open_diff_run
     from mmerank.models.loading import check_text_model, load_text
     from mmerank.report.terminal.diff import diff_notes, diff_tables
-    from mmerank.runs.folder import cache_folder
+    from mmerank.runs.cache import cache_folder
 
     folder = None
     if keeping.out is not None:

@@ -23,8 +23,8 @@ from mmerank.files import NotAFileError, regular_bytes
 from mmerank.inputs.example import Example, Skipped, unique
 from mmerank.inputs.pictures import MAX_PIXELS, open_picture
 from mmerank.models.encoders.with_open_clip import load_open_clip
+from mmerank.runs.columns import DamagedPart
 from mmerank.runs.parts import read_table
-from mmerank.runs.rules import DamagedPart
 
 FILE = "clip.parquet"
 # What an interruption that nothing can catch may cost; the whole file is written anew.

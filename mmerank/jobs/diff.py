@@ -32,7 +32,8 @@ from mmerank.models.identity import identity
 from mmerank.models.initialisation import initialisation
 from mmerank.models.layers import layer_points
 from mmerank.models.loading import TextAdapter, check_text_adapter
-from mmerank.runs.folder import RunFolder, open_run, without_cache
+from mmerank.runs.cache import without_cache
+from mmerank.runs.folder import RunFolder, open_run
 from mmerank.runs.record import Record
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import platform
-import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,9 +21,11 @@ from mmerank.files import require_local
 from mmerank.inputs.contents import Content
 from mmerank.inputs.example import DataSet, Example, Skipped, fingerprint
 from mmerank.processes import rank
+from mmerank.runs.cache import reason
+from mmerank.runs.columns import DamagedPart
 from mmerank.runs.parts import FOLDER, examples_of, next_number, part_files, read_part, read_records, write_part
 from mmerank.runs.record import Record, contents_of
-from mmerank.runs.rules import DamagedPart, Rules
+from mmerank.runs.rules import Rules
 from mmerank.runs.settings import STATED, SUMMARY, read_settings, record_fingerprint
 
 # Of run.json. Before the second it did not state all that model and data are known by.
@@ -255,12 +254,12 @@ class RunFolder:
         return damaged
 
     def _set_damaged_parts_aside(self) -> None:
-        for part, reason in self._look().items():
+        for part, why in self._look().items():
             aside = part.with_name(f"{part.name}.damaged")
             with self._explained("written"):
                 part.replace(aside)
             warnings.warn(
-                f"{part} is damaged ({reason}); it is set aside as {aside.name}, and what it held is measured again",
+                f"{part} is damaged ({why}); it is set aside as {aside.name}, and what it held is measured again",
                 stacklevel=5,
             )
 
@@ -286,7 +285,7 @@ class RunFolder:
         except Timeout:
             return False
         except (OSError, NotImplementedError) as error:
-            raise RunFolderError(f"{self.path}: cannot be locked ({_reason(error)})") from None
+            raise RunFolderError(f"{self.path}: cannot be locked ({reason(error)})") from None
         return True
 
     @contextmanager
@@ -296,7 +295,7 @@ class RunFolder:
             yield
         except (OSError, pa.ArrowException) as error:
             raise RunFolderError(
-                f"{self.path}: cannot be {what} ({_reason(error)}); what is written stays, and the same command "
+                f"{self.path}: cannot be {what} ({reason(error)}); what is written stays, and the same command "
                 "continues"
             ) from error
 
@@ -341,55 +340,6 @@ def open_run(
     return RunFolder(Path(out), {"job": job, "data": {**data, "limit": limit, "seed": seed}, **settings})
 
 
-def folder_name(argument: str) -> str:
-    """A readable name for a folder, made of a MODEL or DATA argument.
-
-    Args:
-        argument: Any text.
-
-    Returns:
-        Letters, digits, dots and dashes; it differs for arguments that differ.
-
-    Example:
-        >>> folder_name("llava:/data/detail_23k.json?images=x")
-        'detail_23k.json-cd793e'
-    """
-    last = re.sub(r"[^\w.-]+", "-", argument.partition("?")[0].rstrip("/").split("/")[-1])
-    return f"{last}-{hashlib.sha256(argument.encode()).hexdigest()[:6]}"
-
-
-def cache_folder() -> Path | None:
-    """Where things are kept between runs: MMERANK_CACHE, else mmerank in the user's cache folder.
-
-    Returns:
-        The folder, which may not be there yet; None, with a warning, where nobody knows the user's home.
-    """
-    try:
-        if stated := os.environ.get("MMERANK_CACHE"):
-            return Path(stated).expanduser()
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmerank"
-    except RuntimeError as error:
-        warnings.warn(without_cache(None, error), stacklevel=2)
-        return None
-
-
-def without_cache(folder: Path | None, error: Exception) -> str:
-    """What to say where the cache cannot be used: nothing is lost but time.
-
-    Args:
-        folder: It, if there is one.
-        error: Why.
-
-    Returns:
-        One line.
-    """
-    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    return (
-        f"no cache ({f'{folder}: ' if folder else ''}{_reason(cause)}): untrained models are measured for this run "
-        "alone; MMERANK_CACHE names another folder, and --no-cache goes without"
-    )
-
-
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     names = ("mmerank", "torch", "transformers", "timm", "pillow", "numpy")
@@ -404,12 +354,6 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _foreign(folder: Path) -> bool:
     """Whether there is more in a folder than what a run leaves that died before it had written anything."""
     return any(not (p.name.startswith(".lock") or p.name.endswith(UNFINISHED)) for p in folder.iterdir())
-
-
-def _reason(error: BaseException) -> str:
-    # The system's own words: pyarrow puts more around them.
-    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-    return (reason.strip() or type(error).__name__).split("\n")[0]
 
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:

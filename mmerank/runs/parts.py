@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from mmerank.durable import whole
 from mmerank.errors import RunFolderError
 from mmerank.files import NotAFileError, regular_bytes
+from mmerank.runs.columns import DamagedPart
 from mmerank.runs.record import SCHEMA, Record, complete, records_of, table_of
-from mmerank.runs.rules import DamagedPart, Rules
+from mmerank.runs.rules import Rules
 from mmerank.runs.settings import read_settings
 
 FOLDER = "records"

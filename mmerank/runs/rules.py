@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -12,30 +11,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from mmerank.convention import Convention, EncoderConvention, TextConvention
 from mmerank.eranks import ERANKS
 from mmerank.errors import RunFolderError
 from mmerank.models.layers import encoder_layers, layer_numbers
-from mmerank.runs.record import MATCHED, NO_VALUE, VALUE, open_fields
+from mmerank.runs.columns import ROUNDING, SLACK, Column, Columns, DamagedPart
+from mmerank.runs.record import open_fields
 from mmerank.runs.settings import STATED, convention_in, data_fingerprint, record_fingerprint
 
-# Spectra are stored in float32, so what follows from them agrees with what was computed in float64 to its rounding.
-ROUNDING = 1e-6
-# An entropy at its upper bound may lie above it by what `precision` mixed leaves of eigenvalues that are 0.
-SLACK = 1e-4
 # No model has more layers; `all` and `middle` name others for each number of them.
 MOST_LAYERS = 1024
-# Rows whose spectra are looked at together, so that what is computed of them is small beside them.
-SLICE = 10_000
-
-_Column = NDArray[Any]
-
-
-class DamagedPart(ValueError):
-    """A part that does not hold what a run writes; the message says what is wrong, not of which file."""
 
 
 class Rules:
@@ -95,7 +81,7 @@ class Rules:
         """
         if not table.num_rows:
             raise DamagedPart("no records")
-        part = _Part(table)
+        part = Columns(table)
         self._check_models(part, older=older)
         of_encoders = isinstance(self._convention, EncoderConvention)
         at_layer = self._check_encoded(part) if of_encoders else self._check_whole(part)
@@ -109,7 +95,7 @@ class Rules:
         if self.metrics:
             part.check_metrics([field.name for field in self.metrics[:-1]])
 
-    def _check_models(self, part: _Part, *, older: bool) -> None:
+    def _check_models(self, part: Columns, *, older: bool) -> None:
         pairs = pa.table({name: part.table[name] for name in ("model", "fingerprint")}).group_by(
             ["model", "fingerprint"]
         )
@@ -128,7 +114,7 @@ class Rules:
         where = {ERANKS[label] for label in stated if label in ERANKS} if isinstance(stated, Mapping) else set()
         return {key for key in self._keys if key[1:] in where}
 
-    def _check_whole(self, part: _Part) -> _Column:
+    def _check_whole(self, part: Columns) -> Column:
         """Each example of a model has every measurement once; which rows are of further layers."""
         columns = ("transform", "point", "input")
         codes, found = part.coded(*columns)
@@ -162,7 +148,7 @@ class Rules:
             raise DamagedPart(f"{times} measurement{'s' * (times != 'no')} {key} of example {part.example(row)!r}")
         return np.array([key in layers for key in found])[codes]
 
-    def _check_encoded(self, part: _Part) -> _Column:
+    def _check_encoded(self, part: Columns) -> Column:
         """Each example has every layer of its encoders once, and embeddings at the last; which rows are those."""
         if part.lacks("embedding"):
             raise DamagedPart("no column embedding")
@@ -201,7 +187,7 @@ class Rules:
         except ValueError as error:
             raise DamagedPart(f"no layers that could be measured ({error})") from None
 
-    def _check_losses(self, part: _Part) -> None:
+    def _check_losses(self, part: Columns) -> None:
         convention = self._convention
         assert isinstance(convention, TextConvention)
         if part.lacks("loss"):
@@ -214,7 +200,7 @@ class Rules:
         if len(np.unique(models * 2 + none)) != len(np.unique(models)):
             raise DamagedPart("a loss of some texts and none of others, by one model")
 
-    def _check_rows(self, part: _Part, at_layer: _Column, asked: Convention) -> None:
+    def _check_rows(self, part: Columns, at_layer: Column, asked: Convention) -> None:
         """What else is measured of the rows is there where it was asked for, and nowhere else."""
         if not part.lacks("loss"):
             part.require(np.isnan(part["loss"]) & (part["predicted"] == 0), "loss")
@@ -243,149 +229,6 @@ class Rules:
             part.require(
                 np.where(base & asked.rows, there, nameless & (part[row] == -1) & np.isnan(part[entropy])), row
             )
-
-
-class _Part:
-    """The columns of a part, and what is looked at in all of them."""
-
-    def __init__(self, table: pa.Table):
-        self.table = table
-        for name in table.column_names:
-            may_lack = pa.types.is_list(table.schema.field(name).type) or name.startswith((VALUE, MATCHED))
-            if not may_lack and table[name].null_count:
-                raise DamagedPart(f"no {name} in {table[name].null_count} records")
-        self._numbers: dict[str, _Column] = {}
-
-    def __getitem__(self, name: str) -> _Column:
-        if name not in self._numbers:
-            self._numbers[name] = self.table[name].to_numpy()
-        return self._numbers[name]
-
-    def equals(self, name: str, value: str) -> _Column:
-        found: _Column = pc.equal(self.table[name], value).to_numpy()
-        return found
-
-    def lacks(self, name: str) -> bool:
-        return name not in self.table.column_names
-
-    def example(self, row: int) -> str:
-        return str(self.table["example"][row].as_py())
-
-    def coded(self, *names: str) -> tuple[_Column, list[Any]]:
-        """A number for each row, the same for the same values, and the values by number."""
-        codes = np.zeros(self.table.num_rows, np.int64)
-        for name in names:
-            column = self.table[name].combine_chunks().dictionary_encode()
-            codes = codes * len(column.dictionary) + column.indices.to_numpy()
-        _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
-        kept = self.table.select(list(names)).take(pa.array(first))
-        return codes, list(zip(*(column.to_pylist() for column in kept.columns), strict=True))
-
-    def require(self, holds: _Column, name: str) -> None:
-        """DamagedPart with the first value for which it does not hold."""
-        if not holds.all():
-            row = int(holds.argmin())
-            found = self.table[name][row].as_py()
-            shown = f"{len(found)} numbers" if isinstance(found, list) else repr(found)
-            raise DamagedPart(f"{name} of example {self.example(row)!r} cannot be {shown}")
-
-    def between(self, name: str, most: Any) -> _Column:
-        found: _Column = (self[name] >= -SLACK) & (self[name] <= most)
-        return found
-
-    def check_numbers(self, *, centred: bool) -> None:
-        """Sizes, spectrum, and what is computed of it."""
-        n, d = self["n"], self["d"]
-        self.require(n >= 2, "n")
-        self.require(d >= 1, "d")
-        self.require(self["text_cut"] >= 0, "text_cut")
-        self.require(self.between("entropy", np.log(np.minimum(n - 1 if centred else n, d)) + SLACK), "entropy")
-        offsets, values = self._lists("spectrum", np.ones(len(n), bool))
-        lengths = np.diff(offsets)
-        self.require((lengths >= 1) & (lengths <= np.minimum(n, d)), "spectrum")
-        sound = np.empty((4, len(n)), bool)
-        for start in range(0, len(n), SLICE):
-            rows = slice(start, start + SLICE)
-            here = offsets[start : start + SLICE + 1]
-            with np.errstate(all="ignore"):
-                sound[:, rows] = self._spectra(values[here[0] : here[-1]], here[:-1] - here[0], rows)
-        for holds, name in zip(sound, ("spectrum", "entropy", "participation_ratio", "top_share"), strict=True):
-            self.require(holds, name)
-
-    def _spectra(self, values: _Column, starts: _Column, rows: slice) -> _Column:
-        """Whether each spectrum is one, and entropy, participation ratio and largest share are its own, (4, rows)."""
-
-        def total(of: _Column) -> _Column:
-            found: _Column = np.add.reduceat(of, starts, dtype=np.float64)
-            return found
-
-        falls = np.ones(len(values), bool)
-        falls[1:] = values[1:] <= values[:-1]
-        falls[starts] = True
-        falls &= values >= 0
-        is_one = np.logical_and.reduceat(falls, starts) & (np.abs(total(values) - 1) <= ROUNDING)
-        entropy = -total(values * np.log(np.maximum(values, np.finfo(np.float32).tiny)))
-        return np.stack(
-            [
-                is_one,
-                np.abs(entropy - self["entropy"][rows]) <= ROUNDING * (1 + entropy),
-                np.abs(total(values * values) * self["participation_ratio"][rows] - 1) <= 2 * ROUNDING,
-                np.abs(values[starts] - self["top_share"][rows]) <= ROUNDING * values[starts],
-            ]
-        )
-
-    def check_lists(self, name: str, lengths: _Column | None, where: _Column, *, most: float | None) -> None:
-        """A list of so many numbers where it was asked for: entropies up to `most` or NaN, or finite ones."""
-        wanted = where if lengths is not None else np.zeros_like(where)
-        offsets, values = self._lists(name, wanted)
-        if lengths is None:
-            return
-        self.require(np.diff(offsets) == np.where(wanted, lengths, 0), name)
-        fine = np.isfinite(values) if most is None else np.isnan(values) | ((values >= -SLACK) & (values <= most))
-        self.require(np.add.reduceat(np.append(~fine, False), offsets[:-1]) * (np.diff(offsets) > 0) == 0, name)
-
-    def check_embeddings(self, where: _Column) -> None:
-        """Embeddings of finite numbers at these rows alone, of one width for the models and sides that have one."""
-        offsets, values = self._lists("embedding", where)
-        widths = np.diff(offsets)
-        self.require((widths > 0) == where, "embedding")
-        if not np.isfinite(values).all():
-            raise DamagedPart("an embedding that is not finite")
-        models, keys = self.coded("model")
-        for i in range(len(keys)):
-            if len({*widths[where & (models == i)].tolist()}) > 1:
-                raise DamagedPart(f"embeddings of different lengths of {keys[i][0]!r}")
-
-    def check_metrics(self, names: Sequence[str]) -> None:
-        """At each place a metric has a finite number of every example, or a reason for none; or none has either."""
-        places, _ = self.coded("transform", "point", "input")
-        try:
-            reasons = [json.loads(said) if said else {} for said in self.table[NO_VALUE].to_pylist()]
-        except ValueError:
-            raise DamagedPart(f"{NO_VALUE}: not the reasons of missing numbers") from None
-        for row, of_row in enumerate(reasons):
-            if not (isinstance(of_row, dict) and of_row.keys() <= {*names} and all(map(_is_text, of_row.values()))):
-                raise DamagedPart(f"{NO_VALUE} of example {self.example(row)!r}: not the reasons of missing numbers")
-        for name in names:
-            numbers = self.table[name].to_numpy()  # NaN where there is none
-            there = self.table[name].is_valid().to_numpy()
-            self.require(~there | np.isfinite(numbers), name)
-            told = np.array([name in of_row for of_row in reasons])
-            taken = np.bincount(places, there | told)[places] > 0
-            self.require(np.where(taken, there ^ told, True), name)
-
-    def _lists(self, name: str, wanted: _Column) -> tuple[_Column, _Column]:
-        """Where each row's list begins, with the end of the last, and all the numbers."""
-        column = self.table[name].combine_chunks()
-        self.require(column.is_valid().to_numpy(zero_copy_only=False) == wanted, name)
-        offsets, values = column.offsets.to_numpy(), column.values
-        if values.null_count:
-            raise DamagedPart(f"{name}: a number is missing")
-        return offsets, values.to_numpy()
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _entropy(rows: Sequence[int]) -> float:

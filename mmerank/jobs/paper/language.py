@@ -20,7 +20,8 @@ from mmerank.jobs.paper.studies import Job
 from mmerank.models.identity import identity
 from mmerank.models.loading import TextAdapter, check_text_model, load_text
 from mmerank.report.paper import tables as paper
-from mmerank.runs.folder import RunFolder, cache_folder
+from mmerank.runs.cache import cache_folder
+from mmerank.runs.folder import RunFolder
 from mmerank.runs.record import Record
 
 Numbers = Iterator[tuple[str, float, float]]  # label, ours, the paper's
