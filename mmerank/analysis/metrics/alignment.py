@@ -49,7 +49,7 @@ def alignment_sample(frame: pd.DataFrame, *, aggregate: Aggregate = "entropy") -
     """
     only("model", frame["model"])
     only("transform", frame["transform"])
-    there = set(zip(frame["point"], frame["input"], strict=True))
+    there = set(frame[["point", "input"]].drop_duplicates().itertuples(index=False, name=None))
     # What no example has, its model does not have.
     wanted = [where for where in ERANKS.values() if where in there]
     entropies = wide(frame, ["point", "input"], wanted).reindex(columns=pd.MultiIndex.from_tuples(ERANKS.values()))

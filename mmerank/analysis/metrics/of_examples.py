@@ -114,7 +114,7 @@ def _samples(column: str, name: str, records: pd.DataFrame, aggregate: Aggregate
     logs = known is not None and known.averaged == "log" and aggregate == "entropy"
     if of_pictures(records):
         wide = records.pivot(index="example", columns=["point", "input"], values=column).sort_index()
-        order = dict.fromkeys(zip(records["point"], records["input"], strict=True))
+        order = dict.fromkeys(records[["point", "input"]].drop_duplicates().itertuples(index=False, name=None))
         places = [where for where in order if wide[where].notna().any() or _said(records, column, where)]
         names = tuple(f"{name}/{point}/{kind}" for point, kind in places)
         if places:

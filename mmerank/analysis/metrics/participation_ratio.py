@@ -28,7 +28,7 @@ _QUANTITIES = tuple(
 def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
     """Mean participation ratio over examples, at the five places."""
     if of_pictures(records):
-        there = set(zip(records["point"], records["input"], strict=True))
+        there = set(records[["point", "input"]].drop_duplicates().itertuples(index=False, name=None))
         labels = [label for label, where in ERANKS.items() if where in there]
         values = wide(records, ["point", "input"], [ERANKS[of] for of in labels], value="participation_ratio")
         names = tuple(f"participation_ratio{label[-1]}" for label in labels)
