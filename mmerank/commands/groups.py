@@ -8,8 +8,12 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
 from typing import Any, get_type_hints
 
+import typer
+
 from mmerank.commands import options as options
+from mmerank.commands.config import write_config
 from mmerank.convention import Convention
+from mmerank.runs.settings import STATED
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ def metric_names(words: str, *, pictures: bool) -> tuple[str, ...]:
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     """The command for typer, which knows no groups: their fields stand where the group stood.
 
+    Every command also has `--config`, and leaves in its run folder the file that `--config` takes.
+
     Args:
         command: Some of its parameters are groups, which is to say dataclasses of options.
 
@@ -135,11 +141,23 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
             for field in fields(groups[name])
         ]
 
+    parameters += [
+        inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=options.Config),
+        inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+    ]
+
     @wraps(command)
     def with_options(**values: Any) -> None:
+        ctx: typer.Context = values.pop("ctx")
+        del values["config"]  # read already
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
-        command(**values)
+        try:
+            command(**values)
+        finally:
+            kept = next((of.out for of in values.values() if isinstance(of, Keeping)), None)
+            if kept is not None and (kept / STATED).is_file():
+                write_config(ctx, kept)
 
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from mmerank import convention
+from mmerank.commands.config import read_config
 from mmerank.files import require_local
 
 _RUN = "Run"
@@ -96,6 +97,15 @@ Strict = Annotated[
     bool, typer.Option("--strict", help="Fail at the first example that would be skipped.", rich_help_panel=_RUN)
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_RUN)]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.yaml",
+        help="Take options from a file, as the command.yaml of a run; those given here win.",
+        is_eager=True,
+        callback=read_config,
+    ),
+]
 
 Runs = Annotated[
     list[Path],
