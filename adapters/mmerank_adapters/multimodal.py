@@ -20,6 +20,7 @@ from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Kind, Role, TokenSequence
 from mmerank.models.checkpoints import configuration, placement
 from mmerank.models.encoded import Encoded
+from mmerank.models.gates import zero_gates
 from mmerank.models.hooks import Point
 from mmerank.models.plausible import check_built
 from mmerank.models.soundness import check_files, check_loaded, embedding_rows
@@ -177,7 +178,8 @@ class Multimodal:
     def untrained(self, seed: int) -> Multimodal:
         """The same configuration with the weights that transformers' own initialisation draws.
 
-        A matrix of the connector that it leaves at zero, so that all rows would be one, is drawn, too.
+        A matrix of the connector that it leaves at zero, so that all rows would be one, is drawn, too. Gates that it
+        leaves at zero stay so, and are named in the twin's `source` (`zero_gates`).
 
         Args:
             seed: Of the weights.
@@ -195,9 +197,14 @@ class Multimodal:
         model = twin_of(self.model, seed, complete=complete)
         source = {"adapter": "multimodal", "untrained": True, "seed": seed, "dtype": self.source["dtype"]}
         known = self._found, self._text_by_llm, self._reads_text, self.causal
-        return Multimodal(
+        twin = Multimodal(
             model, self._processor, name=f"{self.name} untrained (seed {seed})", source=source, known=known
         )
+        with torch.inference_mode(), zero_gates(model) as gates:
+            twin._run(*twin._feeder.taken_apart(_TEXT, noise(0)))
+        if gates:
+            twin.source = {**twin.source, "zero_gates": gates}
+        return twin
 
     def pixels(self, picture: Image.Image, layout: ImageLayout) -> dict[str, Any]:
         """What the processor makes of a picture.

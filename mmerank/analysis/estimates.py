@@ -203,6 +203,9 @@ def _is_twin(name: str, model: str, stated: dict[str, Any], records: pd.DataFram
     if not name.startswith(TWIN) or models[name].get("configuration") != models[model].get("configuration"):
         return False
     known = models[model].get("known_by", {})
+    # What is not said of a twin may differ, but for what it is drawn with.
+    if known.get("initialisation") != models[name].get("known_by", {}).get("initialisation"):
+        return False
     if any(known.get(key) != value for key, value in models[name].get("known_by", {}).items()):
         return False
     mine, its = (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mmerank.analysis.steps import by_step
 from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
-from mmerank.commands.groups import Computing, Keeping, listed, metric_names
+from mmerank.commands.groups import Computing, Keeping, listed, metric_names, ranges
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
 from mmerank.processes import rank
@@ -38,6 +38,7 @@ def diff(
     no_loss: options.NoLoss = False,
     untrained_mode: options.UntrainedMode = "eval",
     untrained_seeds: options.UntrainedSeeds = 1,
+    init_ranges: options.InitRanges = "",
     max_tokens: options.MaxTokens = 2048,
     skip_first: options.SkipFirst = 0,
     centre: options.Centre = "mean",
@@ -53,7 +54,7 @@ def diff(
     check_writable(keeping.json_file)
     check_sample(limit, seed)
     check_models(LANGUAGE, models, computing, revisions=listed(revisions), tokenizer=tokenizer, layers=layers)
-    tasks = listed(accuracy)
+    tasks, drawn_at = listed(accuracy), ranges(init_ranges)
     convention = TextConvention(
         untrained_mode=untrained_mode,
         max_tokens=max_tokens,
@@ -106,24 +107,29 @@ def diff(
                 revision=revision,
                 load_in=computing.load_in,
             )
-            results.append(
-                measure(
-                    adapter,
-                    texts,
-                    convention=convention,
-                    layers=layers,
-                    seeds=range(untrained_seeds),
-                    limit=limit,
-                    seed=seed,
-                    batch_tokens=computing.batch_tokens,
-                    strict=keeping.strict,
-                    out=folder,
-                    cache=kept,
-                    loss=not no_loss,
-                    last_use=not tasks,
-                    progress=True,
+            of_model: list[Diff] = []  # one for each initialisation; the trained model is measured once
+            for init_range in drawn_at:
+                of_model.append(
+                    measure(
+                        adapter,
+                        texts,
+                        convention=convention,
+                        layers=layers,
+                        seeds=range(untrained_seeds),
+                        limit=limit,
+                        seed=seed,
+                        batch_tokens=computing.batch_tokens,
+                        strict=keeping.strict,
+                        out=folder,
+                        cache=kept,
+                        trained=of_model[0] if of_model else None,
+                        init_range=init_range,
+                        loss=not no_loss,
+                        last_use=not tasks and init_range == drawn_at[-1],
+                        progress=True,
+                    )
                 )
-            )
+                results.append(of_model[-1])
             if rank().leads:  # which alone shows anything
                 right = accuracies(
                     adapter,
@@ -133,5 +139,5 @@ def diff(
                     progress=True,
                     kept=folder.path / ACCURACY if folder else None,
                 )
-                results[-1] = replace(results[-1], accuracy=right)
+                results[-len(of_model) :] = [replace(of, accuracy=right) for of in of_model]
             del adapter  # before the next one takes its place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
@@ -13,6 +14,7 @@ import typer
 from mmerank.commands import options as options
 from mmerank.commands.config import write_config
 from mmerank.convention import Convention
+from mmerank.errors import UsageError
 from mmerank.runs.settings import STATED
 
 
@@ -96,6 +98,32 @@ def convention(choices: ExampleChoices, beside: Beside | None = None) -> Convent
         studied = {**asdict(beside), "token_curve": options.row_counts(beside.token_curve)}
         studied["metrics"] = metric_names(beside.metrics, pictures=True)
     return Convention(**asdict(choices), **studied)
+
+
+def ranges(argument: str) -> list[float | None]:
+    """What --init-range says.
+
+    Args:
+        argument: Numbers joined by commas.
+
+    Returns:
+        These; None alone, for what the configuration says, where there are none.
+
+    Raises:
+        UsageError: One is no number above 0, or there twice.
+    """
+    found: list[float | None] = []
+    for word in listed(argument):
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise UsageError(f"--init-range: expected standard deviations above 0, as 0.02,0.04, got {word!r}")
+        if value in found:
+            raise UsageError(f"--init-range: {word} stands there twice")
+        found.append(value)
+    return found or [None]
 
 
 def metric_names(words: str, *, pictures: bool) -> tuple[str, ...]:

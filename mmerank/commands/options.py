@@ -322,6 +322,16 @@ EncoderBatchTokens = Annotated[
 UntrainedSeeds = Annotated[
     int, typer.Option(min=1, metavar="N", help="Number of untrained models.", rich_help_panel=_CONVENTION)
 ]
+InitRanges = Annotated[
+    str,
+    typer.Option(
+        "--init-range",
+        metavar="X,X,...",
+        help="Draw untrained models with these standard deviations in place of config.json's initializer_range.",
+        show_default=False,
+        rich_help_panel=_CONVENTION,
+    ),
+]
 MaxTokens = Annotated[int, typer.Option(min=2, metavar="N", help="Cut texts there.", rich_help_panel=_CONVENTION)]
 SkipFirst = Annotated[
     int, typer.Option(min=0, metavar="N", help="Leading tokens that do not count.", rich_help_panel=_CONVENTION)

@@ -18,6 +18,7 @@ from mmerank.engine.text_probe import TextProbe
 from mmerank.eranks import FINAL
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
+from mmerank.inputs.contents import content_of
 from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, first_reason
 from mmerank.jobs.twins import (
     Measure,
@@ -28,8 +29,8 @@ from mmerank.jobs.twins import (
     twin_name,
     twin_source,
 )
-from mmerank.models.identity import identity
-from mmerank.models.initialisation import initialisation
+from mmerank.models.identity import INITIALISATION, KNOWN_BY, identity
+from mmerank.models.initialisation import initialisation, named
 from mmerank.models.layers import layer_points
 from mmerank.models.loading import TextAdapter, check_text_adapter
 from mmerank.runs.cache import without_cache
@@ -60,6 +61,8 @@ def diff(
     out: str | Path | RunFolder | None = None,
     cache: str | Path | None = None,
     untrained: Diff | None = None,
+    trained: Diff | None = None,
+    init_range: float | None = None,
     loss: bool = True,
     last_use: bool = False,
     progress: bool = False,
@@ -87,6 +90,11 @@ def diff(
             that cannot be used costs a warning and time.
         untrained: An earlier result of the same configuration, texts, convention, layers and seeds; its twins'
             records are taken, and no twin is built.
+        trained: An earlier result of the same model, texts, convention and layers; its records are taken, and only
+            the twins are measured, as with another `init_range`.
+        init_range: Standard deviation with which the twins' weights are drawn, in place of the `initializer_range`
+            (`init_std`, ...) of the configuration. It stands in the names of model and twins. Default: what the
+            configuration says, or else transformers; `initialisation` of the result says which.
         loss: Whether losses are computed beside the eRanks. Without them the LM head is not run, and all losses of
             the result are NaN.
         last_use: Whether `adapter` is not needed afterwards: its weights are freed before a twin is built, so that
@@ -98,7 +106,8 @@ def diff(
         The numbers, with all records.
 
     Raises:
-        UsageError: `seeds` is empty or repeats one, a layer is unknown, or `untrained` is of something else.
+        UsageError: `seeds` is empty or repeats one, a layer is unknown, `untrained` or `trained` is of something
+            else, or the model is not drawn with an `init_range`.
         DataError: No text could be measured, or one was skipped and `strict` is set.
         RunFolderError: `out` holds a run with other settings.
         TypeError: `adapter` is not a loaded language model, or `examples` no iterable of examples.
@@ -116,7 +125,13 @@ def diff(
     name = examples.name if isinstance(examples, DataSet) else "examples"
     entries = list(chosen(examples, limit, seed))
     settings = _settings(convention, layers, loss)
-    known = identity(adapter)
+    known, called = identity(adapter), adapter.name
+    drawn = initialisation(adapter, init_range)
+    if trained is not None:
+        _check_trained(trained, known, name, convention, [*points], loss and adapter.predicts_next)
+    if init_range is not None:
+        called = f"{called}, {named(drawn)}"
+        known[KNOWN_BY] = {**known[KNOWN_BY], INITIALISATION: drawn}
     twins = {twin_seed: twin_source(known, twin_seed) for twin_seed in seeds}
     if untrained is not None:
         _check_same(untrained, adapter, name, convention, layers, twins, loss)
@@ -155,23 +170,28 @@ def diff(
                 warnings.warn(without_cache(Path(cache), error), stacklevel=3)
         return collected(measure, texts, called, source, out)
 
-    trained = probe(adapter, adapter.name, known)
-    runs = [collected(trained.measure, entries, adapter.name, known, out)]
+    if trained is not None:
+        runs = [_trained_of(trained, entries, called)]
+        if out is not None:
+            out.add_model(called, known)
+            out.adopt(called, runs[0][0])
+    else:
+        runs = [collected(probe(adapter, called, known).measure, entries, called, known, out)]
     if untrained is not None:
         runs += _twins_of(untrained, seeds, runs[0])
     else:
         texts = measured_examples(entries, runs[0][0])
         for twin_seed, source in twins.items():
-            called = full_twin_name(twin_seed, source)
+            twin = full_twin_name(twin_seed, source)
             dropout = twin_seed if convention.untrained_mode == "train" else None
-            measuring = partial(probe, called=called, source=source, dropout=dropout)
-            measure = built_when_needed(adapter, twin_seed, measuring, last_use=last_use)
-            runs.append(with_cache(measure, texts, called, source))
+            measuring = partial(probe, called=twin, source=source, dropout=dropout)
+            measure = built_when_needed(adapter, twin_seed, measuring, last_use=last_use, init_range=init_range)
+            runs.append(with_cache(measure, texts, twin, source))
             if out is not None and cache is not None:
-                out.add_model(called, source)
-                out.adopt(called, runs[-1][0])
-    result = _result(adapter, known, name, convention, tuple(seeds), runs, limit, seed)
-    result = replace(result, initialisation=initialisation(adapter))
+                out.add_model(twin, source)
+                out.adopt(twin, runs[-1][0])
+    result = _result(called, known, name, convention, tuple(seeds), runs, limit, seed)
+    result = replace(result, initialisation=drawn)
     if own_folder and isinstance(out, RunFolder):
         out.write_summary({"results": [result.to_dict()]})
     return result
@@ -201,7 +221,7 @@ _Collected = tuple[list[Record], list[Skipped]]
 
 
 def _result(
-    adapter: TextAdapter,
+    model: str,
     known: dict[str, Any],
     name: str,
     convention: TextConvention,
@@ -221,7 +241,7 @@ def _result(
     return Diff.of(
         [record for records, _ in runs for record in records if record.example in common],
         skipped,
-        model=adapter.name,
+        model=model,
         data=name,
         convention=convention,
         seeds=seeds,
@@ -229,6 +249,39 @@ def _result(
         limit=limit,
         seed=seed,
     )
+
+
+def _check_trained(
+    trained: Diff,
+    known: Mapping[str, Any],
+    name: str,
+    convention: TextConvention,
+    points: list[str],
+    loss: bool,
+) -> None:
+    """UsageError where an earlier result is not of the trained model that would be measured now."""
+    there = {**trained.source, KNOWN_BY: {k: v for k, v in trained.source[KNOWN_BY].items() if k != INITIALISATION}}
+    for word, before, now in (
+        ("model", there, dict(known)),
+        ("data set", trained.data, name),
+        ("convention", trained.convention, convention),
+        ("choice of layers", [point.point for point in trained.points], points),
+        ("choice of losses", not math.isnan(trained.loss_trained), loss),
+    ):
+        if before != now:
+            raise UsageError(f"trained is a result of another {word}: {before} there, {now} here")
+
+
+def _trained_of(trained: Diff, entries: Sequence[Example | Skipped], called: str) -> _Collected:
+    """What was measured of the trained model of an earlier result, under another name."""
+    records = [replace(r, model=called) for r in trained.records if r.model == trained.model]
+    digests = {r.example: r.text_digest for r in records}
+    for entry in entries:
+        if isinstance(entry, Example) and digests.pop(entry.id, None) not in (None, content_of(entry).text_digest):
+            raise UsageError(f"trained is a result of other texts: that of {entry.id!r} is another one here")
+    if digests:
+        raise UsageError(f"trained is a result of other texts: {next(iter(digests))!r} is not among these")
+    return records, list(trained.skipped)
 
 
 def _check_same(

@@ -10,17 +10,18 @@ import torch
 from PIL import Image
 
 from mmerank.analysis.metrics.alignment import LABELS
-from mmerank.analysis.results.examination import Examination, Stretch
+from mmerank.analysis.results.examination import Examination, Stretch, said_of_gates
 from mmerank.convention import Convention
 from mmerank.engine.collect import Measured
 from mmerank.engine.probe import KINDS, Probe
 from mmerank.eranks import ERANKS
-from mmerank.errors import DataError
+from mmerank.errors import DataError, ModelError
 from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.pictures import MAX_PIXELS, open_picture
 from mmerank.inputs.sequence import Role, TokenSequence
 from mmerank.models.adapter import Adapter
 from mmerank.models.encoded import Encoded
+from mmerank.models.gates import initial_vectors, zero_gates
 from mmerank.models.hooks import Point
 from mmerank.models.initialisation import initialisation, unstated
 from mmerank.models.wrapped import evaluated
@@ -54,9 +55,14 @@ def examine(
     """
     convention = convention or Convention()
     probe = Probe(adapter, convention, batch_tokens=0, max_pixels=max_pixels)
-    skipped = None
+    skipped, untold = None, ""
+    try:
+        initial = initial_vectors(adapter.model)
+    except ModelError as error:
+        initial, untold = {}, f"whether gates of an untrained twin start at zero cannot be told: {error}"
     for example in examples:
-        (result,) = probe.measure([example])
+        with zero_gates(adapter.model, initial) as gates:
+            (result,) = probe.measure([example])
         if isinstance(result, Measured) and isinstance(example, Example):
             break
         skipped = skipped or result
@@ -97,8 +103,13 @@ def examine(
             for label, where in ERANKS.items()
             if where in records
         },
-        warnings=tuple(_warnings(adapter, probe, records)),
+        warnings=(
+            *_warnings(adapter, probe, records),
+            *([said_of_gates(gates)] if gates else []),
+            *([untold] if untold else []),
+        ),
         initialisation=initialisation(adapter),
+        zero_gates=tuple(gates),
     )
 
 

@@ -17,7 +17,8 @@ from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.engine.collect import Measured
 from mmerank.inputs.example import Example, Skipped
 from mmerank.models.encoders.encoder import Encoder
-from mmerank.models.identity import KNOWN_BY, OF_TWINS
+from mmerank.models.identity import INITIALISATION, KNOWN_BY, OF_TWINS
+from mmerank.models.initialisation import check_drawn, drawn_at, named
 from mmerank.models.loading import TextAdapter
 from mmerank.runs.folder import RunFolder, versions
 from mmerank.runs.record import Record
@@ -59,11 +60,17 @@ def twin_source(trained: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 def full_twin_name(seed: int, source: Mapping[str, Any]) -> str:
     """The name in the records: the same for all checkpoints of a configuration, and for them alone."""
-    return f"{twin_name(seed)}[{_digest(source)[:8]}]"
+    given = source[KNOWN_BY].get(INITIALISATION)
+    return f"{twin_name(seed)}{f'{named(given)} ' if given else ''}[{_digest(source)[:8]}]"
 
 
 def built_when_needed(
-    adapter: Trained, seed: int, probe: Callable[[Trained], Probe], *, last_use: bool = False
+    adapter: Trained,
+    seed: int,
+    probe: Callable[[Trained], Probe],
+    *,
+    last_use: bool = False,
+    init_range: float | None = None,
 ) -> Measure:
     """A measurement with an untrained twin that is built at the first text: none is where all is measured already.
 
@@ -72,6 +79,7 @@ def built_when_needed(
         seed: Of the twin's weights.
         probe: What measures with the twin.
         last_use: Whether the trained model is not needed any more, so that its weights are freed first.
+        init_range: What the twin is drawn with in place of what the configuration says.
 
     Returns:
         Texts -> a result for each.
@@ -82,7 +90,7 @@ def built_when_needed(
         for first in waiting:
             if last_use:
                 free_weights(adapter.model)
-            with _built(adapter, seed) as twin:
+            with _built(adapter, seed, init_range) as twin:
                 yield from probe(twin).measure(chain([first], waiting))
 
     return measure
@@ -104,21 +112,30 @@ def free_weights(model: nn.Module) -> None:
 
 
 @contextmanager
-def _built(adapter: Trained, seed: int) -> Iterator[Trained]:
+def _built(adapter: Trained, seed: int, init_range: float | None) -> Iterator[Trained]:
     """An untrained twin; where both do not fit on the device, the trained model waits on the CPU meanwhile."""
     device, moved = next(adapter.model.parameters()).device, False
     try:
         try:
-            twin = adapter.untrained(seed)
+            twin = _drawn(adapter, seed, init_range)
         except torch.OutOfMemoryError:
             moved = True
             adapter.model.to("cpu")
             torch.cuda.empty_cache()
-            twin = adapter.untrained(seed)
+            twin = _drawn(adapter, seed, init_range)
         yield twin
     finally:
         if moved:
             adapter.model.to(device)
+
+
+def _drawn(adapter: Trained, seed: int, init_range: float | None) -> Trained:
+    if init_range is None:
+        return adapter.untrained(seed)
+    with drawn_at(adapter, init_range):
+        twin = adapter.untrained(seed)
+    check_drawn(twin.model, adapter.name, init_range)
+    return twin
 
 
 def measured_examples(entries: Sequence[Example | Skipped], trained: Iterable[Record]) -> list[Example]:

@@ -25,9 +25,11 @@ from mmerank.models.encoders.encoder import Encoder, is_encoder
 from mmerank.models.loading import TextAdapter, tokenizer_fingerprint
 
 KNOWN_BY = "known_by"
+# Where in it the initialisation of twins stands, where another was asked for than the configuration's.
+INITIALISATION = "initialisation"
 # What an untrained twin shares with the trained model beside the configuration, and follows from; of encoders of
 # pictures, `pixels` too, and of language models not.
-OF_TWINS = ("attention", "classes", "dtypes", "pixels", "reading", "tokenizer")
+OF_TWINS = ("attention", "classes", "dtypes", INITIALISATION, "pixels", "reading", "tokenizer")
 _TEXT = "A cat sat, in 1867, on the mat:\n\nWas it *her* cat? Das Kätzchen schläft … 猫"
 
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from mmerank.errors import ModelError
+from torch import nn
+
+from mmerank.errors import ModelError, UsageError
 from mmerank.models.adapter import Adapter
 from mmerank.models.checkpoints import configuration
+from mmerank.models.encoders.encoder import Encoder
 from mmerank.models.loading import TextAdapter
 
 # What configurations of transformers call it.
 _RANGES = ("initializer_range", "init_std", "initializer_factor", "init_method_std")
+# Those of them that are the standard deviation that weights are drawn with, and can be told by it.
+_DEVIATIONS = ("initializer_range", "init_std")
+# Matrices with fewer numbers do not tell their standard deviation.
+_TELLING = 64
 
 
-def initialisation(adapter: Adapter | TextAdapter) -> dict[str, Any]:
+def initialisation(adapter: Adapter | TextAdapter | Encoder, init_range: float | None = None) -> dict[str, Any]:
     """What a twin of a model is drawn with, by the model's configuration.
 
     The width of the distribution decides the untrained eRank, and with it the sign of Diff-eRank: held against a twin
@@ -21,20 +31,77 @@ def initialisation(adapter: Adapter | TextAdapter) -> dict[str, Any]:
 
     Args:
         adapter: Any.
+        init_range: What its twins are drawn with in place of what the configuration says.
 
     Returns:
         By the configuration's own names, which differ by family (`initializer_range`, `init_std`, ...), the value,
         and in `stated` whether the checkpoint's config.json states it, or the library's default was taken; None where
-        the checkpoint cannot be looked at, as of a model in memory. Nothing of a family that draws by its own rules.
+        the checkpoint cannot be looked at, as of a model in memory. In its place `given`, true, with `init_range`.
+        Nothing of a family that draws by its own rules.
+
+    Raises:
+        UsageError: `init_range` is no such number, or the family draws by its own rules.
     """
-    config = getattr(adapter.model, "config", None)
-    if config is None:
-        return {}
-    inner = config.get_text_config() if hasattr(config, "get_text_config") else config
-    found = {name: value for name in _RANGES if isinstance(value := getattr(inner, name, None), (int, float))}
-    if not found:
-        return {}
-    return {**found, "stated": _states(adapter.source, set(found))}
+    config = _of_language(adapter)
+    found = {name: value for name in _RANGES if isinstance(value := getattr(config, name, None), (int, float))}
+    if init_range is not None:
+        if not (isinstance(init_range, (int, float)) and math.isfinite(init_range) and init_range > 0):
+            raise UsageError(f"init_range: expected a standard deviation above 0, as 0.02, got {init_range!r}")
+        names = [name for name in _DEVIATIONS if name in found]
+        if not names:
+            raise UsageError(
+                f"{adapter.name}: its configuration has none of {', '.join(_DEVIATIONS)}, so its untrained twins are "
+                "drawn by rules of its family; measure it without --init-range (init_range in Python)"
+            )
+        return {**dict.fromkeys(names, float(init_range)), "given": True}
+    return {**found, "stated": _states(adapter.source, set(found))} if found else {}
+
+
+@contextmanager
+def drawn_at(adapter: Adapter | TextAdapter | Encoder, init_range: float | None) -> Iterator[None]:
+    """Have the untrained twins that are built inside the block drawn with another standard deviation.
+
+    The model itself is left as it is, and so is its configuration behind the block.
+
+    Args:
+        adapter: Any whose configuration names one, as `initialisation` says.
+        init_range: The standard deviation; None for what the configuration says.
+
+    Yields:
+        Nothing.
+    """
+    config = _of_language(adapter)
+    names = [] if init_range is None else [name for name in _DEVIATIONS if hasattr(config, name)]
+    stated = {name: getattr(config, name) for name in names}
+    try:
+        for name in names:
+            setattr(config, name, init_range)
+        yield
+    finally:
+        for name, value in stated.items():
+            setattr(config, name, value)
+
+
+def check_drawn(twin: nn.Module, name: str, init_range: float) -> None:
+    """Refuse a twin whose family names a standard deviation in its configuration, and draws by another.
+
+    Args:
+        twin: Just drawn.
+        name: Of the trained model.
+        init_range: The standard deviation that was asked for.
+
+    Raises:
+        ModelError: No matrix of it has that, within a tenth and what chance leaves.
+    """
+    for matrix in twin.parameters():
+        if matrix.ndim > 1 and matrix.numel() >= _TELLING and matrix.is_floating_point():
+            apart = abs(float(matrix.detach().float().std()) / init_range - 1)
+            if apart < 0.1 + 3 / math.sqrt(2 * matrix.numel()):
+                return
+    raise ModelError(
+        f"{name}: no matrix of its untrained twin has the standard deviation {init_range:g} that was asked for, so "
+        "its family draws by rules of its own; measure it without --init-range (init_range in Python)"
+    )
 
 
 def unstated(found: dict[str, Any]) -> str:
@@ -57,7 +124,13 @@ def unstated(found: dict[str, Any]) -> str:
 
 def named(found: dict[str, Any]) -> str:
     """An initialisation in words, as `initializer_range 0.02`."""
-    return ", ".join(f"{name} {value:g}" for name, value in found.items() if name != "stated")
+    return ", ".join(f"{name} {value}" for name, value in found.items() if name not in ("stated", "given"))
+
+
+def _of_language(adapter: Adapter | TextAdapter | Encoder) -> Any:
+    """The configuration of a model's language model; None where it has none."""
+    config: Any = getattr(adapter.model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _states(source: Any, names: set[str]) -> bool | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
+from typing import Any, TypeVar
 
 from mmerank.analysis.alike import read_alike, unlike_rows, unlike_text
 from mmerank.analysis.comparison import unlike_examples
@@ -24,6 +25,7 @@ from mmerank.report.tables import model_names
 _ALIKE = 1.1
 _SIGNIFICANT = 0.05
 _NAMED = 3  # models in a sentence
+_T = TypeVar("_T", int, str)
 
 
 def cautions(runs: Sequence[Finished]) -> list[str]:
@@ -103,10 +105,24 @@ def _of_run(run: Finished, called: dict[tuple[str, str], str]) -> Iterator[str]:
     for count, models in _alike(run, called, cut):
         if count:
             yield f"{run.name}: {count} text{'s were' if count > 1 else ' was'} cut at the limit of {models}."
+    for drawn, models in _alike(run, called, {model: _default(run.results.get(model, {})) for model in run.frames}):
+        if drawn:
+            yield (
+                f"{run.name}: the config.json of {models} does not state what untrained weights are drawn with; a "
+                f"default, {drawn}, was taken, and Diff-eRank depends on it (--init-range takes others)."
+            )
     for model in run.frames:
         yield from _of_rows(run, model, called[run.name, model])
     if left := len({name for _, name, _ in skipped(run)}):
         yield f"{run.name}: {left} example{'s were' if left > 1 else ' was'} skipped; the reasons stand below."
+
+
+def _default(result: Mapping[str, Any]) -> str:
+    """What twins were drawn with where that was a default of the library; else empty."""
+    drawn = result.get("initialisation", {})
+    if drawn.get("stated") is not False:
+        return ""
+    return ", ".join(f"{name} {value:g}" for name, value in drawn.items() if name != "stated")
 
 
 def _of_rows(run: Finished, model: str, name: str) -> Iterator[str]:
@@ -126,9 +142,9 @@ def _of_rows(run: Finished, model: str, name: str) -> Iterator[str]:
         )
 
 
-def _alike(run: Finished, called: dict[tuple[str, str], str], of: dict[str, int]) -> list[tuple[int, str]]:
-    """Each number once, with the models that it is of."""
-    found: dict[int, list[str]] = {}
+def _alike(run: Finished, called: dict[tuple[str, str], str], of: Mapping[str, _T]) -> list[tuple[_T, str]]:
+    """Each value once, with the models that it is of."""
+    found: dict[_T, list[str]] = {}
     for model, number in of.items():
         found.setdefault(number, []).append(called[run.name, model])
     return [(number, _listed(names)) for number, names in found.items()]

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmerank.inputs.sequence import Kind
+
+_NAMED = 3  # gates in a sentence
+
+
+def said_of_gates(names: Sequence[str]) -> str:
+    """What a reader must know of gates that start at zero.
+
+    Args:
+        names: Of the parameters, at least one.
+
+    Returns:
+        A sentence without a full stop.
+    """
+    listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    return f"untrained, these gates are zero, and what they multiply has no part in the numbers: {listed}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,8 @@ class Examination:
         warnings: What to be careful about.
         initialisation: What untrained twins of its language model are drawn with, see
             `mmerank.models.initialisation`.
+        zero_gates: Parameters by name that start at zero and multiply, so that what they multiply has no part in an
+            untrained twin, see `mmerank.models.gates`.
     """
 
     model: str
@@ -60,3 +78,4 @@ class Examination:
     eranks: dict[str, float]
     warnings: tuple[str, ...]
     initialisation: dict[str, Any] = field(default_factory=dict)
+    zero_gates: tuple[str, ...] = ()

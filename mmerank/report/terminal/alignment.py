@@ -12,6 +12,7 @@ from rich.text import Text
 from mmerank.analysis.alike import unlike_rows, unlike_text
 from mmerank.analysis.metrics.alignment import DECIMALS, LABELS
 from mmerank.analysis.results.alignment import AlignmentResult
+from mmerank.analysis.results.examination import said_of_gates
 from mmerank.analysis.results.perturbation import PerturbationResult
 from mmerank.eranks import ERANKS
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
@@ -123,6 +124,7 @@ def standing(result: AlignmentResult, *, brackets: bool = True) -> list[str]:
         f"  mean tokens behind eRank1-5: {tokens}",
         *([interval_line(result.bootstrap, result.n)] if brackets else []),
         *(f"  {LABELS[label]} is undefined: {reason}" for label, reason in result.undefined.items()),
+        *([f"  {said_of_gates(gates)}"] if (gates := result.source.get("zero_gates")) else []),
     ]
     lines += skip_lines(result.skipped)
     if result.text_cut:

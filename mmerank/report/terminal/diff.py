@@ -191,7 +191,10 @@ def diff_standing(result: DiffResult) -> list[str]:
 
 def _drawn(initialisation: Mapping[str, Any]) -> str:
     """What the twins are drawn with, and whether that is the library's choice rather than the model's."""
-    named = "".join(f", {name} {value:g}" for name, value in initialisation.items() if name != "stated")
+    kept = {name: value for name, value in initialisation.items() if name not in ("stated", "given")}
+    named = "".join(f", {name} {value:g}" for name, value in kept.items())
+    if initialisation.get("given"):
+        return f"{named} (by --init-range)"
     unstated = initialisation.get("stated") is False
     return f"{named} (a default: config.json does not state it, and Diff-eRank depends on it)" if unstated else named
 
