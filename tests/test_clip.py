@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import mmerank.jobs.clip
-from mmerank import Example, align
+from mmerank import Alignment, Example, align
 from mmerank.errors import DataError, ModelError, RunFolderError, UsageError
 from mmerank.jobs.clip import Clip
 from tests.adapters.cases import LLAVA, examples
@@ -95,6 +95,7 @@ def test_run_folder_keeps_the_embeddings(names: list[str], tmp_path: Path, monke
         raise AssertionError("embedded again")
 
     monkeypatch.setattr(Clip, "embed", never)
+    assert Alignment.from_run(run).to_dict() == first.to_dict()
     again = align(LLAVA.adapter, examples(), clip=names[0], out=run)
     assert again.companions == first.companions
     with pytest.raises(RunFolderError, match=r"clip.parquet: embeddings by local-dir:.*, not by tiny-clip:"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def result(
         clip=None,
         layer_records=(),
         undefined={},
-        **alignment(given),
+        **cast(dict[str, Any], alignment(given)),
     )
 
 

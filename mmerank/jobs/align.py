@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.convention import Convention
@@ -15,13 +15,20 @@ from mmerank.formulas.asked import Given, stated_metrics, with_metrics
 from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, unique
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import without_placeholders
-from mmerank.jobs.clip import Clip, clip_embeddings
+from mmerank.jobs.clip import Clip, clip_embeddings, clip_in
 from mmerank.models.adapter import Adapter, check_adapter
 from mmerank.runs.folder import RunFolder, open_run
 
 
 class Alignment(AlignmentResult):
     """The five data-set eRanks of one model on one data set, the two ratios, and what they stand on."""
+
+    @classmethod
+    def from_run(cls, folder: str | Path, model: str | None = None) -> Self:
+        """As above, with CLIP's embeddings where they were asked for."""
+        found = super().from_run(folder, model)
+        clip = clip_in(Path(folder), [record.example for record in found.records])
+        return found if clip is None else replace(found, clip=clip)
 
     def __str__(self) -> str:
         from mmerank.report.terminal.alignment import alignment_text

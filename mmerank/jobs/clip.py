@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,38 @@ def clip_embeddings(
         finally:  # also what an interruption, or a picture that is gone, leaves
             if folder is not None and found:
                 _write(folder / FILE, clip.name, found)
-    order = sorted(wanted)
+    return _of_ids(clip.name, wanted, found)
+
+
+def clip_in(folder: Path, ids: Iterable[str]) -> ClipEmbeddings | None:
+    """The embeddings that a finished run keeps.
+
+    Args:
+        folder: The run folder.
+        ids: The examples that its result stands on.
+
+    Returns:
+        As from `clip_embeddings`; None where the run was not asked for them.
+
+    Raises:
+        RunFolderError: The file is damaged, or lacks an example.
+    """
+    path, wanted = folder / FILE, set(ids)
+    if not path.exists():
+        return None
+    try:
+        name, found = _rows(path)
+        return _of_ids(name, wanted, found)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(
+            f"{path}: damaged or not whole ({error}); the command that wrote it computes it again"
+        ) from None
+
+
+def _of_ids(name: str, ids: set[str], found: Mapping[str, tuple[Any, Any, bool]]) -> ClipEmbeddings:
+    order = sorted(ids)
     return ClipEmbeddings(
-        model=clip.name,
+        model=name,
         ids=tuple(order),
         images=np.array([found[i][0] for i in order]),
         texts=np.array([found[i][1] for i in order]),
@@ -140,12 +169,20 @@ def clip_embeddings(
     )
 
 
+def _rows(path: Path) -> tuple[str, dict[str, tuple[Any, Any, bool]]]:
+    """By which model the embeddings of a file are, and they by example."""
+    found = read_table(regular_bytes(path), sound=False)
+    name = _checked(found)
+    columns = (found["example"].to_pylist(), found["image"].to_pandas(), found["text"].to_pandas())
+    rows = zip(*columns, found["text_cut"].to_pylist(), strict=True)
+    return name, {example: (image, text, cut) for example, image, text, cut in rows}
+
+
 def _read(path: Path, name: str) -> dict[str, tuple[Any, Any, bool]]:
     if not path.exists():
         return {}
     try:
-        found = read_table(regular_bytes(path), sound=False)
-        there = _checked(found)
+        there, found = _rows(path)
     except (ValueError, NotAFileError) as error:
         aside = path.with_name(f"{path.name}.damaged")
         path.replace(aside)
@@ -157,9 +194,7 @@ def _read(path: Path, name: str) -> dict[str, tuple[Any, Any, bool]]:
         raise RunFolderError(f"{path}: cannot be read ({error.strerror or error})") from error
     if there != name:
         raise RunFolderError(f"{path}: embeddings by {there}, not by {name}; delete it, or name another run folder")
-    columns = (found["example"].to_pylist(), found["image"].to_pandas(), found["text"].to_pandas())
-    rows = zip(*columns, found["text_cut"].to_pylist(), strict=True)
-    return {example: (image, text, cut) for example, image, text, cut in rows}
+    return found
 
 
 def _checked(table: pa.Table) -> str:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from mmerank.analysis.perturbation import against_nulls
-from mmerank.analysis.results.perturbation import Checks, PerturbationResult, perturbed
+from mmerank.analysis.results.perturbation import Checks, PerturbationResult
 from mmerank.convention import Convention
 from mmerank.engine.collect import Measured, collect
 from mmerank.engine.probe import Probe
-from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
 from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, unique
@@ -24,7 +21,7 @@ from mmerank.inputs.variants import BASE, ORIGINAL, Control, Variant, asked_for,
 from mmerank.jobs.align import Alignment
 from mmerank.models.adapter import Adapter, check_adapter
 from mmerank.runs.folder import RunFolder, open_run
-from mmerank.runs.record import Record, to_frame
+from mmerank.runs.record import Record
 
 # Examples that are measured a second time, transformed and by themselves; more where there are more transforms, but
 # never more than this share of all that was measured, so that the check stays cheap on small data.
@@ -38,6 +35,7 @@ class Perturbation(PerturbationResult):
     """One model on one data set, before and after some transforms."""
 
     base: Alignment
+    _each = Alignment
 
     def __str__(self) -> str:
         from mmerank.report.terminal.alignment import perturbation_text
@@ -143,8 +141,10 @@ def perturb(
         strict=strict,
         progress=progress,
     )
-    summary = partial(
-        Alignment.of,
+    result = Perturbation.of(
+        records,
+        [made.name for made in variants],
+        drawn_by=drawn_by,
         skipped=skipped,
         model=adapter.name,
         data=name,
@@ -154,18 +154,7 @@ def perturb(
         seed=sample_seed,
         undefined=adapter.undefined,
     )
-    by_variant = _by_variant(records, probe.variants)
-    base = summary(by_variant["none"])
-    after = [perturbed(v.name, base, summary(by_variant[v.name])) for v in variants]
-    of_all = tuple(record for of_one in by_variant.values() for record in of_one)
-    result = Perturbation(
-        base=base,
-        transforms=tuple(after),
-        controls=against_nulls(to_frame(of_all, spectrum=False), aggregate=convention.aggregate),
-        checks=_checked(probe, usable, variants, by_variant),
-        records=of_all,
-        seed=drawn_by,
-    )
+    result = replace(result, checks=_checked(probe, usable, variants, result.records))
     if out is not None and own_folder:
         out.write_summary(result.to_dict())
     return result
@@ -195,15 +184,6 @@ def open_perturb_run(
     return open_run(out, "perturb", examples, settings, limit=limit, seed=seed)
 
 
-def _by_variant(records: Iterable[Record], variants: Iterable[Variant]) -> dict[str, list[Record]]:
-    """The records of each variant, in the order of the examples' ids."""
-    found: dict[str, list[Record]] = {variant.name: [] for variant in variants}
-    order = list(ERANKS.values())
-    for record in sorted(records, key=lambda r: (r.example, order.index((r.point, r.input)))):
-        found[record.transform].append(record)
-    return found
-
-
 def _checks(measured: int, chosen_ones: int, variants: int) -> int:
     """How many transformed examples are measured a second time; at least one where there is any."""
     if not variants or not chosen_ones:
@@ -213,15 +193,11 @@ def _checks(measured: int, chosen_ones: int, variants: int) -> int:
 
 
 def _checked(
-    probe: Probe, examples: Sequence[Example], variants: Sequence[Variant], by_variant: dict[str, list[Record]]
+    probe: Probe, examples: Sequence[Example], variants: Sequence[Variant], records: Sequence[Record]
 ) -> Checks:
     """Measure some transformed examples afresh, one by one, as `align` would measure them from files."""
-    eranks = {
-        (name, r.example, r.point, r.input): math.exp(r.entropy)
-        for name, records in by_variant.items()
-        for r in records
-    }
-    measured = {r.example for r in by_variant["none"]}
+    eranks = {(r.transform, r.example, r.point, r.input): math.exp(r.entropy) for r in records}
+    measured = {r.example for r in records if r.transform == BASE.name}
     chosen_ones = [example for example in examples if example.id in measured][:CHECKED]
     # A picture may have become larger than those that are opened may be.
     limit = max(probe.max_pixels, MAX_PIXELS)

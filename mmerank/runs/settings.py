@@ -42,15 +42,23 @@ _SETTINGS = {
 }
 _RESULT = {
     "model": str,
+    "name": str,
     "n": int,
+    "limit": (int, type(None)),
+    "seed": (int, type(None)),
     "seeds": [int],
     "text_cut": int,
     "skipped": [{"id": str, "reason": str}],
     "accuracy": {"*": _SOME_NUMBER},
+    "accuracy_stderr": {"*": _SOME_NUMBER},
     "accuracy_n": {"*": _SOME_NUMBER},
+    "undefined": {"*": str},
+    "initialisation": {"*": object},
+    "bootstrap": {"*": object},
+    "versions": {"*": str},
     "companions": {"*": object},
 }
-_SUMMARY = {"results": [_RESULT], "base": _RESULT}
+_SUMMARY = {"results": [_RESULT], "base": _RESULT, "seed": int, "checks": {"*": _SOME_NUMBER}}
 _CALLED = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
 
 

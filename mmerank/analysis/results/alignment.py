@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
@@ -19,12 +20,13 @@ from mmerank.analysis.metrics.rows import row_eranks
 from mmerank.analysis.metrics.token_curve import token_curve
 from mmerank.analysis.results.metrics import metric_numbers
 from mmerank.analysis.results.nulls import no_nan
+from mmerank.analysis.results.stored import stored
 from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval
 from mmerank.convention import Convention, all_choices
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.inputs.example import Skipped, first_reason
-from mmerank.runs.folder import versions
+from mmerank.runs.folder import versions as installed
 from mmerank.runs.record import Record, to_frame
 
 # What a result has beside eRank1 to eRank5, by its name in Python and in the JSON, where it was asked for.
@@ -56,6 +58,8 @@ class AlignmentResult:
         bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
         clip: CLIP's embeddings of the examples, where asked for.
         undefined: What the model does not have, by name, each with the reason; these numbers are NaN.
+        name: What tables call the model; empty for what it is called by itself.
+        versions: Of what the numbers depend on.
     """
 
     model: str
@@ -84,6 +88,8 @@ class AlignmentResult:
     clip: ClipEmbeddings | None = None
     layer_records: tuple[Record, ...] = ()
     undefined: dict[str, str] = field(default_factory=dict)
+    name: str = ""
+    versions: dict[str, str] = field(default_factory=installed)
 
     @cached_property
     def matched(self) -> dict[str, Any] | None:
@@ -185,6 +191,7 @@ class AlignmentResult:
     def _stated(self) -> dict[str, Any]:
         return {
             "model": self.model,
+            **({"name": self.name} if self.name else {}),
             "data": self.data,
             "n": self.n,
             "limit": self.limit,
@@ -199,8 +206,33 @@ class AlignmentResult:
             "text_cut": self.text_cut,
             **{name: block for name in ASIDE if (block := getattr(self, name)) is not None},
             "source": self.source,
-            "versions": versions(),
+            "versions": self.versions,
         }
+
+    @classmethod
+    def from_run(cls, folder: str | Path, model: str | None = None) -> Self:
+        """The result that a finished run folder holds, without the model.
+
+        Args:
+            folder: What `--out` was given.
+            model: Which of its models; None where it has one.
+
+        Returns:
+            The numbers that were written.
+
+        Raises:
+            RunFolderError: It is no finished run of `align`, or something is gone.
+            UsageError: It holds several models, or not this one.
+        """
+        there = stored(folder, "align", model)
+        found = cls.of(
+            there.records,
+            there.skipped,
+            convention=there.convention(Convention),
+            undefined=there.result.get("undefined"),
+            **there.shared,
+        )
+        return replace(found, **there.beside)
 
     @classmethod
     def of(

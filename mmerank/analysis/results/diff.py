@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
@@ -14,11 +15,12 @@ from mmerank.analysis.intervals import intervals_by_point
 from mmerank.analysis.metrics.diff_erank import LOSS, PointDiff, diff_sample, point_diff
 from mmerank.analysis.results.metrics import metric_numbers
 from mmerank.analysis.results.nulls import no_nan
+from mmerank.analysis.results.stored import stored
 from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval
 from mmerank.convention import TextConvention, all_choices
 from mmerank.eranks import FINAL
 from mmerank.inputs.example import Skipped
-from mmerank.runs.folder import versions
+from mmerank.runs.folder import versions as installed
 from mmerank.runs.record import Record, to_frame
 
 
@@ -62,6 +64,8 @@ class DiffResult:
         bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
         initialisation: What the twins' weights are drawn with, see `mmerank.models.initialisation`.
         accuracy: By task; empty where it was not asked for, see `mmerank.jobs.accuracy.accuracies`.
+        name: What tables call the model; empty for what it is called by itself.
+        versions: Of what the numbers depend on.
     """
 
     model: str
@@ -83,6 +87,35 @@ class DiffResult:
     accuracy: Mapping[str, Accuracy] = field(default_factory=dict)
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     initialisation: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    versions: dict[str, str] = field(default_factory=installed)
+
+    @classmethod
+    def from_run(cls, folder: str | Path, model: str | None = None) -> Self:
+        """The result that a finished run folder holds, without the models.
+
+        Args:
+            folder: What `--out` was given.
+            model: Which of its trained models; None where it has one.
+
+        Returns:
+            The numbers that were written.
+
+        Raises:
+            RunFolderError: It is no finished run of `diff`, or something is gone.
+            UsageError: It holds several models, or not this one.
+        """
+        there = stored(folder, "diff", model)
+        said = there.result
+        seeds = tuple(said.get("seeds", (0,)))
+        found = cls.of(
+            there.records, there.skipped, convention=there.convention(TextConvention), seeds=seeds, **there.shared
+        )
+        right = {
+            task: Accuracy(value, said.get("accuracy_stderr", {}).get(task), said.get("accuracy_n", {}).get(task, 0))
+            for task, value in said.get("accuracy", {}).items()
+        }
+        return replace(found, accuracy=right, initialisation=said.get("initialisation", {}), **there.beside)
 
     @classmethod
     def of(
@@ -193,6 +226,7 @@ class DiffResult:
         numbers: dict[str, Any] = no_nan(
             {
                 "model": self.model,
+                **({"name": self.name} if self.name else {}),
                 "data": self.data,
                 "n": self.n,
                 "limit": self.limit,
@@ -220,7 +254,7 @@ class DiffResult:
                 ],
                 **({"metrics": found} if (found := self.metrics) is not None else {}),
                 "source": self.source,
-                "versions": versions(),
+                "versions": self.versions,
             }
         )
         return numbers

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
 
@@ -16,11 +17,12 @@ from mmerank.analysis.metrics import embeddings, encoder_layers, matched_cosine,
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.metrics.embedded import UNTRAINED, embedded
 from mmerank.analysis.results.nulls import no_nan
+from mmerank.analysis.results.stored import stored
 from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval, sample_intervals
 from mmerank.convention import EncoderConvention, all_choices
 from mmerank.errors import DataError
 from mmerank.inputs.example import Skipped, first_reason
-from mmerank.runs.folder import versions
+from mmerank.runs.folder import versions as installed
 from mmerank.runs.record import Record, to_frame
 
 # In the order in which tables have them, without those of the twin.
@@ -80,6 +82,8 @@ class EncodingResult:
         seed: Of their choice; None for the first ones.
         bootstrap: How intervals of means are made. Those of eRanks of embeddings, of the gap and of retrieval are by
             the jackknife, at its level.
+        name: What tables call the model; empty for what it is called by itself.
+        versions: Of what the numbers depend on.
     """
 
     model: str
@@ -94,6 +98,8 @@ class EncodingResult:
     limit: int | None = None
     seed: int | None = None
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    name: str = ""
+    versions: dict[str, str] = field(default_factory=installed)
 
     @cached_property
     def numbers(self) -> dict[str, Number]:
@@ -161,6 +167,7 @@ class EncodingResult:
         found: dict[str, Any] = no_nan(
             {
                 "model": self.model,
+                **({"name": self.name} if self.name else {}),
                 "data": self.data,
                 "n": self.n,
                 "limit": self.limit,
@@ -175,7 +182,7 @@ class EncodingResult:
                 "bootstrap": self.bootstrap.to_dict(),
                 "text_cut": self.text_cut,
                 "source": self.source,
-                "versions": versions(),
+                "versions": self.versions,
             }
         )
         return found
@@ -186,6 +193,32 @@ class EncodingResult:
             **{name: number.value for name, number in numbers.items()},
             "intervals": {name: list(number.interval) for name, number in numbers.items() if number.interval},
         }
+
+    @classmethod
+    def from_run(cls, folder: str | Path, model: str | None = None) -> Self:
+        """The result that a finished run folder holds, without the encoder.
+
+        Args:
+            folder: What `--out` was given.
+            model: Which of its trained encoders; None where it has one.
+
+        Returns:
+            The numbers that were written.
+
+        Raises:
+            RunFolderError: It is no finished run of `encode`, or something is gone.
+            UsageError: It holds several encoders, or not this one.
+        """
+        there = stored(folder, "encode", model)
+        found = cls.of(
+            there.records,
+            there.skipped,
+            convention=there.convention(EncoderConvention),
+            undefined=there.result.get("undefined", {}),
+            untrained_seed=there.settings.get("untrained_seed", 0),
+            **there.shared,
+        )
+        return replace(found, **there.beside)
 
     @classmethod
     def of(

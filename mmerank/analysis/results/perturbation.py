@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 
 from mmerank.analysis.metrics.alignment import ALIGNMENT
 from mmerank.analysis.metrics.known import metric
 from mmerank.analysis.metrics.of_examples import columns_of
-from mmerank.analysis.perturbation import Null, deltas, differences_frame, matched_deltas, paired_tests
+from mmerank.analysis.perturbation import Null, against_nulls, deltas, differences_frame, matched_deltas, paired_tests
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.analysis.results.nulls import no_nan
+from mmerank.analysis.results.stored import stored
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.convention import Convention
+from mmerank.eranks import ERANKS
+from mmerank.inputs.example import Skipped
+from mmerank.inputs.variants import BASE
 from mmerank.runs.record import Record, to_frame
 
 
@@ -84,6 +89,19 @@ class Checks:
         differences = {f"{name}_difference": None if math.isnan(x) else x for name, x in values.items()}
         return {"examples": self.examples, **differences}
 
+    @classmethod
+    def from_dict(cls, stated: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave.
+
+        Args:
+            stated: As in `summary.json`; empty of a version that did not look.
+
+        Returns:
+            The checks.
+        """
+        found = (stated.get(f"{name}_difference") for name in ("text", "reuse", "identity"))
+        return cls(stated.get("examples", 0), *(math.nan if value is None else value for value in found))
+
 
 @dataclass(frozen=True)
 class PerturbationResult:
@@ -107,6 +125,80 @@ class PerturbationResult:
     records: tuple[Record, ...]
     seed: int
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    # What the base, and each transform, is a result of.
+    _each: ClassVar[type[AlignmentResult]] = AlignmentResult
+
+    @classmethod
+    def from_run(cls, folder: str | Path, model: str | None = None) -> Self:
+        """The result that a finished run folder holds, without the model.
+
+        Args:
+            folder: What `--out` was given.
+            model: Which of its models; None where it has one.
+
+        Returns:
+            The numbers that were written.
+
+        Raises:
+            RunFolderError: It is no finished run of `perturb`, or something is gone.
+            UsageError: It does not hold this model.
+        """
+        there = stored(folder, "perturb", model)
+        found = cls.of(
+            there.records,
+            there.settings.get("transforms", []),
+            skipped=there.skipped,
+            convention=there.convention(Convention),
+            undefined=there.result.get("undefined"),
+            drawn_by=there.summary.get("seed", 0),
+            **there.shared,
+        )
+        base = replace(found.base, **there.beside)
+        return replace(found, base=base, checks=Checks.from_dict(there.summary.get("checks", {})))
+
+    @classmethod
+    def of(
+        cls,
+        records: Iterable[Record],
+        transforms: Iterable[str],
+        *,
+        drawn_by: int,
+        convention: Convention,
+        skipped: Sequence[Skipped],
+        **shared: Any,
+    ) -> Self:
+        """The result that records give, with nothing checked yet.
+
+        Args:
+            records: Of the base, of each transform and of nulls, of the same examples.
+            transforms: Names, in the order asked for.
+            drawn_by: Seed of what is random in transforms and controls.
+            convention: The choices in force.
+            skipped: The examples without.
+            shared: What else `AlignmentResult.of` takes.
+
+        Returns:
+            The numbers.
+        """
+        order = list(ERANKS.values())
+        rows = sorted(records, key=lambda r: (r.example, order.index((r.point, r.input))))
+        by_variant: dict[str, list[Record]] = {BASE.name: [], **{name: [] for name in transforms}}
+        for record in rows:
+            by_variant.setdefault(record.transform, []).append(record)
+
+        def each(name: str) -> AlignmentResult:
+            return cls._each.of(by_variant[name], skipped, convention=convention, **shared)
+
+        base = each(BASE.name)
+        of_all = tuple(record for of_one in by_variant.values() for record in of_one)
+        return cls(
+            base=base,
+            transforms=tuple(perturbed(name, base, each(name)) for name in transforms),
+            controls=against_nulls(to_frame(of_all, spectrum=False), aggregate=convention.aggregate),
+            checks=Checks.from_dict({}),
+            records=of_all,
+            seed=drawn_by,
+        )
 
     @cached_property
     def tests(self) -> dict[str, ComparisonResult]:
