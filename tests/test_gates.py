@@ -40,7 +40,8 @@ class Gated(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x * (1.0 + self.weight) + self.shift
         x = x + self.gate.tanh() * self.linear(x)
-        return x + self.linear(x).mul(self.scale.view(1, -1)) * self.part
+        changed: Tensor = x + self.linear(x).mul(self.scale.view(1, -1)) * self.part
+        return changed
 
 
 def test_factors_of_zero_are_found_and_nothing_else() -> None:

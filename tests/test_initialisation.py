@@ -63,10 +63,11 @@ def test_doctor_names_that_of_the_language_model() -> None:
 
 def test_twins_are_drawn_with_what_is_asked_for() -> None:
     """The embedding of a Llama twin has the standard deviation of the range, and the config is as it was."""
-    before = copy.deepcopy(LLAMA.adapter.model.config.to_dict())
+    model: Any = LLAMA.adapter.model
+    before = copy.deepcopy(model.config.to_dict())
     with drawn_at(LLAMA.adapter, 0.3):
-        twin = LLAMA.adapter.untrained(0).model
-    assert LLAMA.adapter.model.config.to_dict() == before
+        twin: Any = LLAMA.adapter.untrained(0).model
+    assert model.config.to_dict() == before
     assert twin.get_input_embeddings().weight.std().item() == pytest.approx(0.3, rel=0.05)
     check_drawn(twin, "it", 0.3)
     with pytest.raises(ModelError, match=r"it: no matrix of its untrained twin has the standard deviation 0\.9"):
