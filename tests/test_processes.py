@@ -50,6 +50,45 @@ def test_a_place_that_cannot_be(monkeypatch: pytest.MonkeyPatch, values: tuple[o
         rank()
 
 
+def in_a_step(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
+    step = {"PROCID": 5, "STEP_NUM_TASKS": 8, "LOCALID": 1, "STEP_TASKS_PER_NODE": "4,2(x2)", "NODEID": 1}
+    for name, value in (step | values).items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+
+
+def test_a_task_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_a_step(monkeypatch)
+    assert rank() == Rank(5, 8, 1, beside=2)
+    launched(monkeypatch, 0, 1, 0)  # said by the user, or by a launcher within the task
+    assert rank() == Rank()
+
+
+def test_a_batch_script_is_no_task_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    assert rank() == Rank()
+
+
+@pytest.mark.parametrize(("nodes", "beside"), [("3", 1), ("4,x", 1), ("", 1), ("1(x2)", 1), ("4(x2)", 4), ("2,7", 7)])
+def test_tasks_on_the_node_of_one(monkeypatch: pytest.MonkeyPatch, nodes: str, beside: int) -> None:
+    in_a_step(monkeypatch, STEP_TASKS_PER_NODE=nodes)
+    assert rank().beside == beside
+
+
+def test_a_task_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_a_step(monkeypatch, PROCID=8)
+    with pytest.raises(UsageError, match="SLURM_PROCID=8, SLURM_STEP_NUM_TASKS=8"):
+        rank()
+
+
+def test_a_task_of_slurm_takes_the_gpu_it_is_bound_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    in_a_step(monkeypatch)
+    for count, place in ((1, "cuda:0"), (2, "cuda:1")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert chosen_device(None) == place
+
+
 @pytest.mark.parametrize(
     ("command", "model"), [("align", HF_MODEL), ("diff", str(OPT.folder))], ids=["align", "diff"]
 )

@@ -22,7 +22,7 @@ from mmerank.files import regular_bytes
 from mmerank.inputs.demo import MODELS
 from mmerank.models.located import LANGUAGE, check_device, check_load_in, check_located, is_yaml
 from mmerank.models.soundness import check_no_adapter_alone
-from mmerank.processes import rank
+from mmerank.processes import by_slurm, rank
 
 # What no adapter's `load` takes from a YAML file, because the caller says it.
 _CALLERS = ("name", "dtype", "device", "load_in")
@@ -117,6 +117,8 @@ def _own_gpu() -> str:
     process = rank()
     if process.count == 1:
         return "cuda"
+    if by_slurm() and torch.cuda.device_count() == 1:  # each task sees the one that it is bound to
+        return "cuda:0"
     if process.local >= torch.cuda.device_count():
         raise UsageError(
             f"process {process.local} of this machine finds {torch.cuda.device_count()} GPUs; start as many "
