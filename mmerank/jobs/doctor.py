@@ -11,14 +11,16 @@ from PIL import Image
 
 from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.results.examination import Examination, Stretch
+from mmerank.computing import Computing
 from mmerank.convention import Convention
-from mmerank.engine.collect import Measured
-from mmerank.engine.probe import KINDS, Probe
+from mmerank.engine.measurement import Measured
+from mmerank.engine.plans.pairs import Pairs
+from mmerank.engine.probe import Probe
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.pictures import MAX_PIXELS, open_picture
-from mmerank.inputs.sequence import Role, TokenSequence
+from mmerank.inputs.sequence import KINDS, Role, TokenSequence
 from mmerank.models.adapter import Adapter
 from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import Point
@@ -53,7 +55,8 @@ def examine(
         DataError: No example can be measured, or hidden states hold NaN or infinity.
     """
     convention = convention or Convention()
-    probe = Probe(adapter, convention, batch_tokens=0, max_pixels=max_pixels)
+    plan = Pairs(adapter, convention, max_pixels=max_pixels)
+    probe = Probe(plan, Computing(batch_tokens=0))
     skipped = None
     for example in examples:
         (result,) = probe.measure([example])
@@ -76,7 +79,7 @@ def examine(
     picture = _opened(example, max_pixels)
     filled = _encoded(adapter, picture, convention).filled
     layout = {}
-    for kind, sequence in prepared.sequences.items():
+    for kind, sequence in prepared.own.items():
         told = sequence if filled is None else sequence.with_places(filled)
         layout[kind] = _stretches(adapter, told, convention)
     return Examination(
@@ -97,7 +100,7 @@ def examine(
             for label, where in ERANKS.items()
             if where in records
         },
-        warnings=tuple(_warnings(adapter, probe, records)),
+        warnings=tuple(_warnings(plan, records)),
         initialisation=initialisation(adapter),
     )
 
@@ -153,7 +156,8 @@ def _stretches(adapter: Adapter, sequence: TokenSequence, convention: Convention
     return tuple(found)
 
 
-def _warnings(adapter: Adapter, probe: Probe, records: dict[tuple[str, str], Record]) -> Iterable[str]:
+def _warnings(plan: Pairs, records: dict[tuple[str, str], Record]) -> Iterable[str]:
+    adapter = plan.adapter
     yield from adapter.source.get("cautions", ())
     yield from (f"{LABELS[label]} is undefined: {reason}" for label, reason in adapter.undefined.items())
     dtypes = {parameter.dtype for parameter in adapter.model.parameters()}
@@ -161,7 +165,7 @@ def _warnings(adapter: Adapter, probe: Probe, records: dict[tuple[str, str], Rec
         yield "float16 overflows at 65504: massive activations may become infinite; bfloat16 does not"
     if not adapter.causal:
         yield "the LLM is not causal, so the image input needs a pass of its own"
-    elif not probe.share_prefix:
+    elif plan.prefix.refuted:
         yield "the image's hidden states depend on the text behind it, so the image input needs a pass of its own"
     if text_cut := records["llm", "text"].text_cut:
         yield f"{text_cut} text tokens were cut off to fit the limit of {adapter.max_tokens}"
