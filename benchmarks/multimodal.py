@@ -19,7 +19,10 @@ from benchmarks.clock import Stage, busy_share, row
 from benchmarks.recipe import pair_passes
 from mmerank import Convention, Example
 from mmerank.engine.batches import batches, default_budget
-from mmerank.engine.probe import Probe, Reading
+from mmerank.engine.plans.pair_passes import Loaded
+from mmerank.engine.plans.pairs import Pairs as Plan
+from mmerank.engine.plans.reading import Prepared, Reading
+from mmerank.engine.probe import Probe
 from mmerank.formulas.asked import with_metrics
 from mmerank.inputs.pictures import open_picture
 from mmerank.inputs.transforms.transform import parse
@@ -65,14 +68,15 @@ class Pairs:
         made = [parse(f"rotate:{5 * (i + 1)}")[0] for i in range(transforms)]
         self.variants: list[Variant] = [BASE, *(variant(transform, self.examples) for transform in made)]
         # Its first example, on which the reading of prefixes is verified, once a run, is not timed.
-        self.probe = Probe(self.adapter, variants=self.variants, layers=layers)
+        self.plan = Plan(self.adapter, variants=self.variants, layers=layers)
+        self.probe = Probe(self.plan)
         list(self.probe.measure(self.examples[:1]))
         self.readings = [self._reading(example) for example in self.examples]
         self.pixels = {v.name: [self.adapter.pixels(self._picture(e, v), "model") for e in self.examples]
                        for v in self.variants}  # fmt: skip
 
     def _reading(self, example: Example) -> Reading:
-        reading = self.probe.reading(example)
+        reading = self.plan.reader.reading(example)
         assert reading is not None  # the sequences are short
         return reading
 
@@ -175,7 +179,7 @@ def metrics(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict
         with tempfile.TemporaryDirectory() as folder:
             of = Pairs("llava", stage, size, examples, dtype, Path(folder))
             convention = with_metrics(Convention(), asked)
-            probe = Probe(of.adapter, convention)
+            probe = Probe(Plan(of.adapter, convention))
             list(probe.measure(of.examples[:1]))
             works: dict[str, Callable[[], object]] = {
                 "mmerank": of.mmerank,
@@ -185,7 +189,7 @@ def metrics(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict
             yield row(stage, what, works, (("with metrics", "mmerank"),), memory=True)
 
 
-def _measured(probe: Probe, examples: list[Example]) -> object:
+def _measured(probe: Probe[Prepared, Loaded], examples: list[Example]) -> object:
     return list(probe.measure(examples))
 
 

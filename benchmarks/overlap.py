@@ -19,6 +19,10 @@ from torch import Tensor, nn
 from benchmarks import shapes
 from benchmarks.clock import Stage, row
 from mmerank import Example
+from mmerank.computing import Computing
+from mmerank.engine.plans.pair_passes import Loaded
+from mmerank.engine.plans.pairs import Pairs
+from mmerank.engine.plans.reading import Prepared
 from mmerank.engine.probe import Probe
 from mmerank.inputs.sequence import TokenSequence
 from mmerank.models.encoded import Encoded
@@ -104,8 +108,8 @@ def _line(stage: Stage, adapter: Paced, pairs: list[Example], seconds: float) ->
     sets = [*adapter.token_sets()]
     longest = max(len(h) for h in sets)
 
-    def probe(workers: int) -> Probe:
-        made = Probe(adapter, batch_tokens=BATCH * longest, workers=workers)
+    def probe(workers: int) -> Probe[Prepared, Loaded]:
+        made = Probe(Pairs(adapter), Computing(BATCH * longest, workers))
         list(made.measure(pairs[:1]))  # on which prefixes are verified, once a run
         return made
 

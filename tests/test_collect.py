@@ -22,10 +22,11 @@ import torch
 from PIL import Image
 
 from mmerank import Example, align, diff
+from mmerank.computing import Computing
 from mmerank.engine import collect as collect
 from mmerank.engine.batches import Budget
-from mmerank.engine.collect import Measured
-from mmerank.engine.measurement import Measurement
+from mmerank.engine.measurement import Measured, Measurement
+from mmerank.engine.plans.pairs import Pairs
 from mmerank.engine.probe import Probe
 from mmerank.errors import DataError, RunFolderError
 from mmerank.inputs import pictures as images
@@ -206,9 +207,10 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Mo
 
 INTERRUPTED_WHILE_WRITING = f"""
 import sys, time
+from mmerank.computing import Computing
 from mmerank.engine import collect as collect
 from mmerank.engine.batches import Budget
-from mmerank.engine.collect import Measured
+from mmerank.engine.measurement import Measured
 from mmerank.runs import folder as runs
 from mmerank.__main__ import main
 write = runs.write_part
@@ -278,7 +280,8 @@ OUT_OF_MEMORY = [
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_grow_to_what_is_found_to_fit(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     entries, rows = pairs(20), list[int]()
-    whole = {m.id: [r.entropy for r in m.records] for m in Probe(ADAPTER).measure(entries) if isinstance(m, Measured)}
+    singly = Probe(Pairs(ADAPTER)).measure(entries)
+    whole = {m.id: [r.entropy for r in m.records] for m in singly if isinstance(m, Measured)}
     decode = type(ADAPTER).decode
 
     def counted(self: Any, *inputs: Any) -> None:
@@ -290,8 +293,8 @@ def test_batches_grow_to_what_is_found_to_fit(workers: int, monkeypatch: pytest.
             return 1, 10**9
 
     monkeypatch.setattr(type(ADAPTER), "decode", counted)
-    monkeypatch.setattr("mmerank.engine.probe.budget_for", lambda *_: Budget(50, Vast()))
-    found = list(Probe(ADAPTER, workers=workers).measure(entries))
+    monkeypatch.setattr("mmerank.engine.plans.pairs.budget_for", lambda *_: Budget(50, Vast()))
+    found = list(Probe(Pairs(ADAPTER), Computing(workers=workers)).measure(entries))
     assert len({one.id for one in found}) == len(found) == 20
     measured = [one for one in found if isinstance(one, Measured)]
     assert {one.id for one in measured} == whole.keys()

@@ -21,7 +21,8 @@ from torch import Tensor
 from mmerank import Diff, Example, TextConvention, diff, load_data, load_text
 from mmerank.analysis.results.diff import Accuracy
 from mmerank.commands.results import compared
-from mmerank.engine.text_probe import TextProbe, text_seed
+from mmerank.engine.plans.dropout import text_seed
+from mmerank.engine.plans.loss import mean_loss
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.report.terminal.diff import diff_text
 from mmerank.runs.cache import cache_folder
@@ -160,7 +161,7 @@ def test_layers_are_those_of_transformers(case: TextCase) -> None:
 
 def test_long_loss_is_summed_over_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = diff(OPT.adapter, texts(6))
-    monkeypatch.setattr("mmerank.engine.text_probe.LOGIT_POSITIONS", 3)
+    monkeypatch.setattr("mmerank.engine.plans.loss.LOGIT_POSITIONS", 3)
     assert diff(OPT.adapter, texts(6)).loss_trained == pytest.approx(whole.loss_trained, rel=1e-6)
 
 
@@ -589,8 +590,11 @@ def test_a_loss_that_is_not_finite_is_no_number(tmp_path: Path, monkeypatch: pyt
     """Logits may overflow where hidden states do not: NaN of one text would be that of the data set."""
     whole, entries = diff(OPT.adapter, texts(5)), texts(6)
     longest = max(len(OPT.adapter.token_ids(entry.text)) for entry in entries)
-    loss = TextProbe._loss
-    monkeypatch.setattr(TextProbe, "_loss", lambda self, h, ids: loss(self, h, ids) / (len(ids) != longest))
+
+    def loss(model: Any, h: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return mean_loss(model, h, ids) / (len(ids) != longest)
+
+    monkeypatch.setattr("mmerank.engine.plans.texts.mean_loss", loss)
     for _ in range(2):
         found = diff(OPT.adapter, entries, out=tmp_path / "run")
         assert [(entry.id, entry.reason) for entry in found.skipped] == [

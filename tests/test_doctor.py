@@ -12,11 +12,10 @@ from rich.console import Console
 from mmerank import Convention, Example, align, load, wrap
 from mmerank.analysis.results.examination import Examination
 from mmerank.convention import ImageLayout
-from mmerank.engine.probe import KINDS
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.inputs.example import Skipped
-from mmerank.inputs.sequence import Role
+from mmerank.inputs.sequence import KINDS, Role
 from mmerank.jobs.doctor import examine
 from mmerank.report.terminal.doctor import examination_view
 from tests.adapters.cases import CASES, LLAVA, Case, examples

@@ -16,7 +16,7 @@ from mmerank.__main__ import main
 from mmerank.analysis.estimates import estimates
 from mmerank.analysis.finished import read_runs
 from mmerank.convention import TextConvention
-from mmerank.engine.text_probe import TextProbe
+from mmerank.engine.probe import Probe
 from mmerank.errors import ModelError, UsageError
 from mmerank.jobs.diff import open_diff_run
 from mmerank.jobs.doctor import examine
@@ -125,13 +125,13 @@ def test_the_command_sweeps_ranges_and_measures_the_trained_model_once(
 ) -> None:
     (tmp_path / "texts.txt").write_text("A cat sat on the mat.\nTwo dogs ran.\n")
     measured: list[str] = []
-    original = TextProbe.measure
+    original = Probe.measure
 
-    def measure(self: TextProbe, examples: Any) -> Any:
+    def measure(self: Probe[Any, Any], examples: Any) -> Any:
         measured.append(str(self.name))
         return original(self, examples)
 
-    monkeypatch.setattr(TextProbe, "measure", measure)
+    monkeypatch.setattr(Probe, "measure", measure)
     checkpoint = str(LLAMA.adapter.source["checkpoint"])
     given = ["diff", checkpoint, "--data", f"text:{tmp_path / 'texts.txt'}", "--no-cache", "--json", "-"]
     with pytest.raises(SystemExit) as left:

@@ -20,7 +20,7 @@ import mmerank.models.adapter
 import mmerank.models.loading
 from mmerank import Convention, TextConvention, align, diff, load_data
 from mmerank.__main__ import main
-from mmerank.engine.text_probe import TextProbe
+from mmerank.engine.probe import Probe
 from mmerank.inputs.text_sets import SETS
 from mmerank.jobs.accuracy import accuracies
 from mmerank.jobs.paper.comparison import Compared, comparison_table
@@ -120,7 +120,7 @@ def test_a_run_is_continued_and_the_trained_model_is_measured_once(
     local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[str] = []
-    original = TextProbe
+    original = Probe
 
     class Counting(original):  # type: ignore[misc, valid-type]
         def measure(self, texts: Any) -> Any:
@@ -128,7 +128,7 @@ def test_a_run_is_continued_and_the_trained_model_is_measured_once(
                 measured.append(result.id)
                 yield result
 
-    monkeypatch.setattr(mmerank.jobs.diff, "TextProbe", Counting)
+    monkeypatch.setattr(mmerank.jobs.diff, "Probe", Counting)
     models = {"125M": str(OPT.folder)}
     first = text_study(local, "table9", models)
     assert len(measured) == 3 * 4  # trained, untrained with dropout off and on

@@ -17,11 +17,14 @@ import pytest
 import torch
 
 from mmerank import Convention, Example
-from mmerank.engine import collect as collect
+from mmerank.computing import Computing
+from mmerank.engine import window
 from mmerank.engine.batches import Budget, windows
-from mmerank.engine.collect import Measured, in_batches
+from mmerank.engine.measurement import Measured
+from mmerank.engine.plans.pairs import Pairs
+from mmerank.engine.plans.texts import Texts
 from mmerank.engine.probe import Probe
-from mmerank.engine.text_probe import TextProbe
+from mmerank.engine.window import in_batches
 from mmerank.engine.workers import Workers, default_workers
 from mmerank.inputs.example import Skipped
 from mmerank.inputs.pictures import Encoded
@@ -57,7 +60,7 @@ def plain(record: Record) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that some examples are prepared while others run."""
-    monkeypatch.setattr(collect, "windows", lambda entries: windows(entries, 5))
+    monkeypatch.setattr(window, "windows", lambda entries: windows(entries, 5))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -68,7 +71,7 @@ def test_pairs_are_the_same_to_the_last_bit(case: Case, convention: Convention) 
         variant(parse(text)[0], [e for e in entries if isinstance(e, Example)]) for text in ("rotate:90", "blank")
     ]
     alone, *others = (
-        by_id(Probe(case.adapter, convention, batch_tokens=300, variants=(BASE, *made), workers=n).measure(entries))
+        by_id(Probe(Pairs(case.adapter, convention, (BASE, *made)), Computing(300, n)).measure(entries))
         for n in (0, 1, 3)
     )
     assert len(alone) == 24 and sum(isinstance(found, Skipped) for found in alone.values()) == 3
@@ -77,9 +80,7 @@ def test_pairs_are_the_same_to_the_last_bit(case: Case, convention: Convention) 
 
 def test_texts_are_the_same_to_the_last_bit() -> None:
     entries = [*texts(17), Example("short", None, "", "")]
-    alone, other = (
-        by_id(TextProbe(OPT.adapter, "opt", batch_tokens=200, workers=n).measure(entries)) for n in (0, 2)
-    )
+    alone, other = (by_id(Probe(Texts(OPT.adapter), Computing(200, n)).measure(entries)) for n in (0, 2))
     assert alone == other and len(alone) == 18 and isinstance(alone["short"], Skipped)
 
 
@@ -92,14 +93,14 @@ def test_what_cannot_be_opened_is_told_once(workers: int, monkeypatch: pytest.Mo
     entries = [*pairs(6), Example("far", Encoded("far.png", fail), "What?", "A picture.")]
     limited(monkeypatch, LLAVA.adapter, "decode", 120, OUT_OF_MEMORY[0])
     with pytest.warns(UserWarning, match="out of memory"):
-        found = by_id(Probe(LLAVA.adapter, batch_tokens=100_000, workers=workers).measure(entries))
+        found = by_id(Probe(Pairs(LLAVA.adapter), Computing(100_000, workers)).measure(entries))
     assert found["far"] == Skipped("far", "far.png: cannot be read (Input/output error)", suspect="source")
     assert sum(not isinstance(entry, Skipped) for entry in found.values()) == 6
 
 
 def test_memory_that_runs_out_behind_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = pairs(7)
-    whole = by_id(Probe(LLAVA.adapter, batch_tokens=0).measure(entries))
+    whole = by_id(Probe(Pairs(LLAVA.adapter), Computing(0)).measure(entries))
     original, calls = PendingGram.arrived, iter(range(10_000))
 
     def short_of_memory(self: PendingGram) -> Any:
@@ -109,7 +110,7 @@ def test_memory_that_runs_out_behind_the_model(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(PendingGram, "arrived", short_of_memory)
     with pytest.warns(UserWarning, match="out of memory"):
-        found = by_id(Probe(LLAVA.adapter, batch_tokens=200, workers=2).measure(entries))
+        found = by_id(Probe(Pairs(LLAVA.adapter), Computing(200, 2)).measure(entries))
     assert found.keys() == whole.keys() and not any(isinstance(entry, Skipped) for entry in found.values())
 
 
@@ -152,7 +153,7 @@ def test_states_that_are_not_finite() -> None:
     norm: Any = LLAVA.adapter.model.get_submodule("model.language_model.norm")
     sound, norm.weight = norm.weight, torch.nn.Parameter(torch.full_like(norm.weight, torch.nan))
     try:
-        found = by_id(Probe(LLAVA.adapter, workers=2).measure(examples()))
+        found = by_id(Probe(Pairs(LLAVA.adapter), Computing(workers=2)).measure(examples()))
     finally:
         norm.weight = sound
     assert {entry.suspect for entry in found.values()} == {"model"}
@@ -165,13 +166,13 @@ def test_an_error_comes_out_and_the_threads_end(monkeypatch: pytest.MonkeyPatch)
     before = threading.active_count()
     monkeypatch.setattr(PendingGram, "arrived", fail)
     with pytest.raises(ArithmeticError, match="no convergence"):
-        list(Probe(LLAVA.adapter, workers=2).measure(examples()))
+        list(Probe(Pairs(LLAVA.adapter), Computing(workers=2)).measure(examples()))
     assert threading.active_count() == before
 
 
 def test_left_in_the_middle_the_threads_end() -> None:
     before = threading.active_count()
-    found = Probe(LLAVA.adapter, workers=2).measure(pairs(20))
+    found = Probe(Pairs(LLAVA.adapter), Computing(workers=2)).measure(pairs(20))
     next(found)
     found.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before

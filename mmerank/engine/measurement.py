@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mmerank.convention import AnyConvention, Centre, Precision
 from mmerank.engine.metrics import Metrics
-from mmerank.errors import NonFiniteTokens, NoSpectrum, TooFewTokens
+from mmerank.errors import DataError, NonFiniteTokens, NoSpectrum, SourceError, TooFewTokens
 from mmerank.formulas.cloud import Known
 from mmerank.inputs.example import Skipped
 from mmerank.runs.record import Record
@@ -23,6 +24,15 @@ from mmerank.states.token_set import TokenSet
 from mmerank.transfer import Arriving
 
 
+@dataclass(frozen=True)
+class Measured:
+    """One example's records, and how many positions the model computed for them."""
+
+    id: str
+    records: tuple[Record, ...]
+    tokens: int
+
+
 def measurement_fingerprint(source: Mapping[str, Any], convention: AnyConvention) -> str:
     """What a record knows its model (see `mmerank.models.identity`) and convention by: 16 hexadecimal digits."""
     return record_fingerprint(source, convention.to_dict())
@@ -31,6 +41,11 @@ def measurement_fingerprint(source: Mapping[str, Any], convention: AnyConvention
 def no_spectrum(example: str, error: NoSpectrum, where: str = "") -> Skipped:
     """An example that is left out because of its hidden states; `where` stands before the reason."""
     return Skipped(example, f"{where}{error}", suspect="model" if isinstance(error, NonFiniteTokens) else None)
+
+
+def unreadable(example: str, error: DataError, where: str = "") -> Skipped:
+    """An example that is left out because of its inputs; `where` stands before the reason."""
+    return Skipped(example, f"{where}{error}", suspect="source" if isinstance(error, SourceError) else None)
 
 
 class Measurement:

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Any, Literal
 
 Kind = Literal["image", "text", "pair"]
+KINDS: tuple[Kind, ...] = ("image", "text", "pair")
 
 IMAGE_ID = -200  # stands where a row of the connector's output goes; LLaVA's own code uses this number
 

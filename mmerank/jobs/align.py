@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from mmerank.analysis.results.alignment import AlignmentResult
+from mmerank.computing import Computing
 from mmerank.convention import Convention
 from mmerank.engine.collect import collect
+from mmerank.engine.plans.pairs import Pairs
 from mmerank.engine.probe import Probe
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
 from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, unique
@@ -88,17 +90,12 @@ def align(
             rows to match than a picture has.
     """
     convention = with_metrics(convention or Convention(), metrics)
+    computing = Computing(batch_tokens=batch_tokens, share_prefix=share_prefix, strict=strict, progress=progress)
     check_adapter(adapter)
     check_examples(examples)
     name = examples.name if isinstance(examples, DataSet) else "examples"
-    probe = Probe(
-        adapter,
-        convention,
-        batch_tokens=batch_tokens,
-        share_prefix=share_prefix,
-        max_pixels=max_pixels,
-        layers=layers,
-    )
+    plan = Pairs(adapter, convention, layers=layers, max_pixels=max_pixels, share_prefix=computing.share_prefix)
+    probe = Probe(plan, computing)
     scorer = None if clip is None else Clip(clip, next(adapter.model.parameters()).device)
     own_folder = out is not None and not isinstance(out, RunFolder)
     if (out is not None and not isinstance(out, RunFolder)) or scorer is not None:
@@ -109,7 +106,7 @@ def align(
     if folder is not None:
         folder.add_model(adapter.name, dict(probe.source))
     entries: Iterable[Example | Skipped] = without_placeholders(
-        probe.placeholders, unique(asked := chosen(examples, limit, seed))
+        plan.placeholders, unique(asked := chosen(examples, limit, seed))
     )
     records, skipped = collect(
         probe.measure,
@@ -117,8 +114,7 @@ def align(
         model=adapter.name,
         job="align",
         folder=folder,
-        strict=strict,
-        progress=progress,
+        computing=computing,
     )
     result = Alignment.of(
         records,
@@ -134,7 +130,7 @@ def align(
     if scorer is not None:
         embeddings = clip_embeddings(
             scorer,
-            without_placeholders(probe.placeholders, chosen(examples, limit, seed)),
+            without_placeholders(plan.placeholders, chosen(examples, limit, seed)),
             {record.example for record in result.records},
             folder=folder.path if folder is not None else None,
             max_pixels=max_pixels,

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mmerank.analysis.results.diff import DiffResult
+from mmerank.computing import Computing
 from mmerank.convention import TextConvention
 from mmerank.engine.collect import collect
-from mmerank.engine.text_probe import TextProbe
+from mmerank.engine.plans.texts import Prepared, Texts
+from mmerank.engine.probe import Probe
 from mmerank.eranks import FINAL
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
@@ -113,6 +115,7 @@ def diff(
         TypeError: `adapter` is not a loaded language model, or `examples` no iterable of examples.
     """
     convention = with_metrics(convention or TextConvention(), metrics)
+    computing = Computing(batch_tokens=batch_tokens, strict=strict, progress=progress)
     check_text_adapter(adapter)
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"expected one or more different seeds of untrained models, got {list(seeds)}")
@@ -139,17 +142,10 @@ def diff(
     if out is not None and not isinstance(out, RunFolder):
         out = open_diff_run(out, examples, convention, layers=layers, limit=limit, seed=seed, loss=loss)
 
-    def probe(model: TextAdapter, called: str, source: Mapping[str, Any], dropout: int | None = None) -> TextProbe:
-        return TextProbe(
-            model,
-            called,
-            convention,
-            points=points,
-            batch_tokens=batch_tokens,
-            dropout_seed=dropout,
-            loss=loss,
-            source=source,
-        )
+    def probe(
+        model: TextAdapter, called: str, source: Mapping[str, Any], dropout: int | None = None
+    ) -> Probe[Prepared, Prepared]:
+        return Probe(Texts(model, convention, points, loss, dropout), computing, called, source)
 
     def collected(
         measure: Measure,
@@ -160,7 +156,7 @@ def diff(
     ) -> _Collected:
         if folder is not None:
             folder.add_model(called, source)
-        return collect(measure, texts, model=called, job="diff", folder=folder, strict=strict, progress=progress)
+        return collect(measure, texts, model=called, job="diff", folder=folder, computing=computing)
 
     def with_cache(measure: Measure, texts: Sequence[Example], called: str, source: dict[str, Any]) -> _Collected:
         if cache is not None:

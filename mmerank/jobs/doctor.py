@@ -11,14 +11,16 @@ from PIL import Image
 
 from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.results.examination import Examination, Stretch, said_of_gates
+from mmerank.computing import Computing
 from mmerank.convention import Convention
-from mmerank.engine.collect import Measured
-from mmerank.engine.probe import KINDS, Probe
+from mmerank.engine.measurement import Measured
+from mmerank.engine.plans.pairs import Pairs
+from mmerank.engine.probe import Probe
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError, ModelError
 from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.pictures import MAX_PIXELS, open_picture
-from mmerank.inputs.sequence import Role, TokenSequence
+from mmerank.inputs.sequence import KINDS, Role, TokenSequence
 from mmerank.models.adapter import Adapter
 from mmerank.models.encoded import Encoded
 from mmerank.models.gates import initial_vectors, zero_gates
@@ -54,7 +56,8 @@ def examine(
         DataError: No example can be measured, or hidden states hold NaN or infinity.
     """
     convention = convention or Convention()
-    probe = Probe(adapter, convention, batch_tokens=0, max_pixels=max_pixels)
+    plan = Pairs(adapter, convention, max_pixels=max_pixels)
+    probe = Probe(plan, Computing(batch_tokens=0))
     skipped, untold = None, ""
     try:
         initial = initial_vectors(adapter.model)
@@ -82,7 +85,7 @@ def examine(
     picture = _opened(example, max_pixels)
     filled = _encoded(adapter, picture, convention).filled
     layout = {}
-    for kind, sequence in prepared.sequences.items():
+    for kind, sequence in prepared.own.items():
         told = sequence if filled is None else sequence.with_places(filled)
         layout[kind] = _stretches(adapter, told, convention)
     return Examination(
@@ -104,7 +107,7 @@ def examine(
             if where in records
         },
         warnings=(
-            *_warnings(adapter, probe, records),
+            *_warnings(plan, records),
             *([said_of_gates(gates)] if gates else []),
             *([untold] if untold else []),
         ),
@@ -164,7 +167,8 @@ def _stretches(adapter: Adapter, sequence: TokenSequence, convention: Convention
     return tuple(found)
 
 
-def _warnings(adapter: Adapter, probe: Probe, records: dict[tuple[str, str], Record]) -> Iterable[str]:
+def _warnings(plan: Pairs, records: dict[tuple[str, str], Record]) -> Iterable[str]:
+    adapter = plan.adapter
     yield from adapter.source.get("cautions", ())
     yield from (f"{LABELS[label]} is undefined: {reason}" for label, reason in adapter.undefined.items())
     dtypes = {parameter.dtype for parameter in adapter.model.parameters()}
@@ -172,7 +176,7 @@ def _warnings(adapter: Adapter, probe: Probe, records: dict[tuple[str, str], Rec
         yield "float16 overflows at 65504: massive activations may become infinite; bfloat16 does not"
     if not adapter.causal:
         yield "the LLM is not causal, so the image input needs a pass of its own"
-    elif not probe.share_prefix:
+    elif plan.prefix.refuted:
         yield "the image's hidden states depend on the text behind it, so the image input needs a pass of its own"
     if text_cut := records["llm", "text"].text_cut:
         yield f"{text_cut} text tokens were cut off to fit the limit of {adapter.max_tokens}"

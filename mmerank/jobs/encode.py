@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmerank.analysis.results.encoding import EncodingResult
+from mmerank.computing import Computing
 from mmerank.convention import EncoderConvention
 from mmerank.engine.collect import collect
-from mmerank.engine.encoder_probe import EncoderProbe
+from mmerank.engine.plans.encoders import Encoders, Loaded, Prepared
+from mmerank.engine.probe import Probe
 from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.jobs.twins import Measure, built_when_needed, full_twin_name, measured_examples, twin_source
@@ -75,6 +77,7 @@ def encode(
         UsageError: No such layer; `limit` is below 1, or there is a seed without a limit.
     """
     convention = convention or EncoderConvention()
+    computing = Computing(batch_tokens=batch_tokens, strict=strict, progress=progress)
     check_is_encoder(encoder)
     check_examples(examples)
     examples = examples if isinstance(examples, DataSet) else list(examples)
@@ -83,16 +86,8 @@ def encode(
     known = identity(encoder)
     settings: dict[str, Any] = {"layers": layers, "untrained_seed": untrained_seed, "max_pixels": max_pixels}
 
-    def probe(model: Encoder, called: str, source: Mapping[str, Any]) -> EncoderProbe:
-        return EncoderProbe(
-            model,
-            called,
-            convention,
-            layers=layers,
-            max_pixels=max_pixels,
-            batch_tokens=batch_tokens,
-            source=source,
-        )
+    def probe(model: Encoder, called: str, source: Mapping[str, Any]) -> Probe[Prepared, Loaded]:
+        return Probe(Encoders(model, convention, layers, max_pixels), computing, called, source)
 
     trained = probe(encoder, encoder.name, known)
     own_folder = out is not None and not isinstance(out, RunFolder)
@@ -105,7 +100,7 @@ def encode(
     ) -> tuple[list[Record], list[Skipped]]:
         if folder is not None:
             folder.add_model(called, source)
-        return collect(measure, some, model=called, job="encode", folder=folder, strict=strict, progress=progress)
+        return collect(measure, some, model=called, job="encode", folder=folder, computing=computing)
 
     records, skipped = collected(trained.measure, entries, encoder.name, known)
     source = twin_source(known, untrained_seed)

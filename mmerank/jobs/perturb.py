@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mmerank.analysis.results.perturbation import Checks, PerturbationResult
+from mmerank.computing import Computing
 from mmerank.convention import Convention
-from mmerank.engine.collect import Measured, collect
+from mmerank.engine.collect import collect
+from mmerank.engine.measurement import Measured
+from mmerank.engine.plans.pairs import Pairs
 from mmerank.engine.probe import Probe
 from mmerank.errors import DataError
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
@@ -95,6 +99,7 @@ def perturb(
             example needs another, and there is none.
     """
     convention = with_metrics(convention or Convention(), metrics)
+    computing = Computing(batch_tokens=batch_tokens, share_prefix=share_prefix, strict=strict, progress=progress)
     check_adapter(adapter)
     check_examples(examples)
     asked, kinds = asked_for(transforms, controls, control_draws)
@@ -109,14 +114,10 @@ def perturb(
     drawn_by = seed or 0
     variants = [variant(transform, usable, seed=drawn_by, max_pixels=max_pixels) for transform in asked]
     nulls = null_pairs(kinds, control_draws, usable, seed=drawn_by)
-    probe = Probe(
-        adapter,
-        convention,
-        batch_tokens=batch_tokens,
-        share_prefix=share_prefix,
-        max_pixels=max_pixels,
-        variants=(BASE, *variants, *nulls),
+    plan = Pairs(
+        adapter, convention, (BASE, *variants, *nulls), max_pixels=max_pixels, share_prefix=computing.share_prefix
     )
+    probe = Probe(plan, computing)
     own_folder = out is not None and not isinstance(out, RunFolder)
     if out is not None and not isinstance(out, RunFolder):
         out = open_perturb_run(
@@ -138,8 +139,7 @@ def perturb(
         model=adapter.name,
         job="perturb",
         folder=out,
-        strict=strict,
-        progress=progress,
+        computing=computing,
     )
     result = Perturbation.of(
         records,
@@ -154,7 +154,7 @@ def perturb(
         seed=sample_seed,
         undefined=adapter.undefined,
     )
-    result = replace(result, checks=_checked(probe, usable, variants, result.records))
+    result = replace(result, checks=_checked(plan, probe.source, usable, variants, result.records))
     if out is not None and own_folder:
         out.write_summary(result.to_dict())
     return result
@@ -193,22 +193,21 @@ def _checks(measured: int, chosen_ones: int, variants: int) -> int:
 
 
 def _checked(
-    probe: Probe, examples: Sequence[Example], variants: Sequence[Variant], records: Sequence[Record]
+    plan: Pairs,
+    source: Mapping[str, Any],
+    examples: Sequence[Example],
+    variants: Sequence[Variant],
+    records: Sequence[Record],
 ) -> Checks:
     """Measure some transformed examples afresh, one by one, as `align` would measure them from files."""
     eranks = {(r.transform, r.example, r.point, r.input): math.exp(r.entropy) for r in records}
     measured = {r.example for r in records if r.transform == BASE.name}
     chosen_ones = [example for example in examples if example.id in measured][:CHECKED]
     # A picture may have become larger than those that are opened may be.
-    limit = max(probe.max_pixels, MAX_PIXELS)
-    alone = Probe(
-        probe.adapter,
-        replace(probe.convention, metrics=()),
-        batch_tokens=0,
-        share_prefix=probe.share_prefix,
-        max_pixels=limit,
-        source=probe.source,
-    )
+    limit = max(plan.max_pixels, MAX_PIXELS)
+    without_metrics = replace(plan.convention, metrics=())
+    again_plan = Pairs(plan.adapter, without_metrics, max_pixels=limit, share_prefix=plan.prefix.shared)
+    alone = Probe(again_plan, Computing(batch_tokens=0), source=source)
     text, reuse, identity = [], [], []
     count = _checks(len(measured), len(chosen_ones), len(variants))
     again: set[str] = set()

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mmerank.analysis.metrics.diff_erank import TWIN
-from mmerank.engine.collect import Measured
+from mmerank.engine.measurement import Measured
 from mmerank.inputs.example import Example, Skipped
 from mmerank.models.encoders.encoder import Encoder
 from mmerank.models.identity import INITIALISATION, KNOWN_BY, OF_TWINS

@@ -19,10 +19,9 @@ from torch import Tensor
 
 from mmerank import Convention, Example, align, perturb, wrap
 from mmerank.convention import SequenceForm
-from mmerank.engine.probe import KINDS
 from mmerank.eranks import ERANKS
 from mmerank.errors import ModelError, UsageError
-from mmerank.inputs.sequence import IMAGE_ID, Kind, Role, TokenSequence
+from mmerank.inputs.sequence import IMAGE_ID, KINDS, Kind, Role, TokenSequence
 from mmerank.models.adapter import Adapter
 from mmerank.models.identity import identity
 from mmerank_adapters.llava import Llava

@@ -17,11 +17,12 @@ import torch
 from mmerank import Convention, Example, align, capture, load
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.engine import collect as collect
-from mmerank.engine.collect import Measured
-from mmerank.engine.probe import KINDS, Probe
+from mmerank.engine.measurement import Measured
+from mmerank.engine.plans.pairs import Pairs
+from mmerank.engine.probe import Probe
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError, UsageError
-from mmerank.inputs.sequence import Role
+from mmerank.inputs.sequence import KINDS, Role
 from mmerank.models.identity import identity
 from tests.adapters.cases import CASES, Case, examples
 from tests.conftest import GOLDEN
@@ -157,7 +158,11 @@ def test_batching_order_and_shared_prefix_change_nothing(case: Case, form: Seque
 def test_shared_prefix_saves_a_pass(case: Case) -> None:
     (example, *_) = examples()
     with_prefix, without = (
-        sum(r.tokens for r in Probe(case.adapter, share_prefix=shared).measure([example]) if isinstance(r, Measured))
+        sum(
+            r.tokens
+            for r in Probe(Pairs(case.adapter, share_prefix=shared)).measure([example])
+            if isinstance(r, Measured)
+        )
         for shared in (True, False)
     )
     image = len(case.adapter.sequence(example, "image", "bare"))

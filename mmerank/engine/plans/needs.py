@@ -1,0 +1,82 @@
+"""What is asked of pairs: hook points, versions, and what is kept of the rows there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmerank.convention import Convention
+from mmerank.engine.metrics import Metrics, keeps_mean_states
+from mmerank.engine.plans.passes import Key, Passes, key
+from mmerank.eranks import ERANKS
+from mmerank.errors import UsageError
+from mmerank.inputs.sequence import TokenSequence
+from mmerank.inputs.variants import Variant
+from mmerank.models.adapter import Adapter
+from mmerank.models.layers import layer_points
+from mmerank.states.reductions import RowStudy
+
+
+@dataclass
+class Needs:
+    """What a run needs of a model: which numbers of which variants, and so which passes.
+
+    Attributes:
+        adapter: The model.
+        convention: The choices in force.
+        variants: What is measured of each example.
+        layers: See `mmerank.engine.plans.pairs.Pairs`.
+        points: The further layers, by name.
+        measured: Hook point and input of all that is measured of a variant that is read as a whole.
+        passes: Those that the variants need.
+
+    Raises:
+        UsageError: The adapter has no vision point of that name, fewer rows for a picture than are to be matched, or
+            no such layer.
+    """
+
+    adapter: Adapter
+    convention: Convention
+    variants: Sequence[Variant]
+    layers: str
+
+    def __post_init__(self) -> None:
+        known = self.adapter.vision_points
+        if self.convention.vision_point not in known:
+            raise UsageError(
+                f"{self.adapter.name}: unknown vision point {self.convention.vision_point!r}; "
+                f"known: {', '.join(known)}"
+            )
+        least = self.adapter.image_tokens
+        if least and (self.convention.match_tokens or 0) > least:
+            raise UsageError(
+                f"{self.adapter.name}: {self.convention.match_tokens} rows cannot be drawn to match, a picture has "
+                f"only {least} behind the connector"
+            )
+        try:
+            self.points = layer_points(self.adapter.layers, self.layers, last="llm")
+        except ValueError as error:
+            raise UsageError(f"{self.adapter.name}: {error}") from None
+        del self.points["llm"]  # measured anyway
+        missing = [ERANKS[label] for label in self.adapter.undefined]
+        everywhere = [*ERANKS.values(), *((point, "pair") for point in self.points)]
+        self.measured = [where for where in everywhere if where not in missing]
+        self.passes = Passes.of(self.variants)
+        self._keep_means = keeps_mean_states(self.convention)
+        whole = [variant for variant in self.variants if variant.read == "all"]
+        self._with_metrics = {key(*where, variant) for where in self.measured for variant in whole}
+
+    def study(self, rows: TokenSequence, point: str, kind: str) -> RowStudy | None:
+        """What else is asked of rows; of a layer's only their eRanks by role, which the last one has, too."""
+        by_role = bool(self.points) and kind == "pair"
+        asked = Convention() if point in self.points else self.convention
+        keep_mean = self._keep_means and point not in self.points
+        if not (by_role or keep_mean or asked.studies_rows):
+            return None
+        return RowStudy(asked, rows, self.adapter.tokenizer.decode, by_role, keep_mean)
+
+    def metrics(self, rows: TokenSequence, of: Key) -> Metrics | None:
+        """The metrics of rows; none of what is measured for a null alone."""
+        if not self.convention.metrics or of not in self._with_metrics:
+            return None
+        return Metrics(self.convention, rows.roles if of[1] == "pair" else None)

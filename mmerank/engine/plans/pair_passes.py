@@ -1,0 +1,192 @@
+"""The passes of one batch of pairs: vision encoder and connector by picture, the LLM by what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmerank.engine.plans.needs import Needs
+from mmerank.engine.plans.passes import Key, key
+from mmerank.engine.plans.plan import Ask, Outcome
+from mmerank.engine.plans.prefix import Prefix
+from mmerank.engine.plans.reading import Prepared
+from mmerank.engine.plans.rows import Rows
+from mmerank.eranks import ERANKS
+from mmerank.errors import CaptureError, DataError
+from mmerank.inputs.contents import Content
+from mmerank.inputs.sequence import Kind, TokenSequence, image_places
+from mmerank.inputs.variants import ORIGINAL, Variant, Version
+from mmerank.models.encoded import Encoded
+from mmerank.models.hooks import capture
+from mmerank.transfer import for_each_tensor, sent
+
+
+@dataclass
+class Loaded:
+    """What the model is fed for an example, and what has been measured of it so far."""
+
+    item: Prepared
+    content: Content
+    pixels: dict[Version, Any]
+    unreadable: dict[Version, DataError]  # in the place of which `pixels` has the example's own
+    outcomes: dict[Key, Outcome] = field(default_factory=dict)
+    rows: dict[Key, tuple[Tensor, TokenSequence]] = field(default_factory=dict)  # stacked when the batch is through
+    tokens: int = 0
+    filled: dict[Version, Sequence[bool]] = field(default_factory=dict)  # of a picture's places, where not all
+
+    def read(self, image: Version, text: Version) -> dict[Kind, TokenSequence]:
+        """What the LLM reads, by kind of input."""
+        sequences = self.item.reading(image, text).sequences
+        if (filled := self.filled.get(image)) is None:
+            return sequences
+        return {kind: sequence.with_places(filled) for kind, sequence in sequences.items()}
+
+
+@dataclass(frozen=True)
+class PairPasses:
+    """The passes of a batch, which fill `outcomes` and `tokens` of what was loaded."""
+
+    needs: Needs
+    prefix: Prefix
+    batch: Sequence[Loaded]
+    ask: Ask
+
+    def run(self) -> None:
+        """Run them all, each once."""
+        passes = self.needs.passes
+        for text in passes.alone:
+            self._decode(self.batch, "text", text=text)
+        for image, (first, *others) in passes.pairs.items():
+            images = self._encode(image)
+            self._decode_with_image(image, first, images)
+            self._read_images(image, images)  # behind the pair pass, since some connectors read the text
+            for text in others:
+                self._decode(self.batch, "pair", text=text, image=image, images=images)
+        for variant in passes.stacked:
+            of = key("llm", "pair", variant)
+            for loaded in self.batch:
+                (h_image, image_rows), (h_text, text_rows) = (
+                    loaded.rows[key("llm", kind, variant)] for kind in ("image", "text")
+                )
+                self._ask(torch.cat([h_image, h_text]), image_rows + text_rows, of, loaded)
+        for loaded in self.batch:
+            loaded.rows.clear()
+
+    def _encode(self, image: Version) -> list[Encoded]:
+        """The rows of a version of the pictures."""
+        each = [loaded.pixels[image] for loaded in self.batch]
+        device = next(self.needs.adapter.model.parameters()).device
+        if device.type == "cuda":
+            each = [for_each_tensor(pixels, lambda tensor: sent(tensor, device)) for pixels in each]
+        images = self.needs.adapter.encode_images(each, self.needs.convention.vision_point)
+        for loaded, of in zip(self.batch, images, strict=True):
+            if of.filled is not None:
+                loaded.filled[image] = of.filled
+        return images
+
+    def _read_images(self, image: Version, images: Sequence[Encoded]) -> None:
+        for point in ("vision", "connector"):
+            of = key(point, "image", Variant("", image))
+            for loaded, encoded in zip(self.batch, images, strict=True):
+                h = getattr(encoded, point)
+                self._ask(h, image_places(len(h)), of, loaded)
+
+    def _decode_with_image(self, image: Version, text: Version, images: list[Encoded]) -> None:
+        """The pair pass, and the image input from its prefix, or by a pass of its own."""
+        wanted = ERANKS["erank3"] in self.needs.measured
+        shared = [wanted and self.prefix.may_be_read(loaded.read(image, text)) for loaded in self.batch]
+        prefix = self._decode(self.batch, "pair", text=text, image=image, images=images, also_image=shared)
+        if prefix is not None:
+            first = shared.index(True)
+            alone_in = self.batch[first].read(image, text)["image"]
+            if not self.prefix.holds(alone_in, images[first], prefix):
+                shared = [False] * len(self.batch)
+        own = [i for i, is_shared in enumerate(shared) if wanted and not is_shared]
+        if own:
+            some = [images[i] for i in own]
+            self._decode([self.batch[i] for i in own], "image", text=text, image=image, images=some)
+
+    def _decode(
+        self,
+        batch: Sequence[Loaded],
+        kind: Kind,
+        *,
+        text: Version,
+        image: Version = ORIGINAL,
+        images: Sequence[Encoded] | None = None,
+        also_image: Sequence[bool] = (),
+    ) -> Tensor | None:
+        """One pass of the LLM over the `kind` sequences, read also as image input where `also_image` says so.
+
+        Returns:
+            The states of the first image prefix, (n, d), until prefixes are known to be safe to read.
+
+        Raises:
+            CaptureError: The adapter ran fewer sequences than it was given.
+        """
+        adapter, variant = self.needs.adapter, Variant("", image, text)
+        read = [loaded.read(image, text) for loaded in batch]
+        kinds: list[list[Kind]] = [[kind] for _ in batch]
+        for i, is_shared in enumerate(also_image):
+            if is_shared:
+                kinds[i].append("image")
+        # Once for all layers, and before the pass, not in its hooks.
+        counted = [
+            {of: Rows.counted(sequences[of], self.needs.convention.tokens) for of in inputs}
+            for sequences, inputs in zip(read, kinds, strict=True)
+        ]
+        prefixes: list[Tensor] = []
+        waiting = iter(zip(batch, read, counted, strict=True))
+        first = list(also_image).index(True) if any(also_image) and not self.prefix.verified else None
+
+        def reduce(h: Tensor) -> None:
+            for states, (loaded, sequences, inputs) in zip(h, waiting, strict=False):
+                for input_kind, rows in inputs.items():
+                    of = key("llm", input_kind, variant)
+                    self._ask(rows.of(states), rows.tokens, of, loaded)
+                    if of in self.needs.passes.kept:
+                        if input_kind == "text":  # one BOS is enough, and the image's rows bring it
+                            rows = Rows.counted(sequences["text"], self.needs.convention.tokens, bos=False)
+                        loaded.rows[of] = rows.of(states), rows.tokens
+                if first is not None and loaded is batch[first]:
+                    prefixes.append(states[: len(sequences["image"])].clone())
+
+        with ExitStack() as hooks:
+            llm = {"llm": adapter.points["llm"]}
+            hooks.enter_context(capture(adapter.model, llm, reduce=reduce, calls=None))
+            for name, point in self.needs.points.items() if kind == "pair" else ():
+                at_layer = self._each_pair(key(name, "pair", variant), batch, [rows["pair"] for rows in counted])
+                hooks.enter_context(capture(adapter.model, {name: point}, reduce=at_layer, calls=None))
+            adapter.decode([sequences[kind] for sequences in read], images)
+        if next(waiting, None) is not None:
+            raise CaptureError(f"{adapter.name}: its `decode` ran fewer sequences than it was given")
+        for loaded, sequences in zip(batch, read, strict=True):
+            loaded.tokens += len(sequences[kind])
+        return prefixes[0] if prefixes else None
+
+    def _each_pair(self, of: Key, batch: Iterable[Loaded], counted: Iterable[Rows]) -> Callable[[Tensor], None]:
+        """Asks for a layer's rows of each pair, however many of them come at a time."""
+        waiting = iter(zip(batch, counted, strict=True))
+
+        def reduce(h: Tensor) -> None:
+            for states, (loaded, rows) in zip(h, waiting, strict=False):
+                self._ask(rows.of(states), rows.tokens, of, loaded)
+
+        return reduce
+
+    def _ask(self, h: Tensor, rows: TokenSequence, of: Key, loaded: Loaded) -> None:
+        point, kind, image, text, _ = of
+        loaded.outcomes[of] = self.ask(
+            h,
+            loaded.item.id,
+            point,
+            kind,
+            text_cut=0 if text is None else loaded.item.reading(image or ORIGINAL, text).text_cut,
+            study=self.needs.study(rows, point, kind),
+            metrics=self.needs.metrics(rows, of),
+        )

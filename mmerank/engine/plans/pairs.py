@@ -1,0 +1,131 @@
+"""Pairs of a picture and a text, and variants of them: what is measured of each, and the results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mmerank.convention import Convention
+from mmerank.engine.batches import Budget, budget_for
+from mmerank.engine.measurement import Measured, no_spectrum, unreadable
+from mmerank.engine.plans.needs import Needs
+from mmerank.engine.plans.pair_passes import Loaded, PairPasses
+from mmerank.engine.plans.passes import key
+from mmerank.engine.plans.pictures import opened, waiting
+from mmerank.engine.plans.plan import Ask
+from mmerank.engine.plans.prefix import Prefix
+from mmerank.engine.plans.reading import Prepared, Reader
+from mmerank.engine.window import Finish
+from mmerank.eranks import ERANKS
+from mmerank.errors import DataError, NoSpectrum
+from mmerank.inputs.example import Example, Skipped
+from mmerank.inputs.pictures import MAX_PIXELS
+from mmerank.inputs.placeholders import placeholders, without_placeholder
+from mmerank.inputs.variants import BASE, ORIGINAL, Variant, Version
+from mmerank.models.adapter import Adapter
+
+
+@dataclass
+class Pairs:
+    """What is measured of pairs: eRank1 to eRank5, of variants, and of the pair at further layers.
+
+    The image input is read from the prefix of a pair pass where it is one and the model is causal, which is verified
+    on the first example.
+
+    Attributes:
+        adapter: The model.
+        convention: The choices in force.
+        variants: What is measured of each example; the base is the first of them.
+        layers: Further layers at which the pair is measured, in the same pass: all rows, image rows and text rows.
+            See `mmerank.models.layers.layer_points`.
+        max_pixels: Pictures with more are skipped.
+        share_prefix: Whether the image input may be read from the pair pass.
+        placeholders: What stands for a picture in a text, see `mmerank.inputs.placeholders`.
+        needs: What follows from these: hook points and passes.
+        prefix: What is known of the model's prefixes.
+        reader: Makes the sequences.
+
+    Raises:
+        UsageError: The adapter has no vision point of that name, fewer rows for a picture than are to be matched, or
+            no such layer.
+    """
+
+    adapter: Adapter
+    convention: Convention = field(default_factory=Convention)
+    variants: Sequence[Variant] = (BASE,)
+    layers: str = ""
+    max_pixels: int = MAX_PIXELS
+    share_prefix: bool = True
+
+    def __post_init__(self) -> None:
+        self.needs = Needs(self.adapter, self.convention, self.variants, self.layers)
+        self.prefix = Prefix(self.adapter, self.share_prefix)
+        self.placeholders = placeholders(self.adapter.model, self.adapter.tokenizer)
+        self.reader = Reader(self.adapter, self.convention.sequence, self.needs.passes, self.max_pixels)
+
+    def budget(self, device: torch.device, asked: int | None) -> Budget:
+        """For the LLM's positions."""
+        return budget_for(device, asked, 1 + len(self.needs.points))
+
+    def usable(self, example: Example) -> Example | Skipped:
+        """The example without what stands in its text for the picture."""
+        if example.image is None:
+            return Skipped(example.id, "no image")
+        plain = without_placeholder(self.placeholders, example)
+        if not isinstance(plain, Skipped) and not plain.text.strip():
+            return Skipped(example.id, "the text is empty")
+        return plain
+
+    def text(self, example: Example) -> str:
+        """Instruction and response."""
+        return example.text
+
+    def prepare(self, example: Example) -> Prepared | Skipped:
+        """Its sequences."""
+        return self.reader.prepared(example)
+
+    def length(self, item: Prepared) -> int:
+        """Of the longest pass."""
+        return item.longest
+
+    def load(self, item: Prepared) -> Loaded:
+        """The encoder's input for each version of the picture; one that cannot be made is told with the results."""
+        picture, content = opened(item.example, self.max_pixels)
+        example = replace(item.example, image=picture)
+        loaded = Loaded(item, content, dict.fromkeys(self.needs.passes.pairs, self._pixels(example, ORIGINAL)), {})
+        for image in self.needs.passes.pairs:
+            try:
+                if image != ORIGINAL:
+                    loaded.pixels[image] = self._pixels(example, image)
+            except DataError as error:
+                loaded.unreadable[image] = error
+        return loaded
+
+    def _pixels(self, example: Example, image: Version) -> Any:
+        picture = image.of(example).image
+        assert isinstance(picture, Image.Image)
+        pixels = self.adapter.pixels(picture, self.convention.image_layout)
+        return waiting(pixels, next(self.adapter.model.parameters()).device)
+
+    def start(self, batch: list[Loaded], ask: Ask) -> Finish:
+        """Run the passes of a batch."""
+        PairPasses(self.needs, self.prefix, batch, ask).run()
+        return lambda: map(self._result, batch)
+
+    def _result(self, loaded: Loaded) -> Measured | Skipped:
+        """The records of an example, or why one of them is missing."""
+        records = []
+        for variant in self.variants:
+            where = "" if variant == BASE else f"{variant.name}: "
+            if error := loaded.unreadable.get(variant.image):
+                return unreadable(loaded.item.id, error, where)
+            for point, kind in self.needs.measured if variant.read == "all" else [ERANKS["erank5"]]:
+                outcome = loaded.outcomes[key(point, kind, variant)].result()
+                if isinstance(outcome, NoSpectrum):
+                    return no_spectrum(loaded.item.id, outcome, where)
+                records.append(replace(outcome, transform=variant.name, **loaded.content._asdict()))
+        return Measured(loaded.item.id, tuple(records), loaded.tokens)

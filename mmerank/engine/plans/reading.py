@@ -1,0 +1,132 @@
+"""What the LLM reads of a pair: sequences for each version of its picture and of its text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mmerank.convention import SequenceForm
+from mmerank.engine.plans.passes import Passes
+from mmerank.errors import DataError
+from mmerank.inputs.example import Example, Skipped
+from mmerank.inputs.pictures import open_picture
+from mmerank.inputs.sequence import KINDS, Kind, TokenSequence
+from mmerank.inputs.variants import ORIGINAL, Version
+from mmerank.models.adapter import Adapter
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the LLM reads of one version of an example's picture and of its text."""
+
+    sequences: dict[Kind, TokenSequence]
+    text_cut: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An example with what the LLM will read for it.
+
+    Attributes:
+        example: As it is measured.
+        readings: By versions of its picture and of its text; of the own picture alone where its rows do not depend
+            on the version.
+    """
+
+    example: Example
+    readings: Mapping[tuple[Version, Version], Reading]
+
+    @property
+    def id(self) -> str:
+        """Of the example."""
+        return self.example.id
+
+    @property
+    def own(self) -> dict[Kind, TokenSequence]:
+        """The sequences of the example's own picture and text."""
+        return self.readings[ORIGINAL, ORIGINAL].sequences
+
+    @property
+    def sequences(self) -> Iterator[TokenSequence]:
+        """All of them."""
+        return (sequence for reading in self.readings.values() for sequence in reading.sequences.values())
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest pass."""
+        return max(len(reading.sequences["pair"]) for reading in self.readings.values())
+
+    def reading(self, image: Version, text: Version) -> Reading:
+        """What is read of a version of the picture and one of the text."""
+        return self.readings.get((image, text)) or self.readings[ORIGINAL, text]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Token sequences of examples: each version of a text, cut so that the longest sequence with it fits.
+
+    Attributes:
+        adapter: The model.
+        form: Of the sequences.
+        passes: Which versions there are.
+        max_pixels: Pictures with more are not opened.
+    """
+
+    adapter: Adapter
+    form: SequenceForm
+    passes: Passes
+    max_pixels: int
+
+    def prepared(self, example: Example) -> Prepared | Skipped:
+        """The sequences of an example, or why there are none. A DataError where it cannot be read."""
+        shown = self._shown(example)
+        found: dict[tuple[Version, Version], Reading] = {}
+        for text in self.passes.texts:
+            of_text = text.of(example)
+            # Another picture may have other rows; a text is cut at one place, whatever picture it stands beside.
+            each = {image: self.reading(replace(of_text, image=picture)) for image, picture in shown.items()}
+            if None in each.values():
+                limit = self.adapter.max_tokens
+                return Skipped(example.id, f"longer than the model's limit of {limit} tokens without any text")
+            cut = max(reading.text_cut for reading in each.values() if reading is not None)
+            for image, reading in each.items():
+                assert reading is not None
+                if reading.text_cut < cut:
+                    reading = self.reading(replace(of_text, image=shown[image]), cut)
+                    assert reading is not None
+                found[image, text] = reading
+        return Prepared(example, found)
+
+    def _shown(self, example: Example) -> dict[Version, Any]:
+        """The pictures that sequences are made for: each version where their rows depend on it, opened."""
+        if self.adapter.image_tokens:
+            return {ORIGINAL: example.image}
+        assert example.image is not None  # the plan saw to it
+        opened = replace(example, image=open_picture(example.image, max_pixels=self.max_pixels))
+        shown = {}
+        for image in self.passes.images:
+            try:
+                shown[image] = image.of(opened).image
+            except DataError:  # told when it is to be measured
+                shown[image] = opened.image
+        return shown
+
+    def reading(self, example: Example, cut: int = 0) -> Reading | None:
+        """What the LLM reads of an example, the same text in all sequences.
+
+        Args:
+            example: With a text.
+            cut: Leave at least so many text tokens out.
+
+        Returns:
+            Sequences that fit into the model, or None if they are too long without any text.
+        """
+        sequences = {kind: self.adapter.sequence(example, kind, self.form) for kind in KINDS}
+        cut = max(len(sequences["pair"]) - self.adapter.max_tokens, cut)
+        if cut:
+            for kind in KINDS:
+                sequences[kind] = sequences[kind].without_last_text(cut)
+            if len(sequences["pair"]) > self.adapter.max_tokens:
+                return None
+        return Reading(sequences, cut)
