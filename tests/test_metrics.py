@@ -13,21 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import stats
 
 from mmerank import Convention, TextConvention, align, compare, diff, perturb
 from mmerank.analysis.estimates import differences, estimates
+from mmerank.analysis.finished import read_runs
 from mmerank.analysis.metrics.of_examples import metric_of
 from mmerank.engine.metrics import Metrics
 from mmerank.errors import NoValue, RunFolderError, UsageError
 from mmerank.formulas.asked import ELSEWHERE, asked_for
 from mmerank.formulas.cloud import Cloud
-from mmerank.formulas.table import METRICS
+from mmerank.formulas.table import METRICS, Entry
 from mmerank.inputs.sequence import Role
+from mmerank.report.numbers import all_numbers
 from mmerank.report.write import report
 from mmerank.runs.columns import DamagedPart
 from mmerank.runs.parts import part_files, read_part, read_records
@@ -176,7 +180,7 @@ def test_degenerate_rows_have_documented_values_or_a_reason() -> None:
 
 def test_a_pair_without_text_rows_has_no_gap() -> None:
     found = fields(np.random.default_rng(0).normal(size=(12, 8)), (Role.IMAGE,) * 12)
-    assert found[f"{VALUE}modality_gap_liang_norm_unit"] == "text: there are no such rows"
+    assert found[f"{VALUE}modality_gap_liang_norm_unit"] == "the text rows: there are no such rows"
 
 
 def test_near_neighbours_are_measured_on_the_rows_themselves() -> None:
@@ -239,6 +243,16 @@ def test_what_a_transform_changes_is_tested_for_every_metric(tmp_path: Path) -> 
     )
     tests = {name: found["flip:horizontal"] for name, found in result.tests_metrics.items()}
     assert list(tests) == ["modality_gap_liang_norm_unit", "twonn_mle", "matched_twonn_mle"]
+    # q is over the tests of all metrics together, and that of the eRanks is their own.
+    moved = [d for of in tests.values() for d in of.differences if d.quantity not in of.fixed]
+    assert [d.q for d in moved] == pytest.approx(stats.false_discovery_control([d.p for d in moved]).tolist())
+    assert {of.tests for of in tests.values()} == {len(moved)} and len(moved) > 6
+    alone = perturb(LLAVA.adapter, examples(), ["flip:horizontal"], controls=["mismatch"], control_draws=1)
+    assert result.tests["flip:horizontal"].to_dict() == alone.tests["flip:horizontal"].to_dict()
+    read = all_numbers(read_runs([tmp_path / "run"])).set_index(["transform", "quantity"])
+    for d in moved:
+        front = "matched_" if d in tests["matched_twonn_mle"].differences else ""
+        assert read.loc[("flip:horizontal", front + d.quantity), "change_q"] == pytest.approx(d.q)
     found = tests["twonn_mle"]["twonn_mle/llm/pair"]
     before, after = (
         np.mean(
@@ -359,6 +373,18 @@ def pairs() -> Any:
     return align(LLAVA.adapter, given, metrics=PAIRED)
 
 
+def limits(metric: Entry, value: float, reach: float) -> tuple[float, float]:
+    """On Fisher's scale between two bounds that are numbers, cut off at one, and as they are with none."""
+    least, most = (float(of) if of and of != "ln n" else None for of in (metric.low, metric.high))
+    if least is not None and most is not None and least < value < most:
+        middle, half = (least + most) / 2, (most - least) / 2
+        r = (value - middle) / half
+        z, apart = math.atanh(r), reach / half / (1 - r * r)
+        return middle + half * math.tanh(z - apart), middle + half * math.tanh(z + apart)
+    low = value - reach if least is None else max(least, value - reach)
+    return low, value + reach if most is None else min(most, value + reach)
+
+
 @pytest.mark.parametrize("name", PAIRED)
 def test_statistics_of_pairs_are_of_the_mean_states_of_the_records(name: str, pairs: Any) -> None:
     states = {
@@ -385,8 +411,8 @@ def test_statistics_of_pairs_are_of_the_mean_states_of_the_records(name: str, pa
         if np.ptp(left) == 0:  # leaving out says nothing of it
             assert of["interval"] is None
             continue
-        low, high = of["interval"]
-        assert high - low == pytest.approx(2 * 2.1603686565 * error, rel=1e-6, abs=1e-12)  # t of 13 degrees
+        reach = 2.1603686565 * error  # t of 13 degrees
+        assert of["interval"] == pytest.approx(limits(METRICS[name], of["value"], reach), rel=1e-6, abs=1e-12)
         assert ("null" in of) == (METRICS[name].better == "higher" and len(arrays) == 2)
     assert found
 
@@ -407,8 +433,30 @@ def test_pair_statistics_stand_in_a_folder_and_its_report(tmp_path: Path) -> Non
     table = estimates(tmp_path / "run")
     value = table.loc[table["quantity"] == "rsa_pearson_cosine/llm/pair", "value"].iloc[0]
     assert value == pytest.approx(result.metrics["rsa_pearson_cosine"][2]["value"])  # type: ignore[index]
-    report([tmp_path / "run"], tmp_path / "report", formats=["markdown"])
+    report([tmp_path / "run"], tmp_path / "report", formats=["markdown", "csv"])
     assert "| RSA |" in (tmp_path / "report" / "tables.md").read_text()
+    numbers = pd.read_csv(tmp_path / "report" / "numbers.csv").set_index("quantity")
+    for name in names:
+        for of in result.metrics[name]:  # type: ignore[index]
+            row = numbers.loc[f"{name}/{of['point']}/{of['input']}"]
+            assert row["null_mean"] == pytest.approx(of["null"]["null_mean"], nan_ok=True)
+            assert row["null_p"] == pytest.approx(of["null"]["p"])
+    assert numbers["null_p"].isna()["erank5"]
+
+
+def test_a_number_stands_once_in_a_table_where_it_is_asked_for_by_name(tmp_path: Path) -> None:
+    align(LLAVA.adapter, examples(), metrics=["cka_linear_biased", "participation_ratio"], out=tmp_path)
+    found = {str(name).partition("/")[0] for name in estimates(tmp_path)["quantity"]}
+    assert {"cka_linear_biased", "participation_ratio"} <= found
+    assert not {"cka_llm", "participation_ratio5"} & found
+
+
+def test_reasons_name_what_was_measured_and_no_array_of_a_formula() -> None:
+    result = align(LLAVA.adapter, examples(), metrics=["mutual_knn_10", "knn_overlap_connector_10", "twonn_mle"])
+    found = {name: str(of[0].get("no_value")) for name, of in (result.metrics or {}).items()}
+    assert "image and text states, a row for each example: 10 neighbours" in found["mutual_knn_10"]
+    assert "states before and behind the connector, a row for each example" in found["knn_overlap_connector_10"]
+    assert str(fields(np.ones((5, 8)))[f"{VALUE}twonn_mle"]).startswith("the rows: rows 0 and 1 are equal")
 
 
 def mean_norm(h: NDArray[Any]) -> float:

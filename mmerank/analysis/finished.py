@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mmerank.analysis.estimates import by_model, numbers_by_model
 from mmerank.analysis.metrics.diff_erank import TWIN
-from mmerank.analysis.perturbation import Null, against_nulls, paired_tests
+from mmerank.analysis.perturbation import Null, against_nulls, metric_tests, paired_tests
 from mmerank.analysis.sample import Floats
 from mmerank.analysis.statistics.null import NullTest
 from mmerank.analysis.statistics.paired import ComparisonResult
@@ -57,15 +57,21 @@ class Finished:
 
     @cached_property
     def tests(self) -> dict[str, dict[str, dict[str, ComparisonResult]]]:
-        """Of a perturbation: each transform minus the base, by metric, model and transform."""
+        """Of a perturbation: each transform minus the base, by metric, model and transform.
+
+        Of what a run was asked for, `q` is over all such metrics of a model together.
+        """
         by = self.convention["aggregate"]
-        return {
-            of: found
+        asked = {model: metric_tests(frame, aggregate=by) for model, frame in self.frames.items()}
+        columns = {column for tests in asked.values() for column in tests}
+        found = {
+            of: {
+                model: asked[model].get(of, {}) if of in columns else paired_tests(frame, aggregate=by, of=of)
+                for model, frame in self.frames.items()
+            }
             for of in self.estimates["metric"].unique()
-            if any(
-                (found := {m: paired_tests(frame, aggregate=by, of=of) for m, frame in self.frames.items()}).values()
-            )
         }
+        return {of: tests for of, tests in found.items() if any(tests.values())}
 
     @property
     def match_tokens(self) -> int | None:

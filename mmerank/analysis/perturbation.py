@@ -14,6 +14,7 @@ from mmerank.analysis.metric import Metric
 from mmerank.analysis.metrics.alignment import ALIGNMENT, QUANTITIES, dataset_erank, image_text_alignment
 from mmerank.analysis.metrics.known import metric
 from mmerank.analysis.metrics.matched import matched_alignment, unmatched
+from mmerank.analysis.metrics.of_examples import columns_of
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.null import NullTest, null_test
 from mmerank.analysis.statistics.paired import ComparisonResult, FalseDiscovery, controlled
@@ -175,6 +176,35 @@ def paired_tests(
         )
         found[name] = replace(comparison, fixed=tuple(fixed))
     return dict(zip(found, controlled(found.values(), false_discovery), strict=True))
+
+
+def metric_tests(
+    records: pd.DataFrame,
+    *,
+    aggregate: Aggregate = "entropy",
+    bootstrap: Bootstrap | None = None,
+    false_discovery: FalseDiscovery = "bh",
+) -> dict[str, dict[str, ComparisonResult]]:
+    """The same of every metric that a run was asked for, with `q` over all of their tests together.
+
+    The numbers that every run has are apart: asking for more does not change what is said of them.
+
+    Args:
+        records: As for `paired_tests`, as are all others.
+        aggregate: See there.
+        bootstrap: See there.
+        false_discovery: See there.
+
+    Returns:
+        By column of the metric and transform; only metrics with numbers before and after one.
+    """
+    each = {
+        of: tests
+        for of in columns_of(records)
+        if (tests := paired_tests(records, aggregate=aggregate, bootstrap=bootstrap, of=of))
+    }
+    together = iter(controlled((one for tests in each.values() for one in tests.values()), false_discovery))
+    return {of: {name: next(together) for name in tests} for of, tests in each.items()}
 
 
 def _examples(records: pd.DataFrame, of: Metric, aggregate: Aggregate) -> set[str]:

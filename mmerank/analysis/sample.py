@@ -8,6 +8,7 @@ the jackknife.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -78,9 +79,11 @@ class PairSample(Sample):
         of_means: Not used.
         of_columns: Columns (n, k) -> quantities (q,), and the quantities without each example in turn, (n, q), or
             without each of g groups of examples, of equal size up to one, (g, q).
+        bounds: The least and the largest value that the quantities can have.
     """
 
     of_columns: Callable[[Floats], tuple[Floats, Floats]] = lambda columns: (columns[0], columns)
+    bounds: tuple[float, ...] = (-math.inf, math.inf)
 
     @cached_property
     def found(self) -> tuple[Floats, Floats]:

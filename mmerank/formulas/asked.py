@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -41,6 +41,15 @@ ELSEWHERE = {
 # Taken where they are named, not with `all`: matrices of the width squared, for what another name has exactly, and a
 # cube of the number of examples.
 _NAMED_ALONE = ("mir_fid_one_layer_sqrtm", "mir_fid_one_layer_fastmode", "dime_10_perms_linear")
+# What a run takes for the arrays of a formula, whose errors name them.
+_CALLED = {
+    "h": "the rows",
+    "image": "the image rows",
+    "text": "the text rows",
+    "x": "the image states, a row for each example",
+    "y": "the text states, a row for each example",
+    "x and y": "image and text states, a row for each example",
+}
 _own: dict[str, Entry] = {}
 
 
@@ -195,12 +204,13 @@ def with_metrics(convention: Asking, metrics: Iterable[Given]) -> Asking:
     return replace(convention, metrics=names)
 
 
-def value_of(metric: Entry, take: Callable[[], float]) -> float | str:
+def value_of(metric: Entry, take: Callable[[], float], called: Mapping[str, str] = _CALLED) -> float | str:
     """A number, or why there is none.
 
     Args:
         metric: Of which.
         take: Takes it.
+        called: What stands for the arrays, by the formula's names for them; a reason begins with it.
 
     Returns:
         A finite number, or a sentence.
@@ -211,7 +221,8 @@ def value_of(metric: Entry, take: Callable[[], float]) -> float | str:
     try:
         number = take()
     except NoSpectrum as error:
-        return str(error)
+        name, colon, reason = str(error).partition(": ")
+        return f"{called.get(name, name)}{colon}{reason}" if metric.kind != "your own" else str(error)
     except Exception as error:
         if metric.kind != "your own" or isinstance(error, MemoryError):
             raise

@@ -40,7 +40,8 @@ def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:
         `job`, `run`, `data`, and the columns of `mmerank.analysis.estimates.estimates`; `rows`, `all` or on how many
         rows each; `paper`, NaN where it prints
         nothing; `mark`: `best`, `tied` (not told from the best), `other`, or nothing where nothing is compared; `q`
-        of the difference from the best; of a transform `change` from the base, `change_low`, `change_high`, and
+        of the difference from the best; of paired states `null_mean` and `null_p`, what shuffled pairs give, where
+        the summary of the run has it; of a transform `change` from the base, `change_low`, `change_high`, and
         `change_q` over all tests of its model in the run, NaN of what it cannot move.
     """
     table = pd.concat([_of_run(run) for run in runs], ignore_index=True)
@@ -119,6 +120,11 @@ def _of_run(run: Finished) -> pd.DataFrame:
                 }
             )
     table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True) if rows else table
+    shuffled = _nulls(run)
+    untouched = zip(table["model"], table["quantity"], table["transform"].eq("none"), strict=True)
+    found = [shuffled.get((model, name), {}) if plain else {} for model, name, plain in untouched]
+    table["null_mean"] = [of.get("null_mean", math.nan) for of in found]
+    table["null_p"] = [of.get("p", math.nan) for of in found]
     table["paper"] = math.nan
     for key, rows_of in table.groupby(["model", "transform", "point"], sort=False):
         model, transform, point = map(str, key)
@@ -129,6 +135,17 @@ def _of_run(run: Finished) -> pd.DataFrame:
             printed = printed_alignment(model, run.source(model), run.data, transform)
         table.loc[rows_of.index, "paper"] = rows_of["quantity"].map(printed)
     return table
+
+
+def _nulls(run: Finished) -> dict[tuple[str, str], dict[str, float]]:
+    """What shuffled pairs give, by model and quantity, as the run's summary has it."""
+    return {
+        (model, f"{name}/{number['point']}/{number['input']}"): number["null"]
+        for model, result in run.results.items()
+        for name, numbers in result.get("metrics", {}).items()
+        for number in numbers
+        if number.get("rows") == "all" and number.get("null")
+    }
 
 
 def _comparable(runs: Sequence[Finished], table: pd.DataFrame) -> list[pd.DataFrame]:

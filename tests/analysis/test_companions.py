@@ -209,7 +209,9 @@ def test_intervals_of_statistics_of_pairs_are_not_those_of_resamples() -> None:
         limits = sample_intervals(sample)
         for quantity, value in zip(sample.quantities, sample.estimates, strict=True):
             low, high = limits[quantity]
-            assert low < value < high and high - value == pytest.approx(value - low)
+            assert 0 <= low < value < high <= 1
+            below, above = (abs(math.atanh(2 * limit - 1) - math.atanh(2 * value - 1)) for limit in (low, high))
+            assert below == pytest.approx(above)
 
 
 def test_statistics_of_pairs_of_two_models_are_compared() -> None:

@@ -22,7 +22,7 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
     def statistic(x: Floats, text: Floats) -> tuple[float, Floats]:
         return permuted_cka(x, text)(np.arange(len(x))), cka_without_each(x, text)
 
-    return of_each_point("cka", records, statistic)
+    return of_each_point("cka", records, statistic, (0.0, 1.0))
 
 
 def cka_without_each(x: Floats, y: Floats) -> Floats:

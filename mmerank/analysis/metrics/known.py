@@ -48,16 +48,22 @@ METRICS: tuple[Metric, ...] = tuple(
 )
 
 
+# Numbers that a run has anyway, or to which the mean states lead, and that may be asked for by a name of the table.
+_ASKED = {"participation_ratio": "participation_ratio", "cka": "cka_linear_biased"}
+
+
 def metrics_of(records: pd.DataFrame) -> tuple[Metric, ...]:
-    """Every metric that records may hold numbers of.
+    """Every metric that records may hold numbers of, each once.
 
     Args:
         records: As from `mmerank.runs.record.to_frame`.
 
     Returns:
-        Those that every run may have, and those that this one was asked for.
+        Those that every run may have, but for what this one was asked for by name, and that.
     """
-    return METRICS + tuple(map(metric_of, columns_of(records)))
+    asked = columns_of(records)
+    others = (of for of in METRICS if f"{VALUE}{_ASKED.get(of.name, '')}" not in asked)
+    return (*others, *map(metric_of, asked))
 
 
 def on_equal_rows(name: str) -> bool:

@@ -44,7 +44,10 @@ def were_kept(records: pd.DataFrame) -> bool:
 
 
 def of_each_point(
-    name: str, records: pd.DataFrame, statistic: Callable[[Floats, Floats], tuple[float, Floats]]
+    name: str,
+    records: pd.DataFrame,
+    statistic: Callable[[Floats, Floats], tuple[float, Floats]],
+    bounds: tuple[float, float],
 ) -> Iterator[tuple[str, Sample]]:
     """A statistic of the images' mean states at each of `POINTS` with those of their texts.
 
@@ -52,6 +55,7 @@ def of_each_point(
         name: Before the name of the point, in those of the quantities.
         records: As for `mean_states`.
         statistic: States of images (n, d) and of texts (n, e) -> its value, and it without each example, (n,).
+        bounds: The least and the largest value that it can have.
 
     Yields:
         The sample; nothing where the mean states were not kept.
@@ -68,7 +72,10 @@ def of_each_point(
         return np.array(values), np.stack(without, axis=1)
 
     names = tuple(f"{name}_{point}" for point in images)
-    yield "", PairSample(names, examples, np.concatenate(parts, axis=1), no_means, of_columns=of_columns)
+    yield (
+        "",
+        PairSample(names, examples, np.concatenate(parts, axis=1), no_means, of_columns=of_columns, bounds=bounds),
+    )
 
 
 def _by_place(records: pd.DataFrame) -> dict[tuple[str, str], pd.Series[Any]] | None:

@@ -28,7 +28,7 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
         k = neighbours(len(x))
         return permuted_knn(x, text, k)(np.arange(len(x))), knn_without_each(x, text, k)
 
-    return of_each_point("mutual_knn", records, statistic)
+    return of_each_point("mutual_knn", records, statistic, (0.0, 1.0))
 
 
 def neighbours(n: int) -> int:

@@ -83,9 +83,20 @@ class Statistics:
     def _value(self, arrays: list[Floats]) -> float | str:
         if len(arrays) > 1 and self.metric.name in _ONE_SPACE and arrays[0].shape[1] != arrays[1].shape[1]:
             return f"states of width {arrays[0].shape[1]} and {arrays[1].shape[1]} do not lie in one space"
-        return value_of(self.metric, lambda: self.metric.function(*arrays))
+        return value_of(self.metric, lambda: self.metric.function(*arrays), *_CALLED.get(self.metric.name, ()))
 
 
+# Which are of other states than those of images and of texts.
+_CALLED = {
+    _ACROSS: (
+        {
+            "x": "the states before the connector, a row for each example",
+            "y": "the states behind the connector, a row for each example",
+            "x and y": "states before and behind the connector, a row for each example",
+        },
+    ),
+    "uniformity_wang_isola_t2_of_Y": ({"y": "the states, a row for each example"},),
+}
 # Which hold a state against one of another modality directly.
 _ONE_SPACE = ("alignment_wang_isola_a2", "infonce_symmetric_tau0.1")
 
@@ -117,7 +128,16 @@ def pair_samples(metric: Entry, records: pd.DataFrame, aggregate: Aggregate) -> 
     statistics = Statistics(metric, tuple(tuple(of.shape[1] for of in at) for at in places.values()))
     columns = np.concatenate([of for at in places.values() for of in at], axis=1)
     names = tuple(f"{metric.name}/{place}" for place in places)
-    yield "", PairSample(names, examples, columns, no_means, of_columns=statistics)
+    bounds = tuple(_bound(of, default) for of, default in ((metric.low, -math.inf), (metric.high, math.inf)))
+    yield "", PairSample(names, examples, columns, no_means, of_columns=statistics, bounds=bounds)
+
+
+def _bound(stated: str, default: float) -> float:
+    """A number that a metric cannot pass; of a formula, or nothing, the default."""
+    try:
+        return float(stated)
+    except ValueError:
+        return default
 
 
 def nulls(sample: PairSample) -> list[dict[str, float | None] | None]:

@@ -13,8 +13,15 @@ import pandas as pd
 
 from mmerank.analysis.metrics.alignment import ALIGNMENT
 from mmerank.analysis.metrics.known import metric
-from mmerank.analysis.metrics.of_examples import columns_of
-from mmerank.analysis.perturbation import Null, against_nulls, deltas, differences_frame, matched_deltas, paired_tests
+from mmerank.analysis.perturbation import (
+    Null,
+    against_nulls,
+    deltas,
+    differences_frame,
+    matched_deltas,
+    metric_tests,
+    paired_tests,
+)
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.analysis.results.nulls import no_nan
 from mmerank.analysis.results.stored import stored
@@ -215,16 +222,12 @@ class PerturbationResult:
 
     @cached_property
     def tests_metrics(self) -> dict[str, dict[str, ComparisonResult]]:
-        """The same of each metric that was asked for, by its name, `matched_` before it on equally many rows."""
-        found = {}
-        for column in columns_of(self._frame):
-            of = metric(column)
-            tests = paired_tests(
-                self._frame, aggregate=self.base.convention.aggregate, bootstrap=self.bootstrap, of=column
-            )
-            if tests:
-                found[of.prefix + column.partition(":")[2]] = tests
-        return found
+        """The same of each metric that was asked for, by its name, `matched_` before it on equally many rows.
+
+        `q` is over the tests of all of these metrics together.
+        """
+        found = metric_tests(self._frame, aggregate=self.base.convention.aggregate, bootstrap=self.bootstrap)
+        return {metric(column).prefix + column.partition(":")[2]: tests for column, tests in found.items()}
 
     @cached_property
     def _frame(self) -> pd.DataFrame:

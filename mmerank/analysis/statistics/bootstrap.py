@@ -84,7 +84,7 @@ def sample_intervals(chosen: Sample, bootstrap: Bootstrap | None = None) -> dict
     """
     bootstrap = bootstrap or Bootstrap()
     if isinstance(chosen, PairSample):
-        low, high = jackknife_limits(*chosen.found, level=bootstrap.level)
+        low, high = jackknife_limits(*chosen.found, level=bootstrap.level, bounds=chosen.bounds)
         low = np.where(without_spread(chosen.found[1]), np.nan, low)
     else:
         low, high = bootstrap_limits(chosen.columns, chosen.of_means, bootstrap)

@@ -6,9 +6,12 @@ own nearest neighbour and has a kernel of 1 with itself, so that resampled value
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import expit, logit, stdtrit
 
 from mmerank.analysis.sample import Floats
 
@@ -28,13 +31,21 @@ def jackknife_error(without: Floats) -> Floats:
     return np.asarray(np.sqrt((n - 1) / n * ((without - without.mean(axis=0)) ** 2).sum(axis=0)))
 
 
-def jackknife_limits(values: Floats, without: Floats, *, level: float) -> tuple[Floats, Floats]:
+def jackknife_limits(
+    values: Floats, without: Floats, *, level: float, bounds: Sequence[float] = (-math.inf, math.inf)
+) -> tuple[Floats, Floats]:
     """Interval limits: the value, and t with n - 1 degrees of freedom times the jackknife's standard error.
+
+    Of a statistic between two bounds this is done on the scale of ln((v - low) / (high - v)), on which it has none,
+    with the standard error there by the derivative, and taken back: for -1 and 1 that is Fisher's z. Cressie,
+    Transformations and the jackknife, J. R. Stat. Soc. B 43 (1981). At a bound, where that scale is infinite, and
+    where there is one bound only, the limits are cut off there.
 
     Args:
         values: The statistics, (q,).
         without: They without each example in turn, (n, q).
         level: Of confidence.
+        bounds: The least and the largest value that they can have.
 
     Returns:
         Low and high, (q,) each; NaN with fewer than two examples.
@@ -43,7 +54,14 @@ def jackknife_limits(values: Floats, without: Floats, *, level: float) -> tuple[
     if n < 2:
         return np.full_like(values, np.nan), np.full_like(values, np.nan)
     reach = float(stdtrit(n - 1, (1 + level) / 2)) * jackknife_error(without)
-    return values - reach, values + reach
+    least, most = bounds
+    low, high = np.maximum(values - reach, least), np.minimum(values + reach, most)
+    if math.isfinite(least) and math.isfinite(most):
+        inside = (values > least) & (values < most)
+        share = (values[inside] - least) / (most - least)
+        apart = reach[inside] / (most - least) / (share * (1 - share))
+        low[inside], high[inside] = (least + (most - least) * expit(logit(share) + of) for of in (-apart, apart))
+    return low, high
 
 
 def without_spread(without: Floats) -> NDArray[np.bool_]:
