@@ -74,7 +74,7 @@ def test_rows_of_pictures_of_several_sizes() -> None:
     places = [stretch for stretch in found.layout["image"] if stretch.role == "image"]
     assert sum(stretch.last - stretch.first + 1 for stretch in places) == 64
     assert examine(LLAVA.adapter, examples()).picture_rows == {}
-    assert "small, 96 x 64" in rendered(found)
+    assert "small, 96 x 64" in rendered(found) and "8 rows of the picture" in rendered(found)
 
 
 def test_a_picture_that_a_processor_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

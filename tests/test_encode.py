@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from numpy.typing import NDArray
 
 import mmerank
@@ -311,6 +312,43 @@ def test_a_copy_of_the_weights_is_stated(tmp_path: Path) -> None:
 def test_names_that_name_nothing(name: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         load_encoder(name, device="cpu")
+
+
+def test_weights_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said then measures random weights."""
+    with pytest.raises(ModelError, match="cannot be loaded.*; for random weights, torch.save") as refused:
+        load_encoder("timm:test_vit", device="cpu")
+    said, _, name = str(refused.value).partition("; for random weights, ")[2].rpartition(" and ")
+    monkeypatch.chdir(tmp_path)
+    exec(said, {"torch": torch, "timm": pytest.importorskip("timm")})
+    assert load_encoder(name, device="cpu").name == "timm:test_vit:random.pth"
+
+
+def test_a_picture_and_a_text_go_through_an_encoder_once_at_load(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[str] = []
+
+    def noted(side: str) -> Any:
+        own = getattr(type(made.encoder), side)
+
+        def run(self: Encoder, fed: Any) -> Any:
+            runs.append(side)
+            return own(self, fed)
+
+        return run
+
+    for side in ("images", "texts"):
+        monkeypatch.setattr(type(made.encoder), side, noted(side))
+    made.encoder.untrained(0)
+    assert runs == ["images", "texts"][: 1 if "text" in made.encoder.undefined else 2]
+
+
+def test_tokens_around_a_text_are_those_of_transformers_own_tokenizer(tmp_path: Path) -> None:
+    folder = save_clip(tmp_path / "clip")
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"add_bos_token": False}))
+    own = transformers.AutoTokenizer.from_pretrained(folder)("a red ball")["input_ids"]
+    encoder = load_encoder(str(folder), device="cpu")
+    assert encoder.tokens("a red ball").ids == tuple(own)
 
 
 def test_checkpoints_that_are_not_wholly_used_or_lack_weights(tmp_path: Path) -> None:

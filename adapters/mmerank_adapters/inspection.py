@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel
 from mmerank.errors import ModelError
 from mmerank.inputs.sequence import IMAGE_ID
 from mmerank_adapters.anatomy import LISTS, Anatomy, blocks_of, language_model
+from mmerank_adapters.calls import Call, calls_of
 from mmerank_adapters.passes import bound, tensors_of, until
 from mmerank_adapters.prints import PROJECTIONS, found_in, prints, rows_of, share_in
 
@@ -24,22 +24,17 @@ LEAST = 0.95
 _SMALL = 0.2
 
 
-@dataclass
-class _Call:
-    """One call of a module, in the order in which calls end; `began` and `ended` count entries and exits."""
-
-    path: str
-    module: nn.Module
-    began: int
-    ended: int = -1
-    inputs: dict[str, tuple[tuple[int, ...], Tensor]] = field(default_factory=dict)
-    outputs: list[tuple[tuple[int, ...], Tensor]] = field(default_factory=list)
-    channels: dict[str, Tensor] = field(default_factory=dict)  # prints of inputs whose second axis is the width
-    chunks: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # of inputs, cut to a width
-
-
 def _is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower()
+
+
+def _still(connector: nn.Module, *pictures: Sequence[Call]) -> Tensor:
+    """Prints of rows that the connector puts out for both pictures: of indicators, say, and not of the picture."""
+    here, there = (
+        torch.cat([rows for call in calls if call.module is connector for _, rows in call.outputs])
+        for calls in pictures
+    )
+    return here[found_in(here, there, torch.float64)]
 
 
 class Inspector:
@@ -62,6 +57,8 @@ class Inspector:
         self.blocks = blocks_of(self.llm)
         self.table = model.get_input_embeddings()  # type: ignore[operator]
         self.dtype = next(p.dtype for p in self.llm.parameters() if p.is_floating_point())
+        self.began: dict[nn.Module, int] = {}  # modules in the order in which they first run before the LLM's blocks
+        self.encoder: list[nn.Module] = []  # blocks of the vision encoder
 
     @torch.inference_mode()
     def anatomy(self, vision: str = "") -> Anatomy:
@@ -77,8 +74,9 @@ class Inspector:
             ModelError: A point was not found, or too few rows of it.
         """
         final = self._final()
-        (embeds, first, given), calls = self._entry(0), self.calls
-        other_embeds, other_first, other_given = self._entry(1, traced=False)
+        encoder = self.encoder = self._encoder_blocks()
+        (embeds, first, given), calls = self._entry(0)
+        (other_embeds, other_first, other_given), other_calls = self._entry(1)
         entry, cross, added = "", "", False
         rows = torch.zeros(0, PROJECTIONS)
         places = torch.zeros(0, dtype=torch.bool)
@@ -108,7 +106,6 @@ class Inspector:
                 raise self._lost(f"its LLM reads {len(places)} positions where its processor gives {len(ids)} tokens")
             image_ids = frozenset([IMAGE_ID])
             ids = torch.cat([ids[: inserted[0]], ids[:1].expand(inserted[1]), ids[inserted[0] :]])
-        encoder = self._encoder_blocks(calls)
         text = rows[:0]
         if len(places):
             plain = self.model.get_input_embeddings()(ids.to(states.device)).reshape(-1, states.shape[-1])  # type: ignore[operator]
@@ -149,25 +146,8 @@ class Inspector:
             image_ids=image_ids,
             inserted=inserted,
             matched={"connector": round(share, 4), "vision": round(vision_share, 4)},
-            still=rows[:0] if connector is self.table else self._still(connector),
+            still=rows[:0] if connector is self.table else _still(connector, calls, other_calls),
         )
-
-    def _still(self, connector: nn.Module) -> Tensor:
-        """Prints of rows that the connector puts out for any picture: of indicators, say, and not of the picture."""
-        put_out: list[Tensor] = []
-        for picture in range(2):
-            rows: list[Tensor] = []
-            handle = connector.register_forward_hook(
-                lambda of, args, output, rows=rows: rows.extend(prints(rows_of(h)) for h in tensors_of(output))
-            )
-            try:
-                with until(self.blocks[0], entered=True):
-                    self.run(picture)
-            finally:
-                handle.remove()
-            put_out.append(torch.cat(rows))
-        here, there = put_out
-        return here[found_in(here, there, torch.float64)]
 
     def _lost(self, what: str) -> ModelError:
         return ModelError(
@@ -183,11 +163,17 @@ class Inspector:
         inner |= set(list(self.blocks)[-1].modules()) - {list(self.blocks)[-1]}
         last: list[Tensor] = []
 
+        def begins(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if self.blocks[0] not in self.began:
+                self.began.setdefault(module, len(self.began))
+
         def ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             counts[module] += 1
             outputs.extend((module, h) for h in tensors_of(output)[:1])
 
         with ExitStack() as hooks:
+            for module in set(self.paths) - (set(self.blocks.modules()) - {self.blocks[0]}):
+                hooks.callback(module.register_forward_pre_hook(begins).remove)
             for module in self.llm.modules():
                 if module not in inner and module is not self.llm:
                     hooks.callback(module.register_forward_hook(ran).remove)
@@ -205,8 +191,8 @@ class Inspector:
                 return module
         raise self._lost("no module of its LLM puts out its last hidden state")
 
-    def _entry(self, picture: int, *, traced: bool = True) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
-        """What enters the LLM, and its first block, (n, d), and what else is handed to the LLM, for one picture."""
+    def _entry(self, picture: int) -> tuple[tuple[Tensor | None, Tensor | None, dict[str, Tensor]], list[Call]]:
+        """What enters the LLM and its first block, (n, d), what else it is given, for one picture; and all calls."""
         embeds: list[Tensor] = []
         given: dict[str, Tensor] = {}
         first: list[Tensor] = []
@@ -224,54 +210,14 @@ class Inspector:
 
         with ExitStack() as hooks:
             hooks.callback(self.llm.register_forward_pre_hook(entered, with_kwargs=True).remove)
-            if traced:
-                hooks.enter_context(self._traced())
+            calls = hooks.enter_context(calls_of(self.paths, self.blocks, self.encoder))
             with until(self.blocks[0], entered=True, check=block):
                 self.run(picture)
         states = [rows_of(of[0]) if of else None for of in (embeds, first)]
-        return states[0], states[1], given
+        return (states[0], states[1], given), calls
 
-    @contextmanager
-    def _traced(self) -> Iterator[None]:
-        """Keep prints of what all modules outside the LLM read and put out."""
-        self.calls: list[_Call] = []
-        clock = iter(range(1 << 62))
-        widths: set[int] = set()
-        open_calls: dict[nn.Module, list[_Call]] = {}
-        inside = set(self.blocks.modules())
-
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            call = _Call(self.paths[module], module, next(clock))
-            for name, value in bound(module, args, kwargs).items():
-                for h in tensors_of(value)[:1] if isinstance(value, Tensor) else []:
-                    call.inputs[name] = tuple(h.shape), prints(rows_of(h))
-                    if h.ndim == 4:
-                        call.channels[name] = prints(rows_of(h, channels_first=True))
-                    for width in widths:
-                        if h.shape[-1] > width and h.shape[-1] % width == 0:
-                            call.chunks[name, width] = prints(rows_of(h, width=width))
-            open_calls.setdefault(module, []).append(call)
-
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            call = open_calls[module].pop()
-            call.ended = next(clock)
-            for h in tensors_of(output):
-                widths.add(h.shape[-1])
-                call.outputs.append((tuple(h.shape), prints(rows_of(h))))
-                if h.ndim == 4:
-                    call.outputs.append(((h.shape[0], h.shape[1]), prints(rows_of(h, channels_first=True))))
-            self.calls.append(call)
-
-        with ExitStack() as hooks:
-            for module in self.paths:
-                if module not in inside and not isinstance(module, nn.ModuleList):
-                    hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-                    hooks.callback(module.register_forward_hook(after).remove)
-            yield
-
-    def _encoder_blocks(self, calls: Sequence[_Call]) -> list[nn.Module]:
+    def _encoder_blocks(self) -> list[nn.Module]:
         """The blocks of the vision encoder: the first list of them that runs and is not small."""
-        ran = {call.module: call.began for call in reversed(calls)}
         inside = set(self.blocks.modules())
         lists: list[tuple[str, int, int, Any]] = []
         for path, module in self.model.named_modules():
@@ -280,7 +226,7 @@ class Inspector:
             if any(path.startswith(f"{outer}.") for outer, *_ in lists):
                 continue
             kinds = {type(block) for block in module}
-            began = [ran[of] for block in module for of in block.modules() if of in ran]
+            began = [self.began[of] for block in module for of in block.modules() if of in self.began]
             if began and (len(kinds) == 1 or isinstance(module, nn.ModuleList)):
                 lists.append((path, min(began), sum(p.numel() for p in module.parameters()), module))
         if not lists:
@@ -291,15 +237,17 @@ class Inspector:
         return list(min((entry for entry in lists if entry[2] >= _SMALL * largest), key=lambda entry: entry[1])[3])
 
     def _connector(
-        self, calls: Sequence[_Call], rows: Tensor, width: int, text: Tensor, encoder: Sequence[nn.Module]
+        self, calls: Sequence[Call], rows: Tensor, width: int, text: Tensor, encoder: Sequence[nn.Module]
     ) -> tuple[nn.Module | None, float]:
         """The outermost module that puts out the picture's rows, and the share of them that it does."""
         rows = rows[rows.isfinite().all(dim=1)]
         best: tuple[nn.Module | None, float] = (None, 0.0)
         if not len(rows):
             return best
-        outside = [call for call in calls if not any(block in set(call.module.modules()) for block in encoder)]
-        by_module: dict[nn.Module, list[_Call]] = {}
+        of_encoder = {part for block in encoder for part in block.modules()}
+        around = {module for module in self.paths if not of_encoder.isdisjoint(module.modules())}
+        outside = [call for call in calls if call.module not in around]
+        by_module: dict[nn.Module, list[Call]] = {}
         for call in outside:
             if call.module is self.table and self._puts_out(call, text) > 0.5:
                 continue  # the sequence's own; a picture made tokens may be looked up in another call
@@ -327,13 +275,13 @@ class Inspector:
             return chosen, shares[chosen]
         return best
 
-    def _puts_out(self, call: _Call, rows: Tensor) -> float:
+    def _puts_out(self, call: Call, rows: Tensor) -> float:
         """The share of some rows that are among those that a call puts out."""
         put_out = torch.cat([out for _, out in call.outputs] or [rows[:0]])
         return share_in(rows, put_out, self.dtype) if len(rows) else 0.0
 
     def _vision(
-        self, calls: Sequence[_Call], connector: nn.Module, encoder: Sequence[nn.Module], named: str
+        self, calls: Sequence[Call], connector: nn.Module, encoder: Sequence[nn.Module], named: str
     ) -> tuple[nn.Module, str, bool, int | None, float]:
         """Module, argument, axis and width at which rows of the vision encoder are read, and the share of them."""
         if named:
@@ -379,7 +327,7 @@ class Inspector:
         raise self._lost(f"nothing behind its vision encoder reads {LEAST:.0%} rows of its output{where}")
 
     def _encoded(
-        self, calls: Sequence[_Call], within: Collection[nn.Module], connector: nn.Module
+        self, calls: Sequence[Call], within: Collection[nn.Module], connector: nn.Module
     ) -> list[tuple[int, tuple[tuple[int, ...], Tensor]]]:
         """What modules of the vision encoder put out before the connector, and norms make of it; when, and what."""
         begins = min(call.began for call in calls if call.module in within)
@@ -398,7 +346,7 @@ class Inspector:
         return found
 
     def _read_as(
-        self, shape: tuple[int, ...], rows: Tensor, call: _Call, name: str, encoded: Sequence[Any]
+        self, shape: tuple[int, ...], rows: Tensor, call: Call, name: str, encoded: Sequence[Any]
     ) -> tuple[bool, int | None, float]:
         """How an input is rows of one output of the encoder: axis, width, share."""
 

@@ -25,7 +25,7 @@ from mmerank.models.hooks import Point
 from mmerank.models.plausible import check_built
 from mmerank.models.soundness import check_files, check_loaded, embedding_rows
 from mmerank.models.source import source_of
-from mmerank.models.special_tokens import size_cautions, special_cautions
+from mmerank.models.special_tokens import size_cautions, special_cautions, stated_ids
 from mmerank.models.tokenizer import load_tokenizer, stated
 from mmerank.models.untrained import twin_of
 from mmerank.models.wrapped import evaluated, unwrapped
@@ -141,13 +141,16 @@ class Multimodal:
         if not place:
             model.to(device)
         model.eval()
-        words = load_tokenizer(checkpoint)
+        words = load_tokenizer(checkpoint, around=False)
         if words.stated and getattr(processor, "tokenizer", None) is not None:
             processor.tokenizer = words.tokenizer
-        cautions = special_cautions(words.tokenizer, configuration(checkpoint), checkpoint)
+        source = source_of("multimodal", model, checkpoint, ignored=ignored, said={}, load_in=load_in)
+        adapter = cls(model, processor, name=name, source=source)
+        content = configuration(checkpoint)
+        cautions = special_cautions(words.tokenizer, content, checkpoint, fed=adapter._put_around(content))
         said = stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model)))
-        source = source_of("multimodal", model, checkpoint, ignored=ignored, said=said, load_in=load_in)
-        return cls(model, processor, name=name, source=source)
+        adapter.source = {**adapter.source, **said}
+        return adapter
 
     @classmethod
     def wrap(cls, model: Any, processor: Any, *, name: str) -> Multimodal:
@@ -466,6 +469,17 @@ class Multimodal:
             **({"encoder_decoder": "eRank3 to eRank5 are the encoder's"} if self._is_encoder() else {}),
             **({"word": dict(self._word._asdict())} if self._word != Word() else {}),
         }
+
+    def _put_around(self, config: Mapping[str, Any]) -> dict[str, int | None]:
+        """The BOS and EOS that the processor puts around a text that stands behind a picture, where it puts one."""
+        sequence = self.sequence(Example("", noise(0), "", _TEXT), "pair", "bare")
+        text = [i for i, role in enumerate(sequence.roles) if role is Role.TEXT]
+        ends = {"bos": sequence.ids[: text[0]], "eos": sequence.ids[text[-1] + 1 :]}
+        found: dict[str, int | None] = {}
+        for side, ids in ends.items():
+            known = [getattr(self.tokenizer, f"{side}_token_id"), *stated_ids(config, side)]
+            found[side] = next((i for i in known if i is not None and i in ids), None)
+        return found
 
     def _is_encoder(self) -> bool:
         return any(getattr(config, "is_encoder_decoder", False) for config in (self._config, self.model.config))

@@ -23,8 +23,8 @@ def special_cautions(
         tokenizer: The model's.
         config: Content of config.json.
         checkpoint: Directory or hub id.
-        fed: The ids of `bos` and `eos` that a family puts around texts whatever its tokenizer does; None where the
-            tokenizer decides.
+        fed: The ids of `bos` and `eos` that a family or a processor puts around texts whatever the tokenizer does;
+            None where that decides.
 
     Returns:
         A sentence for each contradiction.
@@ -35,7 +35,7 @@ def special_cautions(
     for side, place in (("bos", 0), ("eos", -1)):
         stated, own = stated_ids(config, side), getattr(tokenizer, f"{side}_token_id")
         given = around[place] if fed is None else fed.get(side)
-        if fed and side == "bos" and settings.get("add_bos_token") is False:
+        if fed and side == "bos" and given is not None and settings.get("add_bos_token") is False:
             token = tokenizer.convert_ids_to_tokens(given)
             found.append(f"{CONFIG} says add_bos_token: false, and this family gets {token} in front all the same")
         if not stated or (own is None and settings.get(f"{side}_token", "") is None):

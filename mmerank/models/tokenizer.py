@@ -78,7 +78,8 @@ def load_tokenizer(source: str | Path, revision: str | None = None, *, around: b
     Args:
         source: Hub id or directory.
         revision: On the hub; None for the newest.
-        around: Whether it is the tokenizer that puts BOS and EOS around texts, and not the model's family.
+        around: Whether its files alone say which BOS and EOS are put around texts. Else what transformers' class puts
+            there stays, for a processor, or a family that puts them itself.
 
     Returns:
         The tokenizer, and what is to be said of it.
@@ -113,7 +114,9 @@ def load_tokenizer(source: str | Path, revision: str | None = None, *, around: b
             cautions.append(f"{CONFIG} says {variant[0]}, and {FILE} does otherwise; the {which} is followed")
             raw, other = (variant[1], None) if follows else (raw, other)
         if tokenizer is None or other is not None or _specials_differ(tokenizer, raw, source, where):
-            tokenizer = _generic(source, where, instead_of=tokenizer)
+            before, tokenizer = tokenizer, _generic(source, where, instead_of=tokenizer)
+            if before is not None and not around:
+                tokenizer.backend_tokenizer.post_processor = before.backend_tokenizer.post_processor
             tokenizer.backend_tokenizer.normalizer = raw.normalizer
             tokenizer.backend_tokenizer.pre_tokenizer = raw.pre_tokenizer
             read["tokenizer_read"] = f"{FILE} as it stands, which {name} would read in another way"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoProcessor,
     CLIPVisionConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -17,7 +18,7 @@ from transformers import (
     VipLlavaForConditionalGeneration,
 )
 
-from mmerank import Example, align, capture, load
+from mmerank import Example, align, capture, load, wrap
 from mmerank.errors import ModelError, UsageError
 from mmerank.inputs.sequence import Role
 from mmerank.models.encoded import Encoded
@@ -53,6 +54,17 @@ def checkpoint(model: Any, folder: Path) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json"):
         shutil.copy(HF_MODEL / name, folder)
     return folder
+
+
+def test_a_model_in_memory_and_its_checkpoint_are_the_same() -> None:
+    model = LlavaForConditionalGeneration.from_pretrained(HF_MODEL, dtype=torch.float32)
+    model.train()
+    wrapped = wrap(model, AutoProcessor.from_pretrained(HF_MODEL), name="in memory")
+    assert type(wrapped) is type(LLAVA.adapter) and wrapped.source["checkpoint"] == str(HF_MODEL)
+    found, expected = align(wrapped, examples()), align(load(HF_MODEL, dtype="float32", device="cpu"), examples())
+    assert [r.entropy for r in found.records] == [r.entropy for r in expected.records]
+    assert found.source["weights"] == expected.source["weights"]
+    assert all(module.training for module in model.modules())
 
 
 @pytest.mark.parametrize(("point", "layer", "skip"), [("with_cls", -2, 0), ("last", -1, 1)])

@@ -28,7 +28,7 @@ from mmerank_adapters.llava import Llava
 from mmerank_adapters.multimodal import Multimodal, _without_padding
 from tests import reference
 from tests.adapters.cases import LLAVA, examples
-from tests.adapters.tiny_models import FAMILIES, built, saved, side, words
+from tests.adapters.tiny_models import FAMILIES, IMAGE, built, saved, side, words
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
@@ -193,6 +193,33 @@ def test_a_model_in_memory_and_its_checkpoint_are_the_same(name: str, tmp_path: 
     assert [r.entropy for r in result.records] == [r.entropy for r in other.records]
     assert result.source["weights"] == other.source["weights"]
     assert loaded.points == adapter(name).points and loaded.source["inspection"] == adapter(name).source["inspection"]
+
+
+def changed(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_what_the_processor_puts_around_a_text(tmp_path: Path) -> None:
+    """PaliGemma's puts BOS behind the picture itself, whatever is said of its tokenizer."""
+    folder = saved("paligemma", tmp_path / "model")
+    _, processor, _ = built("paligemma")
+    whole = processor(text=IMAGE + EXAMPLES[1].text, images=EXAMPLES[1].image, return_tensors="pt")["input_ids"]
+    changed(folder / "tokenizer_config.json", add_bos_token=False)
+    with pytest.warns(UserWarning, match="add_bos_token: false, and this family gets <s> in front all the same"):
+        of = Multimodal.load(folder, name="m", dtype=None, device="cpu")
+    assert of.sequence(EXAMPLES[1], "pair", "bare").ids == tuple(whole[0].tolist())
+    assert any("all the same" in caution for caution in of.source["cautions"])
+
+
+def test_bos_that_no_text_gets_is_said_to_be_put_by_none(tmp_path: Path) -> None:
+    """Of Qwen-VL's, whose tokenizer has none; and where a configuration names another than is put."""
+    quiet = Multimodal.load(saved("qwen2_vl", tmp_path / "qwen"), name="m", dtype=None, device="cpu")
+    assert "cautions" not in quiet.source
+    folder = saved("llava_next", tmp_path / "next")
+    config = json.loads((folder / "config.json").read_text())
+    changed(folder / "config.json", text_config=config["text_config"] | {"bos_token_id": 258})
+    with pytest.warns(UserWarning, match="config.json says that BOS is 258, and the tokenizer's <s> is 257"):
+        Multimodal.load(folder, name="m", dtype=None, device="cpu")
 
 
 def test_a_copy_of_the_weights_is_stated(tmp_path: Path) -> None:

@@ -17,20 +17,21 @@ if TYPE_CHECKING:
 TEXT = "A cat sat on the mat."
 
 
-def check_features(encoder: Any) -> tuple[dict[Side, Sequence[int]], dict[str, str]]:
-    """Run an encoder once on a picture and a text.
+def check_features(encoder: Any) -> tuple[dict[Side, Sequence[int]], dict[str, str], dict[Side, Features]]:
+    """Run an encoder once on `picture()` and `TEXT`.
 
     Args:
         encoder: One that has all of an `Encoder` but `layers`; `undefined` may name `text` already.
 
     Returns:
-        The layers that can be measured, by side, and what is undefined, with the reasons.
+        The layers that can be measured, by side; what is undefined, with the reasons; what the encoder gave, by side.
 
     Raises:
         ModelError: It cannot be run, gives no rows at any layer, or no embedding.
     """
     found: dict[Side, Sequence[int]] = {}
     undefined: dict[str, str] = dict(encoder.undefined)
+    given: dict[Side, Features] = {}
     looks: dict[Side, Any] = {"image": lambda: encoder.images([encoder.pixels(picture())])}
     if "text" not in undefined:
         looks["text"] = lambda: encoder.texts([encoder.tokens(TEXT)])
@@ -39,6 +40,7 @@ def check_features(encoder: Any) -> tuple[dict[Side, Sequence[int]], dict[str, s
             features: Features = look()
         except Exception as error:  # each of the libraries below has errors of its own
             raise ModelError(f"{encoder.name}: its {side} encoder cannot be run ({first_line(error)})") from error
+        given[side] = features
         if features.embeddings.ndim != 2:
             shape = tuple(features.embeddings.shape)
             raise ModelError(f"{encoder.name}: its {side} embedding has shape {shape}, expected one vector")
@@ -50,7 +52,7 @@ def check_features(encoder: Any) -> tuple[dict[Side, Sequence[int]], dict[str, s
             )
         if not found[side]:
             raise ModelError(f"{encoder.name}: its {side} encoder has no layer with 2 or more rows")
-    return found, undefined
+    return found, undefined, given
 
 
 def _few(rows: Mapping[int, Sequence[int]]) -> list[int]:

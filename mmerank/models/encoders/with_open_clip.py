@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmerank.errors import ModelError, UsageError
-from mmerank.models.encoders.checks import check_features, nearest
+from mmerank.models.encoders.checks import TEXT, check_features, nearest, picture
 from mmerank.models.encoders.encoder import Features, ReadText, Side
 from mmerank.models.encoders.named import OPEN_CLIP, WHOLE
 from mmerank.models.soundness import check_finite
@@ -120,8 +120,8 @@ class OpenClip:
         self.max_tokens = int(getattr(tokenizer, "context_length", None) or model.context_length)
         self.undefined: Mapping[str, str] = {}
         self.layers: Mapping[Side, Sequence[int]]
-        self.layers, self.undefined = check_features(self)
-        self._check_forward()
+        self.layers, self.undefined, given = check_features(self)
+        self._check_forward(given["image"].embeddings, given["text"].embeddings)
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.source = {
             **source,
@@ -264,13 +264,11 @@ class OpenClip:
         return torch.tensor(rows, device=self._weight().device)
 
     @torch.inference_mode()
-    def _check_forward(self) -> None:
-        """Hold embeddings against those of the model's own forward."""
-        pixels, read = self.pixels(Image.new("RGB", (64, 48), "white")), self.tokens("a cat")
-        found = self.images([pixels]).embeddings, self.texts([read]).embeddings
+    def _check_forward(self, *found: Tensor) -> None:
+        """Hold embeddings of `picture()` and `TEXT` against those of the model's own forward."""
         own = (
-            self.model.encode_image(pixels[None].to(self._weight()), normalize=False),
-            self.model.encode_text(self._padded([read]), normalize=False),
+            self.model.encode_image(self.pixels(picture())[None].to(self._weight()), normalize=False),
+            self.model.encode_text(self._padded([self.tokens(TEXT)]), normalize=False),
         )
         for ours, theirs in zip(found, own, strict=True):
             if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max()), equal_nan=True):

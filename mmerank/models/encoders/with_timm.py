@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmerank.errors import ModelError, UsageError
-from mmerank.models.encoders.checks import check_features, nearest
+from mmerank.models.encoders.checks import check_features, nearest, picture
 from mmerank.models.encoders.encoder import Features, ReadText, Side
 from mmerank.models.encoders.named import TIMM, WHOLE
 from mmerank.models.encoders.with_open_clip import rows_of_maps
@@ -40,8 +40,8 @@ class Timm:
         if not hasattr(model, "forward_intermediates"):
             raise ModelError(f"{name}: {type(model).__name__} of timm has no forward_intermediates")
         self.layers: Mapping[Side, Sequence[int]]
-        self.layers, self.undefined = check_features(self)
-        self._check_forward()
+        self.layers, self.undefined, given = check_features(self)
+        self._check_forward(given["image"].embeddings)
         stated = json.dumps([self._build, type(model).__name__], sort_keys=True, default=str)
         self.source = {
             **source,
@@ -90,7 +90,11 @@ class Timm:
             else:
                 loaded = timm.create_model(**build, pretrained=True)
         except Exception as error:  # each of the libraries below has errors of its own
-            raise ModelError(f"{model}: cannot be loaded ({str(error).strip()})") from error
+            random = ""
+            if not file and not name.startswith(WHOLE):
+                saved = f"torch.save(timm.create_model({name.partition('.')[0]!r}).state_dict(), 'random.pth')"
+                random = f"; for random weights, {saved} and {TIMM}{name.partition('.')[0]}:random.pth"
+            raise ModelError(f"{model}: cannot be loaded ({str(error).strip()}){random}") from error
         check_finite(dict(loaded.named_parameters()), model)
         source = {"adapter": "timm", "checkpoint": model.removeprefix(TIMM), "dtype": dtype or "float32"}
         loaded = loaded.to(device, getattr(torch, dtype or "float32")).eval()
@@ -165,11 +169,10 @@ class Timm:
         return torch.stack(list(pixels)).to(next(self.model.parameters()))
 
     @torch.inference_mode()
-    def _check_forward(self) -> None:
-        """Hold the embedding against that of the model's own forward."""
-        pixels = [self.pixels(Image.new("RGB", (64, 48), "white"))]
-        own = self.model.forward_head(self.model.forward_features(self._batch(pixels)), pre_logits=True)
-        ours = self.images(pixels).embeddings
+    def _check_forward(self, ours: Tensor) -> None:
+        """Hold the embedding of `picture()` against that of the model's own forward."""
+        batch = self._batch([self.pixels(picture())])
+        own = self.model.forward_head(self.model.forward_features(batch), pre_logits=True)
         if not torch.allclose(ours, own, rtol=1e-2, atol=1e-2 * float(own.abs().max()), equal_nan=True):
             raise ModelError(f"{self.name}: its embedding is not that of its own forward")
 

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from mmerank.errors import DataError, ModelError, first_line
 from mmerank.models.checkpoints import configuration
-from mmerank.models.encoders.checks import check_features
+from mmerank.models.encoders.checks import TEXT, check_features, picture
 from mmerank.models.encoders.encoder import Features, ReadText, Side
 from mmerank.models.plausible import check_built
 from mmerank.models.soundness import check_files, check_loaded
@@ -41,8 +41,8 @@ class DualEncoder:
         self.undefined: Mapping[str, str] = {}
         self._patch = _patch(model.config, name)
         self.layers: Mapping[Side, Sequence[int]]
-        self.layers, self.undefined = check_features(self)
-        self._check_forward()
+        self.layers, self.undefined, given = check_features(self)
+        self._check_forward(given["image"].embeddings, given["text"].embeddings)
         self.source = {**source, "layers": {side: list(of) for side, of in self.layers.items()}}
 
     @classmethod
@@ -87,7 +87,7 @@ class DualEncoder:
         except Exception as error:  # each of the libraries below has errors of its own
             raise ModelError(f"{model}: cannot be loaded ({first_line(error)})") from error
         ignored = check_loaded(loaded, report, model)
-        words = load_tokenizer(model)
+        words = load_tokenizer(model, around=False)  # as transformers' own pipeline feeds it
         source = source_of("transformers", loaded, model, ignored=ignored, said=stated(model, words))
         return cls(loaded.to(device).eval(), image_processor, words.tokenizer, name=model, source=source)
 
@@ -184,14 +184,11 @@ class DualEncoder:
         return fed.to(self.model.device)
 
     @torch.inference_mode()
-    def _check_forward(self) -> None:
-        """Hold embeddings against those that the model's own forward compares."""
-        picture, read = Image.new("RGB", (64, 48), "white"), self.tokens("a cat")
-        pixels = self.pixels(picture)
-        found = (self.images([pixels]).embeddings, self.texts([read]).embeddings)
-        shown = {name: of[None].to(self.model.device) for name, of in pixels.items()}
+    def _check_forward(self, *found: Tensor) -> None:
+        """Hold embeddings of `picture()` and `TEXT` against those that the model's own forward compares."""
+        shown = {name: of[None].to(self.model.device) for name, of in self.pixels(picture()).items()}
         shown["pixel_values"] = shown["pixel_values"].to(self.model.dtype)
-        out = self.model(**self._fed([read]), **shown)
+        out = self.model(**self._fed([self.tokens(TEXT)]), **shown)
         for ours, theirs in zip(found, (out.image_embeds, out.text_embeds), strict=True):
             cosine = torch.nn.functional.cosine_similarity(ours.double(), theirs.double(), dim=-1)
             if bool((cosine < 1 - _ALIKE).any()):

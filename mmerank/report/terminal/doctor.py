@@ -58,9 +58,10 @@ def examination_view(found: Examination) -> RenderableType:
         for i, stretch in enumerate(stretches):
             positions = f"{stretch.first}" if stretch.first == stretch.last else f"{stretch.first}-{stretch.last}"
             counted = "yes" if stretch.counted else "no"
-            layout.add_row(
-                "" if i else kind, positions, stretch.role, counted, Text(clean(_middle_cut(stretch.text)))
-            )
+            count = stretch.last - stretch.first + 1
+            of_picture = f"{count} row{'s' if count > 1 else ''} of the picture"
+            said = of_picture if stretch.role == "image" else clean(_middle_cut(stretch.text))
+            layout.add_row("" if i else kind, positions, stretch.role, counted, Text(said))
         layout.add_section()
 
     numbers = "  ".join(f"{label.replace('erank', 'eRank')} {value:.2f}" for label, value in found.eranks.items())
