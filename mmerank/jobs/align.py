@@ -12,7 +12,7 @@ from mmerank.convention import Convention
 from mmerank.engine.collect import collect
 from mmerank.engine.probe import Probe
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
-from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, unique
+from mmerank.inputs.example import Example, Skipped, check_examples, chosen, kept, name_of, unique
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import without_placeholders
 from mmerank.jobs.clip import Clip, clip_embeddings
@@ -83,7 +83,7 @@ def align(
     convention = with_metrics(convention or Convention(), metrics)
     check_adapter(adapter)
     check_examples(examples)
-    name = examples.name if isinstance(examples, DataSet) else "examples"
+    name = name_of(examples)
     probe = Probe(
         adapter,
         convention,
@@ -95,7 +95,7 @@ def align(
     scorer = None if clip is None else Clip(clip, next(adapter.model.parameters()).device)
     own_folder = out is not None and not isinstance(out, RunFolder)
     if (out is not None and not isinstance(out, RunFolder)) or scorer is not None:
-        examples = examples if isinstance(examples, DataSet) else list(examples)
+        examples = kept(examples)
     if out is not None and not isinstance(out, RunFolder):
         out = open_align_run(out, examples, convention, layers=layers, max_pixels=max_pixels, limit=limit, seed=seed)
     folder = out

@@ -16,7 +16,7 @@ from mmerank.engine.probe import Probe
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
-from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, unique
+from mmerank.inputs.example import Example, Skipped, check_examples, held, kept, name_of, unique
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import placeholders, without_placeholders
 from mmerank.inputs.transforms.transform import Transform
@@ -100,13 +100,12 @@ def perturb(
     check_adapter(adapter)
     check_examples(examples)
     asked, kinds = asked_for(transforms, controls, control_draws)
-    if not isinstance(examples, DataSet):
-        examples = list(examples)
-    name = examples.name if isinstance(examples, DataSet) else "examples"
+    examples = kept(examples)
+    name = name_of(examples)
     sample_seed = seed if limit is not None else None
     # Here too: what is drawn from other examples, or changed, is their text without it.
     signs = placeholders(adapter.model, adapter.tokenizer)
-    entries = list(without_placeholders(signs, unique(chosen(examples, limit, sample_seed))))
+    entries = list(without_placeholders(signs, unique(held(examples, limit, sample_seed))))
     usable = [entry for entry in entries if isinstance(entry, Example)]
     drawn_by = seed or 0
     variants = [variant(transform, usable, seed=drawn_by, max_pixels=max_pixels) for transform in asked]

@@ -28,7 +28,7 @@ CONVENTIONS: dict[str, type[AnyConvention]] = {
 _SOME_NUMBER = (int, float, type(None))
 _SETTINGS = {
     "job": str,
-    "data": {"name": str, "limit": (int, type(None)), "seed": (int, type(None))},
+    "data": {"name": str, "source": str, "limit": (int, type(None)), "seed": (int, type(None))},
     "convention": {"*": object},
     "models": {"*": {"*": object}},
     "versions": {"*": str},
