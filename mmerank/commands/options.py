@@ -269,7 +269,8 @@ TextData = Annotated[
     str,
     typer.Option(
         metavar="DATA",
-        help="text:FILE.txt, text:FILE.jsonl#FIELD, text:FILE.parquet#COLUMN, hub:NAME[:SPLIT]#COLUMN, or "
+        help="text:FILE.txt, text:FILE.jsonl#FIELD, text:FILE.parquet#COLUMN, hub:NAME[:SPLIT]#COLUMN, "
+        "csv:FILE, jsonl:FILE, parquet:FILE, saved:DIR, webdataset:FILES with --response, or "
         "dolly-15k, hh-rlhf, wikipedia, openwebtext2, openbookqa, piqa, winogrande, each also as NAME:PATH.",
         show_default=False,
     ),

@@ -347,8 +347,8 @@ class _Work:
         if entry.suspect is None:
             self._suspects.passed_over(self.order[entry.id])
         elif many := self._suspects.add(self.order[entry.id]):
-            what = "could not be measured" if entry.suspect == "model" else "could not be read"
-            raise DataError(f"{many} examples in a row {what}, the last, {entry.id!r}: {entry.reason}")
+            what = {"model": "measured", "transform": "transformed"}.get(entry.suspect, "read")
+            raise DataError(f"{many} examples in a row could not be {what}, the last, {entry.id!r}: {entry.reason}")
         self._skipped.append(entry)
         self._meter.advance(0)
 

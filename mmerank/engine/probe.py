@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -21,7 +21,7 @@ from mmerank.engine.measurement import Measurement, measurement_fingerprint, no_
 from mmerank.engine.metrics import Metrics, keeps_mean_states
 from mmerank.engine.workers import Workers, default_workers
 from mmerank.eranks import ERANKS
-from mmerank.errors import CaptureError, DataError, NoSpectrum, SourceError, UsageError
+from mmerank.errors import CaptureError, DataError, NoSpectrum, SourceError, TransformFailed, UsageError
 from mmerank.inputs.contents import Content, content_of, picture_stamp
 from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.pictures import MAX_PIXELS, open_picture
@@ -255,7 +255,10 @@ class Probe:
         shown = self._shown(example)
         found: dict[tuple[Version, Version], Reading] = {}
         for text in self._texts:
-            of_text = text.of(example)
+            try:
+                of_text = text.of(example)
+            except DataError as error:  # of a function of one's own
+                return _unreadable(example, error, f"{text.name}: ")
             # Another picture may have other rows; a text is cut at one place, whatever picture it stands beside.
             each = {image: self.reading(replace(of_text, image=picture)) for image, picture in shown.items()}
             if None in each.values():
@@ -546,7 +549,10 @@ class Probe:
 
 
 def _unreadable(example: Example, error: DataError, where: str = "") -> Skipped:
-    return Skipped(example.id, f"{where}{error}", suspect="source" if isinstance(error, SourceError) else None)
+    suspect: Literal["source", "transform"] | None = "source" if isinstance(error, SourceError) else None
+    if isinstance(error, TransformFailed):
+        suspect = "transform"
+    return Skipped(example.id, f"{where}{error}", suspect=suspect)
 
 
 def _key(point: str, kind: str, variant: Variant) -> _Key:

@@ -87,13 +87,14 @@ class Skipped:
     Attributes:
         id: Of the example.
         reason: Why.
-        suspect: What may be at fault in place of the example: `source`, the disk or network that did not give it, or
-            `model`, whose hidden states are not finite. Several in a row stop a run.
+        suspect: What may be at fault in place of the example: `source`, the disk or network that did not give it;
+            `model`, whose hidden states are not finite; or `transform`, a function of one's own that failed. Several
+            in a row stop a run.
     """
 
     id: str
     reason: str
-    suspect: Literal["source", "model"] | None = None
+    suspect: Literal["source", "model", "transform"] | None = None
 
 
 def first_reason(skipped: Sequence[Skipped]) -> str:

@@ -35,6 +35,7 @@ _SETTINGS = {
     "layers": str,
     "untrained_seed": int,
     "transforms": [str],
+    "own_transforms": {"*": str},
     "controls": [str],
     "control_draws": int,
     "max_pixels": int,
