@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mmerank.formulas.table import metric
     from mmerank.inputs.example import Example
     from mmerank.inputs.load import load_data
+    from mmerank.inputs.transforms.own import transform
     from mmerank.jobs.align import Alignment, align
     from mmerank.jobs.compare import Comparison, compare
     from mmerank.jobs.diff import Diff, diff
@@ -61,6 +62,7 @@ _HOMES = {
     "matrix_entropy": "states.entropy",
     "metric": "formulas.table",
     "perturb": "jobs.perturb",
+    "transform": "inputs.transforms.own",
     "wrap": "models.adapter",
     "wrap_text": "models.loading",
 }
@@ -96,6 +98,7 @@ __all__ = [
     "matrix_entropy",
     "metric",
     "perturb",
+    "transform",
     "wrap",
     "wrap_text",
 ]

@@ -46,6 +46,10 @@ class SourceError(DataError):
     """What data lie on, a disk or a network, did not answer, several times; later it may."""
 
 
+class TransformFailed(DataError):
+    """A transform of one's own failed on an example. Several in a row stop a run."""
+
+
 class ModelError(MmerankError, ValueError):
     """A checkpoint is missing, or is not one that any adapter understands."""
 

@@ -113,23 +113,22 @@ def test_what_an_adapter_lacks_is_named(lacks: str) -> None:
 
 def test_tables_in_memory_are_told_how_to_become_examples() -> None:
     frame = pd.DataFrame({"picture": [None], "answer": ["a"]})
-    tables: list[tuple[Any, str]] = [
-        (frame, 'DATA.to_dict("records")'),
-        (pa.Table.from_pandas(frame), "DATA.to_pylist()"),
-    ]
-    for table, rows in tables:
-        with pytest.raises(TypeError, match="a table of the columns picture, answer; make examples") as caught:
+    tables: list[tuple[Any, str]] = [(frame, "DATA"), (pa.Table.from_pandas(frame), "DATA.to_pandas()")]
+    for table, named in tables:
+        with pytest.raises(TypeError, match="a table of the columns picture, answer; mmerank.load_data") as caught:
             align(ADAPTER, table)
-        assert f"enumerate({rows})]" in str(caught.value)
-        with pytest.raises(TypeError, match="expected text, as 'text:FILE', got .*, a table of the columns picture"):
-            load_data(table)
+        assert f"load_data({named}, image=COLUMN" in str(caught.value)
+    with pytest.raises(TypeError, match="or a table, got Table, a table of the columns picture"):
+        load_data(tables[1][0])
+    with pytest.raises(DataError, match="say which column holds the text, response=COLUMN; columns: picture, answer"):
+        load_data(frame)
     splits: Any = {"train": frame, "test": frame}
     with pytest.raises(TypeError, match="tables by name: train, test; choose one of them"):
         align(ADAPTER, splits)
     with pytest.raises(TypeError, match="which mmerank.align, perturb and diff take as they are"):
-        load_data(examples())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="expected text, as 'text:FILE', got the path data.json; write 'llava:FILE"):
-        load_data(Path("data.json"))  # type: ignore[arg-type]
+        load_data(examples())
+    with pytest.raises(TypeError, match="or a table, got the path data.json; write 'llava:FILE"):
+        load_data(Path("data.json"))
 
 
 def test_limit_and_seed() -> None:
@@ -302,8 +301,8 @@ def test_one_degenerate_example_leaves_the_others() -> None:
         ({"response": "x \ud800 y"}, "the response holds half of a surrogate pair"),
         ({"id": "\ud800"}, "the id holds half of a surrogate pair"),
         ({"response": 5}, "the response is a number (5), expected text"),
-        ({"id": 7}, "the id is a number (7), expected text"),
-        ({"image": "path.jpg"}, "the image is text ('path.jpg'), expected a pathlib.Path or a picture"),
+        ({"id": 7.5}, "the id is a number (7.5), expected text"),
+        ({"image": 3.5}, "the image is a number (3.5), expected a path, a file's content or a picture"),
         ({"image": (Image.new("L", (9, 9)),) * 2}, "it has 2 pictures; examples with one are measured"),
         ({"image": Image.new("1", (300_000, 10))}, "padded to a square, it has 300000 x 300000 px, over the limit"),
     ],

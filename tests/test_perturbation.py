@@ -522,10 +522,6 @@ def test_a_sweep_through_a_whole_turn_and_transforms_of_no_strength() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (
-            {"transforms": [lambda picture: picture]},
-            r"transforms: expected names.* got <lambda> .function.*mmerank.align",
-        ),
         ({"transforms": [("rotate", 90)]}, r"got \('rotate', 90\) .tuple."),
         ({"transforms": [90]}, r"got 90 .int."),
         (

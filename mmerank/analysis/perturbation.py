@@ -20,7 +20,7 @@ from mmerank.analysis.statistics.null import NullTest, null_test
 from mmerank.analysis.statistics.paired import ComparisonResult, FalseDiscovery, controlled
 from mmerank.convention import Aggregate
 from mmerank.eranks import ERANKS
-from mmerank.inputs.transforms.transform import parse
+from mmerank.inputs.transforms.known import KNOWN
 from mmerank.inputs.variants import BASE, Control
 from mmerank.runs.record import Record
 
@@ -128,11 +128,14 @@ def seen_by(transform: str) -> set[str]:
         >>> sorted(seen_by("rotate:90")), seen_by("other")
         (['image', 'pair'], {'pair'})
     """
-    (found,) = parse(transform)
     moved: set[str] = set()
-    for steps, side in ((found.picture_steps, "image"), (found.text_steps, "text")):
-        if kinds := {step.kind for step in steps if step.kind != "identity"}:
-            moved |= {side, "pair"} if kinds - {"other", "other-text"} else {"pair"}
+    for kind in {step.partition(":")[0] for step in transform.split("+")} - {"identity"}:
+        if kind in ("other", "other-text"):
+            moved.add("pair")
+        elif kind in KNOWN:
+            moved |= {"pair", "text" if KNOWN[kind].of == "text" else "image"}
+        else:  # one's own: what it moves in no example is fixed all the same
+            moved |= {"image", "text", "pair"}
     return moved
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mmerank.analysis.steps import by_step
 from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
-from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
+from mmerank.commands.groups import Beside, Choices, DataColumns, Keeping, PairComputing, convention
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ def align(
     models: options.Models,
     data: options.Data,
     *,
+    columns: DataColumns,
     limit: options.Limit = None,
     seed: options.Seed = None,
     keeping: Keeping,
@@ -29,14 +30,13 @@ def align(
 ) -> None:
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment (the paper's Table 2)."""
     from mmerank.inputs.example import check_sample, check_usable
-    from mmerank.inputs.load import load_data
     from mmerank.models.located import MULTIMODAL
 
     check_writable(keeping.json_file)
     check_sample(limit, seed)
     stated = convention(choices, beside)
     check_models(MULTIMODAL, models, computing, layers=layers)
-    examples = load_data(data)
+    examples = columns.load(data)
     check_usable(examples, pictures=True)
     check_on_hub(MULTIMODAL, models)
 

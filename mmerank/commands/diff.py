@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mmerank.analysis.steps import by_step
 from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
-from mmerank.commands.groups import Computing, Keeping, listed, metric_names, ranges
+from mmerank.commands.groups import Computing, DataColumns, Keeping, listed, metric_names, ranges
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
 from mmerank.processes import rank
@@ -24,6 +24,7 @@ def diff(
     models: options.TextModels,
     data: options.TextData,
     *,
+    columns: DataColumns,
     layers: options.Layers = "",
     metrics: options.TextMetrics = "",
     tokenizer: options.Tokenizer = None,
@@ -47,7 +48,6 @@ def diff(
 ) -> None:
     """Diff-eRank, reduced loss and accuracy of language models (the paper's Tables 1, 4 and 6 to 11)."""
     from mmerank.inputs.example import check_sample, check_usable
-    from mmerank.inputs.load import load_data
     from mmerank.jobs.accuracy import ACCURACY, accuracies, check_tasks, fetch_questions
     from mmerank.models.located import LANGUAGE
 
@@ -64,7 +64,7 @@ def diff(
         aggregate=aggregate,
         metrics=metric_names(metrics, pictures=False),
     )
-    texts = load_data(data)
+    texts = columns.load(data)
     check_usable(texts, pictures=False)
     check_on_hub(LANGUAGE, models, listed(revisions))
     check_tasks(tasks)

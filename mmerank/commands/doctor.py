@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
-from mmerank.commands.groups import Computing, ExampleChoices, convention
+from mmerank.commands.groups import Computing, DataColumns, ExampleChoices, convention
 from mmerank.commands.results import check_writable, quiet, write_json
 
 
@@ -14,6 +14,7 @@ def doctor(
     model: options.Model,
     *,
     data: options.DataWithDefault = "demo",
+    columns: DataColumns,
     json_file: options.Json = None,
     debug: options.Debug = False,
     device: options.Device = None,
@@ -23,13 +24,12 @@ def doctor(
 ) -> None:
     """Load a model, run one example, and show hook points, shapes, token layout and warnings."""
     from mmerank.inputs.example import check_usable
-    from mmerank.inputs.load import load_data
     from mmerank.models.located import MULTIMODAL
 
     check_writable(json_file)
     stated = convention(choices)
     check_models(MULTIMODAL, [model], Computing(device, dtype))
-    examples = load_data(data)
+    examples = columns.load(data)
     check_usable(examples, pictures=True)
     check_on_hub(MULTIMODAL, [model])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mmerank.commands import options
-from mmerank.commands.groups import Keeping
+from mmerank.commands.groups import DataColumns, Keeping
 from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
 from mmerank.convention import EncoderConvention
 
@@ -17,6 +17,7 @@ def encode(
     models: options.Encoders,
     data: options.Data,
     *,
+    columns: DataColumns,
     layers: options.EncoderLayers = "all",
     limit: options.Limit = None,
     seed: options.Seed = None,
@@ -32,7 +33,6 @@ def encode(
 ) -> None:
     """Encoders alone: eRank by layer, and of embeddings; modality gap, retrieval; beside an untrained twin."""
     from mmerank.inputs.example import check_usable
-    from mmerank.inputs.load import load_data
     from mmerank.models.encoders.named import check_encoder_named
     from mmerank.models.located import check_device, check_dtype, check_layers
 
@@ -43,7 +43,7 @@ def encode(
     for model in models:
         check_encoder_named(model, ask_hub=False)
     stated = EncoderConvention(centre=centre, precision=precision, aggregate=aggregate)
-    examples = load_data(data)
+    examples = columns.load(data)
     check_usable(examples, pictures=True)
     for model in models:
         check_encoder_named(model)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
@@ -16,6 +16,9 @@ from mmerank.commands.config import write_config
 from mmerank.convention import Convention
 from mmerank.errors import UsageError
 from mmerank.runs.settings import STATED
+
+if TYPE_CHECKING:
+    from mmerank.inputs.example import DataSet
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,22 @@ class Keeping:
     json_file: options.Json = None
     strict: options.Strict = False
     debug: options.Debug = False
+
+
+@dataclass(frozen=True)
+class DataColumns:
+    """Which column of the data is which."""
+
+    image: options.ImageColumn = None
+    response: options.ResponseColumn = None
+    instruction: options.InstructionColumn = None
+    id: options.IdColumn = None
+
+    def load(self, data: str) -> DataSet:
+        """The examples that a DATA argument names."""
+        from mmerank.inputs.load import load_data
+
+        return load_data(data, image=self.image, response=self.response, instruction=self.instruction, id=self.id)
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,33 @@ Model = Annotated[
 # What fits unbroken into the narrowest column at 80 characters.
 _PAIRS_HELP = (
     "Image-text pairs: llava:FILE.json[?images=DIR], minigpt:DIR, detail_23k:FILE.json, cc_sbu_align:DIR, "
-    "hub:NAME?image=A&response=B, or demo."
+    "hub:NAME?image=A&response=B, csv:FILE, jsonl:FILE, parquet:FILE, saved:DIR, webdataset:FILES, or demo."
 )
 Data = Annotated[str, typer.Option(metavar="DATA", help=_PAIRS_HELP, show_default=False)]
 DataWithDefault = Annotated[str, typer.Option(metavar="DATA", help=_PAIRS_HELP)]
+
+_COLUMNS = "Columns of csv:, jsonl:, parquet:, saved:, webdataset: and hub: data"
+ImageColumn = Annotated[
+    str | None,
+    typer.Option("--image", metavar="COLUMN", help="With the pictures.", rich_help_panel=_COLUMNS),
+]
+ResponseColumn = Annotated[
+    str | None,
+    typer.Option("--response", metavar="COLUMN", help="With answers, captions or texts.", rich_help_panel=_COLUMNS),
+]
+InstructionColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--instruction",
+        metavar="COLUMN",
+        help='With what the model is asked; "" for captions alone.',
+        rich_help_panel=_COLUMNS,
+    ),
+]
+IdColumn = Annotated[
+    str | None,
+    typer.Option("--id", metavar="COLUMN", help="With ids; default: id, or row numbers.", rich_help_panel=_COLUMNS),
+]
 
 Limit = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Use only N examples, the first ones.", rich_help_panel=_RUN)
@@ -256,7 +279,8 @@ TextData = Annotated[
     str,
     typer.Option(
         metavar="DATA",
-        help="text:FILE.txt, text:FILE.jsonl#FIELD, text:FILE.parquet#COLUMN, hub:NAME[:SPLIT]#COLUMN, or "
+        help="text:FILE.txt, text:FILE.jsonl#FIELD, text:FILE.parquet#COLUMN, hub:NAME[:SPLIT]#COLUMN, "
+        "csv:FILE, jsonl:FILE, parquet:FILE, saved:DIR, webdataset:FILES with --response, or "
         "dolly-15k, hh-rlhf, wikipedia, openwebtext2, openbookqa, piqa, winogrande, each also as NAME:PATH.",
         show_default=False,
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
-from mmerank.commands.groups import Beside, Choices, Keeping, PairComputing, convention
+from mmerank.commands.groups import Beside, Choices, DataColumns, Keeping, PairComputing, convention
 from mmerank.commands.results import check_writable, continued_from, quiet, write_json
 from mmerank.processes import rank
 
@@ -13,6 +13,7 @@ def perturb(
     model: options.Model,
     data: options.Data,
     *,
+    columns: DataColumns,
     transform: options.Transforms = [],  # noqa: B006 (typer takes no tuple)
     control: options.Controls = [],  # noqa: B006
     control_draws: options.ControlDraws = 39,
@@ -29,7 +30,6 @@ def perturb(
     shuffle, blank, other. Of the text: shuffle-words, other-text. docs/perturbation.md says what each of them does.
     """
     from mmerank.inputs.example import check_usable
-    from mmerank.inputs.load import load_data
     from mmerank.inputs.variants import asked_for
     from mmerank.models.located import MULTIMODAL
 
@@ -37,7 +37,7 @@ def perturb(
     transforms, controls = asked_for(transform, control, control_draws)
     stated = convention(choices, beside)
     check_models(MULTIMODAL, [model], computing)
-    examples = load_data(data)
+    examples = columns.load(data)
     check_usable(examples, pictures=True)
     check_on_hub(MULTIMODAL, [model])
 

@@ -69,20 +69,29 @@ def collect(
             work = _Work(measure, model, None, strict, meter)
             work.do(unique(examples))
             return work.records, work.skipped_in_order()
-    examples = list(unique(examples))
+    entries: Iterable[Example | Skipped] = unique(examples)
+    if total is not None or rank().count > 1:  # of a stream, which is held nowhere, processes cannot take shares
+        entries = list(entries)
     with folder.writing(), Meter(f"{job} {model}", total, done=len(folder.done(model)), shown=shown) as meter:
-        _check_contents(folder, examples)
         work = _Work(measure, model, folder, strict, meter)
-        if rank().count == 1:
-            work.do(examples)
+        if isinstance(entries, list):
+            _check_contents(folder, entries)
+        if isinstance(entries, list) and rank().count > 1:
+            work.do_with_others(entries)
         else:
-            work.do_with_others(examples)
+            work.do(entries if isinstance(entries, list) else _checked(folder, entries))
         records = [record for record in folder.records(model) if record.example in work.order]
         return records, work.skipped_in_order()
 
 
 def _check_contents(folder: RunFolder, examples: Iterable[Example | Skipped]) -> None:
     """Refuse examples that are not those that a folder has records of: numbers of both would stand side by side."""
+    for _ in _checked(folder, examples):
+        pass
+
+
+def _checked(folder: RunFolder, examples: Iterable[Example | Skipped]) -> Iterator[Example | Skipped]:
+    """The examples, each as it is come to; an error at the first that a folder has other records of."""
     known = folder.contents()
     most = folder.settings.get("max_pixels", MAX_PIXELS)
     for entry in examples:
@@ -92,6 +101,7 @@ def _check_contents(folder: RunFolder, examples: Iterable[Example | Skipped]) ->
                     f"{folder.path}: example {entry.id!r} is not the one that was measured: {unlike}; name another "
                     "folder"
                 )
+        yield entry
 
 
 class _Work:
@@ -148,8 +158,8 @@ class _Work:
         if entry.suspect is None:
             self._suspects.passed_over(self.order[entry.id])
         elif many := self._suspects.add(self.order[entry.id]):
-            what = "could not be measured" if entry.suspect == "model" else "could not be read"
-            raise DataError(f"{many} examples in a row {what}, the last, {entry.id!r}: {entry.reason}")
+            what = {"model": "measured", "transform": "transformed"}.get(entry.suspect, "read")
+            raise DataError(f"{many} examples in a row could not be {what}, the last, {entry.id!r}: {entry.reason}")
         self._skipped.append(entry)
         self._meter.advance(0)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from mmerank.convention import AnyConvention, Centre, Precision
 from mmerank.engine.metrics import Metrics
-from mmerank.errors import DataError, NonFiniteTokens, NoSpectrum, SourceError, TooFewTokens
+from mmerank.errors import DataError, NonFiniteTokens, NoSpectrum, SourceError, TooFewTokens, TransformFailed
 from mmerank.formulas.cloud import Known
 from mmerank.inputs.example import Skipped
 from mmerank.runs.record import Record
@@ -45,7 +45,10 @@ def no_spectrum(example: str, error: NoSpectrum, where: str = "") -> Skipped:
 
 def unreadable(example: str, error: DataError, where: str = "") -> Skipped:
     """An example that is left out because of its inputs; `where` stands before the reason."""
-    return Skipped(example, f"{where}{error}", suspect="source" if isinstance(error, SourceError) else None)
+    suspect: Literal["source", "transform"] | None = "source" if isinstance(error, SourceError) else None
+    if isinstance(error, TransformFailed):
+        suspect = "transform"
+    return Skipped(example, f"{where}{error}", suspect=suspect)
 
 
 class Measurement:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from mmerank.convention import Convention, TextConvention, in_order
+from mmerank.digests import digest_of
 from mmerank.errors import NoSpectrum, NoValue, UsageError, did_you_mean
 from mmerank.formulas.arrays import Floats
 from mmerank.formulas.table import METRICS, Entry
@@ -163,17 +163,6 @@ def register(function: Callable[..., Any], name: str = "") -> str:
         cost="",
     )
     return name
-
-
-def digest_of(function: Callable[..., Any]) -> str:
-    """What a function or class of your own is known by: 16 digits of a hash of its source, or of its name."""
-    try:
-        known = inspect.getsource(function)
-    except (OSError, TypeError):
-        known = (
-            f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-        )
-    return hashlib.sha256(known.encode()).hexdigest()[:16]
 
 
 def stated_metrics(names: Iterable[str]) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from mmerank.errors import DataError, UsageError
 from mmerank.files import regular_bytes
 from mmerank.inputs.layouts import at_home, check_layout, located
 from mmerank.inputs.pictures import Encoded
+from mmerank.inputs.sources import inside, picture_source
 
 # cc_sbu_align carries no instruction: MiniGPT-4's code draws one of four prompts at random. This is one of them.
 MINIGPT_INSTRUCTION = "Describe this image in detail."
@@ -27,21 +30,46 @@ _SPEAKERS = {"human": "human", "user": "human"} | dict.fromkeys(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Example:
     """One sample: a picture with an instruction and a response, or a text alone (the response).
+
+    Args:
+        id: Text, or a whole number, which becomes text.
+        image: A path or an address (`s3://...`); the content of a file; both as `datasets` keeps them,
+            `{"bytes", "path"}`; an opened picture; or None.
+        instruction: Text.
+        response: Text.
 
     Attributes:
         id: Unique in its data set.
         image: A file, or the content of one, opened when it is needed; or a picture; None for text alone.
         instruction: What the model is asked; may be empty.
         response: What it should answer.
+
+    Example:
+        >>> Example(7, "photos/7.jpg", "What is this?", "A cat.").id
+        '7'
     """
 
     id: str
     image: Path | Encoded | Image.Image | None
     instruction: str
     response: str
+
+    def __init__(
+        self,
+        id: str | int,
+        image: str | Path | Encoded | Image.Image | bytes | Mapping[str, Any] | None,
+        instruction: str,
+        response: str,
+    ):
+        # What is of another type stays as it is, and is skipped with the reason.
+        source = picture_source(image)
+        number = isinstance(id, Integral) and not isinstance(id, bool)
+        values = {"id": str(int(id)) if number else id, "image": image if source is None else source}
+        for name, value in {**values, "instruction": instruction, "response": response}.items():
+            object.__setattr__(self, name, value)
 
     @property
     def text(self) -> str:
@@ -59,13 +87,14 @@ class Skipped:
     Attributes:
         id: Of the example.
         reason: Why.
-        suspect: What may be at fault in place of the example: `source`, the disk or network that did not give it, or
-            `model`, whose hidden states are not finite. Several in a row stop a run.
+        suspect: What may be at fault in place of the example: `source`, the disk or network that did not give it;
+            `model`, whose hidden states are not finite; or `transform`, a function of one's own that failed. Several
+            in a row stop a run.
     """
 
     id: str
     reason: str
-    suspect: Literal["source", "model"] | None = None
+    suspect: Literal["source", "model", "transform"] | None = None
 
 
 def first_reason(skipped: Sequence[Skipped]) -> str:
@@ -85,20 +114,59 @@ class DataSet:
     """A named sequence of examples, in the order of the file, with those that could not be read.
 
     Attributes:
-        name: The DATA argument.
+        name: The DATA argument, or what it was named.
         fingerprint: Hash of the file's content, or the commit of a hub repository.
         entries: An `Example`, or a `Skipped` in its place.
+        source: The DATA argument, where it was named otherwise.
     """
 
     name: str
     fingerprint: str
     entries: tuple[Example | Skipped, ...]
+    source: str = ""
 
     def __iter__(self) -> Iterator[Example | Skipped]:
         return iter(self.entries)
 
     def __len__(self) -> int:
         return len(self.entries)
+
+
+@dataclass(frozen=True)
+class DataStream:
+    """A named sequence of examples that is read anew each time, from its source, and held nowhere.
+
+    Attributes:
+        name: What it is called.
+        fingerprint: Hash of its first examples.
+        read: Begins at the first example.
+        source: Empty: no DATA argument names it.
+    """
+
+    name: str
+    fingerprint: str
+    read: Callable[[], Iterator[Example | Skipped]]
+    source: str = ""
+
+    def __iter__(self) -> Iterator[Example | Skipped]:
+        return self.read()
+
+
+def kept(examples: Iterable[Example | Skipped]) -> DataSet | DataStream | list[Example | Skipped]:
+    """Examples that can be gone through more than once.
+
+    Args:
+        examples: Any.
+
+    Returns:
+        What has a name as it is, a list of everything else.
+    """
+    return examples if isinstance(examples, (DataSet, DataStream)) else list(examples)
+
+
+def name_of(examples: Iterable[Example | Skipped]) -> str:
+    """What tables call the data."""
+    return examples.name if isinstance(examples, (DataSet, DataStream)) else "examples"
 
 
 def llava(data: str, rest: str) -> DataSet:
@@ -301,14 +369,7 @@ def _inside(folder: Path, name: Any) -> Path:
     """The file `name` in `folder`, refused if it lies elsewhere."""
     if not isinstance(name, str) or not name or "\0" in name:
         raise DataError(f"image is {kind(name)}, expected a file name")
-    path = folder / name
-    try:
-        inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError) as error:  # loops of links, names the file system cannot hold
-        raise DataError(f"image {name!r:.300} is no usable path ({error})") from None
-    if not inside:
-        raise DataError(f"image {name!r:.300} points outside the image folder")
-    return path
+    return inside(folder, name)
 
 
 def unique(entries: Iterable[Example | Skipped]) -> Iterator[Example | Skipped]:
@@ -345,7 +406,7 @@ def _checked(entry: Example | Skipped) -> Example | Skipped:
     if isinstance(entry.image, (list, tuple)) and len(entry.image) > 1:
         return Skipped(entry.id, f"it has {len(entry.image)} pictures; examples with one are measured")
     if not isinstance(entry.image, (Path, Image.Image, Encoded, type(None))):
-        return Skipped(entry.id, f"the image is {kind(entry.image)}, expected a pathlib.Path or a picture")
+        return Skipped(entry.id, f"the image is {kind(entry.image)}, expected a path, a file's content or a picture")
     return entry
 
 
@@ -413,13 +474,12 @@ def of_rows(data: object) -> str:
     named = getattr(data, "column_names", getattr(data, "columns", None))
     if isinstance(data, DataSet) or (named is None and not type(data).__module__.startswith("datasets.")):
         return ""
-    ways = {"iter_rows": "iter_rows(named=True)", "to_pylist": "to_pylist()", "iterrows": 'to_dict("records")'}
-    rows = next((f"DATA.{way}" for method, way in ways.items() if hasattr(data, method)), "DATA")
     columns = f" of the columns {', '.join(map(str, named))}" if named is not None and len(named) else ""
+    known = kind in ("DataFrame", "Dataset", "IterableDataset") and type(data).__module__.split(".")[0] != "polars"
+    way = next((f".{way}()" for way in ("to_pandas", "toPandas") if hasattr(data, way) and not known), "")
     return (
-        f"{kind}, a table{columns}; make examples of its rows, [mmerank.Example(str(i), row[IMAGE], "
-        f"row[INSTRUCTION], row[RESPONSE]) for i, row in enumerate({rows})], with the names of columns, and None as "
-        "the image of a text"
+        f"{kind}, a table{columns}; mmerank.load_data(DATA{way}, image=COLUMN, response=COLUMN, instruction=COLUMN) "
+        'makes examples of its rows, without image= of texts alone, with instruction="" of captions alone'
     )
 
 
@@ -427,12 +487,12 @@ def fingerprint(examples: Iterable[Example | Skipped]) -> str:
     """What a run folder knows data by: the data set's own fingerprint, else a hash of ids, texts and pictures.
 
     Args:
-        examples: In order; read to the end unless it is a `DataSet`.
+        examples: In order; read to the end unless it is a `DataSet` or `DataStream`.
 
     Returns:
         16 hexadecimal digits, or the data set's fingerprint.
     """
-    if isinstance(examples, DataSet):
+    if isinstance(examples, (DataSet, DataStream)):
         return examples.fingerprint
     digest = hashlib.sha256()
     for entry in examples:
@@ -450,7 +510,11 @@ def _picture_in_memory(image: Path | Encoded | Image.Image | None) -> tuple[Any,
     """Its content; None of what is yet to be read, and looked at when it is measured."""
     if not isinstance(image, Image.Image):
         return None
-    content = (image.size, image.mode, hashlib.sha256(image.tobytes()).hexdigest())
+    try:
+        pixels = hashlib.sha256(image.tobytes()).hexdigest()
+    except Exception:  # opened late, and damaged: skipped with its reason when it is measured
+        return image.size, image.mode
+    content = (image.size, image.mode, pixels)
     beside = (image.getpalette(), image.info.get("transparency"), image.getexif().get(_ORIENTATION))
     return content if beside == (None, None, None) else (*content, beside)
 
@@ -467,15 +531,43 @@ def chosen(examples: Iterable[Example | Skipped], limit: int | None, seed: int |
         The entries.
 
     Raises:
-        UsageError: `limit` is below 1, or there is a seed without a limit.
+        UsageError: `limit` is below 1, or there is a seed without a limit, or a stream to be read whole for it.
     """
     check_sample(limit, seed)
     if limit is None:
         return examples
-    listed = list(examples)
     if seed is None:
-        return listed[:limit]
+        # No further: what comes behind may have no end.
+        return islice(examples, limit) if isinstance(examples, DataStream) else list(islice(examples, limit))
+    if isinstance(examples, DataStream):
+        raise UsageError(
+            f"{examples.name}: a sample by a seed would read the stream to its end; shuffle the stream itself, with "
+            "its own shuffle(seed=..., buffer_size=...), and take the first of it by limit alone"
+        )
+    listed = list(examples)
     return random.Random(seed).sample(listed, min(limit, len(listed)))
+
+
+def held(examples: Iterable[Example | Skipped], limit: int | None, seed: int | None) -> list[Example | Skipped]:
+    """The examples that `chosen` chooses, for a job that must have all of them at once.
+
+    Args:
+        examples: In order.
+        limit: See `chosen`.
+        seed: See `chosen`.
+
+    Returns:
+        The entries.
+
+    Raises:
+        UsageError: As of `chosen`; or it is a stream, and nothing says where to stop.
+    """
+    if isinstance(examples, DataStream) and limit is None:
+        raise UsageError(
+            f"{examples.name}: this job holds all its examples in memory, and a stream may have no end; give a "
+            "limit, or the first of it, as list(itertools.islice(DATA, 1000))"
+        )
+    return list(chosen(examples, limit, seed))
 
 
 def check_sample(limit: int | None, seed: int | None) -> None:

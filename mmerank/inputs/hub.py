@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmerank.errors import DataError, UsageError
-from mmerank.files import regular_bytes
+from mmerank.inputs.arrow_rows import ArrowRows, undecoded
+from mmerank.inputs.columns import Columns
 from mmerank.inputs.example import DataSet, Example, options_of
-from mmerank.inputs.pictures import Encoded
 from mmerank.inputs.rows import column_text, examples_of, sample, without_repeated_texts
-from mmerank.inputs.table_files import Row
 from mmerank.on_hub import NO_ANSWER, asked_of_hub
 
-# What `datasets` calls the types of text.
-_TEXT = ("string", "large_string", "string_view")
-OPTIONS = ("image", "instruction", "response", "revision", "first", "sample", "duplicates")
+OPTIONS = ("image", "instruction", "response", "id", "revision", "first", "sample", "duplicates")
 
 
 def hub(data: str, rest: str) -> DataSet:
@@ -26,9 +24,10 @@ def hub(data: str, rest: str) -> DataSet:
 
     NAME is `owner/name`; a third part is the configuration. SPLIT is `train` when it is not given.
     `#COLUMN`, short for `?response=COLUMN`, names the column with the text. Options, joined by `&`:
-    `image=`, `instruction=`, `response=` name columns. `instruction=` with nothing behind it says that there is no
-    instruction; with pictures one of both is asked for where the data set has further columns of text, since numbers
-    with and without an instruction differ as those of two models do. `revision=` names a branch, tag or commit
+    `image=`, `instruction=`, `response=` name columns, `id=` that of the ids, text or whole
+    numbers. `instruction=` with nothing behind it says that there is no instruction; with pictures one of both is
+    asked for where the data set has further columns of text, since numbers with and without an instruction differ as
+    those of two models do. `revision=` names a branch, tag or commit
     (`refs/convert/parquet` where the main branch has only a loading script); `first=N` fetches no more than the
     first N rows; `sample=N` draws N rows as the paper's code does (`random.seed(123)`), which needs the whole
     split on disk, but not in memory; `duplicates=keep` keeps repeated texts (see `load_data`).
@@ -70,7 +69,7 @@ def hub(data: str, rest: str) -> DataSet:
         first=first,
         image=image,
     )
-    wanted = [name for name in (image, instruction, response) if name]
+    wanted = [name for name in (image, instruction, response, options.get("id")) if name]
     if response is None or (missing := [name for name in wanted if name not in table.fields()]):
         problem = "say which column holds the text, as #COLUMN" if response is None else f"no column {missing[0]!r}"
         raise DataError(f"{data}: {problem}; columns: {', '.join(table.fields())}")
@@ -81,17 +80,19 @@ def hub(data: str, rest: str) -> DataSet:
         asked = column_text(row, instruction) if instruction else ""
         return Example(name, row[image] if image else None, asked, column_text(row, response))
 
-    entries = examples_of(table, example, None if drawn is None else sample(len(table), drawn))
+    drawn_rows = None if drawn is None else sample(len(table), drawn)
+    known = Columns(id=options["id"]).own_id if "id" in options else None
+    entries = examples_of(table, example, drawn_rows, known)
     # Many pictures may well have the same answer.
     if image is None and "duplicates" not in options:
         entries = without_repeated_texts(entries)
     # The same rows read by other columns are other data.
-    columns = {"image": image, "instruction": instruction, "response": response}
+    columns = {"image": image, "instruction": instruction, "response": response, "id": options.get("id")}
     read = " ".join(f"{name}={column}" for name, column in columns.items() if column)
     return DataSet(data, f"{table.fingerprint} {read}", tuple(entries))
 
 
-def _expect_no_other_text(data: str, table: _Rows, response: str) -> None:
+def _expect_no_other_text(data: str, table: ArrowRows, response: str) -> None:
     """DataError where a column that nobody named may hold the instruction."""
     if others := [name for name in table.text_fields() if name not in (response, "id")]:
         raise DataError(
@@ -109,7 +110,7 @@ def hub_table(
     revision: str | None = None,
     first: int | None = None,
     image: str | None = None,
-) -> _Rows:
+) -> ArrowRows:
     """The rows of one split of a data set on the hub, memory-mapped from the cache of `datasets`.
 
     Args:
@@ -139,73 +140,20 @@ def hub_table(
             builder.download_and_prepare(verification_mode="no_checks")
             dataset = builder.as_dataset(split=split)
         else:
-            dataset = builder.as_streaming_dataset(split=split)
-            dataset = dataset if dataset.features else dataset._resolve_features()
-        if image in dataset.features:
-            if not isinstance(dataset.features[image], datasets.Image):
-                pictures = [name for name, kind in dataset.features.items() if isinstance(kind, datasets.Image)]
-                found = ", ".join(pictures) or "none"
-                raise DataError(f"{repository}: column {image!r} holds no pictures; those that do: {found}")
-            dataset = dataset.cast_column(image, datasets.Image(decode=False))
-        if first is not None:
-            rows: Any = list(dataset.take(first))
-        else:
-            rows = dataset
-        texts = [name for name, kind in dataset.features.items() if getattr(kind, "dtype", "") in _TEXT]
-        return _Rows(repository, builder.hash, list(dataset.features), texts, rows, image)
-
-
-class _Rows:
-    def __init__(
-        self, name: str, fingerprint: str | None, fields: list[str], texts: list[str], rows: Any, image: str | None
-    ):
-        self.name = name
-        self.fingerprint = fingerprint or "unknown"
-        self._fields = fields
-        self._text_fields = texts
-        self._rows = rows
-        self._image = image
-        # Text is read without the pictures beside it.
-        self._texts = rows.remove_columns([image]) if image in fields and not isinstance(rows, list) else rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def rows(self, numbers: Collection[int] | None = None) -> Iterator[tuple[int, Row]]:
-        for number in range(len(self)) if numbers is None else sorted(numbers):
-            with _explained(self.name):
-                row = self._texts[number]
-            yield number, {**row, self._image: self._picture(number)} if self._image in self._fields else row
-
-    def place(self, number: int) -> str:
-        return f"row {number + 1}"
-
-    def fields(self) -> list[str]:
-        return self._fields
-
-    def text_fields(self) -> list[str]:
-        """The names of the columns of text."""
-        return self._text_fields
-
-    def _picture(self, number: int) -> Encoded:
-        return Encoded(
-            f"the picture of row {number + 1}",
-            lambda: _content(self._rows[number][self._image]),
-            f"{self.name} {self.fingerprint} {self._image} {number}",
+            dataset = undecoded(builder.as_streaming_dataset(split=split), image)
+        rows = dataset if first is None else list(dataset.take(first))
+        table = ArrowRows(
+            rows,
+            repository,
+            fingerprint=builder.hash or "unknown",
+            image=image,
+            explained=partial(_explained, repository),
         )
-
-
-def _content(value: Any) -> bytes:
-    if not value or (value["bytes"] is None and not value["path"]):
-        raise DataError("no image")
-    if value["bytes"] is not None:
-        return bytes(value["bytes"])
-    if "://" not in value["path"]:
-        return regular_bytes(value["path"])
-    import fsspec
-
-    with fsspec.open(value["path"], "rb") as file:
-        return bytes(file.read())
+        kinds = dataset.features or {}
+        if image in table.text_fields() or not isinstance(kinds.get(image, datasets.Image()), datasets.Image):
+            found = ", ".join(name for name, of in kinds.items() if isinstance(of, datasets.Image)) or "none"
+            raise DataError(f"{repository}: column {image!r} holds no pictures; those that do: {found}")
+        return table
 
 
 def _number(name: str, options: dict[str, str], data: str) -> int | None:

@@ -11,14 +11,17 @@ from mmerank.files import opened
 
 _UNPACK = "unpack it, and name what is in it"
 _ROWS = (
-    "expected a file that ends in .jsonl, .jsonl.gz or .parquet; {how}(FILE.parquet) makes one, which "
+    "expected a file that ends in .jsonl, .jsonl.gz, .jsonl.zst or .parquet; {how}(FILE.parquet) makes one, which "
     "text:FILE.parquet#COLUMN names"
 )
+_TABLE = "a table, which csv:FILE reads, with ?image=COLUMN&response=COLUMN&instruction=COLUMN"
 _ARROW = "an Arrow file, " + _ROWS.format(how="datasets.Dataset.from_file(FILE).to_parquet")
-_SHARDS = "a tar archive, perhaps of webdataset; unpack it, and name what is in it as llava:, minigpt: or text:"
+_SHARDS = (
+    "a tar archive, perhaps of webdataset, whose samples webdataset:FILES reads; else unpack it, and name what is in "
+    "it as llava:, minigpt: or text:"
+)
 # How a file begins, where the sign stands, and what it is.
 _SIGNS = (
-    (0, b"\x28\xb5\x2f\xfd", f"packed with Zstandard; {_UNPACK}"),
     (0, b"BZh", f"packed with bzip2; {_UNPACK}"),
     (0, b"\xfd7zXZ\0", f"packed with xz; {_UNPACK}"),
     (0, b"PK\x03\x04", f"a ZIP archive; {_UNPACK}"),
@@ -29,14 +32,13 @@ _SIGNS = (
     (0, b"\xff\xff\xff\xff", _ARROW),
     (0, b"%PDF", "a PDF; extract its text"),
 )
-_GZIP = b"\x1f\x8b"
+_PACKED = {".gz": (b"\x1f\x8b", "gzip"), ".zst": (b"\x28\xb5\x2f\xfd", "Zstandard")}
 _SUFFIXES = {
-    ".csv": "a table, " + _ROWS.format(how="pandas.read_csv(FILE).to_parquet"),
-    ".tsv": "a table, " + _ROWS.format(how='pandas.read_csv(FILE, sep="\\t").to_parquet'),
+    ".csv": _TABLE,
+    ".tsv": _TABLE,
     ".arrow": _ARROW,
     ".tar": _SHARDS,
     ".tgz": _SHARDS,
-    ".zst": f"packed with Zstandard; {_UNPACK}",
     ".lst": "a list of labels; name the file with the rows",
 }
 
@@ -69,13 +71,19 @@ def at_home(name: str) -> Path:
     return path
 
 
-def check_layout(path: Path, *, unpacks: bool = True, folder: bool = False) -> None:
+def unpacked_name(name: str) -> str:
+    """The name of what is in a packed file, in small letters; of any other file its own."""
+    return name.lower().removesuffix(".gz").removesuffix(".zst")
+
+
+def check_layout(path: Path, *, unpacks: bool = True, folder: bool = False, table: bool = False) -> None:
     """Refuse, by its name, what is data of another layout than a reader reads.
 
     Args:
         path: A file or folder; one that is missing, or a pipe, is left to the reader.
-        unpacks: Whether the reader takes what gzip has packed, if its name ends in .gz.
+        unpacks: Whether the reader takes what gzip or Zstandard has packed, if its name ends in .gz or .zst.
         folder: Whether it takes folders.
+        table: Whether it takes tables with commas or tabs.
 
     Raises:
         DataError: It is another layout.
@@ -83,8 +91,8 @@ def check_layout(path: Path, *, unpacks: bool = True, folder: bool = False) -> N
     if path.is_dir():
         if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
             raise DataError(
-                f"{path}: a folder that datasets' save_to_disk wrote, "
-                + _ROWS.format(how="datasets.load_from_disk(FOLDER).to_parquet")
+                f"{path}: a folder that datasets' save_to_disk wrote, which saved:FOLDER reads, with "
+                "?image=COLUMN&response=COLUMN&instruction=COLUMN"
             )
         if any(path.glob("*.tar")):
             raise DataError(f"{path}: its *.tar is {_SHARDS}")
@@ -103,9 +111,10 @@ def check_layout(path: Path, *, unpacks: bool = True, folder: bool = False) -> N
     for at, sign, what in _SIGNS:
         if start[at:].startswith(sign) and not (sign == b"PAR1" and name.suffix == ".parquet"):
             raise DataError(f"{path}: {what}")
-    if start.startswith(_GZIP) and not (unpacks and name.suffix == ".gz"):
-        todo = "give it a name that ends in .gz" if unpacks and name.suffix != ".tgz" else _UNPACK
-        raise DataError(f"{path}: packed with gzip; {todo}")
-    suffix = (Path(name.stem) if name.suffix == ".gz" else name).suffix
-    if suffix in _SUFFIXES:
+    for ending, (sign, packer) in _PACKED.items():
+        if start.startswith(sign) and not (unpacks and name.suffix == ending):
+            todo = f"give it a name that ends in {ending}" if unpacks and name.suffix != ".tgz" else _UNPACK
+            raise DataError(f"{path}: packed with {packer}; {todo}")
+    suffix = Path(unpacked_name(name.name)).suffix
+    if suffix in _SUFFIXES and not (table and _SUFFIXES[suffix] is _TABLE):
         raise DataError(f"{path}: {_SUFFIXES[suffix]}")

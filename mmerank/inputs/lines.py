@@ -57,7 +57,7 @@ class _Counted(io.RawIOBase):
 
 
 def lines(path: Path, digest: Digest | None = None, *, pipe: bool = False) -> Iterator[bytes]:
-    """The lines of a file, without their ends (LF or CR LF), unpacked if its name ends in .gz.
+    """The lines of a file, without their ends (LF or CR LF), unpacked if its name ends in .gz or .zst.
 
     Args:
         path: The file, which is opened once.
@@ -73,8 +73,7 @@ def lines(path: Path, digest: Digest | None = None, *, pipe: bool = False) -> It
     try:
         with opened(path, pipe=pipe) as raw:
             counted = io.BufferedReader(cast(io.RawIOBase, (digest or Digest()).of(raw)), _BLOCK)
-            # Both of them give bytes.
-            file = cast(IO[bytes], gzip.open(counted) if path.suffix.lower() == ".gz" else counted)
+            file = _unpacked(cast(IO[bytes], counted), path.suffix.lower())
             for i, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b"")):
                 if len(line) == LONGEST_LINE:
                     raise DataError(f"{path}: line {i + 1} has {LONGEST_LINE / 1e6:g} MB and more, expected texts")
@@ -82,6 +81,32 @@ def lines(path: Path, digest: Digest | None = None, *, pipe: bool = False) -> It
                 yield line[start:].removesuffix(b"\n").removesuffix(b"\r")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+def _unpacked(file: IO[bytes], suffix: str) -> IO[bytes]:
+    """A file as it was before it was packed."""
+    if suffix == ".gz":
+        return cast(IO[bytes], gzip.open(file))
+    if suffix == ".zst":
+        from pyarrow import CompressedInputStream, PythonFile
+
+        return io.BufferedReader(cast(io.RawIOBase, _Raw(CompressedInputStream(PythonFile(file), "zstd"))), _BLOCK)
+    return file
+
+
+class _Raw(io.RawIOBase):
+    """A stream of pyarrow as one of Python."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._stream.read(len(buffer))
+        buffer[: len(block)] = block
+        return len(block)
 
 
 def reason(error: BaseException) -> str:

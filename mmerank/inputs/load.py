@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, overload
 
 from mmerank.errors import DataError, UsageError, did_you_mean
 from mmerank.inputs import example as inputs
 from mmerank.inputs import text_sets as texts
-from mmerank.inputs.example import DataSet
+from mmerank.inputs.columns import Columns
+from mmerank.inputs.example import DataSet, DataStream
 from mmerank.inputs.hub import hub
+from mmerank.inputs.in_memory import from_memory, is_table
+from mmerank.inputs.layouts import located, unpacked_name
+from mmerank.inputs.pair_files import KINDS, pair_file
+from mmerank.inputs.remote import is_address
 from mmerank.inputs.table_files import JSON_LINES
 
 FORMS = (
@@ -16,6 +23,11 @@ FORMS = (
     "minigpt:DIR",
     "text:FILE",
     "text:FILE.jsonl#FIELD",
+    "csv:FILE?image=COLUMN&response=COLUMN&instruction=COLUMN[&images=DIR]",
+    "jsonl:FILE?...",
+    "parquet:FILE?...",
+    "saved:FOLDER?...",
+    "webdataset:FILES?...",
     "hub:OWNER/NAME[/CONFIG][:SPLIT]#COLUMN",
     "hub:OWNER/NAME[/CONFIG][:SPLIT]?image=COLUMN&response=COLUMN[&instruction=COLUMN]",
     *(f"{name}[:PATH]" for name in texts.SETS),
@@ -28,6 +40,7 @@ _READERS = {
     "llava": inputs.llava,
     "minigpt": inputs.minigpt,
     "text": texts.text,
+    **dict.fromkeys(KINDS, pair_file),
     "hub": hub,
     "detail_23k": inputs.llava,
     "cc_sbu_align": inputs.minigpt,
@@ -47,16 +60,49 @@ _TO_DOWNLOAD = {
 }
 
 
-def load_data(data: str, *, pipe: bool = True) -> DataSet:
-    """The examples that a DATA argument names.
+@overload
+def load_data(
+    data: str,
+    *,
+    image: str | None = None,
+    response: str | None = None,
+    instruction: str | None = None,
+    id: str | None = None,
+    name: str | None = None,
+    pipe: bool = True,
+) -> DataSet: ...
+@overload
+def load_data(
+    data: Any,
+    *,
+    image: str | None = None,
+    response: str | None = None,
+    instruction: str | None = None,
+    id: str | None = None,
+    name: str | None = None,
+    pipe: bool = True,
+) -> DataSet | DataStream: ...
+def load_data(
+    data: Any,
+    *,
+    image: str | None = None,
+    response: str | None = None,
+    instruction: str | None = None,
+    id: str | None = None,
+    name: str | None = None,
+    pipe: bool = True,
+) -> DataSet | DataStream:
+    """The examples that a DATA argument names, or those in a table, by the names of its columns.
 
     `llava:FILE.json[?images=DIR]`: a list of LLaVA conversations (detail_23k), or one in each line: the first human
     turn is the instruction, without its <image> tag, and the answer to it the response. Pictures are in `images/`
     beside the file, or in DIR.
     `minigpt:DIR`: cc_sbu_align: `filter_cap.json` and `image/ID.jpg`; the instruction is always "Describe this
     image in detail.".
+    `csv:FILE`, `jsonl:FILE`, `parquet:FILE`, `saved:FOLDER`, `webdataset:FILES`, with columns: see
+    `mmerank.inputs.pair_files.pair_file`. Addresses (`s3://...`) stand in the place of paths.
     `text:FILE`: one text per line; `text:FILE.jsonl#FIELD`, `text:FILE.parquet#COLUMN`: one per row; each also
-    with .gz. Rows of JSON may also stand in a list. See `mmerank.inputs.text_sets.text`.
+    with .gz or .zst. Rows of JSON may also stand in a list. See `mmerank.inputs.text_sets.text`.
     `hub:OWNER/NAME[/CONFIG][:SPLIT]#COLUMN`, `hub:...?image=COLUMN&response=COLUMN`: any data set of the Hugging
     Face hub that needs no loading script. See `mmerank.inputs.hub.hub`.
     `dolly-15k`, `hh-rlhf`, `wikipedia`, `openwebtext2`, `openbookqa`, `piqa`, `winogrande`: the paper's text sets
@@ -69,23 +115,49 @@ def load_data(data: str, *, pipe: bool = True) -> DataSet:
     Paths may begin with `~`; a file is meant whose whole name has `?` or `#` in it. What is data of another layout
     (a table of commas, a saved data set, an archive) is refused by its name.
 
-    Of `text:` and `hub:`, texts that occurred before are skipped, so that a text does not count twice by accident;
+    Texts without pictures that occurred before are skipped, so that a text does not count twice by accident;
     `?duplicates=keep` keeps them. The paper's data sets and image-text pairs keep them always.
 
     Args:
-        data: One of the forms above.
+        data: One of the forms above; or a `datasets.Dataset`, an `IterableDataset`, a `pandas.DataFrame`, or a list
+            of dictionaries. In memory, a picture is a path, an address, the content of a file, both as `datasets`
+            keeps them, or an opened picture.
+        image: The column of the pictures; without it the examples are texts. Of a DATA argument this and the next
+            three are the options of their names behind its `?`.
+        response: The column of the answers, captions or texts.
+        instruction: The column of what the model is asked; "" for none, which pairs must say.
+        id: The column of ids, text or whole numbers. Default: `id` where there is one, else rows are numbered from 1.
+        name: What tables call the data. Default: the DATA argument, or what the table is.
         pipe: Whether `text:FILE` may be a pipe, as of `text:<(command)`. Every other file must be a regular one.
 
     Returns:
-        The data set. Records that cannot be used stand in it as `Skipped`.
+        The data set. Records that cannot be used stand in it as `Skipped`. Of an `IterableDataset` a stream of such
+        entries, of which none is held.
 
     Raises:
-        UsageError: The form is none of those above.
-        DataError: The data are missing, cannot be reached, or have another schema.
-        TypeError: It is not text: a table in memory, for example, or examples, which are measured as they are.
+        UsageError: The form is none of those above, or has no columns.
+        DataError: The data are missing, cannot be reached, or have another schema; a column is not there, or it is
+            not said whether there is an instruction.
+        TypeError: It is neither text nor a table: examples, for example, which are measured as they are.
+
+    Example:
+        >>> rows = [{"file": "a.png", "caption": "A cat."}, {"file": "b.png", "caption": "A dog."}]
+        >>> [example.text for example in load_data(rows, image="file", response="caption", instruction="")]
+        ['A cat.', 'A dog.']
     """
+    columns = Columns(image, response, instruction, id)
+    if name is not None and (not isinstance(name, str) or not name.strip() or not name.isprintable()):
+        raise UsageError(f"name: expected text on one line, got {name!r:.100}")
+    if is_table(data):
+        return from_memory(data, columns, name)
     if not isinstance(data, str):
-        raise TypeError(f"load_data: expected text, as 'text:FILE', got {_no_text(data)}")
+        raise TypeError(f"load_data: expected text, as 'text:FILE', or a table, got {_no_text(data)}")
+    argument = _with_columns(data, columns)
+    found = _load(argument, pipe)
+    return found if name is None else replace(found, name=name, source=argument)
+
+
+def _load(data: str, pipe: bool) -> DataSet:
     name, _, rest = data.partition(":")
     if data == "demo":
         from mmerank.inputs import demo as demo
@@ -105,6 +177,34 @@ def load_data(data: str, *, pipe: bool = True) -> DataSet:
     if name == "text":
         return texts.text(data, rest, pipe=pipe)
     return _READERS[name](data, rest)
+
+
+def _with_columns(data: str, columns: Columns) -> str:
+    """The DATA argument that says by itself which column is which, so that a run folder has all of it."""
+    given = columns.stated
+    name, _, rest = data.partition(":")
+    if not given:
+        return data
+    if name not in (*KINDS, "hub"):
+        raise UsageError(
+            f"{data!r}: {', '.join(given)} name columns, which only {', '.join(f'{kind}:' for kind in KINDS)} "
+            "and hub: have; of text: the column stands behind a #"
+        )
+    for value in given.values():
+        if "&" in value or (name == "hub" and "#" in value):
+            raise UsageError(
+                f"{data!r}: the name {value!r} holds a sign that a DATA argument has for itself; rename it"
+            )
+    behind = ""
+    if name == "hub":
+        rest, mark, column = rest.partition("#")
+        behind = mark + column
+    stated = rest.partition("?")[2] if name == "hub" or is_address(rest) else located(rest, "?")[1][1:]
+    if twice := [of for of in given if any(option.startswith(f"{of}=") for option in stated.split("&"))]:
+        raise UsageError(f"{data!r}: names {twice[0]} already; name it once")
+    joined = "&" if stated else "?"
+    options = "&".join(f"{of}={value}" for of, value in given.items())
+    return f"{name}:{rest}{joined}{options}{behind}"
 
 
 def _no_text(data: object) -> str:
@@ -131,7 +231,10 @@ def _as_path(data: str) -> str:
             ways = [f"minigpt:{data}"]
         named = ", ".join(ways) or "minigpt:DIR, or NAME:DIR for a set of the paper"
         return f", a folder; say how it is read: {named}"
-    kind = path.name.lower().removesuffix(".gz")
+    kind = unpacked_name(path.name)
+    pairs = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".tar": "webdataset", ".jsonl": "jsonl"}
     ways = [f"llava:{data}"] if kind.endswith(".json") else []
-    ways.append(f"text:{data}" + ("#FIELD" if kind.endswith((*JSON_LINES, ".parquet")) else ""))
+    ways += [f"{way}:{data}?image=COLUMN&response=COLUMN" for end, way in pairs.items() if kind.endswith(end)]
+    if not kind.endswith((".csv", ".tsv", ".tar")):
+        ways.append(f"text:{data}" + ("#FIELD" if kind.endswith((*JSON_LINES, ".parquet")) else ""))
     return f", a file; say how it is read: {', or '.join(ways)}"

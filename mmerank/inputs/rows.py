@@ -16,6 +16,7 @@ def examples_of(
     table: Table,
     example: Callable[[str, dict[str, Any]], Example | None],
     numbers: Sequence[int] | None = None,
+    own_id: Callable[[dict[str, Any]], str | None] | None = None,
 ) -> Iterator[Example | Skipped]:
     """The examples in a table.
 
@@ -24,24 +25,45 @@ def examples_of(
         example: Id and row -> its example; None if the row is not one of the data set's. A `DataError` that it
             raises becomes the reason of a `Skipped`.
         numbers: Take these rows, in this order. Default: all.
+        own_id: The id that a row has itself. Default: its field `id`, where that is text.
+
+    Returns:
+        One entry for a row.
+    """
+    rows = table.rows() if numbers is None else _in_order(table, numbers)
+    return entries_of(rows, example, own_id or _own_id, table.place)
+
+
+def entries_of(
+    rows: Iterable[tuple[int, Row]],
+    example: Callable[[str, dict[str, Any]], Example | None],
+    own_id: Callable[[dict[str, Any]], str | None],
+    place: Callable[[int], str],
+) -> Iterator[Example | Skipped]:
+    """The examples in numbered rows, which may have no end.
+
+    Args:
+        rows: Number, from 0, and row.
+        example: As for `examples_of`.
+        own_id: As for `examples_of`.
+        place: Where a row stands, by its number, for messages.
 
     Yields:
         One entry for a row.
     """
-    rows = table.rows() if numbers is None else _in_order(table, numbers)
     taken: set[str] = set()
     for number, row in rows:
         name = str(number + 1)
         try:
             if isinstance(row, DataError):
                 raise row
-            name = _own_id(row) or name
+            name = own_id(row) or name
             found = example(name, row)
         except DataError as error:
-            yield Skipped(name, f"{table.place(number)}: {error}")
+            yield Skipped(name, f"{place(number)}: {error}")
             continue
         if found is not None and name in taken:
-            yield Skipped(name, f"{table.place(number)}: the id occurs twice; the first record is kept")
+            yield Skipped(name, f"{place(number)}: the id occurs twice; the first record is kept")
         elif found is not None:
             taken.add(name)
             yield found

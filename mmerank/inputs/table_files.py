@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from mmerank.errors import DataError
 from mmerank.files import opened
 from mmerank.inputs.example import kind
-from mmerank.inputs.layouts import check_layout
+from mmerank.inputs.layouts import check_layout, unpacked_name
 from mmerank.inputs.lines import Digest, lines, reason
 
 # A row, or why there is none.
@@ -54,7 +54,7 @@ def open_table(path: Path, patterns: Sequence[str] = ()) -> Table:
 
     Args:
         path: A file that ends in .jsonl, .ndjson or .json (one JSON object per line, or a list of them), each also
-            with .gz, or in .parquet; or a folder.
+            with .gz or .zst, or in .parquet; or a folder.
         patterns: For a folder, the files in it, in this order; of one pattern, by name. A file `NAME.gz` is also
             found as `NAME`.
 
@@ -82,12 +82,11 @@ def open_table(path: Path, patterns: Sequence[str] = ()) -> Table:
 def _open_file(path: Path) -> Table:
     if path.exists() and not path.is_file():
         raise DataError(f"{path}: not a regular file; rows are read more than once, so save them to a file first")
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes[-1:] == [".parquet"]:
+    if path.suffix.lower() == ".parquet":
         return _Parquet(path)
-    if (suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:]) in [[known] for known in JSON_LINES]:
+    if unpacked_name(path.name).endswith(JSON_LINES):
         return _json_table(path)
-    raise DataError(f"{path}: expected a file that ends in .jsonl, .jsonl.gz or .parquet")
+    raise DataError(f"{path}: expected a file that ends in .jsonl, .jsonl.gz, .jsonl.zst or .parquet")
 
 
 def _json_table(path: Path) -> Table:
@@ -104,18 +103,32 @@ def _json_table(path: Path) -> Table:
         reason = "nested too deeply" if isinstance(error, RecursionError) else "too large for the memory there is"
         raise DataError(f"{path}: a JSON list, {reason}; write one object per line") from None
     if isinstance(content, list):
-        return _JsonList(path, content, digest.text)
+        return ListedRows(path, content, digest.text)
     keys = ", ".join(f"{key!r:.40}" for key in list(content)[:5])
     raise DataError(f"{path}: one JSON object, with the keys {keys}; write its rows one per line, as .jsonl")
 
 
-class _JsonList:
-    def __init__(self, path: Path, content: list[Any], fingerprint: str):
+class ListedRows:
+    """Rows that are held in memory.
+
+    Args:
+        path: Where they are from.
+        content: Dictionaries, what is no row, or why there is none.
+        fingerprint: Of the file's content.
+        fields: The names of the columns. Default: those of the rows.
+
+    Raises:
+        DataError: There are none.
+    """
+
+    def __init__(self, path: Path, content: Sequence[Any], fingerprint: str, *, fields: Sequence[str] | None = None):
         self.name = str(path)
         self.fingerprint = fingerprint
         self._rows: list[Row] = [
-            row if isinstance(row, dict) else DataError(f"{kind(row)}, expected a JSON object") for row in content
+            row if isinstance(row, (dict, DataError)) else DataError(f"{kind(row)}, expected a JSON object")
+            for row in content
         ]
+        self._named = fields
         if not self._rows:
             raise DataError(f"{path}: no rows")
 
@@ -123,12 +136,17 @@ class _JsonList:
         return len(self._rows)
 
     def rows(self, numbers: Collection[int] | None = None) -> Iterator[tuple[int, Row]]:
+        """The rows, or those of the given numbers, each with its number."""
         return ((i, row) for i, row in enumerate(self._rows) if numbers is None or i in numbers)
 
     def place(self, number: int) -> str:
-        return f"entry {number + 1}"
+        """Where a row stands, for messages."""
+        return f"{'entry' if self._named is None else 'row'} {number + 1}"
 
     def fields(self) -> list[str]:
+        """The names of the columns."""
+        if self._named is not None:
+            return [*self._named]
         return list(dict.fromkeys(name for row in self._rows[:_FIRST_ROWS] if isinstance(row, dict) for name in row))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs.example import DataSet, Example, Skipped, kind, options_of
 from mmerank.inputs.hub import hub_table
-from mmerank.inputs.layouts import at_home, check_layout, located
+from mmerank.inputs.layouts import at_home, check_layout, located, unpacked_name
 from mmerank.inputs.lines import Digest, lines
 from mmerank.inputs.rows import column_text, examples_of, sample, usable, without_repeated_texts
 from mmerank.inputs.table_files import JSON_LINES, Table, open_table
@@ -208,7 +208,7 @@ def text(data: str, rest: str, *, pipe: bool = True) -> DataSet:
     if options.get("duplicates", "keep") != "keep":
         raise UsageError(f"{data!r}: duplicates={options['duplicates']}; known: keep")
     check_layout(path)
-    if path.name.lower().removesuffix(".gz").endswith((*JSON_LINES, ".parquet")):
+    if unpacked_name(path.name).endswith((*JSON_LINES, ".parquet")):
         table = open_table(path)
         if not field:
             raise UsageError(f"{data!r}: say which field holds the text, as #FIELD; found: {_listed(table)}")

@@ -7,15 +7,17 @@ import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import MAX_PIXELS, open_picture
-from mmerank.inputs.transforms.known import FORMS, KNOWN
+from mmerank.inputs.transforms.own import OwnTransform, as_transform, forms
 from mmerank.inputs.transforms.transform import Transform, parse
 
 Control = Literal["mismatch", "independent"]
+# A name with its strength, a function of one's own, or what `mmerank.transform` makes of one.
+Asked = str | Callable[..., Any] | OwnTransform
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ BASE = Variant("none")
 
 
 def asked_for(
-    transforms: Iterable[str], controls: Iterable[str], control_draws: int
+    transforms: Iterable[Asked], controls: Iterable[str], control_draws: int
 ) -> tuple[tuple[Transform, ...], tuple[Control, ...]]:
     """The transforms and controls that arguments name, sweeps taken apart.
 
@@ -78,9 +80,14 @@ def asked_for(
         TypeError: One string is given for a list of them, or something else than a name.
         UsageError: One is unknown, or there is nothing to do.
     """
-    transforms, controls = _names(transforms, "transform", "rotate:90"), _names(controls, "control", "mismatch")
+    controls = _names(controls, "control", "mismatch")
+    written = [given if isinstance(given, str) else as_transform(given) for given in _list(transforms)]
+    mine: dict[str, str] = {}
+    for of in written:
+        if isinstance(of, OwnTransform) and mine.setdefault(of.name, of.known.source) != of.known.source:
+            raise UsageError(f"transform {of.name!r}: two functions have this name; give one of them another")
     found: dict[str, Transform] = {}
-    for transform in (transform for text in transforms for transform in parse(text)):
+    for transform in (t for of in written for t in parse(of if isinstance(of, str) else of.written)):
         if transform.name in found:
             warnings.warn(
                 f"transform {transform.name!r} is asked for more than once, perhaps by different strengths that mean "
@@ -92,30 +99,29 @@ def asked_for(
     if unknown := sorted(named - set(known)):
         raise UsageError(f"unknown control {unknown[0]!r}; known: {', '.join(known)}")
     if not found and not named:
-        raise UsageError(f"expected a transform or a control, got none; known transforms: {', '.join(FORMS)}")
+        raise UsageError(f"expected a transform or a control, got none; known transforms: {', '.join(forms())}")
     if control_draws < 1:
         raise UsageError(f"control_draws must be at least 1, got {control_draws}")
     return tuple(found.values()), tuple(kind for kind in known if kind in named)
 
 
-def _names(given: object, what: str, example: str) -> list[str]:
-    """The names in a list of them."""
+def _list(given: object, what: str = "transform", example: str = "rotate:90") -> list[Any]:
+    """What is in a list of names."""
     if isinstance(given, str):
         raise TypeError(f"{what}s: expected a list, got the text {given!r}; write [{given!r}]")
-    if not isinstance(given, Iterable):
+    if callable(given) or not isinstance(given, Iterable):
         raise TypeError(f"{what}s: expected a list of names, as [{example!r}], got {type(given).__name__}")
-    names = list(given)
+    return list(given)
+
+
+def _names(given: object, what: str, example: str) -> list[str]:
+    """The names in a list of nothing else."""
+    names = _list(given, what, example)
     for name in names:
         if not isinstance(name, str):
-            hint = ""
-            if callable(name):
-                hint = (
-                    "; what a function of your own makes of the pictures is measured by mmerank.align, on examples "
-                    "with those pictures"
-                )
-            shown = getattr(name, "__name__", None) or reprlib.repr(name)
+            shown = reprlib.repr(name)
             raise TypeError(
-                f"{what}s: expected names, as {example!r}, got {shown} ({type(name).__name__}) among them{hint}"
+                f"{what}s: expected names, as {example!r}, got {shown} ({type(name).__name__}) among them"
             )
     return names
 
@@ -195,7 +201,7 @@ def _other_picture(
     transform: Transform, examples: Sequence[Example], seed: int, max_pixels: int
 ) -> Callable[[Example], Example]:
     source = None
-    if KNOWN[transform.picture_steps[0].kind].apply is None:
+    if transform.picture_steps[0].known.apply is None:
         source = _partners(examples, (seed, "other"))
 
     def of(example: Example) -> Example:
@@ -215,7 +221,7 @@ def _other_picture(
 
 def _other_text(transform: Transform, examples: Sequence[Example], seed: int) -> Callable[[Example], Example]:
     begin = ORIGINAL.of
-    if KNOWN[transform.text_steps[0].kind].apply is None:
+    if transform.text_steps[0].known.apply is None:
         begin = _partner_text(examples, (seed, "other-text"))
 
     def of(example: Example) -> Example:

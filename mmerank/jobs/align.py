@@ -14,7 +14,7 @@ from mmerank.engine.collect import collect
 from mmerank.engine.plans.pairs import Pairs
 from mmerank.engine.probe import Probe
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
-from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, unique
+from mmerank.inputs.example import Example, Skipped, check_examples, chosen, kept, name_of, unique
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import without_placeholders
 from mmerank.jobs.clip import Clip, clip_embeddings, clip_in
@@ -93,13 +93,13 @@ def align(
     computing = Computing(batch_tokens=batch_tokens, share_prefix=share_prefix, strict=strict, progress=progress)
     check_adapter(adapter)
     check_examples(examples)
-    name = examples.name if isinstance(examples, DataSet) else "examples"
+    name = name_of(examples)
     plan = Pairs(adapter, convention, layers=layers, max_pixels=max_pixels, share_prefix=computing.share_prefix)
     probe = Probe(plan, computing)
     scorer = None if clip is None else Clip(clip, next(adapter.model.parameters()).device)
     own_folder = out is not None and not isinstance(out, RunFolder)
     if (out is not None and not isinstance(out, RunFolder)) or scorer is not None:
-        examples = examples if isinstance(examples, DataSet) else list(examples)
+        examples = kept(examples)
     if out is not None and not isinstance(out, RunFolder):
         out = open_align_run(out, examples, convention, layers=layers, max_pixels=max_pixels, limit=limit, seed=seed)
     folder = out

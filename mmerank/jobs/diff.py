@@ -21,7 +21,7 @@ from mmerank.eranks import FINAL
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
 from mmerank.inputs.contents import content_of
-from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, first_reason
+from mmerank.inputs.example import Example, Skipped, check_examples, first_reason, held, kept, name_of
 from mmerank.jobs.twins import (
     Measure,
     built_when_needed,
@@ -124,9 +124,9 @@ def diff(
     except ValueError as error:
         raise UsageError(f"{adapter.name}: {error}") from None
     check_examples(examples)
-    examples = examples if isinstance(examples, DataSet) else list(examples)
-    name = examples.name if isinstance(examples, DataSet) else "examples"
-    entries = list(chosen(examples, limit, seed))
+    examples = kept(examples)
+    name = name_of(examples)
+    entries = held(examples, limit, seed)
     settings = _settings(convention, layers, loss)
     known, called = identity(adapter), adapter.name
     drawn = initialisation(adapter, init_range)

@@ -13,7 +13,7 @@ from mmerank.convention import EncoderConvention
 from mmerank.engine.collect import collect
 from mmerank.engine.plans.encoders import Encoders, Loaded, Prepared
 from mmerank.engine.probe import Probe
-from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen
+from mmerank.inputs.example import Example, Skipped, check_examples, held, kept, name_of
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.jobs.twins import Measure, built_when_needed, full_twin_name, measured_examples, twin_source
 from mmerank.models.encoders.encoder import Encoder, check_is_encoder
@@ -80,9 +80,9 @@ def encode(
     computing = Computing(batch_tokens=batch_tokens, strict=strict, progress=progress)
     check_is_encoder(encoder)
     check_examples(examples)
-    examples = examples if isinstance(examples, DataSet) else list(examples)
-    name = examples.name if isinstance(examples, DataSet) else "examples"
-    entries = list(chosen(examples, limit, seed))
+    examples = kept(examples)
+    name = name_of(examples)
+    entries = held(examples, limit, seed)
     known = identity(encoder)
     settings: dict[str, Any] = {"layers": layers, "untrained_seed": untrained_seed, "max_pixels": max_pixels}
 

@@ -17,11 +17,11 @@ from mmerank.engine.plans.pairs import Pairs
 from mmerank.engine.probe import Probe
 from mmerank.errors import DataError
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
-from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, chosen, unique
+from mmerank.inputs.example import Example, Skipped, check_examples, held, kept, name_of, unique
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import placeholders, without_placeholders
 from mmerank.inputs.transforms.transform import Transform
-from mmerank.inputs.variants import BASE, ORIGINAL, Control, Variant, asked_for, null_pairs, variant
+from mmerank.inputs.variants import BASE, ORIGINAL, Asked, Control, Variant, asked_for, null_pairs, variant
 from mmerank.jobs.align import Alignment
 from mmerank.models.adapter import Adapter, check_adapter
 from mmerank.runs.folder import RunFolder, open_run
@@ -50,7 +50,7 @@ class Perturbation(PerturbationResult):
 def perturb(
     adapter: Adapter,
     examples: Iterable[Example | Skipped],
-    transforms: Iterable[str] = (),
+    transforms: Iterable[Asked] = (),
     *,
     controls: Iterable[Control] = (),
     control_draws: int = DRAWS,
@@ -74,7 +74,8 @@ def perturb(
         adapter: A loaded model, from `mmerank.load`.
         examples: From `mmerank.load_data`, or any iterable of `mmerank.Example`, which is read into a list.
         transforms: `NAME[:STRENGTH]`, joined by `+` to follow each other, strengths joined by commas for a sweep:
-            `rotate:90`, `blur:1,2,4`. See `mmerank.inputs.transforms.known`.
+            `rotate:90`, `blur:1,2,4`. See `mmerank.inputs.transforms.known`. Functions of your own stand among
+            them, as they are or from `mmerank.transform`.
         controls: Nulls, `mismatch` and `independent`, see `mmerank.inputs.variants.null_pairs`.
         control_draws: How often a null is drawn, R; its p is never below 2 / (R + 1).
         convention: As for `mmerank.align`, like all that follows but for `seed`.
@@ -103,13 +104,12 @@ def perturb(
     check_adapter(adapter)
     check_examples(examples)
     asked, kinds = asked_for(transforms, controls, control_draws)
-    if not isinstance(examples, DataSet):
-        examples = list(examples)
-    name = examples.name if isinstance(examples, DataSet) else "examples"
+    examples = kept(examples)
+    name = name_of(examples)
     sample_seed = seed if limit is not None else None
     # Here too: what is drawn from other examples, or changed, is their text without it.
     signs = placeholders(adapter.model, adapter.tokenizer)
-    entries = list(without_placeholders(signs, unique(chosen(examples, limit, sample_seed))))
+    entries = list(without_placeholders(signs, unique(held(examples, limit, sample_seed))))
     usable = [entry for entry in entries if isinstance(entry, Example)]
     drawn_by = seed or 0
     variants = [variant(transform, usable, seed=drawn_by, max_pixels=max_pixels) for transform in asked]
@@ -181,6 +181,8 @@ def open_perturb_run(
         "control_draws": control_draws if controls else 0,
         **stated_metrics(convention.metrics),
     }
+    if own := {step.kind: step.known.source for of in transforms for step in of.steps if step.known.source}:
+        settings["own_transforms"] = own
     return open_run(out, "perturb", examples, settings, limit=limit, seed=seed)
 
 

@@ -14,6 +14,9 @@ from mmerank.errors import MmerankError
 from mmerank.inputs.example import Example, llava_files
 from mmerank.inputs.layouts import at_home, located
 from mmerank.inputs.load import load_data
+from mmerank.inputs.pair_files import KINDS, pictures_of, where
+from mmerank.inputs.remote import is_address
+from mmerank.inputs.shards import shards_of
 from mmerank.inputs.text_sets import SETS
 
 _HOW = "`mmerank report --with-data` reads them again wherever they lie"
@@ -31,18 +34,20 @@ def find_examples(run: Finished, *, with_data: bool = False) -> tuple[dict[str, 
         Examples by id, and why there are none, which quotes nothing of the files.
     """
     try:
-        places = list(_places(run.data))
+        # Under another name, what to read is stated beside it.
+        source = str(run.settings["data"].get("source") or run.data)
+        places = list(_places(source))
         found_there = not places or places[0].exists()
     except (MmerankError, OSError, ValueError):  # names that no file can have
         return {}, "the data could not be read again"
-    if run.data != "demo" and not places:
+    if source != "demo" and not places:
         return {}, "the data are not in local files, and a report fetches nothing"
     if not with_data and not all(_near(place, run.path) for place in places):
         return {}, f"the data are neither in the run's folder nor in the current one; {_HOW}"
     if not found_there:
         return {}, "the data were not found; a relative path counts from where mmerank report is called"
     try:
-        data = load_data(run.data, pipe=False)
+        data = load_data(source, pipe=False)
     except (MmerankError, OSError, ValueError, MemoryError):
         return {}, "the data could not be read again"
     if data.fingerprint != run.settings["data"].get("fingerprint"):
@@ -66,6 +71,14 @@ def _places(data: str) -> Iterator[Path]:
         yield at_home(rest) / "image"
     elif name == "text":
         yield located(rest, "?#")[0]
+    elif name in KINDS and not is_address(rest):
+        place, options = where(data, rest)
+        images = pictures_of(place, options)
+        if isinstance(place, Path) and isinstance(images, Path):
+            yield place
+            yield images
+            if name == "webdataset":
+                yield from (shard for shard in shards_of(place) if isinstance(shard, Path))
     elif name in SETS:
         yield (place := at_home(rest))
         for pattern in SETS[name].files:  # links in a folder may lead anywhere

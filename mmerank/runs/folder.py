@@ -19,7 +19,7 @@ from mmerank.durable import UNFINISHED, own_folder, remove_unfinished, whole
 from mmerank.errors import RunFolderError
 from mmerank.files import require_local
 from mmerank.inputs.contents import Content
-from mmerank.inputs.example import DataSet, Example, Skipped, fingerprint
+from mmerank.inputs.example import Example, Skipped, fingerprint, name_of
 from mmerank.processes import rank
 from mmerank.runs.cache import reason
 from mmerank.runs.columns import DamagedPart
@@ -335,8 +335,9 @@ def open_run(
     Raises:
         RunFolderError: It holds another run, or something else, or cannot be written.
     """
-    name = examples.name if isinstance(examples, DataSet) else "examples"
-    data = {"name": name, "fingerprint": fingerprint(examples)}
+    data = {"name": name_of(examples), "fingerprint": fingerprint(examples)}
+    if source := getattr(examples, "source", ""):
+        data["source"] = source
     return RunFolder(Path(out), {"job": job, "data": {**data, "limit": limit, "seed": seed}, **settings})
 
 

@@ -28,13 +28,14 @@ CONVENTIONS: dict[str, type[AnyConvention]] = {
 _SOME_NUMBER = (int, float, type(None))
 _SETTINGS = {
     "job": str,
-    "data": {"name": str, "limit": (int, type(None)), "seed": (int, type(None))},
+    "data": {"name": str, "source": str, "limit": (int, type(None)), "seed": (int, type(None))},
     "convention": {"*": object},
     "models": {"*": {"*": object}},
     "versions": {"*": str},
     "layers": str,
     "untrained_seed": int,
     "transforms": [str],
+    "own_transforms": {"*": str},
     "controls": [str],
     "control_draws": int,
     "max_pixels": int,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmerank.inputs.load import FORMS
+from mmerank.inputs.pair_files import KINDS
 from mmerank.inputs.text_sets import SETS
 from tests.test_cli import failure, run
 
@@ -70,5 +71,5 @@ def test_help_lists_the_data_that_a_command_takes(monkeypatch: pytest.MonkeyPatc
         shown = run(command, "--help").stdout
         assert "…" not in shown
         words = set(re.findall(r"[\w-]+", shown.partition("--data")[2].partition("--help")[0]))
-        expected = {"text", "hub", *SETS} if command == "diff" else schemes - {"text", *SETS}
+        expected = {"text", "hub", *KINDS, *SETS} if command == "diff" else schemes - {"text", *SETS}
         assert not expected - words and not (schemes - expected) & words - {"demo"}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmerank.convention import SequenceForm
+from mmerank.engine.measurement import unreadable
 from mmerank.engine.plans.passes import Passes
 from mmerank.errors import DataError
 from mmerank.inputs.example import Example, Skipped
@@ -83,7 +84,10 @@ class Reader:
         shown = self._shown(example)
         found: dict[tuple[Version, Version], Reading] = {}
         for text in self.passes.texts:
-            of_text = text.of(example)
+            try:
+                of_text = text.of(example)
+            except DataError as error:  # of a function of one's own
+                return unreadable(example.id, error, f"{text.name}: ")
             # Another picture may have other rows; a text is cut at one place, whatever picture it stands beside.
             each = {image: self.reading(replace(of_text, image=picture)) for image, picture in shown.items()}
             if None in each.values():

@@ -28,7 +28,7 @@ from mmerank.inputs.transforms.text import shuffle_words
 
 @dataclass(frozen=True)
 class Known:
-    """A row of the table of transforms: how it is written, what its strength may be, and whether it is random."""
+    """A transform: how it is written, what its strength may be, whether it is random, and of what it is."""
 
     form: str
     apply: Callable[..., Any] | None  # None where another example stands in
@@ -36,6 +36,7 @@ class Known:
     optional: bool = False
     random: bool = False
     of: str = "picture"
+    source: str = ""  # of one's own, a hash
 
 
 def _number(low: float, high: float, *, above: bool = False, whole: bool = False) -> Callable[[str], float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from mmerank.errors import UsageError
-from mmerank.inputs.transforms.known import FORMS, KNOWN, Known
+from mmerank.inputs.transforms.known import KNOWN, Known
+from mmerank.inputs.transforms.own import forms, own, shown
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,19 @@ class Step:
     """One transform with its strength.
 
     Attributes:
-        kind: Key of `KNOWN`.
+        kind: Key of `KNOWN`, or the name of one's own.
         strength: As its function takes it; None where none is given.
+        known: What it does.
     """
 
     kind: str
     strength: Any = None
+    known: Known = field(kw_only=True, compare=False, repr=False)
 
     @property
     def name(self) -> str:
         """As it is written, `NAME` or `NAME:STRENGTH`."""
-        shown = f"{self.strength:.12g}" if isinstance(self.strength, float) else str(self.strength)
-        return self.kind if self.strength is None else f"{self.kind}:{shown}"
+        return self.kind if self.strength is None else f"{self.kind}:{shown(self.strength)}"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Transform:
     def __post_init__(self) -> None:
         for steps in (self.picture_steps, self.text_steps):
             for step in steps[1:]:
-                if KNOWN[step.kind].apply is None:
+                if step.known.apply is None:
                     raise UsageError(f"{self.name}: {step.kind!r} undoes what stands before it; let it come first")
 
     @property
@@ -66,12 +68,12 @@ class Transform:
     @property
     def picture_steps(self) -> tuple[Step, ...]:
         """The steps that concern the picture."""
-        return tuple(step for step in self.steps if KNOWN[step.kind].of == "picture")
+        return tuple(step for step in self.steps if step.known.of == "picture")
 
     @property
     def text_steps(self) -> tuple[Step, ...]:
         """The steps that concern the text."""
-        return tuple(step for step in self.steps if KNOWN[step.kind].of == "text")
+        return tuple(step for step in self.steps if step.known.of == "text")
 
     def picture(self, picture: Image.Image, *, example: str, seed: int = 0) -> Image.Image:
         """The picture after all steps that concern it, from the example that `other` may have chosen.
@@ -126,16 +128,19 @@ def parse(text: str) -> tuple[Transform, ...]:
 def _steps(part: str, whole: str) -> Iterable[Step]:
     kind, colon, strengths = part.partition(":")
     where = f"transform {whole!r}: " if part != whole else "transform "
-    if kind not in KNOWN:
-        raise UsageError(f"unknown {where}{part!r}; known: {', '.join(FORMS)}")
-    known = KNOWN[kind]
+    mine = None if kind in KNOWN else own(kind)
+    if kind not in KNOWN and mine is None:
+        raise UsageError(f"unknown {where}{part!r}; known: {', '.join(forms())}")
+    known = KNOWN[kind] if mine is None else mine.known
     if known.strength is None:
         if colon:
             raise UsageError(f"{where}{part!r}: {kind} has no strength; write {known.form}")
-        return [Step(kind)]
+        return [Step(kind, known=known)]
     if not colon:
         if known.optional:
-            return [Step(kind)]
+            return [Step(kind, known=known)]
+        if mine is not None and mine.strengths:
+            return [Step(kind, strength, known=known) for strength in mine.strengths]
         raise UsageError(f"{where}{part!r}: the strength is missing; write {known.form}")
     return [_step(kind, known, strength, where) for strength in strengths.split(",")]
 
@@ -143,7 +148,7 @@ def _steps(part: str, whole: str) -> Iterable[Step]:
 def _step(kind: str, known: Known, strength: str, where: str) -> Step:
     assert known.strength is not None
     try:
-        return Step(kind, known.strength(strength))
+        return Step(kind, known.strength(strength), known=known)
     except (ValueError, OverflowError):
         expected = (known.strength.__doc__ or "").rstrip(".")
         expected = expected[:1].lower() + expected[1:]
@@ -153,7 +158,7 @@ def _step(kind: str, known: Known, strength: str, where: str) -> Step:
 def _through(steps: Iterable[Step], value: Any, example: str, seed: int) -> Any:
     seen: dict[str, int] = {}
     for step in steps:
-        known = KNOWN[step.kind]
+        known = step.known
         count = seen[step.kind] = seen.get(step.kind, -1) + 1
         if known.apply is None:
             continue

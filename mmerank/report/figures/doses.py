@@ -58,7 +58,8 @@ def _signed(doses: dict[float, str]) -> dict[float, str]:
 
 def _unit(kind: str) -> str:
     """What the strength of a sweep is."""
-    return KNOWN[kind.rpartition("+")[2]].form.rpartition(":")[2].strip("[]").lower()
+    known = KNOWN.get(kind.rpartition("+")[2])
+    return "strength" if known is None else known.form.rpartition(":")[2].strip("[]").lower()
 
 
 def dose_response(differences: pd.DataFrame, found: Mapping[str, dict[float, str]], title: str) -> Figure:
