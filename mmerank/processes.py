@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mmerank.errors import UsageError
 
 # The variables that launchers set, each with its value where it is not set.
-_NAMES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+LAUNCHED = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def rank() -> Rank:
     if not os.environ.get("RANK") or not os.environ.get("WORLD_SIZE"):
         return Rank()
     try:
-        found = Rank(*(int(os.environ.get(name) or least) for name, least in _NAMES.items()))
+        found = Rank(*(int(os.environ.get(name) or least) for name, least in LAUNCHED.items()))
     except ValueError:
         found = Rank(-1)
     if not 0 <= found.index < found.count or found.local < 0 or found.beside < 1:
-        stated = ", ".join(f"{name}={os.environ.get(name)}" for name in _NAMES)
+        stated = ", ".join(f"{name}={os.environ.get(name)}" for name in LAUNCHED)
         raise UsageError(f"{stated} in the environment: expected numbers, RANK below WORLD_SIZE")
     return found

@@ -12,9 +12,10 @@ from mmerank.analysis.steps import by_step
 from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Computing, Keeping, listed, metric_names
-from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
+from mmerank.commands.results import check_writable, given_names, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
 from mmerank.processes import rank
+from mmerank.trackers import check_tracker
 
 if TYPE_CHECKING:
     from mmerank.jobs.diff import Diff
@@ -24,6 +25,8 @@ def diff(
     models: options.TextModels,
     data: options.TextData,
     *,
+    name: options.Names = [],  # noqa: B006 (typer takes no tuple)
+    track: options.Track = None,
     layers: options.Layers = "",
     metrics: options.TextMetrics = "",
     tokenizer: options.Tokenizer = None,
@@ -52,6 +55,9 @@ def diff(
 
     check_writable(keeping.json_file)
     check_sample(limit, seed)
+    names = given_names(name, models)
+    if track is not None:
+        check_tracker(track)
     check_models(LANGUAGE, models, computing, revisions=listed(revisions), tokenizer=tokenizer, layers=layers)
     tasks = listed(accuracy)
     convention = TextConvention(
@@ -90,7 +96,7 @@ def diff(
     results: list[Diff] = []
 
     def show() -> None:
-        show_results(results, folder, keeping.json_file, tables=diff_tables, notes=diff_notes)
+        show_results(results, folder, keeping.json_file, tables=diff_tables, notes=diff_notes, track=track)
 
     with shown_at_the_end(show, keeping.out), ExitStack() as stack:
         # Kept for this command alone, so that the models of it share their untrained twins all the same.
@@ -134,4 +140,6 @@ def diff(
                     kept=folder.path / ACCURACY if folder else None,
                 )
                 results[-1] = replace(results[-1], accuracy=right)
+            if model in names:
+                results[-1] = replace(results[-1], name="@".join(filter(None, (names[model], revision))))
             del adapter  # before the next one takes its place
