@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from mmerank.jobs.compare import Comparison, compare
     from mmerank.jobs.diff import Diff, diff
     from mmerank.jobs.encode import Encoding, encode
+    from mmerank.jobs.lightning import lightning_monitor
     from mmerank.jobs.monitor import AlignmentMonitor, DiffErankMonitor
     from mmerank.jobs.perturb import Perturbation, perturb
+    from mmerank.jobs.results import Results
     from mmerank.models.adapter import Adapter, load, wrap
     from mmerank.models.encoders.loading import load_encoder
     from mmerank.models.hooks import Point, capture
@@ -43,6 +45,7 @@ _HOMES = {
     "MmerankError": "errors",
     "Perturbation": "jobs.perturb",
     "Point": "models.hooks",
+    "Results": "jobs.results",
     "Diff": "jobs.diff",
     "DiffErankMonitor": "jobs.monitor",
     "EncoderConvention": "convention",
@@ -55,6 +58,7 @@ _HOMES = {
     "effective_rank": "states.entropy",
     "encode": "jobs.encode",
     "estimates": "analysis.estimates",
+    "lightning_monitor": "jobs.lightning",
     "load": "models.adapter",
     "load_data": "inputs.load",
     "load_encoder": "models.encoders.loading",
@@ -82,6 +86,7 @@ __all__ = [
     "MmerankError",
     "Perturbation",
     "Point",
+    "Results",
     "TextAdapter",
     "TextConvention",
     "align",
@@ -91,6 +96,7 @@ __all__ = [
     "effective_rank",
     "encode",
     "estimates",
+    "lightning_monitor",
     "load",
     "load_data",
     "load_encoder",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from mmerank.errors import UsageError
 
 # The variables that launchers set, each with its value where it is not set.
-_NAMES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+LAUNCHED = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 # Those of a step of Slurm (https://slurm.schedmd.com/srun.html). A batch script has SLURM_PROCID and SLURM_NTASKS as
 # well, and is no task of a step.
 _SLURM = {"SLURM_PROCID": 0, "SLURM_STEP_NUM_TASKS": 1, "SLURM_LOCALID": 0}
@@ -49,7 +49,7 @@ def rank() -> Rank:
         UsageError: They are no numbers, or the first of two is not below the second.
     """
     if os.environ.get("RANK") and os.environ.get("WORLD_SIZE"):
-        return _stated(_NAMES)
+        return _stated(LAUNCHED)
     if os.environ.get("SLURM_PROCID") and os.environ.get("SLURM_STEP_NUM_TASKS"):
         return replace(_stated(_SLURM), beside=_tasks_here())
     return Rank()

@@ -73,7 +73,7 @@ def compared(
         one.of(common),
         other.of(common),
         chosen,
-        names=names or (_name(a), _name(b)),
+        names=names or (shown_name(a), shown_name(b)),
         unpaired=one.n + other.n - 2 * len(common),
         logs=logs,
         bootstrap=bootstrap or Bootstrap(),
@@ -90,12 +90,12 @@ def _sample(frame: pd.DataFrame, of: Metric, aggregate: Aggregate, point: str) -
         return chosen
     if of.prefix == MATCHED:
         raise ValueError(
-            f"no numbers of {_name(frame)} on equally many rows; they are measured with --match-tokens, of "
+            f"no numbers of {shown_name(frame)} on equally many rows; they are measured with --match-tokens, of "
             "examples that have as many rows at each of the five places"
         )
     if found:
         raise ValueError(f"no record of hook point {point!r}; known: {', '.join(found)}")
-    raise ValueError(f"no {of.name} was measured of {_name(frame)}")
+    raise ValueError(f"no {of.name} was measured of {shown_name(frame)}")
 
 
 def unlike_examples(a: pd.DataFrame, b: pd.DataFrame) -> str | None:
@@ -122,7 +122,15 @@ def unlike_examples(a: pd.DataFrame, b: pd.DataFrame) -> str | None:
     return None
 
 
-def _name(frame: pd.DataFrame) -> str:
+def shown_name(frame: pd.DataFrame) -> str:
+    """What a side of a comparison is called where it was given no name: model, and transform unless it is `none`.
+
+    Args:
+        frame: Its records.
+
+    Returns:
+        The name.
+    """
     models = [model for model in frame["model"].unique() if not model.startswith(TWIN)]
     transforms = [name for name in frame["transform"].unique() if name != "none"]
     return ", ".join(map(str, [*models, *transforms]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from mmerank.analysis.estimates import by_model, numbers_by_model
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.perturbation import Null, against_nulls, metric_tests, paired_tests
 from mmerank.analysis.sample import Floats
+from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.null import NullTest
 from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.analysis.steps import by_step
@@ -44,6 +45,8 @@ class Finished:
         table: All records, without their spectra.
         frames: Records by model, as from `mmerank.analysis.estimates.run_records`.
         estimates: As from `mmerank.analysis.estimates.estimates`.
+        names: What tables call models, where they were given a name.
+        bootstrap: How its intervals are made.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Finished:
     table: pa.Table
     frames: dict[str, pd.DataFrame]
     estimates: pd.DataFrame
+    names: dict[str, str] = field(default_factory=dict)
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     @cached_property
     def tests(self) -> dict[str, dict[str, dict[str, ComparisonResult]]]:
@@ -62,11 +67,14 @@ class Finished:
         Of what a run was asked for, `q` is over all such metrics of a model together.
         """
         by = self.convention["aggregate"]
-        asked = {model: metric_tests(frame, aggregate=by) for model, frame in self.frames.items()}
+        how = self.bootstrap
+        asked = {model: metric_tests(frame, aggregate=by, bootstrap=how) for model, frame in self.frames.items()}
         columns = {column for tests in asked.values() for column in tests}
         found = {
             of: {
-                model: asked[model].get(of, {}) if of in columns else paired_tests(frame, aggregate=by, of=of)
+                model: asked[model].get(of, {})
+                if of in columns
+                else paired_tests(frame, aggregate=by, bootstrap=how, of=of)
                 for model, frame in self.frames.items()
             }
             for of in self.estimates["metric"].unique()
@@ -189,6 +197,7 @@ def _read(path: Path, name: str) -> Finished:
         job=settings["job"],
         settings=settings,
         results={result["model"]: result for result in by_step(results, lambda result: str(result["model"]))},
+        names={result["model"]: result["name"] for result in results if result.get("name")},
         table=table,
         frames={model: frame for model, frame in frames.items() if not model.startswith(TWIN)},
         estimates=numbers,

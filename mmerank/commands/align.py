@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmerank.analysis.steps import by_step
 from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Beside, Choices, DataColumns, Keeping, PairComputing, convention
-from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
+from mmerank.commands.results import check_writable, given_names, quiet, show_results, shown_at_the_end
+from mmerank.trackers import check_tracker
 
 if TYPE_CHECKING:
     from mmerank.jobs.align import Alignment
@@ -19,6 +21,8 @@ def align(
     data: options.Data,
     *,
     columns: DataColumns,
+    name: options.Names = [],  # noqa: B006 (typer takes no tuple)
+    track: options.Track = None,
     limit: options.Limit = None,
     seed: options.Seed = None,
     keeping: Keeping,
@@ -34,6 +38,9 @@ def align(
 
     check_writable(keeping.json_file)
     check_sample(limit, seed)
+    names = given_names(name, models)
+    if track is not None:
+        check_tracker(track)
     stated = convention(choices, beside)
     check_models(MULTIMODAL, models, computing, layers=layers)
     examples = columns.load(data)
@@ -63,24 +70,23 @@ def align(
     results: list[Alignment] = []
 
     def show() -> None:
-        show_results(results, folder, keeping.json_file, tables=alignment_tables, notes=alignment_notes)
+        show_results(results, folder, keeping.json_file, tables=alignment_tables, notes=alignment_notes, track=track)
 
     with shown_at_the_end(show, keeping.out):
         for model in models:
-            results.append(
-                measure(
-                    load(model, dtype=computing.dtype, device=computing.device, load_in=computing.load_in),
-                    examples,
-                    convention=stated,
-                    limit=limit,
-                    seed=seed,
-                    batch_tokens=computing.batch_tokens,
-                    share_prefix=not computing.separate_passes,
-                    max_pixels=computing.max_pixels,
-                    strict=keeping.strict,
-                    out=folder,
-                    progress=True,
-                    clip=clip,
-                    layers=layers,
-                )
+            found = measure(
+                load(model, dtype=computing.dtype, device=computing.device, load_in=computing.load_in),
+                examples,
+                convention=stated,
+                limit=limit,
+                seed=seed,
+                batch_tokens=computing.batch_tokens,
+                share_prefix=not computing.separate_passes,
+                max_pixels=computing.max_pixels,
+                strict=keeping.strict,
+                out=folder,
+                progress=True,
+                clip=clip,
+                layers=layers,
             )
+            results.append(replace(found, name=names.get(model, "")))

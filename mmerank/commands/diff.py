@@ -12,9 +12,10 @@ from mmerank.analysis.steps import by_step
 from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Computing, DataColumns, Keeping, listed, metric_names, ranges
-from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
+from mmerank.commands.results import check_writable, given_names, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
 from mmerank.processes import rank
+from mmerank.trackers import check_tracker
 
 if TYPE_CHECKING:
     from mmerank.jobs.diff import Diff
@@ -25,6 +26,8 @@ def diff(
     data: options.TextData,
     *,
     columns: DataColumns,
+    name: options.Names = [],  # noqa: B006 (typer takes no tuple)
+    track: options.Track = None,
     layers: options.Layers = "",
     metrics: options.TextMetrics = "",
     tokenizer: options.Tokenizer = None,
@@ -53,6 +56,9 @@ def diff(
 
     check_writable(keeping.json_file)
     check_sample(limit, seed)
+    names = given_names(name, models)
+    if track is not None:
+        check_tracker(track)
     check_models(LANGUAGE, models, computing, revisions=listed(revisions), tokenizer=tokenizer, layers=layers)
     tasks, drawn_at = listed(accuracy), ranges(init_ranges)
     convention = TextConvention(
@@ -91,7 +97,7 @@ def diff(
     results: list[Diff] = []
 
     def show() -> None:
-        show_results(results, folder, keeping.json_file, tables=diff_tables, notes=diff_notes)
+        show_results(results, folder, keeping.json_file, tables=diff_tables, notes=diff_notes, track=track)
 
     with shown_at_the_end(show, keeping.out), ExitStack() as stack:
         # Kept for this command alone, so that the models of it share their untrained twins all the same.
@@ -139,5 +145,10 @@ def diff(
                     progress=True,
                     kept=folder.path / ACCURACY if folder else None,
                 )
-                results[-len(of_model) :] = [replace(of, accuracy=right) for of in of_model]
+                of_model = [replace(of, accuracy=right) for of in of_model]
+            if model in names:
+                called = "@".join(filter(None, (names[model], revision)))
+                # Behind the model's name stands what its twins were drawn with, where that was asked for.
+                of_model = [replace(of, name=called + of.model.removeprefix(adapter.name)) for of in of_model]
+            results[-len(of_model) :] = of_model
             del adapter  # before the next one takes its place

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmerank.commands import options
 from mmerank.commands.groups import DataColumns, Keeping
-from mmerank.commands.results import check_writable, quiet, show_results, shown_at_the_end
+from mmerank.commands.results import check_writable, given_names, quiet, show_results, shown_at_the_end
 from mmerank.convention import EncoderConvention
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ def encode(
     data: options.Data,
     *,
     columns: DataColumns,
+    name: options.Names = [],  # noqa: B006 (typer takes no tuple)
     layers: options.EncoderLayers = "all",
     limit: options.Limit = None,
     seed: options.Seed = None,
@@ -37,6 +39,7 @@ def encode(
     from mmerank.models.located import check_device, check_dtype, check_layers
 
     check_writable(keeping.json_file)
+    names = given_names(name, models)
     check_dtype(dtype)
     check_device(device)
     check_layers(layers)
@@ -76,19 +79,18 @@ def encode(
 
     with shown_at_the_end(show, keeping.out):
         for model in models:
-            results.append(
-                measure(
-                    load_encoder(model, dtype=dtype, device=device),
-                    examples,
-                    convention=stated,
-                    layers=layers,
-                    untrained_seed=untrained_seed,
-                    limit=limit,
-                    seed=seed,
-                    batch_tokens=batch_tokens,
-                    max_pixels=max_pixels,
-                    strict=keeping.strict,
-                    out=folder,
-                    progress=True,
-                )
+            found = measure(
+                load_encoder(model, dtype=dtype, device=device),
+                examples,
+                convention=stated,
+                layers=layers,
+                untrained_seed=untrained_seed,
+                limit=limit,
+                seed=seed,
+                batch_tokens=batch_tokens,
+                max_pixels=max_pixels,
+                strict=keeping.strict,
+                out=folder,
+                progress=True,
             )
+            results.append(replace(found, name=names.get(model, "")))

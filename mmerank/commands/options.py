@@ -78,6 +78,34 @@ IdColumn = Annotated[
     typer.Option("--id", metavar="COLUMN", help="With ids; default: id, or row numbers.", rich_help_panel=_COLUMNS),
 ]
 
+Names = Annotated[
+    list[str],
+    typer.Option(
+        "--name",
+        metavar="NAME=MODEL",
+        help="What tables call a model. Several times if need be.",
+        show_default=False,
+        rich_help_panel=_RUN,
+    ),
+]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Log every number to wandb, tensorboard, trackio or swanlab, too.",
+        show_default=False,
+        rich_help_panel=_RUN,
+    ),
+]
+ReportNames = Annotated[
+    list[str],
+    typer.Option(
+        "--name",
+        metavar="NAME=MODEL",
+        help="What tables and figures call a model of the runs. Several times if need be.",
+        show_default=False,
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Use only N examples, the first ones.", rich_help_panel=_RUN)
 ]

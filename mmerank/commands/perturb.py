@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Beside, Choices, DataColumns, Keeping, PairComputing, convention
-from mmerank.commands.results import check_writable, continued_from, quiet, write_json
+from mmerank.commands.results import check_writable, continued_from, given_names, quiet, write_json
 from mmerank.processes import rank
+from mmerank.trackers import check_tracker
 
 
 def perturb(
@@ -14,7 +17,9 @@ def perturb(
     data: options.Data,
     *,
     columns: DataColumns,
-    transform: options.Transforms = [],  # noqa: B006 (typer takes no tuple)
+    name: options.Names = [],  # noqa: B006 (typer takes no tuple)
+    track: options.Track = None,
+    transform: options.Transforms = [],  # noqa: B006
     control: options.Controls = [],  # noqa: B006
     control_draws: options.ControlDraws = 39,
     limit: options.Limit = None,
@@ -35,6 +40,9 @@ def perturb(
 
     check_writable(keeping.json_file)
     transforms, controls = asked_for(transform, control, control_draws)
+    names = given_names(name, [model])
+    if track is not None:
+        check_tracker(track)
     stated = convention(choices, beside)
     check_models(MULTIMODAL, [model], computing)
     examples = columns.load(data)
@@ -80,7 +88,10 @@ def perturb(
             out=folder,
             progress=True,
         )
+    result = replace(result, base=replace(result.base, name=names.get(model, "")))
     if folder is not None:
         folder.write_summary(result.to_dict())
     if rank().leads and not write_json(result.to_dict(), keeping.json_file):
         Console().print(perturbation_view(result))
+    if track is not None:
+        result.track(track)

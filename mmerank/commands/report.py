@@ -5,12 +5,14 @@ from __future__ import annotations
 import typer
 
 from mmerank.commands import options
+from mmerank.commands.results import given_names
 
 
 def report(
     runs: options.Runs,
     *,
     out: options.ReportOut = None,
+    name: options.ReportNames = [],  # noqa: B006 (typer takes no tuple)
     html: options.Html = False,
     latex: options.Latex = False,
     csv: options.Csv = False,
@@ -27,9 +29,10 @@ def report(
 
     from mmerank.report.write import report as write
 
+    names = given_names(name)
     asked = {"html": html, "latex": latex, "csv": csv, "markdown": markdown}
     with Console(stderr=True).status("reading runs, drawing and writing"):  # shown in a terminal only
         formats = [name for name, wanted in asked.items() if wanted]
-        written = write(runs, out, formats=formats, with_data=with_data)
+        written = write(runs, out, formats=formats, with_data=with_data, names=names)
     for path in written:
         typer.echo(path)

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -108,6 +108,32 @@ def _write(target: Path, text: str) -> None:
             unfinished.chmod(mode)
 
 
+def given_names(names: Sequence[str], models: Sequence[str] | None = None) -> dict[str, str]:
+    """What `--name` says.
+
+    Args:
+        names: `NAME=MODEL` each.
+        models: Those of the command; None where that is told elsewhere.
+
+    Returns:
+        Names by model.
+
+    Raises:
+        UsageError: One says something else, or names a model that is not there, or a second one.
+    """
+    found: dict[str, str] = {}
+    for given in names:
+        name, sign, model = (part.strip() for part in given.partition("="))
+        if not (name and sign and model):
+            raise UsageError(f"--name {given!r}: expected NAME=MODEL, as in ours=runs/checkpoint-500")
+        if models is not None and model not in models:
+            raise UsageError(f"--name {given!r}: no model {model!r} here; there are {', '.join(models)}")
+        if model in found or name in found.values():
+            raise UsageError(f"--name {given!r}: {'the model' if model in found else 'the name'} was named before")
+        found[model] = name
+    return found
+
+
 def quiet() -> None:
     """Keep what transformers prints while loading out of ours; adapters raise on what matters."""
     from transformers.utils import logging
@@ -169,6 +195,7 @@ def show_results(
     *,
     tables: Callable[[Any], Sequence[Table]],
     notes: Callable[[Any], list[str]],
+    track: str | None = None,
 ) -> None:
     """Write summary and JSON, and print what is to be printed.
 
@@ -178,11 +205,8 @@ def show_results(
         json_file: What --json says.
         tables: Makes the tables of all results.
         notes: Makes the lines below them.
+        track: What --track says.
     """
-    from rich.console import Console
-
-    from mmerank.report.terminal.intervals import comparison_notes, comparison_table
-
     if not results:
         return
     summary: dict[str, Any] = {"results": [result.to_dict() for result in results]}
@@ -192,8 +216,25 @@ def show_results(
             summary[name] = [comparison.to_dict() for comparison in found]
     if folder is not None:
         folder.write_summary(summary)
-    if write_json(summary, json_file):
-        return
+    if not write_json(summary, json_file):
+        _print_results(results, comparisons, tables=tables, notes=notes)
+    if track is not None:
+        from mmerank.jobs.results import Results
+
+        Results(results).track(track)
+
+
+def _print_results(
+    results: Sequence[Alignment | Diff | Encoding],
+    comparisons: Mapping[str, Sequence[Comparison]],
+    *,
+    tables: Callable[[Any], Sequence[Table]],
+    notes: Callable[[Any], list[str]],
+) -> None:
+    from rich.console import Console
+
+    from mmerank.report.terminal.intervals import comparison_notes, comparison_table
+
     for table in tables(results):
         Console().print(table)
     print("\n".join(notes(results)))

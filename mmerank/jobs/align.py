@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sized
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.alignment import ALIGNMENT, DECIMALS
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.computing import Computing
 from mmerank.convention import Convention
@@ -18,11 +21,12 @@ from mmerank.inputs.example import Example, Skipped, check_examples, chosen, kep
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import without_placeholders
 from mmerank.jobs.clip import Clip, clip_embeddings, clip_in
+from mmerank.jobs.shown import Result, as_run
 from mmerank.models.adapter import Adapter, check_adapter
 from mmerank.runs.folder import RunFolder, open_run
 
 
-class Alignment(AlignmentResult):
+class Alignment(Result, AlignmentResult):
     """The five data-set eRanks of one model on one data set, the two ratios, and what they stand on."""
 
     @classmethod
@@ -31,6 +35,14 @@ class Alignment(AlignmentResult):
         found = super().from_run(folder, model)
         clip = clip_in(Path(folder), [record.example for record in found.records])
         return found if clip is None else replace(found, clip=clip)
+
+    @cached_property
+    def _runs(self) -> list[Finished]:
+        return [as_run("align", self, self._all_records)]
+
+    def _in_short(self) -> dict[str, Any]:
+        numbers = {name: round(getattr(self, name), DECIMALS[name]) for name in ALIGNMENT}
+        return {"model": self.name or self.model, "data": self.data, "n": self.n, **numbers}
 
     def __str__(self) -> str:
         from mmerank.report.terminal.alignment import alignment_text

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
-from mmerank.analysis.comparison import compared
+from mmerank.analysis.comparison import compared, shown_name
 from mmerank.analysis.metrics.matched import MATCHED_BY
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.paired import PERMUTATIONS, ComparisonResult, FalseDiscovery
 from mmerank.convention import Aggregate, AnyConvention
 from mmerank.eranks import FINAL
+from mmerank.jobs.shown import Names, Shown
 from mmerank.runs.record import Record, to_frame
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from mmerank.report.tables import Listed
 
 _MEASURED = ("data", "convention", "records")
 
@@ -34,8 +40,26 @@ class Measured(Protocol):
         """One per example and measurement."""
 
 
-class Comparison(ComparisonResult):
+class Comparison(Shown, ComparisonResult):
     """A against B on the same examples."""
+
+    def summary(self) -> pd.DataFrame:
+        """A row for each quantity: what A and B have, the difference with its interval, p, q and d_z."""
+        table = self.to_pandas()[["quantity", "a", "b", "difference", "low", "high", "p", "q", "d_z"]]
+        return table.assign(n=self.n)
+
+    def _tables(self, names: Names, columns: Sequence[str] | None) -> list[Listed]:
+        from mmerank.report.tables import compared_table
+
+        return [compared_table(self, names or {}, columns)]
+
+    def _draw(self, axes: Axes) -> None:
+        from mmerank.report.figures.main import draw_differences
+
+        draw_differences(axes, self)
+
+    def _in_short(self) -> dict[str, Any]:
+        return {"a": self.a, "b": self.b, "n": self.n, "quantities": [found.quantity for found in self.differences]}
 
     def __str__(self) -> str:
         from mmerank.report.terminal.intervals import comparison_text
@@ -68,7 +92,8 @@ def compare(
         b: The other.
         quantities: Those to test. Default: all. A quantity that is equal in every example of both, as `erank4`
             between image transforms, has no `q` and is not counted for that of the others.
-        names: What A and B are called. Default: model, and transform unless it is `none`.
+        names: What A and B are called. Default: the names that models were given, or model, and transform unless it
+            is `none`.
         aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`. Default: that of the results; `entropy` for
             frames.
         point: Of texts: the hook point.
@@ -106,6 +131,8 @@ def compare(
     (frame_a, by_a), (frame_b, by_b) = _records(a, aggregate), _records(b, aggregate)
     if by_a != by_b:
         raise ValueError(f"expected the same aggregate on both sides, got {by_a} and {by_b}")
+    if names is None:
+        names = (getattr(a, "name", "") or shown_name(frame_a), getattr(b, "name", "") or shown_name(frame_b))
     found = compared(
         frame_a,
         frame_b,

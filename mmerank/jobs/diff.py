@@ -6,11 +6,12 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import starmap
 from pathlib import Path
 from typing import Any
 
+from mmerank.analysis.finished import Finished
 from mmerank.analysis.results.diff import DiffResult
 from mmerank.computing import Computing
 from mmerank.convention import TextConvention
@@ -22,6 +23,7 @@ from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
 from mmerank.inputs.contents import content_of
 from mmerank.inputs.example import Example, Skipped, check_examples, first_reason, held, kept, name_of
+from mmerank.jobs.shown import Result, as_run
 from mmerank.jobs.twins import (
     Measure,
     built_when_needed,
@@ -40,8 +42,20 @@ from mmerank.runs.folder import RunFolder, open_run
 from mmerank.runs.record import Record
 
 
-class Diff(DiffResult):
+class Diff(Result, DiffResult):
     """Diff-eRank and reduced loss of one model on one set of texts, and what they stand on."""
+
+    @cached_property
+    def _runs(self) -> list[Finished]:
+        right = {
+            "accuracy": {task: found.value for task, found in self.accuracy.items()},
+            "accuracy_n": {task: found.n for task, found in self.accuracy.items()},
+        }
+        return [as_run("diff", self, self.records, seeds=list(self.seeds), **right)]
+
+    def _in_short(self) -> dict[str, Any]:
+        numbers = {"diff_erank": round(self.diff_erank, 2), "reduced_loss": round(self.reduced_loss, 3)}
+        return {"model": self.name or self.model, "data": self.data, "n": self.n, **numbers}
 
     def __str__(self) -> str:
         from mmerank.report.terminal.diff import diff_text

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from mmerank.analysis.finished import Finished
 from mmerank.analysis.results.encoding import EncodingResult
 from mmerank.computing import Computing
 from mmerank.convention import EncoderConvention
@@ -15,6 +16,7 @@ from mmerank.engine.plans.encoders import Encoders, Loaded, Prepared
 from mmerank.engine.probe import Probe
 from mmerank.inputs.example import Example, Skipped, check_examples, held, kept, name_of
 from mmerank.inputs.pictures import MAX_PIXELS
+from mmerank.jobs.shown import Result, as_run
 from mmerank.jobs.twins import Measure, built_when_needed, full_twin_name, measured_examples, twin_source
 from mmerank.models.encoders.encoder import Encoder, check_is_encoder
 from mmerank.models.identity import identity
@@ -22,8 +24,16 @@ from mmerank.runs.folder import RunFolder, open_run
 from mmerank.runs.record import Record
 
 
-class Encoding(EncodingResult):
+class Encoding(Result, EncodingResult):
     """What an encoder and its untrained twin make of a data set, and what that stands on."""
+
+    @cached_property
+    def _runs(self) -> list[Finished]:
+        return [as_run("encode", self, self.records)]
+
+    def _in_short(self) -> dict[str, Any]:
+        numbers = {name: round(self.numbers[name].value, 4) for name in self.compared_by}
+        return {"model": self.name or self.model, "data": self.data, "n": self.n, **numbers}
 
     def __str__(self) -> str:
         from mmerank.report.terminal.encoding import encoding_text

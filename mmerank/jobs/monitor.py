@@ -18,7 +18,7 @@ from mmerank.convention import Convention, TextConvention
 from mmerank.eranks import ERANKS
 from mmerank.errors import UsageError
 from mmerank.inputs.example import DataSet, Example, Skipped, held
-from mmerank.jobs.align import align
+from mmerank.jobs.align import Alignment, align
 from mmerank.jobs.diff import Diff, diff
 from mmerank.models.adapter import Adapter
 from mmerank.models.loading import TextAdapter, wrap_text
@@ -68,7 +68,7 @@ class _Monitor(TrainerCallback, ABC):  # type: ignore[misc]
         # Only now: with `model_init` this is not the model that the Trainer was built with.
         model = self._trainer.model
         unwrapped(model)  # refuses what by itself would be another model
-        with _as_it_was(model):
+        with as_it_was(model):
             measured = self._begin(model)
         known = {id(parameter) for parameter in model.parameters()}
         if any(id(parameter) not in known for parameter in measured.parameters()):
@@ -91,7 +91,7 @@ class _Monitor(TrainerCallback, ABC):  # type: ignore[misc]
             self._log(state.global_step, control)
 
     def _log(self, step: int, control: Any) -> None:
-        with _as_it_was(self._trainer.model):
+        with as_it_was(self._trainer.model):
             numbers = self._numbers()
         self._step = step
         # After any log the Trainer takes its own of this step for written.
@@ -172,19 +172,7 @@ class DiffErankMonitor(_Monitor):
             untrained=self._first,
         )
         self._first = self._first or found
-        numbers = {
-            "erank": found.final.erank_trained,
-            "erank_untrained": found.final.erank_untrained,
-            "diff_erank": found.diff_erank,
-            "loss": found.loss_trained,
-            "loss_untrained": found.loss_untrained,
-            "reduced_loss": found.reduced_loss,
-            "n": found.n,
-        }
-        for point in found.points[:-1]:
-            name = point.point.replace(" ", "_")
-            numbers |= {f"{name}_erank": point.erank_trained, f"{name}_diff_erank": point.diff_erank}
-        return numbers
+        return diff_numbers(found)
 
 
 @final
@@ -228,13 +216,50 @@ class AlignmentMonitor(_Monitor):
         return self._adapter.model
 
     def _numbers(self) -> dict[str, float]:
-        found = align(self._adapter, self._examples, convention=self._convention, batch_tokens=self._batch_tokens)
-        ratios = ("image_reduction_ratio", "image_text_alignment")
-        return {**{label: getattr(found, label) for label in (*ERANKS, *ratios)}, "n": found.n}
+        return alignment_numbers(
+            align(self._adapter, self._examples, convention=self._convention, batch_tokens=self._batch_tokens)
+        )
+
+
+def diff_numbers(found: Diff) -> dict[str, float]:
+    """What `DiffErankMonitor` logs, by key.
+
+    Args:
+        found: What was measured.
+
+    Returns:
+        Numbers, NaN where there are none.
+    """
+    numbers = {
+        "erank": found.final.erank_trained,
+        "erank_untrained": found.final.erank_untrained,
+        "diff_erank": found.diff_erank,
+        "loss": found.loss_trained,
+        "loss_untrained": found.loss_untrained,
+        "reduced_loss": found.reduced_loss,
+        "n": found.n,
+    }
+    for point in found.points[:-1]:
+        name = point.point.replace(" ", "_")
+        numbers |= {f"{name}_erank": point.erank_trained, f"{name}_diff_erank": point.diff_erank}
+    return numbers
+
+
+def alignment_numbers(found: Alignment) -> dict[str, float]:
+    """What `AlignmentMonitor` logs, by key.
+
+    Args:
+        found: What was measured.
+
+    Returns:
+        Numbers, NaN where there are none.
+    """
+    ratios = ("image_reduction_ratio", "image_text_alignment")
+    return {**{label: getattr(found, label) for label in (*ERANKS, *ratios)}, "n": found.n}
 
 
 @contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
+def as_it_was(model: nn.Module) -> Iterator[None]:
     """Give modules their train or eval mode back, one by one, and all random number generators their state.
 
     Gradients need nothing: what measures runs in inference mode.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmerank.analysis.finished import Finished
 from mmerank.analysis.results.perturbation import Checks, PerturbationResult
 from mmerank.computing import Computing
 from mmerank.convention import Convention
@@ -23,6 +25,7 @@ from mmerank.inputs.placeholders import placeholders, without_placeholders
 from mmerank.inputs.transforms.transform import Transform
 from mmerank.inputs.variants import BASE, ORIGINAL, Asked, Control, Variant, asked_for, null_pairs, variant
 from mmerank.jobs.align import Alignment
+from mmerank.jobs.shown import Result, as_run
 from mmerank.models.adapter import Adapter, check_adapter
 from mmerank.runs.folder import RunFolder, open_run
 from mmerank.runs.record import Record
@@ -35,11 +38,19 @@ CHECKED_SHARE = 1 / 8
 DRAWS = 39
 
 
-class Perturbation(PerturbationResult):
+class Perturbation(Result, PerturbationResult):
     """One model on one data set, before and after some transforms."""
 
     base: Alignment
     _each = Alignment
+
+    @cached_property
+    def _runs(self) -> list[Finished]:
+        return [as_run("perturb", replace(self.base, bootstrap=self.bootstrap), self.records)]
+
+    def _in_short(self) -> dict[str, Any]:
+        names = [of.transform for of in self.transforms]
+        return {"base": self.base, "transforms": names, "controls": [null.control for null in self.controls]}
 
     def __str__(self) -> str:
         from mmerank.report.terminal.alignment import perturbation_text

@@ -17,8 +17,10 @@ from mmerank.analysis.metrics.known import metric, on_equal_rows, quantity
 from mmerank.analysis.metrics.matched import MATCHED, MATCHED_BY
 from mmerank.analysis.perturbation import differences_frame
 from mmerank.analysis.statistics.paired import ComparisonResult, controlled
-from mmerank.eranks import FINAL
+from mmerank.eranks import ERANKS, FINAL
 from mmerank.report.paper.printed import printed_alignment, printed_diff
+from mmerank.runs.record import MATCHED as MATCHED_VALUE
+from mmerank.runs.record import VALUE
 
 _BESIDE = ("match_tokens", "match_repeats", "match_seed", "token_curve", "rows", "companions", "metrics")
 # A difference from the best with a larger q is not told from chance.
@@ -208,6 +210,49 @@ def measured_by(convention: Mapping[str, Any]) -> dict[str, Any]:
         The choices.
     """
     return {name: value for name, value in convention.items() if name not in _BESIDE}
+
+
+def placed(runs: Sequence[Finished], numbers: pd.DataFrame) -> pd.DataFrame:
+    """The same with where each number is read, in words.
+
+    Args:
+        runs: Those of the numbers.
+        numbers: From `all_numbers`.
+
+    Returns:
+        The table with `point` and `input` of every number that has one place, and `mean_rows`, how many rows are
+        behind it on average; empty and NaN of others, as ratios.
+    """
+    found = [_place(*of) for of in zip(numbers["metric"], numbers["quantity"], numbers["point"], strict=True)]
+    table = numbers.assign(point=[point for point, _ in found])
+    table.insert(list(table.columns).index("point") + 1, "input", [kind for _, kind in found])
+    means = {
+        (run.name, model, *key): float(of["n"].mean())
+        for run in runs
+        for model, frame in run.frames.items()
+        for key, of in frame[frame["model"] == model].groupby(["transform", "point", "input"])
+    }
+    counted = table["quantity"].str.contains("erank") | table["metric"].str.startswith((VALUE, MATCHED_VALUE))
+    keys = zip(*(table[name] for name in ("run", "model", "transform", "point", "input")), strict=True)
+    behind = pd.Series([means.get(key, math.nan) for key in keys], index=table.index)
+    rows = pd.to_numeric(table["rows"], errors="coerce")
+    table["mean_rows"] = behind.where(rows.isna() | behind.isna(), rows).where(counted)
+    return table
+
+
+def _place(of: str, name: str, point: str) -> tuple[str, str]:
+    """Hook point and input of a number; empty where it is of several."""
+    plain = name.removeprefix(metric(of).prefix) if of != "accuracy" else name
+    if plain in ERANKS:
+        return ERANKS[plain]
+    if of.startswith((VALUE, MATCHED_VALUE)):
+        _, *where, kind = plain.split("/")
+        return point or "/".join(where), "text" if kind in ("trained", "untrained", "difference") else kind
+    if of == "layers":
+        return plain.partition("/")[0], "pair"
+    if of == "encoder_layers":
+        return point, plain.removeprefix("erank_").partition("_")[0]
+    return point, "text" if point else ""
 
 
 def by_quantity(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,9 @@ import pandas as pd
 from mmerank.analysis.finished import JOBS, Finished
 from mmerank.analysis.metrics.known import METRICS, metric, quantity
 from mmerank.analysis.metrics.matched import MATCHED
+from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.eranks import FINAL
+from mmerank.errors import UsageError, did_you_mean
 from mmerank.report.numbers import SIGNIFICANT
 from mmerank.report.terminal.intervals import interval_text, q_text
 from mmerank.report.terminal.perturbation import difference_text
@@ -40,10 +42,7 @@ _FIRST = (
     "reduced_loss",
 )
 _MOST_HEADS = 8  # with more quantities each has a row
-LEGEND = (
-    "bold: highest, of losses lowest; †: not told from it (paired permutation test, q ≥ 0.05); in brackets: "
-    "95 % intervals"
-)
+MARKS = "bold: highest, of losses lowest; †: not told from it (paired permutation test, q ≥ 0.05)"
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ class Printed:
         heads: Of the columns of numbers.
         rows: Names (data, model, and of a transform its name), number of examples, cells.
         named: Heads of the columns of names, of which there may be fewer.
+        level: Of the intervals.
     """
 
     job: str
@@ -86,6 +86,7 @@ class Printed:
     heads: tuple[str, ...]
     rows: tuple[tuple[tuple[str, ...], int, tuple[Cell, ...]], ...]
     named: tuple[str, ...] = ("data", "model", "transform")
+    level: float = 0.95
 
     @property
     def first(self) -> bool:
@@ -117,7 +118,8 @@ class Printed:
         matched = self.names[-1] == "rows"
         return "; ".join(
             [
-                LEGEND if marked else LEGEND.rpartition("; ")[2],
+                *([MARKS] if marked else []),
+                f"in brackets: {100 * self.level:.4g} % intervals",
                 *([CHANGES] if changed else []),
                 *([ROWS] if matched else []),
             ]
@@ -133,12 +135,14 @@ class Listed:
         names: Heads of the columns of names.
         heads: Of the columns of numbers.
         rows: Names, and numbers.
+        legend: What its marks and brackets mean; empty where it has none.
     """
 
     title: str
     names: tuple[str, ...]
     heads: tuple[str, ...]
     rows: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    legend: str = ""
 
 
 def printed_tables(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[Printed]:
@@ -164,8 +168,71 @@ def printed_tables(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[Prin
         parts.append((f"{JOBS[job]}, by layer", here[~final & here["quantity"].isin(_FIRST)]))
         parts += [(of.title, here[here["metric"] == of.name]) for of in METRICS if of.name not in _MAIN]
         parts.append(("Metrics", here[here["metric"].str.startswith((VALUE, MATCHED_VALUE))]))
-        tables += [_printed(job, title, rows, named, data) for title, rows in parts if len(rows)]
+        tables += [
+            replace(_printed(job, title, rows, named, data), level=_level(runs, job))
+            for title, rows in parts
+            if len(rows)
+        ]
     return tables
+
+
+def chosen_tables(runs: Sequence[Finished], numbers: pd.DataFrame, columns: Sequence[str] | None) -> list[Printed]:
+    """For each kind of run one table: of its main numbers, or of those that are named.
+
+    Args:
+        runs: At least one.
+        numbers: From `mmerank.report.numbers.all_numbers`.
+        columns: Quantities, or metrics for all of theirs; None for the main numbers.
+
+    Returns:
+        The tables; numbers of metrics that were asked for, which have a row for each metric, stand in one of their
+        own.
+
+    Raises:
+        UsageError: There is no such number.
+    """
+    if columns is None:
+        return [table for table in printed_tables(runs, numbers) if table.first]
+    order = {name: i for i, name in enumerate(columns)}
+    place = numbers["quantity"].map(order)
+    for other in (numbers["quantity"].str.partition("/")[0], numbers["metric"]):
+        place = place.fillna(other.map(order))
+    if missing := sorted(set(columns) - {columns[int(i)] for i in place.dropna().unique()}, key=order.__getitem__):
+        known = list(dict.fromkeys(numbers["quantity"].str.partition("/")[0]))
+        raise UsageError(f"no number {missing[0]!r}{did_you_mean(missing[0], known)}; there are {', '.join(known)}")
+    here = numbers[place.notna()].assign(place=place).sort_values("place", kind="stable").drop(columns="place")
+    named, data = model_names(runs), data_names(run.data for run in runs)
+    tables = []
+    for job in JOBS:
+        of_job = here[here["job"] == job]
+        asked = of_job["metric"].str.startswith((VALUE, MATCHED_VALUE))
+        for title, rows in ((JOBS[job], of_job[~asked]), (f"{JOBS[job]}: metrics", of_job[asked])):
+            last = rows[rows["point"].isin(["", FINAL])]
+            rows = last if len(last) and set(last["quantity"]) == set(rows["quantity"]) else rows
+            if len(rows):
+                tables.append(replace(_printed(job, title, rows, named, data), level=_level(runs, job)))
+    return tables
+
+
+def _level(runs: Sequence[Finished], job: str) -> float:
+    return next((run.bootstrap.level for run in runs if run.job == job), 0.95)
+
+
+def renamed(table: Printed, names: Mapping[str, str]) -> Printed:
+    """A table in which data sets, transforms and numbers are called otherwise.
+
+    Args:
+        table: Any.
+        names: What to call what stands there.
+
+    Returns:
+        The table.
+    """
+    return replace(
+        table,
+        heads=tuple(names.get(head, head) for head in table.heads),
+        rows=tuple((tuple(names.get(name, name) for name in row), n, cells) for row, n, cells in table.rows),
+    )
 
 
 def model_names(runs: Sequence[Finished]) -> dict[tuple[str, str], str]:
@@ -175,13 +242,15 @@ def model_names(runs: Sequence[Finished]) -> dict[tuple[str, str], str]:
         runs: At least one.
 
     Returns:
-        By run and model: its last part where that tells it apart, and the run where the model occurs twice.
+        By run and model: the name it was given, or else its last part where that tells it apart; and the run where
+        the model occurs twice.
     """
     short = {model: model.rstrip("/").rsplit("/", 1)[-1] for run in runs for model in run.frames}
     last = list(short.values())
+    given = {(run.name, model): name for run in runs for model, name in run.names.items()}
     keys = [(run.job, run.data, model) for run in runs for model in run.frames]
     return {
-        (run.name, model): (short[model] if last.count(short[model]) == 1 else model)
+        (run.name, model): given.get((run.name, model), short[model] if last.count(short[model]) == 1 else model)
         + ("" if keys.count((run.job, run.data, model)) == 1 else f" ({run.name})")
         for run in runs
         for model in run.frames
@@ -313,6 +382,46 @@ def null_table(runs: Sequence[Finished]) -> Listed | None:
     heads = ("here", "null mean ± sd", "z", "p", "draws")
     title = "Against pictures with other examples' texts"
     return Listed(title, ("run", "null", "number"), heads, tuple(rows)) if rows else None
+
+
+def compared_table(comparison: ComparisonResult, names: Mapping[str, str], columns: Sequence[str] | None) -> Listed:
+    """A - B, a row for each number.
+
+    Args:
+        comparison: Any.
+        names: What to call A, B and numbers, by what they are called.
+        columns: Which numbers; None for all.
+
+    Returns:
+        The table.
+
+    Raises:
+        UsageError: There is no such number, or nothing of such a name.
+    """
+    quantities = [found.quantity for found in comparison.differences]
+    labels = [quantity(name).label for name in quantities]
+    for word, given, known in (
+        ("columns: no number", columns or (), quantities),
+        ("names: nothing is called", names, [comparison.a, comparison.b, *labels]),
+    ):
+        if unknown := [name for name in given if name not in known]:
+            raise UsageError(f"{word} {unknown[0]!r}{did_you_mean(unknown[0], known)}; there are {', '.join(known)}")
+    a, b = (names.get(name, name) for name in (comparison.a, comparison.b))
+    level, rows = 100 * comparison.bootstrap.level, []
+    for name in columns or quantities:
+        found, d, label = comparison[name], quantity(name).decimals, quantity(name).label
+        change = _minus(f"{found.difference:+.{d}f} {_interval(found.low, found.high, d)}".rstrip())
+        told = (_minus(f"{found.a:.{d}f}"), _minus(f"{found.b:.{d}f}"), change, q_text(found.p), q_text(found.q))
+        effect = _minus(f"{found.d_z:.2f}") if math.isfinite(found.d_z) else "-"
+        rows.append(((names.get(label, label),), (*told, effect)))
+    legend = (
+        f"n = {comparison.n} examples that both have; in brackets: {level:.4g} % intervals "
+        f"of the difference; p: paired permutation test; q: over {comparison.tests} tests; d_z: mean / sd of the "
+        "examples' differences"
+    )
+    heads = (a, b, "difference", "p", "q", "d_z")
+    on = ", on equally many rows" if comparison.matched else ""
+    return Listed(f"{a} against {b}{on}", ("number",), heads, tuple(rows), legend)
 
 
 def _transform(name: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ from mmerank.report.examples import by_example
 from mmerank.report.figures.numbers import figures
 from mmerank.report.figures.style import save
 from mmerank.report.folders import run_folders
-from mmerank.report.numbers import all_numbers
+from mmerank.report.numbers import all_numbers, placed
 from mmerank.report.render.formats import csv, latex, latex_list, markdown, markdown_list
 from mmerank.report.render.html import Drawing, page
 from mmerank.report.tables import null_table, printed_tables
@@ -30,6 +31,7 @@ def report(
     *,
     formats: Collection[str] = (),
     with_data: bool = False,
+    names: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write tables, figures and one HTML page of finished runs, from their folders alone.
 
@@ -39,6 +41,7 @@ def report(
         formats: Any of `html`, `latex`, `csv`, `markdown`. Default: all of them, and every figure as PDF and PNG.
         with_data: Read the data that a run names again wherever they lie, for texts and pictures on the page. Without
             it only those below the run's folder or the current one are.
+        names: What to call models. Default: the names that they were given when they were measured, or their own.
 
     Returns:
         What was written.
@@ -46,8 +49,8 @@ def report(
     Raises:
         RunFolderError: A folder is not a run's, has no records, or they are damaged.
         TypeError: `runs` is no list of paths.
-        UsageError: There is no run, no such format, several folders are named and no `out`, or it cannot be written
-            to.
+        UsageError: There is no run, no such format or model, several folders are named and no `out`, or it cannot be
+            written to.
     """
     require_local(out, "--out")
     folders = run_folders(runs)
@@ -57,7 +60,12 @@ def report(
         raise UsageError(f"unknown format {unknown[0]!r}; known: {', '.join(FORMATS)}")
     if out is None and len(runs) > 1:
         raise UsageError("of several runs, name the folder to write to: --out DIR")
-    read = read_runs(folders)
+    read = [
+        replace(run, names={**run.names, **{of: name for of, name in (names or {}).items() if of in run.frames}})
+        for run in read_runs(folders)
+    ]
+    if unknown := sorted(set(names or {}) - (models := {model for run in read for model in run.frames})):
+        raise UsageError(f"names: no model {unknown[0]!r}; the runs have {', '.join(sorted(models))}")
     numbers = all_numbers(read)
     folder = Path(out) if out is not None else Path(runs[0]) / "report"
     written: list[Path] = []
@@ -77,7 +85,7 @@ def report(
     wanted = formats or FORMATS
     tables, against = printed_tables(read, numbers), null_table(read)
     if "csv" in wanted:
-        write("numbers.csv", csv(numbers))
+        write("numbers.csv", csv(placed(read, numbers)))
         examples = [by_example(run).assign(run=run.name, job=run.job) for run in read]
         write("examples.csv", csv(pd.concat(examples, ignore_index=True)))
     if "markdown" in wanted:

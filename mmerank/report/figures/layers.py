@@ -42,25 +42,36 @@ def layer_curves(found: Sequence[tuple[Finished, str]], called: dict[tuple[str, 
     """
     figure, grid = panels(len(found))
     for axes, (run, model) in zip(grid, found, strict=True):
-        if run.job == "diff":
-            rows = run.estimates[run.estimates["model"] == model]
-            points = [*layer_names(rows["point"]), "final"]
-            lines = {label: rows[rows["quantity"] == name] for name, label in _OF_TEXTS.items()}
-        elif run.job == "encode":
-            rows = run.estimates[(run.estimates["model"] == model) & (run.estimates["metric"] == "encoder_layers")]
-            points = layer_names(rows["point"])
-            lines = {label: rows[rows["quantity"] == name] for name, label in _OF_ENCODERS.items()}
-            lines = {label: of for label, of in lines.items() if len(of)}
-        else:
-            frame = run.frames[model]
-            rows = layer_eranks(frame[frame["transform"] == "none"], aggregate=run.convention["aggregate"])
-            points = list(rows["point"].unique())
-            lines = {label: rows[rows["rows"] == name] for name, label in _OF_PAIRS.items()}
-        _draw(axes, points, lines)
+        draw_layers(axes, run, model)
         axes.set_title(called[run.name, model])
     figure.supylabel("eRank")
     legend(figure, grid)
     return figure
+
+
+def draw_layers(axes: Axes, run: Finished, model: str) -> None:
+    """Curves of eRank by layer of one model.
+
+    Args:
+        axes: Where to.
+        run: One that has layers.
+        model: Of it.
+    """
+    if run.job == "diff":
+        rows = run.estimates[run.estimates["model"] == model]
+        points = [*layer_names(rows["point"]), "final"]
+        lines = {label: rows[rows["quantity"] == name] for name, label in _OF_TEXTS.items()}
+    elif run.job == "encode":
+        rows = run.estimates[(run.estimates["model"] == model) & (run.estimates["metric"] == "encoder_layers")]
+        points = layer_names(rows["point"])
+        lines = {label: rows[rows["quantity"] == name] for name, label in _OF_ENCODERS.items()}
+        lines = {label: of for label, of in lines.items() if len(of)}
+    else:
+        frame = run.frames[model]
+        rows = layer_eranks(frame[frame["transform"] == "none"], aggregate=run.convention["aggregate"])
+        points = list(rows["point"].unique())
+        lines = {label: rows[rows["rows"] == name] for name, label in _OF_PAIRS.items()}
+    _draw(axes, points, lines)
 
 
 def _draw(axes: Axes, points: Sequence[str], lines: dict[str, pd.DataFrame]) -> None:

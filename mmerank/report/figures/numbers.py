@@ -18,8 +18,9 @@ from mmerank.eranks import ERANKS, FINAL
 from mmerank.report.figures.doses import dose_response, sweeps
 from mmerank.report.figures.flow import flow
 from mmerank.report.figures.layers import has_layers, layer_curves
+from mmerank.report.figures.main import STAGES, points
 from mmerank.report.figures.sizes import against_size, sized
-from mmerank.report.figures.style import bare, distances, legend, log_axes, look, panels, shortened, stage, styled
+from mmerank.report.figures.style import bare, legend, log_axes, look, panels, shortened, stage, styled
 from mmerank.report.figures.training import training, trajectories
 from mmerank.report.tables import data_names, model_names
 
@@ -122,18 +123,11 @@ def eranks(base: pd.DataFrame, called: dict[tuple[str, str], str], data: dict[st
     order = list(dict.fromkeys(called[key] for key in zip(base["run"], base["model"], strict=True)))
     for axes, (of_data, rows) in zip(grid, base.groupby("data", sort=False), strict=True):
         here = list(dict.fromkeys(zip(rows["run"], rows["model"], strict=True)))
-        for i, key in enumerate(here):
-            of = rows[(rows["run"] == key[0]) & (rows["model"] == key[1])].set_index("quantity").reindex(list(ERANKS))
-            x = np.arange(len(ERANKS)) + (i - (len(here) - 1) / 2) * min(0.15, 0.7 / len(here))
-            style = look(order.index(called[key])) | {"linestyle": "none"}
-            axes.errorbar(x, of["value"], yerr=distances(of), capsize=2.5, label=called[key], **style)
-        axes.set_xticks(
-            range(len(ERANKS)), [f"{k.replace('erank', 'eRank')}\n{p}\n{i}" for k, (p, i) in ERANKS.items()]
-        )
+        series = {called[key]: rows[(rows["run"] == key[0]) & (rows["model"] == key[1])] for key in here}
+        points(axes, series, STAGES, looks=[order.index(name) for name in series])
         axes.set_ylim(bottom=0)
         axes.set_ylabel("eRank")
         axes.set_title(data[str(of_data)])
-        bare(axes)
     legend(figure, grid)
     return figure
 

@@ -74,14 +74,16 @@ def markdown_list(table: Listed) -> str:
     lines = [[*table.names, *table.heads], [*["---"] * len(table.names), *["---:"] * len(table.heads)]]
     lines += [[*map(_markdown, names), *cells] for names, cells in table.rows]
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"### {table.title}\n\n{rows}\n"
+    return f"### {table.title}\n\n{rows}\n" + (f"\n{table.legend}\n" if table.legend else "")
 
 
-def latex(table: Printed) -> str:
-    """A table in LaTeX, for the packages booktabs and graphicx; intervals stand below the numbers.
+def latex(table: Printed, *, caption: str = "", label: str = "") -> str:
+    r"""A table in LaTeX, for the packages booktabs and graphicx; intervals stand below the numbers.
 
     Args:
         table: From `printed_tables`.
+        caption: Plain text in place of the title and of what its marks mean, which is then a comment above.
+        label: For `\ref`; empty for none.
 
     Returns:
         As many `table*` environments as it takes.
@@ -101,24 +103,30 @@ def latex(table: Printed) -> str:
                 block.append([*[""] * (len(names) - 1), rf"\quad {name}".rstrip(), "", *line])
         blocks.append(block)
     heads = [*table.names, "n", *(rf"\shortstack[r]{{{_stacked(head)}}}" for head in table.heads)]
-    return _tables(heads, len(table.names), blocks, f"{table.title}; {table.legend}.")
+    above = (caption, table.legend) if caption else (f"{table.title}; {table.legend}.", "")
+    return _tables(heads, len(table.names), blocks, *above, label)
 
 
-def latex_list(table: Listed) -> str:
-    """The same of a table of finished cells.
+def latex_list(table: Listed, *, caption: str = "", label: str = "") -> str:
+    r"""The same of a table of finished cells.
 
     Args:
         table: Any.
+        caption: Plain text in place of the title.
+        label: For `\ref`; empty for none.
 
     Returns:
         As many `table*` environments as it takes.
     """
     blocks = [[[*_latex_names(names), *map(_latex, cells)]] for names, cells in table.rows]
     heads = [*table.names, *map(_latex, table.heads)]
-    return _tables(heads, len(table.names), blocks, f"{table.title}.")
+    above = (caption, table.legend) if caption else (". ".join(filter(None, (table.title, table.legend))) + ".", "")
+    return _tables(heads, len(table.names), blocks, *above, label)
 
 
-def _tables(heads: Sequence[str], named: int, blocks: Sequence[Sequence[Sequence[str]]], caption: str) -> str:
+def _tables(
+    heads: Sequence[str], named: int, blocks: Sequence[Sequence[Sequence[str]]], caption: str, note: str, label: str
+) -> str:
     """Lines that belong together stay together; a table that is too long for a page goes on in another one."""
     pages: list[list[str]] = [[]]
     above: list[str] = []
@@ -137,6 +145,7 @@ def _tables(heads: Sequence[str], named: int, blocks: Sequence[Sequence[Sequence
     for i, lines in enumerate(pages):
         written += [
             "% needs \\usepackage{booktabs,graphicx}",
+            *([f"% {note}"] if note and i == 0 else []),
             r"\begin{table*}",
             r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
@@ -148,6 +157,7 @@ def _tables(heads: Sequence[str], named: int, blocks: Sequence[Sequence[Sequence
             r"\bottomrule",
             r"\end{tabular}}",
             rf"\caption{{{_latex(caption) if i == 0 else 'Continued'}}}",
+            *([rf"\label{{{label}}}"] if label and i == 0 else []),
             r"\end{table*}",
             "",
         ]

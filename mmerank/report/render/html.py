@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import escape
 from matplotlib.figure import Figure
 
 from mmerank import __version__
@@ -21,9 +22,10 @@ from mmerank.report.cautions import cautions, mean_tokens
 from mmerank.report.elsewhere import elsewhere
 from mmerank.report.examples import CHANGE, RANKED_BY, by_example, cut, extremes, id_shown, text_of
 from mmerank.report.figures.style import svg
+from mmerank.report.how_to import how_to_report
 from mmerank.report.numbers import skipped
 from mmerank.report.reopened import find_examples
-from mmerank.report.tables import data_names, model_names, null_table, printed_tables
+from mmerank.report.tables import Listed, Printed, data_names, model_names, null_table, printed_tables
 
 # Rows of the table of examples, over all runs; the rest is in examples.csv.
 MOST_ROWS = 8000
@@ -62,30 +64,60 @@ def page(
     Returns:
         HTML.
     """
-    environment = Environment(
+    script = files("mmerank.report").joinpath("page/report.js").read_text()
+    share = MOST_ROWS // len(runs)
+    called, data = model_names(runs), data_names(run.data for run in runs)
+    views = [_view(run, share, called, data[run.data], with_data) for run in runs]
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            version=__version__,
+            style=files("mmerank.report").joinpath("page/report.css").read_text(),
+            script=script,
+            # Only this script may run, whatever else a page could be made to hold.
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            runs=views,
+            extremes=[view for view in views if any(group for _, group in view["groups"])],
+            tables=printed_tables(runs, numbers),
+            against=null_table(runs),
+            drawings=[(d.caption, svg(d.figure, d.name), d.figure.get_figwidth() > _HALF_INCHES) for d in drawings],
+            cautions=cautions(runs),
+            paragraphs=[paragraph for run in runs for paragraph in how_to_report(run)],
+            examples=[view["examples"] for view in views],
+        )
+    )
+
+
+def fragment(tables: Sequence[Printed | Listed]) -> str:
+    """Tables as a notebook shows them.
+
+    Args:
+        tables: Any.
+
+    Returns:
+        HTML that fits into a page.
+    """
+    module: Any = _environment().get_template("tables.html").module
+    style = (
+        ".mmerank small { display: block; opacity: 0.7 } .mmerank th.name { text-align: left } "
+        ".mmerank td { text-align: right; vertical-align: top }"
+    )
+    parts = []
+    for table in tables:
+        title = ", ".join((table.title, *(table.shared if isinstance(table, Printed) else ())))
+        grid = module.grid(table) if isinstance(table, Printed) else module.listed(table)
+        parts.append(f"<p><strong>{escape(title)}</strong></p>\n{grid}")
+    return f'<div class="mmerank"><style>{style}</style>\n{"".join(parts)}</div>'
+
+
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("mmerank.report", "page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    script = files("mmerank.report").joinpath("page/report.js").read_text()
-    share = MOST_ROWS // len(runs)
-    called, data = model_names(runs), data_names(run.data for run in runs)
-    views = [_view(run, share, called, data[run.data], with_data) for run in runs]
-    return environment.get_template("report.html").render(
-        version=__version__,
-        style=files("mmerank.report").joinpath("page/report.css").read_text(),
-        script=script,
-        # Only this script may run, whatever else a page could be made to hold.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        runs=views,
-        extremes=[view for view in views if any(group for _, group in view["groups"])],
-        tables=printed_tables(runs, numbers),
-        against=null_table(runs),
-        drawings=[(d.caption, svg(d.figure, d.name), d.figure.get_figwidth() > _HALF_INCHES) for d in drawings],
-        cautions=cautions(runs),
-        examples=[view["examples"] for view in views],
     )
 
 

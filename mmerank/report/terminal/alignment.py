@@ -16,7 +16,7 @@ from mmerank.analysis.results.examination import said_of_gates
 from mmerank.analysis.results.perturbation import PerturbationResult
 from mmerank.eranks import ERANKS
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
-from mmerank.report.terminal.parts import airy_table, by_model, choice_text, joined, short, skip_lines
+from mmerank.report.terminal.parts import airy_table, by_model, called, choice_text, joined, short, skip_lines
 from mmerank.report.terminal.perturbation import (
     difference_text,
     matched_table,
@@ -71,7 +71,7 @@ def alignment_tables(results: Sequence[AlignmentResult]) -> list[Table]:
     Returns:
         Tables for a rich console.
     """
-    beside = (table for result in results for table in row_tables(result, short(result.model)))
+    beside = (table for result in results for table in row_tables(result, called(result)))
     return [alignment_table(results), *beside]
 
 
@@ -91,7 +91,7 @@ def alignment_notes(results: Sequence[AlignmentResult]) -> list[str]:
     """What all results stand on, as lines, and whether they can be held against each other."""
     lines = [line for result in results for line in standing(result)]
     if unlike := unlike_rows([result.records for result in results]):
-        names = [short(result.model) for result in results]
+        names = [called(result) for result in results]
         lines.append(f"caution: {unlike_text(unlike, names)}")
         matched = [result.convention.match_tokens for result in results]
         lines.append(
@@ -141,7 +141,7 @@ def perturbation_table(result: PerturbationResult) -> Table:
     Returns:
         The table, for a rich console.
     """
-    title = f"{short(result.base.model)} on {short(result.base.data)}: before and after"
+    title = f"{called(result.base)} on {short(result.base.data)}: before and after"
     table = airy_table(title)
     table.add_column("", overflow="fold")
     for label, (point, kind) in ERANKS.items():

@@ -13,7 +13,7 @@ from rich.text import Text
 from mmerank.analysis.alike import read_alike
 from mmerank.analysis.results.diff import DiffResult
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
-from mmerank.report.terminal.parts import MANY, airy_table, by_model, choice_text, joined, short, skip_lines
+from mmerank.report.terminal.parts import MANY, airy_table, by_model, called, choice_text, joined, skip_lines
 from mmerank.report.terminal.rows import metric_table
 
 
@@ -29,9 +29,7 @@ def diff_tables(results: Sequence[DiffResult]) -> list[Table]:
     main = diff_table(results) if len(results) <= MANY else sweep_table(results)
     layers = (layer_table(result) for result in results if len(result.points) > 1)
     metrics = (
-        metric_table(result.metrics, f"{short(result.model)}: metrics")
-        for result in results
-        if result.metrics is not None
+        metric_table(result.metrics, f"{called(result)}: metrics") for result in results if result.metrics is not None
     )
     return [main, *layers, *metrics]
 
@@ -47,7 +45,7 @@ def sweep_table(results: Sequence[DiffResult]) -> Table:
     """
     with_loss = any(not math.isnan(result.loss_trained) for result in results)
     tasks = _tasks(results)
-    names = [short(result.model) for result in results]
+    names = [called(result) for result in results]
     fronts = {name[: max(name.rfind("/"), name.rfind("@")) + 1] for name in names}
     shared = fronts.pop() if len(fronts) == 1 else ""
     table = airy_table(f"Diff-eRank {shared}".rstrip("/@ "))
@@ -123,7 +121,7 @@ def layer_table(result: DiffResult) -> Table:
     Returns:
         The table, for a rich console.
     """
-    table = Table(title=f"{short(result.model)}, by layer", title_justify="left")
+    table = Table(title=f"{called(result)}, by layer", title_justify="left")
     for heading in ("", "untrained", "trained", "Diff-eRank"):
         table.add_column(heading, justify="right" if heading else "left")
     for point in result.points:

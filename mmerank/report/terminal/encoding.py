@@ -13,7 +13,7 @@ from mmerank.analysis.metrics.embedded import GROUPS, UNTRAINED
 from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.results.encoding import NUMBERS, SIDES, EncodingResult, LayerEranks, Number
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
-from mmerank.report.terminal.parts import airy_table, choice_text, short, skip_lines
+from mmerank.report.terminal.parts import airy_table, called, choice_text, short, skip_lines
 
 # Layers of a model that have room; of more, some at equal distances.
 SHOWN = 12
@@ -68,7 +68,7 @@ def encoding_notes(results: Sequence[EncodingResult]) -> list[str]:
 
 
 def _numbers(result: EncodingResult) -> Table:
-    table = airy_table(f"{short(result.model)} on {short(result.data)}: embeddings")
+    table = airy_table(f"{called(result)} on {short(result.data)}: embeddings")
     for heading in ("", "trained", f"untrained (seed {result.untrained_seed})"):
         table.add_column(heading, justify="right" if heading else "left")
     for name in NUMBERS:
@@ -115,7 +115,7 @@ def _models(results: Sequence[EncodingResult]) -> Table:
                 _NOTHING if of is None or math.isnan(of.value) else f"{of.value:.{min(3, quantity(name).decimals)}f}"
                 for name, of in zip(names, numbers, strict=True)
             ]
-            label = Text("  untrained", style="dim") if end else Text(short(result.model))
+            label = Text("  untrained", style="dim") if end else Text(called(result))
             table.add_row(label, *cells)
     return table
 

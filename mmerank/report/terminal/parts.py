@@ -41,7 +41,7 @@ def by_model(title: str, results: Sequence[AlignmentResult | DiffResult], *, exp
     if explained:
         table.add_column("where / input", style="dim")
     for result in results:
-        table.add_column(Text(f"{short(result.model)}\n{short(result.data)}"), justify="right", overflow="fold")
+        table.add_column(Text(f"{called(result)}\n{short(result.data)}"), justify="right", overflow="fold")
     return table
 
 
@@ -68,6 +68,11 @@ def skip_lines(skipped: Sequence[Skipped]) -> list[str]:
 def short(name: str) -> str:
     """A model or data name without the folders it lies in."""
     return "/".join(name.partition("?")[0].removesuffix("/").split("/")[-2:])
+
+
+def called(result: AlignmentResult | DiffResult | EncodingResult) -> str:
+    """The name that a model was given, or else its own, without the folders it lies in."""
+    return result.name or short(result.model)
 
 
 def clean(text: str) -> str:

@@ -1,0 +1,92 @@
+"""Several results beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
+
+from mmerank.analysis.finished import Finished
+from mmerank.errors import UsageError
+from mmerank.jobs.align import Alignment
+from mmerank.jobs.diff import Diff
+from mmerank.jobs.encode import Encoding
+from mmerank.jobs.perturb import Perturbation
+from mmerank.jobs.shown import Names, Result
+from mmerank.report.folders import run_folders
+from mmerank.runs.settings import read_settings, read_summary, results_in
+
+_KINDS: dict[str, Any] = {"align": Alignment, "perturb": Perturbation, "diff": Diff, "encode": Encoding}
+
+
+class Results(Result, Sequence[Any]):
+    """Several results beside each other: one table, with tests between models on the examples that they share.
+
+    Args:
+        results: Of `align`, `perturb`, `diff` or `encode`, of any of them.
+        names: What to call models in tables.
+
+    Raises:
+        TypeError: One is something else.
+        UsageError: There is none.
+    """
+
+    def __init__(self, results: Sequence[Any], *, names: Names = None):
+        self._results = tuple(results)
+        self._names = dict(names or {})
+        for result in self._results:
+            if not isinstance(result, Result) or isinstance(result, Results):
+                raise TypeError(
+                    "expected results of mmerank.align, perturb, diff or encode, got "
+                    f"{type(result).__name__}; a run folder is read by Results.from_run(DIR, ...)"
+                )
+        if not self._results:
+            raise UsageError("expected at least one result")
+
+    @classmethod
+    def from_run(cls, *folders: str | Path, names: Names = None) -> Results:
+        """The results of run folders, of every model in them.
+
+        Args:
+            folders: What `--out` was given, or folders of such folders.
+            names: What to call models in tables.
+
+        Returns:
+            They, in the order given.
+        """
+        found = []
+        for folder in run_folders(folders):
+            kind = _KINDS.get(read_settings(folder, needs=("job",))["job"], Alignment)
+            models = [result["model"] for result in results_in(read_summary(folder))]
+            found += [kind.from_run(folder, model) for model in models or [None]]
+        return cls(found, names=names)
+
+    @property
+    def _runs(self) -> list[Finished]:
+        found: list[Finished] = []
+        for i, run in enumerate(run for result in self._results for run in result._runs):
+            names = {**run.names, **{of: name for of, name in self._names.items() if of in run.frames}}
+            found.append(replace(run, name=f"result {i + 1}", names=names))
+        if unknown := set(self._names) - {model for run in found for model in run.frames}:
+            raise UsageError(f"names: no model {min(unknown)!r}")
+        return found
+
+    def _in_short(self) -> Mapping[str, Any]:
+        return {"results": self._results}
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self._results))
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return self._results[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._results)

@@ -1,0 +1,259 @@
+"""What every result can be turned into: a frame, Markdown, LaTeX, a figure, HTML in a notebook, a paragraph.
+
+All of it is the report's, made of results in memory in place of run folders.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from mmerank.analysis.estimates import numbers_by_model
+from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.diff_erank import TWIN
+from mmerank.errors import UsageError
+from mmerank.processes import rank
+from mmerank.runs.record import SCHEMA, Record, table_of, to_frame
+
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+    from matplotlib.axes import Axes
+
+    from mmerank.report.tables import Listed, Printed
+
+Names = Mapping[str, str] | None
+
+_LABEL = re.compile(r"[\w:./+ -]*", re.ASCII)
+_SHOWN = ("quantity", "value", "low", "high", "n", "point", "input", "mean_rows")
+_CHANGES = ("change", "change_low", "change_high", "change_q")
+_WITHOUT_SPECTRUM = SCHEMA.remove(SCHEMA.get_field_index("spectrum"))
+
+
+class Shown(ABC):
+    """What can be shown as tables and as a figure."""
+
+    @abstractmethod
+    def summary(self) -> pd.DataFrame:
+        """A row for each quantity."""
+
+    @abstractmethod
+    def _tables(self, names: Names, columns: Sequence[str] | None) -> Sequence[Printed | Listed]:
+        """The tables in the form that every renderer takes."""
+
+    @abstractmethod
+    def _draw(self, axes: Axes) -> None:
+        """Draw the main figure."""
+
+    @abstractmethod
+    def _in_short(self) -> Mapping[str, Any]:
+        """What `repr` tells."""
+
+    def to_markdown(self, *, names: Names = None, columns: Sequence[str] | None = None) -> str:
+        """The numbers as a table in GitHub's Markdown.
+
+        Args:
+            names: What to call models, data sets, transforms and numbers, by what they are called.
+            columns: Which numbers, as `summary()` names them, or metrics for all of theirs. Default: the main ones.
+
+        Returns:
+            Text that ends in a line break.
+        """
+        from mmerank.report.render.formats import markdown, markdown_list
+        from mmerank.report.tables import Printed
+
+        tables = self._tables(names, columns)
+        return "\n".join(markdown(of) if isinstance(of, Printed) else markdown_list(of) for of in tables)
+
+    def to_latex(
+        self,
+        *,
+        label: str = "",
+        caption: str = "",
+        names: Names = None,
+        columns: Sequence[str] | None = None,
+    ) -> str:
+        r"""The numbers as a table in LaTeX, for the packages booktabs and graphicx.
+
+        Args:
+            label: For `\ref`; of a second table with `-2` behind it.
+            caption: Plain text, which is escaped. Default: the title, and what marks and brackets mean.
+            names: As for `to_markdown`.
+            columns: As for `to_markdown`.
+
+        Returns:
+            `table*` environments.
+
+        Raises:
+            UsageError: `label` has a character that LaTeX does not take there.
+        """
+        from mmerank.report.render.formats import latex, latex_list
+        from mmerank.report.tables import Printed
+
+        if not _LABEL.fullmatch(label):
+            raise UsageError(f"label: expected letters, digits and any of :./+-_ , got {label!r}")
+        found = []
+        for i, of in enumerate(self._tables(names, columns)):
+            told = {"label": label and label + (f"-{i + 1}" if i else ""), "caption": "" if i else caption}
+            found.append(latex(of, **told) if isinstance(of, Printed) else latex_list(of, **told))
+        return "\n".join(found)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the main figure: numbers by stage or layer, or what was changed, with intervals.
+
+        Args:
+            ax: Where to. Default: new ones, of pyplot.
+
+        Returns:
+            The axes.
+        """
+        from mmerank.report.figures.style import styled
+
+        with styled():
+            if ax is None:
+                from matplotlib import pyplot
+
+                _, ax = pyplot.subplots(figsize=(5.4, 3.2), layout="constrained")
+            self._draw(ax)
+        return ax
+
+    def _repr_html_(self) -> str:
+        from mmerank.report.render.html import fragment
+
+        return fragment(self._tables(None, None))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._in_short().items())})"
+
+
+class Result(Shown):
+    """What is made of records, as a run folder is."""
+
+    @property
+    @abstractmethod
+    def _runs(self) -> list[Finished]:
+        """The result as a run folder would hold it; several of them."""
+
+    def track(self, tracker: str | GeneralTracker, *, project: str = "mmerank", folder: str = "tracking") -> None:
+        """Log every number, with its interval, to an experiment tracker, through accelerate's.
+
+        A model is a run of the tracker; checkpoints of one training, as their names tell, are steps of one. Several
+        processes log nothing but the first.
+
+        Args:
+            tracker: `wandb`, `tensorboard`, `trackio` or `swanlab`, or an `accelerate.tracking.GeneralTracker`.
+            project: By which runs stand together.
+            folder: For `tensorboard`, which writes files.
+
+        Raises:
+            UsageError: The tracker is unknown or not installed.
+        """
+        from mmerank.jobs.tracking import track
+
+        if rank().leads:
+            track(self._runs, tracker, project=project, folder=folder)
+
+    def estimates(self) -> pd.DataFrame:
+        """Every number with its interval; columns as of `mmerank.estimates`."""
+        return pd.concat([run.estimates for run in self._runs], ignore_index=True)
+
+    def summary(self) -> pd.DataFrame:
+        """A row for each number.
+
+        Returns:
+            `quantity`, `value`, `low` and `high` (its interval), `n` (examples), `point` and `input` (where it is
+            read), `mean_rows` (behind it, which an eRank cannot exceed; of `match_tokens` as many as were drawn). Of
+            several models `model` stands before, of a perturbation `transform` and behind it the change from the base
+            with its interval and q.
+        """
+        from mmerank.report.numbers import all_numbers, placed
+
+        runs = self._runs
+        table = placed(runs, all_numbers(runs))
+        given = {model: name for run in runs for model, name in run.names.items()}
+        table["model"] = [given.get(model, model) for model in table["model"]]
+        perturbed = any(run.job == "perturb" for run in runs)
+        several = sum(len(run.frames) for run in runs) > 1
+        first = (["data", "model"] if several else []) + (["transform"] if perturbed else [])
+        return table[[*first, *_SHOWN, *(_CHANGES if perturbed else ())]]
+
+    def how_to_report(self) -> str:
+        """A paragraph to report the numbers with: n, convention, rows, intervals and nulls."""
+        from mmerank.report.how_to import how_to_report
+
+        return "\n\n".join(paragraph for run in self._runs for paragraph in how_to_report(run))
+
+    def _tables(self, names: Names, columns: Sequence[str] | None) -> Sequence[Printed | Listed]:
+        from mmerank.report.numbers import all_numbers
+        from mmerank.report.tables import chosen_tables, renamed
+
+        names = names or {}
+        models = {model for run in self._runs for model in run.frames}
+        runs = [
+            replace(run, names={**run.names, **{of: name for of, name in names.items() if of in run.frames}})
+            for run in self._runs
+        ]
+        tables = chosen_tables(runs, all_numbers(runs), columns)
+        there = {name for table in tables for row, _, _ in table.rows for name in row}
+        there |= {head for table in tables for head in table.heads}
+        if unknown := sorted(set(names) - models - there):
+            raise UsageError(
+                f"names: nothing is called {unknown[0]!r}; there are {', '.join(sorted(models | there))}"
+            )
+        return [renamed(table, names) for table in tables]
+
+    def _draw(self, axes: Axes) -> None:
+        from mmerank.report.figures.main import draw_main
+        from mmerank.report.numbers import all_numbers
+        from mmerank.report.tables import model_names
+
+        runs = self._runs
+        draw_main(axes, runs, all_numbers(runs), model_names(runs))
+
+
+def as_run(job: str, of: Any, records: Sequence[Record], **beside: Any) -> Finished:
+    """A result as its run folder would hold it.
+
+    Args:
+        job: Which made it.
+        of: The result; of a perturbation the base.
+        records: All of its records.
+        beside: What else a report reads of its `summary.json`.
+
+    Returns:
+        The run, which has no folder.
+    """
+    frame = to_frame(records, spectrum=False)
+    frames = {of.model: frame}
+    assert all(name == of.model or str(name).startswith(TWIN) for name in frame["model"].unique())
+    return Finished(
+        name="result",
+        path=Path(),
+        job=job,
+        settings={
+            # By its name alone: records know what texts and pictures they are of.
+            "data": {"name": of.data, "fingerprint": of.data, "limit": of.limit, "seed": of.seed},
+            "convention": of.convention.to_dict(),
+            "models": {of.model: of.source},
+            "versions": of.versions,
+            "job": job,
+        },
+        results={
+            of.model: {
+                "model": of.model,
+                "n": of.n,
+                "skipped": [{"id": entry.id, "reason": entry.reason} for entry in of.skipped],
+                **beside,
+            }
+        },
+        table=table_of(records, _WITHOUT_SPECTRUM),
+        frames=frames,
+        estimates=numbers_by_model(frames, of.convention.aggregate, of.bootstrap),
+        names={of.model: of.name} if of.name else {},
+        bootstrap=of.bootstrap,
+    )
