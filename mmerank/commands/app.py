@@ -18,6 +18,7 @@ from mmerank.commands.metrics import metrics
 from mmerank.commands.perturb import perturb
 from mmerank.commands.report import report
 from mmerank.commands.reproduce import reproduce
+from mmerank.commands.study import study
 
 
 class _NoValueAtFlags:
@@ -48,7 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (align, perturb, diff, encode, reproduce, report, doctor, metrics, demo):
+for command in (align, perturb, diff, encode, study, reproduce, report, doctor, metrics, demo):
     app.command(cls=_Command)(with_groups(command))
 
 

@@ -38,7 +38,7 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     of = content.pop(COMMAND, ctx.info_name)
     if of != ctx.info_name:
         raise UsageError(f"--config {path}: is of mmerank {of}, not of mmerank {ctx.info_name}")
-    known = _keys(ctx)
+    known = keys_of(ctx.command)
     defaults: dict[str, Any] = {}
     for key, value in content.items():
         name = str(key).replace("_", "-")
@@ -62,7 +62,7 @@ def write_config(ctx: typer.Context, folder: Path) -> None:
     if not rank().leads:
         return
     given: dict[str, Any] = {COMMAND: ctx.info_name}
-    for key, parameter in _keys(ctx).items():
+    for key, parameter in keys_of(ctx.command).items():
         source = ctx.get_parameter_source(parameter.name)
         if key not in _NOT_IN_FILES and source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP"):
             given[key] = _plain(ctx.params[parameter.name])
@@ -84,10 +84,17 @@ def _content(path: Path) -> dict[Any, Any]:
     return content
 
 
-def _keys(ctx: typer.Context) -> dict[str, Any]:
-    """The parameters that a file may name, by what it calls them."""
+def keys_of(command: Any) -> dict[str, Any]:
+    """The parameters that a file may name, by what it calls them.
+
+    Args:
+        command: As typer makes it.
+
+    Returns:
+        Options without the dashes in front, and arguments.
+    """
     found = {}
-    for parameter in ctx.command.params:
+    for parameter in command.params:
         longest = max(parameter.opts, key=len).lstrip("-")
         if longest not in ("config", "help", "debug"):
             found[longest.replace("_", "-")] = parameter

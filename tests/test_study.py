@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from mmerank.__main__ import main
+from mmerank.errors import RunFolderError, UsageError
+from mmerank.jobs.study import Cell, no_longer, read_study, run_study, standing, write_cells
+
+KNOWN = {
+    "align": ["models", "data", "limit", "layers", "sequence", "dtype"],
+    "perturb": ["model", "data", "limit", "transform", "dtype"],
+    "diff": ["models", "data", "limit"],
+    "encode": ["models", "data", "limit"],
+}
+ARGUMENT = {"align": "models", "perturb": "model", "diff": "models", "encode": "models"}
+
+
+def cells(folder: Path, content: Any) -> list[Cell]:
+    (folder / "s.yaml").write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return read_study(folder / "s.yaml", KNOWN)
+
+
+def test_the_grid_of_a_file(tmp_path: Path) -> None:
+    found = cells(
+        tmp_path,
+        {
+            "models": ["a", {"model": "b", "dtype": "bfloat16"}],
+            "data": ["x", "y"],
+            "limit": 5,
+            "layers": "last",
+            "jobs": [
+                {"align": {"each": {"sequence": ["bare", "template"]}}},
+                {"perturb": {"transform": ["blank"], "limit": 2, "data": "x"}},
+                {"diff": {"models": ["c"]}},
+            ],
+        },
+    )
+    assert [(c.job, c.model, c.data, dict(c.options)) for c in found] == [
+        ("align", model, data, {"limit": 5, "layers": "last", **more, "sequence": sequence})
+        for model, more in (("a", {}), ("b", {"dtype": "bfloat16"}))
+        for data in "xy"
+        for sequence in ("bare", "template")
+    ] + [
+        ("perturb", "a", "x", {"limit": 2, "transform": ["blank"]}),
+        ("perturb", "b", "x", {"limit": 2, "transform": ["blank"], "dtype": "bfloat16"}),
+        ("diff", "c", "x", {"limit": 5}),
+        ("diff", "c", "y", {"limit": 5}),
+    ]
+    assert len({c.name for c in found}) == len(found) == 12
+
+
+def test_a_cell_is_there_once_and_known_by_what_it_asks_for(tmp_path: Path) -> None:
+    twice = {"models": ["a", "a"], "data": ["x"], "jobs": ["align", "align"]}
+    (one,) = cells(tmp_path, twice)
+    (other,) = cells(tmp_path, {**twice, "limit": 3})
+    assert one.name != other.name and one.name.startswith("align-a-x-")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- a", "expected keys, among them models, data and jobs, got list"),
+        ({"models": ["a"], "data": ["x"]}, "jobs: expected a list of at least one, got None"),
+        ({"models": [], "data": ["x"], "jobs": ["align"]}, "models: expected a list of at least one, got []"),
+        ({"models": [3], "data": ["x"], "jobs": ["align"]}, "models: expected a MODEL or {model: MODEL"),
+        ({"models": ["a"], "data": ["x"], "jobs": ["aling"]}, "got 'aling'; did you mean align?"),
+        ({"models": ["a"], "data": ["x"], "jobs": [{"align": 3}]}, "jobs: align: expected OPTION: VALUE, got 3"),
+        (
+            {"models": ["a"], "data": ["x"], "jobs": ["align"], "limits": 3},
+            "no job has 'limits'; did you mean limit?",
+        ),
+        (
+            {"models": ["a"], "data": ["x"], "jobs": [{"align": {"each": {"sequence": "bare"}}}]},
+            "each: expected OPTION: [VALUE, ...]",
+        ),
+    ],
+)
+def test_what_a_file_cannot_say(tmp_path: Path, content: Any, said: str) -> None:
+    with pytest.raises(UsageError, match="s.yaml") as raised:
+        cells(tmp_path, content)
+    assert said in str(raised.value)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand-in for the processes: what runs, and fails where the model is called so."""
+    started: list[str] = []
+
+    def run(command: list[str], stdout: Any, **_: Any) -> subprocess.CompletedProcess[bytes]:
+        asked = yaml.safe_load(Path(command[command.index("--config") + 1]).read_text())
+        out = Path(command[command.index("--out") + 1])
+        model = asked["models"]
+        started.append(model)
+        if model == "bad":
+            stdout.write(b"warning: x\nerror: bad: no such model\n")
+            return subprocess.CompletedProcess(command, 1)
+        if model == "killed":
+            out.mkdir(exist_ok=True)
+            return subprocess.CompletedProcess(command, -9)
+        out.mkdir(exist_ok=True)
+        (out / "summary.json").write_text("{}")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("mmerank.jobs.study.subprocess.run", run)
+    return started
+
+
+def test_a_failed_cell_stops_no_other_and_is_tried_again(tmp_path: Path, ran: list[str]) -> None:
+    found = cells(tmp_path, {"models": ["bad", "killed", "good"], "data": ["x"], "jobs": ["align"]})
+    folder = tmp_path / "s"
+    assert [standing(cell, folder).state for cell in found] == ["left"] * 3
+    write_cells(found, folder, ARGUMENT)
+    bad, killed, good = run_study(found, folder)
+    assert (bad.state, bad.reason) == ("failed", "bad: no such model")
+    assert killed.state == "failed" and killed.reason.startswith("ended by signal 9; ")
+    assert good.state == "done" and ran == ["bad", "killed", "good"]
+    assert [of.state for of in run_study(found, folder)] == ["failed", "failed", "done"]
+    assert ran[3:] == ["bad", "killed"]
+
+
+def test_an_edited_file_keeps_what_was_run(tmp_path: Path, ran: list[str]) -> None:
+    folder = tmp_path / "s"
+    (first,) = cells(tmp_path, {"models": ["good"], "data": ["x"], "jobs": ["align"]})
+    write_cells([first], folder, ARGUMENT)
+    assert [of.state for of in run_study([first], folder)] == ["done"]
+    found = cells(tmp_path, {"models": ["good"], "data": ["x"], "jobs": ["align"], "limit": 3})
+    write_cells(found, folder, ARGUMENT)
+    assert no_longer(found, folder) == [first.name] and standing(found[0], folder).state == "left"
+
+
+def test_two_studies_in_one_folder(tmp_path: Path, ran: list[str]) -> None:
+    found = cells(tmp_path, {"models": ["good"], "data": ["x"], "jobs": ["align"]})
+    write_cells(found, tmp_path / "s", ARGUMENT)
+    with (
+        FileLock(tmp_path / "s" / "cells" / ".lock"),
+        pytest.raises(RunFolderError, match="another study is running"),
+    ):
+        list(run_study(found, tmp_path / "s"))
+    assert not ran
+
+
+def status_of(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments])
+    return int(stopped.value.code or 0)
+
+
+def test_cells_are_checked_before_any_runs(
+    tmp_path: Path, ran: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("models: [good]\ndata: demo\njobs: [align, perturb: {transform: blank, limits: 3}]\n")
+    assert status_of("study", str(file)) == 2
+    assert f"{file}: perturb: mmerank perturb has no 'limits'; did you mean limit?" in capsys.readouterr().err
+    file.write_text("models: [good]\ndata: demo\njobs: [align: {limit: 0}]\n")
+    assert status_of("study", str(file)) == 2
+    assert f"{file}: align of good: Invalid value for '--limit'" in capsys.readouterr().err
+    assert not ran and not (tmp_path / "s").exists()
+
+
+def test_the_command(tmp_path: Path, ran: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("models: [good, bad]\ndata: demo\njobs: [align]\n")
+    assert status_of("study", str(file), "--dry-run") == 0 and not ran
+    assert "2 left" in capsys.readouterr().out
+    assert status_of("study", str(file), "--json", str(tmp_path / "s.json")) == 1
+    assert "1 done, 1 failed" in capsys.readouterr().out
+    found = json.loads((tmp_path / "s.json").read_text())["cells"]
+    assert [(of["model"], of["state"], of["reason"]) for of in found] == [
+        ("good", "done", ""),
+        ("bad", "failed", "bad: no such model"),
+    ]
+
+
+def test_a_cell_is_the_run_that_its_command_makes(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("models: [demo-llava]\ndata: demo\nlimit: 2\ndevice: cpu\njobs: [align]\n")
+    assert status_of("study", str(file)) == 0
+    (run,) = (tmp_path / "s").glob("align-*")
+    (cell,) = json.loads((run / "summary.json").read_text())["results"]
+    direct = [sys.executable, "-m", "mmerank", "align", "demo-llava", "--data", "demo", "--limit", "2", "--json", "-"]
+    found = subprocess.run([*direct, "--device", "cpu"], capture_output=True, check=True).stdout
+    assert json.loads(found)["results"] == [cell]
