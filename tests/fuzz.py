@@ -22,7 +22,8 @@ from typing import Any
 from PIL import Image
 
 from mmerank.errors import DataError, ModelError, UsageError
-from mmerank.inputs.example import DataSet, Example, Skipped, llava, minigpt
+from mmerank.inputs.example import DataSet, Example, Skipped
+from mmerank.inputs.manifests import llava, minigpt
 from mmerank.inputs.pictures import Encoded, open_picture
 from mmerank.inputs.text_sets import text
 

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmerank.errors import DataError, ModelError, printable
-from mmerank.inputs.example import Example, Skipped, llava, minigpt
+from mmerank.inputs.example import Example, Skipped
+from mmerank.inputs.manifests import llava, minigpt
 from mmerank.inputs.pictures import Encoded, open_picture
 from mmerank.inputs.text_sets import text
 from mmerank.models.checkpoints import yaml_keys

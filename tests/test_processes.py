@@ -15,7 +15,7 @@ import torch
 
 from mmerank import Example, align, diff, perturb
 from mmerank.errors import UsageError
-from mmerank.models.checkpoints import chosen_device
+from mmerank.models.devices import chosen_device
 from mmerank.processes import Rank, rank
 from tests.adapters.cases import LLAVA, at_the_encoder, examples
 from tests.adapters.text_cases import OPT

@@ -11,7 +11,7 @@ import torch
 
 from mmerank import Example, align, diff, load, load_text
 from mmerank.errors import UsageError
-from mmerank.models.checkpoints import placement
+from mmerank.models.devices import placement
 from mmerank.models.untrained import place_like
 from tests.adapters.cases import examples
 from tests.adapters.text_cases import OPT

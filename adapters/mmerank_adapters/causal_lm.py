@@ -12,7 +12,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from mmerank.errors import ModelError
-from mmerank.models.checkpoints import configuration, placement
+from mmerank.models.checkpoints import configuration
+from mmerank.models.devices import placement
 from mmerank.models.hooks import Point, capture
 from mmerank.models.loading import tokenizer_fingerprint
 from mmerank.models.plausible import check_built

@@ -18,7 +18,8 @@ from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import check_area, square
 from mmerank.inputs.sequence import Kind, Role, TokenSequence, image_places
 from mmerank.models.chat_template import ANSWER, PICTURE, QUESTION, other_template
-from mmerank.models.checkpoints import configuration, placement
+from mmerank.models.checkpoints import configuration
+from mmerank.models.devices import placement
 from mmerank.models.encoded import Encoded, encoded
 from mmerank.models.hooks import Point
 from mmerank.models.plausible import check_built

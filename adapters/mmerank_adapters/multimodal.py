@@ -18,7 +18,8 @@ from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import MmerankError, ModelError, UsageError, first_line
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Kind, Role, TokenSequence
-from mmerank.models.checkpoints import configuration, placement
+from mmerank.models.checkpoints import configuration
+from mmerank.models.devices import placement
 from mmerank.models.encoded import Encoded
 from mmerank.models.gates import zero_gates
 from mmerank.models.hooks import Point

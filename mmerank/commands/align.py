@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmerank.analysis.steps import by_step
-from mmerank.commands import options
+from mmerank.commands import measured, options
 from mmerank.commands.early import check_models, check_on_hub
-from mmerank.commands.groups import Beside, Choices, DataColumns, Keeping, PairComputing, convention
+from mmerank.commands.groups import Beside, Choices, DataColumns, Keeping, PairLoading, convention
 from mmerank.commands.results import check_writable, given_names, quiet, show_results, shown_at_the_end
 from mmerank.trackers import check_tracker
 
@@ -26,10 +26,10 @@ def align(
     limit: options.Limit = None,
     seed: options.Seed = None,
     keeping: Keeping,
-    computing: PairComputing,
+    computing: PairLoading,
     beside: Beside,
-    layers: options.PairLayers = "",
-    clip: options.Clip = None,
+    layers: measured.PairLayers = "",
+    clip: measured.Clip = None,
     choices: Choices,
 ) -> None:
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment (the paper's Table 2)."""

@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from mmerank.analysis.steps import by_step
-from mmerank.commands import options
+from mmerank.commands import measured, options
 from mmerank.commands.early import check_models, check_on_hub
-from mmerank.commands.groups import Computing, DataColumns, Keeping, listed, metric_names, ranges
+from mmerank.commands.groups import DataColumns, Keeping, Loading, listed, metric_names, ranges
 from mmerank.commands.results import check_writable, given_names, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
 from mmerank.processes import rank
@@ -28,26 +28,26 @@ def diff(
     columns: DataColumns,
     name: options.Names = [],  # noqa: B006 (typer takes no tuple)
     track: options.Track = None,
-    layers: options.Layers = "",
-    metrics: options.TextMetrics = "",
-    tokenizer: options.Tokenizer = None,
-    revisions: options.Revisions = "",
-    accuracy: options.AccuracyTasks = "",
-    accuracy_limit: options.AccuracyLimit = None,
+    layers: measured.Layers = "",
+    metrics: measured.TextMetrics = "",
+    tokenizer: measured.Tokenizer = None,
+    revisions: measured.Revisions = "",
+    accuracy: measured.AccuracyTasks = "",
+    accuracy_limit: measured.AccuracyLimit = None,
     limit: options.Limit = None,
     seed: options.Seed = None,
     keeping: Keeping,
-    computing: Computing,
-    no_cache: options.NoCache = False,
-    no_loss: options.NoLoss = False,
-    untrained_mode: options.UntrainedMode = "eval",
-    untrained_seeds: options.UntrainedSeeds = 1,
-    init_ranges: options.InitRanges = "",
-    max_tokens: options.MaxTokens = 2048,
-    skip_first: options.SkipFirst = 0,
-    centre: options.Centre = "mean",
-    precision: options.Precision = "float64",
-    aggregate: options.Aggregate = "entropy",
+    computing: Loading,
+    no_cache: measured.NoCache = False,
+    no_loss: measured.NoLoss = False,
+    untrained_mode: measured.UntrainedMode = "eval",
+    untrained_seeds: measured.UntrainedSeeds = 1,
+    init_ranges: measured.InitRanges = "",
+    max_tokens: measured.MaxTokens = 2048,
+    skip_first: measured.SkipFirst = 0,
+    centre: measured.Centre = "mean",
+    precision: measured.Precision = "float64",
+    aggregate: measured.Aggregate = "entropy",
 ) -> None:
     """Diff-eRank, reduced loss and accuracy of language models (the paper's Tables 1, 4 and 6 to 11)."""
     from mmerank.inputs.example import check_sample, check_usable

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
-from mmerank.commands.groups import Computing, DataColumns, ExampleChoices, convention
+from mmerank.commands.groups import DataColumns, ExampleChoices, Loading, convention
 from mmerank.commands.results import check_writable, quiet, write_json
 
 
@@ -28,7 +28,7 @@ def doctor(
 
     check_writable(json_file)
     stated = convention(choices)
-    check_models(MULTIMODAL, [model], Computing(device, dtype))
+    check_models(MULTIMODAL, [model], Loading(device, dtype))
     examples = columns.load(data)
     check_usable(examples, pictures=True)
     check_on_hub(MULTIMODAL, [model])

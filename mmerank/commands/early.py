@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmerank.commands.groups import Computing
+from mmerank.commands.groups import Loading
 
 
 def check_models(
     group: str,
     models: Iterable[str],
-    computing: Computing,
+    computing: Loading,
     *,
     revisions: Iterable[str] = (),
     tokenizer: str | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mmerank.commands import options
+from mmerank.commands import measured, options
 from mmerank.commands.groups import DataColumns, Keeping
 from mmerank.commands.results import check_writable, given_names, quiet, show_results, shown_at_the_end
 from mmerank.convention import EncoderConvention
@@ -20,18 +20,18 @@ def encode(
     *,
     columns: DataColumns,
     name: options.Names = [],  # noqa: B006 (typer takes no tuple)
-    layers: options.EncoderLayers = "all",
+    layers: measured.EncoderLayers = "all",
     limit: options.Limit = None,
     seed: options.Seed = None,
     keeping: Keeping,
     device: options.Device = None,
     dtype: options.Dtype = None,
-    batch_tokens: options.EncoderBatchTokens = None,
+    batch_tokens: measured.EncoderBatchTokens = None,
     max_megapixels: options.MaxMegapixels = 100,
-    untrained_seed: options.UntrainedSeed = 0,
-    centre: options.Centre = "mean",
-    precision: options.Precision = "float64",
-    aggregate: options.Aggregate = "entropy",
+    untrained_seed: measured.UntrainedSeed = 0,
+    centre: measured.Centre = "mean",
+    precision: measured.Precision = "float64",
+    aggregate: measured.Aggregate = "entropy",
 ) -> None:
     """Encoders alone: eRank by layer, and of embeddings; modality gap, retrieval; beside an untrained twin."""
     from mmerank.inputs.example import check_usable

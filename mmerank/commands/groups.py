@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
+from mmerank.commands import measured as measured
 from mmerank.commands import options as options
 from mmerank.commands.config import write_config
 from mmerank.convention import Convention
@@ -48,7 +49,7 @@ class DataColumns:
 
 
 @dataclass(frozen=True)
-class Computing:
+class Loading:
     """How a model is loaded and run."""
 
     device: options.Device = None
@@ -58,7 +59,7 @@ class Computing:
 
 
 @dataclass(frozen=True)
-class PairComputing(Computing):
+class PairLoading(Loading):
     """The same for image-text pairs."""
 
     separate_passes: options.SeparatePasses = False
@@ -74,32 +75,32 @@ class PairComputing(Computing):
 class Beside:
     """What is measured beside eRank1 to eRank5."""
 
-    match_tokens: options.MatchTokens = None
-    match_repeats: options.MatchRepeats = 8
-    match_seed: options.MatchSeed = 0
-    token_curve: options.TokenCurve = ""
-    rows: options.Rows = False
-    companions: options.Companions = False
-    metrics: options.Metrics = ""
+    match_tokens: measured.MatchTokens = None
+    match_repeats: measured.MatchRepeats = 8
+    match_seed: measured.MatchSeed = 0
+    token_curve: measured.TokenCurve = ""
+    rows: measured.Rows = False
+    companions: measured.Companions = False
+    metrics: measured.Metrics = ""
 
 
 @dataclass(frozen=True)
 class ExampleChoices:
     """The choices that the paper leaves open, as far as they concern a single example."""
 
-    sequence: options.Sequence = "bare"
-    image_layout: options.ImageLayout = "model"
-    tokens: options.Tokens = "all"
-    vision_point: options.VisionPoint = "default"
-    centre: options.Centre = "mean"
-    precision: options.Precision = "float64"
+    sequence: measured.Sequence = "bare"
+    image_layout: measured.ImageLayout = "model"
+    tokens: measured.Tokens = "all"
+    vision_point: measured.VisionPoint = "default"
+    centre: measured.Centre = "mean"
+    precision: measured.Precision = "float64"
 
 
 @dataclass(frozen=True)
 class Choices(ExampleChoices):
     """All of them."""
 
-    aggregate: options.Aggregate = "entropy"
+    aggregate: measured.Aggregate = "entropy"
 
 
 def convention(choices: ExampleChoices, beside: Beside | None = None) -> Convention:
@@ -114,7 +115,7 @@ def convention(choices: ExampleChoices, beside: Beside | None = None) -> Convent
     """
     studied: dict[str, Any] = {}
     if beside is not None:
-        studied = {**asdict(beside), "token_curve": options.row_counts(beside.token_curve)}
+        studied = {**asdict(beside), "token_curve": measured.row_counts(beside.token_curve)}
         studied["metrics"] = metric_names(beside.metrics, pictures=True)
     return Convention(**asdict(choices), **studied)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mmerank.commands import options
 from mmerank.commands.early import check_models, check_on_hub
-from mmerank.commands.groups import Beside, Choices, DataColumns, Keeping, PairComputing, convention
+from mmerank.commands.groups import Beside, Choices, DataColumns, Keeping, PairLoading, convention
 from mmerank.commands.results import check_writable, continued_from, given_names, quiet, write_json
 from mmerank.processes import rank
 from mmerank.trackers import check_tracker
@@ -25,7 +25,7 @@ def perturb(
     limit: options.Limit = None,
     seed: options.PerturbSeed = None,
     keeping: Keeping,
-    computing: PairComputing,
+    computing: PairLoading,
     beside: Beside,
     choices: Choices,
 ) -> None:

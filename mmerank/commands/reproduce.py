@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmerank.commands import options
+from mmerank.commands import measured, options
 from mmerank.commands.groups import listed
 from mmerank.commands.results import check_writable, quiet, shown_at_the_end, write_json
 
@@ -23,8 +23,8 @@ def reproduce(
     data_from: options.DataFrom = None,
     sweep_conventions: options.SweepConventions = False,
     accuracy: options.StudyAccuracy = "",
-    accuracy_limit: options.AccuracyLimit = None,
-    tokenizer: options.Tokenizer = None,
+    accuracy_limit: measured.AccuracyLimit = None,
+    tokenizer: measured.Tokenizer = None,
     limit: options.Limit = None,
     out: options.StudyOut = None,
     json_file: options.Json = None,

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mmerank.commands import options
+from mmerank.commands.align import align
 from mmerank.commands.config import keys_of
+from mmerank.commands.diff import diff
+from mmerank.commands.encode import encode
+from mmerank.commands.groups import with_groups
+from mmerank.commands.perturb import perturb
 from mmerank.commands.results import check_writable, write_json
 from mmerank.errors import MmerankError, UsageError
 
+_JOBS: dict[str, Callable[..., None]] = {"align": align, "perturb": perturb, "diff": diff, "encode": encode}
 _ARGUMENTS = ("models", "model")
 
 
@@ -34,11 +41,11 @@ def study(
     """
     from rich.console import Console
 
-    from mmerank.jobs.study import JOBS, no_longer, read_study, run_study, standing, write_cells
+    from mmerank.jobs.study import no_longer, read_study, run_study, standing, write_cells
     from mmerank.report.terminal.study import study_table
 
     check_writable(json_file)
-    commands = {job: _command(job) for job in JOBS}
+    commands = {job: _command(job) for job in _JOBS}
     known = {job: list(keys_of(command)) for job, command in commands.items()}
     cells = read_study(study, known)
     folder = _folder(out or study.with_suffix(""))
@@ -80,9 +87,10 @@ def _end(found: list[Any]) -> None:
 
 
 def _command(job: str) -> Any:
-    from mmerank.commands.app import app
-
-    return typer.main.get_command(app).commands[job]  # type: ignore[attr-defined]
+    """What typer makes of a job's command."""
+    app = typer.Typer(add_completion=False)
+    app.command(job)(with_groups(_JOBS[job]))
+    return typer.main.get_command(app)
 
 
 def _check(study: Path, cell: Any, command: Any, argument: str) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs.arrow_rows import ArrowRows, undecoded
 from mmerank.inputs.columns import Columns
-from mmerank.inputs.example import DataSet, Example, options_of
+from mmerank.inputs.example import DataSet, Example
+from mmerank.inputs.manifests import options_of
 from mmerank.inputs.rows import column_text, examples_of, sample, without_repeated_texts
 from mmerank.on_hub import NO_ANSWER, asked_of_hub
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, overload
 
 from mmerank.errors import DataError, UsageError, did_you_mean
-from mmerank.inputs import example as inputs
+from mmerank.inputs import manifests
 from mmerank.inputs import text_sets as texts
 from mmerank.inputs.columns import Columns
-from mmerank.inputs.example import DataSet, DataStream
+from mmerank.inputs.example import DataSet, DataStream, Example, Skipped, of_rows
 from mmerank.inputs.hub import hub
 from mmerank.inputs.in_memory import from_memory, is_table
 from mmerank.inputs.layouts import located, unpacked_name
@@ -37,13 +37,13 @@ FORMS = (
 )
 
 _READERS = {
-    "llava": inputs.llava,
-    "minigpt": inputs.minigpt,
+    "llava": manifests.llava,
+    "minigpt": manifests.minigpt,
     "text": texts.text,
     **dict.fromkeys(KINDS, pair_file),
     "hub": hub,
-    "detail_23k": inputs.llava,
-    "cc_sbu_align": inputs.minigpt,
+    "detail_23k": manifests.llava,
+    "cc_sbu_align": manifests.minigpt,
 }
 
 # Neither is on the hub with its pictures in a form that can be read row by row.
@@ -211,11 +211,11 @@ def _no_text(data: object) -> str:
     """What was given in the place of a DATA argument, and what to do with it."""
     if isinstance(data, Path):
         return f"the path {data}" + (_as_path(str(data)) or "; write 'llava:FILE.json', 'minigpt:DIR' or 'text:FILE'")
-    if rows := inputs.of_rows(data):
+    if rows := of_rows(data):
         return rows
     kind = type(data).__name__
     entries = list(data) if isinstance(data, (DataSet, list, tuple)) else []
-    if entries and all(isinstance(entry, (inputs.Example, inputs.Skipped)) for entry in entries):
+    if entries and all(isinstance(entry, (Example, Skipped)) for entry in entries):
         return f"{kind} of examples, which mmerank.align, perturb and diff take as they are"
     return f"{kind}; known: {', '.join(FORMS)}"
 

@@ -11,9 +11,10 @@ from typing import Any
 from mmerank.errors import DataError, UsageError, first_line
 from mmerank.inputs.arrow_rows import ArrowRows
 from mmerank.inputs.columns import Columns, examples_in
-from mmerank.inputs.example import DataSet, fingerprint, options_of
+from mmerank.inputs.example import DataSet, fingerprint
 from mmerank.inputs.layouts import at_home, check_layout, located, unpacked_name
 from mmerank.inputs.lines import Digest, lines
+from mmerank.inputs.manifests import options_of
 from mmerank.inputs.remote import fetched, is_address
 from mmerank.inputs.shards import Shards, shards_of
 from mmerank.inputs.sources import Place

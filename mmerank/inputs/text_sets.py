@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmerank.errors import DataError, UsageError
-from mmerank.inputs.example import DataSet, Example, Skipped, kind, options_of
+from mmerank.inputs.example import DataSet, Example, Skipped, kind
 from mmerank.inputs.hub import hub_table
 from mmerank.inputs.layouts import at_home, check_layout, located, unpacked_name
 from mmerank.inputs.lines import Digest, lines
+from mmerank.inputs.manifests import options_of
 from mmerank.inputs.rows import column_text, examples_of, sample, usable, without_repeated_texts
 from mmerank.inputs.table_files import JSON_LINES, Table, open_table
 

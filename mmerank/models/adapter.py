@@ -14,16 +14,8 @@ from mmerank.errors import ModelError, UsageError
 from mmerank.inputs.demo import MODELS
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Kind, TokenSequence
-from mmerank.models.checkpoints import (
-    check_keys,
-    chosen_device,
-    configuration,
-    families,
-    family_named,
-    lacking,
-    quantised,
-    yaml_keys,
-)
+from mmerank.models.checkpoints import check_keys, configuration, families, family_named, lacking, yaml_keys
+from mmerank.models.devices import chosen_device, quantised
 from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import Point
 from mmerank.models.located import MULTIMODAL, check_dtype, is_yaml

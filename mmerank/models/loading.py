@@ -15,16 +15,15 @@ from mmerank.errors import ModelError
 from mmerank.models.checkpoints import (
     check_keys,
     check_named,
-    chosen_device,
     configuration,
     families,
     family_named,
     folder_or_hub_id,
     lacking,
-    quantised,
     without_origin,
     yaml_keys,
 )
+from mmerank.models.devices import chosen_device, quantised
 from mmerank.models.hooks import Point
 from mmerank.models.located import LANGUAGE, check_dtype, is_yaml
 from mmerank.models.wrapped import unwrapped

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from mmerank.analysis.finished import Finished
 from mmerank.errors import MmerankError
-from mmerank.inputs.example import Example, llava_files
+from mmerank.inputs.example import Example
 from mmerank.inputs.layouts import at_home, located
 from mmerank.inputs.load import load_data
+from mmerank.inputs.manifests import llava_files
 from mmerank.inputs.pair_files import KINDS, pictures_of, where
 from mmerank.inputs.remote import is_address
 from mmerank.inputs.shards import shards_of

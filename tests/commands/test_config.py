@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mmerank.__main__ import main
-from mmerank.commands.groups import Computing, with_groups
+from mmerank.commands.groups import Loading, with_groups
 from mmerank.errors import UsageError
 
 
@@ -22,7 +22,7 @@ def app_and_seen() -> tuple[typer.Typer, list[dict[str, Any]]]:
     def measure(
         models: Annotated[list[str], typer.Argument()],
         *,
-        computing: Computing,
+        computing: Loading,
         limit: Annotated[int | None, typer.Option(min=1)] = None,
         layers: str = "",
         transform: Annotated[list[str] | None, typer.Option()] = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.testing import CliRunner
 
-from mmerank.commands.groups import Beside, Choices, Computing, ExampleChoices, PairComputing, convention, with_groups
+from mmerank.commands.groups import Beside, Choices, ExampleChoices, Loading, PairLoading, convention, with_groups
 from mmerank.convention import Convention
 
 
@@ -18,15 +18,15 @@ def test_options_state_every_choice_with_its_default() -> None:
 
 
 def test_a_group_gives_its_fields_as_options() -> None:
-    seen: list[tuple[str, Computing]] = []
+    seen: list[tuple[str, Loading]] = []
 
-    def command(name: Annotated[str, typer.Argument()], *, computing: PairComputing, last: bool = False) -> None:
+    def command(name: Annotated[str, typer.Argument()], *, computing: PairLoading, last: bool = False) -> None:
         seen.append((name, computing))
 
     app = typer.Typer()
     app.command()(with_groups(command))
     given = ["x", "--dtype", "float64", "--max-megapixels", "2", "--last"]
     assert CliRunner().invoke(app, given).exit_code == 0
-    assert seen == [("x", PairComputing(dtype="float64", max_megapixels=2))]
+    assert seen == [("x", PairLoading(dtype="float64", max_megapixels=2))]
     assert seen[0][1].batch_tokens is None
     assert CliRunner().invoke(app, ["x", "--computing", "y"]).exit_code == 2

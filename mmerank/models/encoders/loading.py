@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any
 
 from mmerank.errors import ModelError, UsageError
-from mmerank.models.checkpoints import chosen_device
+from mmerank.models.devices import chosen_device
 from mmerank.models.encoders.encoder import Encoder
 from mmerank.models.encoders.named import OPEN_CLIP, TIMM, check_encoder_named
 from mmerank.models.located import check_dtype
