@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from mmerank import align, load, load_data
 from mmerank.__main__ import main
 from mmerank.errors import RunFolderError, UsageError
 from mmerank.jobs.study import Cell, no_longer, read_study, run_study, standing, write_cells
@@ -187,6 +187,5 @@ def test_a_cell_is_the_run_that_its_command_makes(tmp_path: Path) -> None:
     assert status_of("study", str(file)) == 0
     (run,) = (tmp_path / "s").glob("align-*")
     (cell,) = json.loads((run / "summary.json").read_text())["results"]
-    direct = [sys.executable, "-m", "mmerank", "align", "demo-llava", "--data", "demo", "--limit", "2", "--json", "-"]
-    found = subprocess.run([*direct, "--device", "cpu"], capture_output=True, check=True).stdout
-    assert json.loads(found)["results"] == [cell]
+    alone = align(load("demo-llava", device="cpu"), load_data("demo"), limit=2)
+    assert json.loads(json.dumps(alone.to_dict())) == cell
