@@ -416,7 +416,10 @@ def test_wrong_schema_lists_the_fields(tmp_path: Path) -> None:
 
 
 def test_other_kinds_of_file_are_refused(tmp_path: Path) -> None:
-    for name, said in (("a.csv", "a table, which csv:FILE reads"), ("a.xml", r"expected a file that ends in \.jsonl")):
+    for name, said in (
+        ("a.csv", "a table, which csv:FILE reads"),
+        ("a.xml", r"expected a file that ends in \.jsonl"),
+    ):
         (tmp_path / name).write_text("context\na\n")
         with pytest.raises(DataError, match=said):
             load_data(f"dolly-15k:{tmp_path}/{name}")
