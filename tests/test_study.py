@@ -55,6 +55,7 @@ def test_the_grid_of_a_file(tmp_path: Path) -> None:
         ("diff", "c", "y", {"limit": 5}),
     ]
     assert len({c.name for c in found}) == len(found) == 12
+    assert found[1].name.startswith("align-a-x-template-")
 
 
 def test_a_cell_is_there_once_and_known_by_what_it_asks_for(tmp_path: Path) -> None:

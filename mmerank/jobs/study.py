@@ -34,18 +34,21 @@ class Cell:
         model: MODEL argument.
         data: DATA argument.
         options: Of the command, by their names on the command line.
+        varied: Those of them that tell it from others of its job, model and data, for its name.
     """
 
     job: str
     model: str
     data: str
     options: Mapping[str, Any]
+    varied: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Of its run folder: readable, and another one for whatever is asked for otherwise."""
         known = json.dumps([self.job, self.model, self.data, self.options], sort_keys=True, default=str)
-        readable = "-".join([self.job, _readable(self.model), _readable(self.data)])
+        apart = [_readable(str(self.options[key])) for key in self.varied]
+        readable = "-".join([self.job, _readable(self.model), _readable(self.data), *apart])
         return f"{readable}-{hashlib.sha256(known.encode()).hexdigest()[:6]}"
 
     def asked(self) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def read_study(path: Path, known: Mapping[str, Collection[str]]) -> list[Cell]:
         for model, data in product(_list(path, own, "models"), _list(path, own, "data")):
             name, of_model = _model(path, model)
             for one in _each(path, job, stated.get("each", {})):
-                cell = Cell(job, name, str(data), {**options, **of_model, **one})
+                cell = Cell(job, name, str(data), {**options, **of_model, **one}, tuple(one))
                 found.setdefault(cell.name, cell)
     return list(found.values())
 
