@@ -148,7 +148,7 @@ def test_a_manifest_that_is_larger_than_the_memory(tmp_path: Path, monkeypatch: 
         raise MemoryError
 
     (tmp_path / "data.json").write_bytes(b"[]")
-    monkeypatch.setattr("mmerank.inputs.example.json.loads", loads)
+    monkeypatch.setattr("mmerank.inputs.manifests.json.loads", loads)
     with pytest.raises(DataError, match=r"data.json: 0.0 GB of JSON are too much for the memory there is; cut it"):
         load_data(f"llava:{tmp_path}/data.json")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 import mmerank.trackers
@@ -57,7 +58,8 @@ class Kept(GeneralTracker):  # type: ignore[misc]
 
 @pytest.fixture(autouse=True)
 def trackers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """W&B is installed, in a manner of speaking."""
+    """W&B is installed, in a manner of speaking; no training went before in this process."""
+    AcceleratorState._reset_state(True)
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Kept)
     monkeypatch.setattr(mmerank.trackers, "find_spec", lambda name: name == "wandb" or None)
     Kept.made = []
