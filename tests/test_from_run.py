@@ -93,7 +93,7 @@ def test_it_keeps_what_the_run_was_made_with(data: Any, tmp_path: Path) -> None:
 
 
 def test_one_of_several_models(data: Any, tmp_path: Path) -> None:
-    run = open_align_run(tmp_path / "run", data, Convention(), max_pixels=10**8, limit=None, seed=None)
+    run = open_align_run(tmp_path / "run", data, Convention(), max_pixels=10**8)
     results = [align(case.adapter, data, out=run) for case in (LLAVA, MINIGPT_V2)]
     run.write_summary({"results": [result.to_dict() for result in results]})
     for result in results:

@@ -89,7 +89,7 @@ def test_a_family_that_draws_by_its_own_rules_refuses_a_range() -> None:
 def test_ranges_are_apart_in_folder_and_cache_and_named_everywhere(tmp_path: Path) -> None:
     """Of one run folder, the numbers of each range are those that a run of it alone gives."""
     few, adapter = texts(3), LLAMA.adapter
-    folder = open_diff_run(tmp_path / "run", few, TextConvention(), layers="", limit=None, seed=None)
+    folder = open_diff_run(tmp_path / "run", few, TextConvention(), layers="")
     kept = tmp_path / "cache"
     plain_run = diff(adapter, few, out=folder, cache=kept)
     found = [plain_run]

@@ -19,8 +19,9 @@ from PIL import Image
 
 from mmerank import Example, align, load_data, perturb
 from mmerank.errors import DataError, RunFolderError, SourceError, UsageError
-from mmerank.inputs.example import DataStream, Skipped, chosen
+from mmerank.inputs.example import DataStream, Skipped
 from mmerank.inputs.pictures import Encoded, open_picture
+from mmerank.inputs.selection import Selection
 from mmerank.report.reopened import find_examples
 from tests.test_alignment import ADAPTER
 from tests.test_hub import picture
@@ -374,10 +375,10 @@ def test_a_stream_is_not_read_further_than_asked() -> None:
 
     stream = datasets.IterableDataset.from_generator(endless)
     data = load_data(stream, **PAIRS)
-    assert [entry.id for entry in chosen(data, 20, None)] == [str(i) for i in range(20)]
+    assert [entry.id for entry in Selection(20).of(data)] == [str(i) for i in range(20)]
     assert len(seen) < 200
     with pytest.raises(UsageError, match="shuffle the stream itself"):
-        chosen(data, 20, 1)
+        Selection(20, 1).of(data)
     with pytest.raises(UsageError, match="a stream may have no end; give a limit"):
         perturb(ADAPTER, data, ["rotate:90"])
 

@@ -33,11 +33,13 @@ def align(
     choices: Choices,
 ) -> None:
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment (the paper's Table 2)."""
-    from mmerank.inputs.example import check_sample, check_usable
+    from mmerank.inputs.example import check_usable
+    from mmerank.inputs.selection import Selection
     from mmerank.models.located import MULTIMODAL
 
     check_writable(keeping.json_file)
-    check_sample(limit, seed)
+    selection = Selection(limit, seed)
+    selection.check()
     names = given_names(name, models)
     if track is not None:
         check_tracker(track)
@@ -60,8 +62,7 @@ def align(
             stated,
             layers=layers,
             max_pixels=computing.max_pixels,
-            limit=limit,
-            seed=seed,
+            selection=selection,
         )
     quiet()
     models = by_step(models)

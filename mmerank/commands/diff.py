@@ -50,12 +50,14 @@ def diff(
     aggregate: measured.Aggregate = "entropy",
 ) -> None:
     """Diff-eRank, reduced loss and accuracy of language models (the paper's Tables 1, 4 and 6 to 11)."""
-    from mmerank.inputs.example import check_sample, check_usable
+    from mmerank.inputs.example import check_usable
+    from mmerank.inputs.selection import Selection
     from mmerank.jobs.accuracy import ACCURACY, accuracies, check_tasks, fetch_questions
     from mmerank.models.located import LANGUAGE
 
     check_writable(keeping.json_file)
-    check_sample(limit, seed)
+    selection = Selection(limit, seed)
+    selection.check()
     names = given_names(name, models)
     if track is not None:
         check_tracker(track)
@@ -83,9 +85,7 @@ def diff(
 
     folder = None
     if keeping.out is not None:
-        folder = open_diff_run(
-            keeping.out, texts, convention, layers=layers, limit=limit, seed=seed, loss=not no_loss
-        )
+        folder = open_diff_run(keeping.out, texts, convention, layers=layers, selection=selection, loss=not no_loss)
     quiet()
     sweep = by_step(
         [(model, revision) for model in models for revision in listed(revisions) or (None,)],

@@ -35,10 +35,13 @@ def encode(
 ) -> None:
     """Encoders alone: eRank by layer, and of embeddings; modality gap, retrieval; beside an untrained twin."""
     from mmerank.inputs.example import check_usable
+    from mmerank.inputs.selection import Selection
     from mmerank.models.encoders.named import check_encoder_named
     from mmerank.models.located import check_device, check_dtype, check_layers
 
     check_writable(keeping.json_file)
+    selection = Selection(limit, seed)
+    selection.check()
     names = given_names(name, models)
     check_dtype(dtype)
     check_device(device)
@@ -66,8 +69,7 @@ def encode(
             layers=layers,
             untrained_seed=untrained_seed,
             max_pixels=max_pixels,
-            limit=limit,
-            seed=seed,
+            selection=selection,
         )
     quiet()
     for model in models:  # a typo in the last one must not cost the time of the first

@@ -35,10 +35,12 @@ def perturb(
     shuffle, blank, other. Of the text: shuffle-words, other-text. docs/perturbation.md says what each of them does.
     """
     from mmerank.inputs.example import check_usable
+    from mmerank.inputs.selection import Selection
     from mmerank.inputs.variants import asked_for
     from mmerank.models.located import MULTIMODAL
 
     check_writable(keeping.json_file)
+    Selection(limit).check()
     transforms, controls = asked_for(transform, control, control_draws)
     names = given_names(name, [model])
     if track is not None:
@@ -66,8 +68,7 @@ def perturb(
             convention=stated,
             control_draws=control_draws,
             max_pixels=computing.max_pixels,
-            limit=limit,
-            seed=seed,
+            selection=Selection(limit, seed),
         )
     quiet()
     check_model(model)

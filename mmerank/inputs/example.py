@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 
-from mmerank.errors import DataError, UsageError
+from mmerank.errors import DataError
 from mmerank.inputs.pictures import Encoded
 from mmerank.inputs.sources import picture_source
 
@@ -305,73 +303,6 @@ def _picture_in_memory(image: Path | Encoded | Image.Image | None) -> tuple[Any,
     content = (image.size, image.mode, pixels)
     beside = (image.getpalette(), image.info.get("transparency"), image.getexif().get(_ORIENTATION))
     return content if beside == (None, None, None) else (*content, beside)
-
-
-def chosen(examples: Iterable[Example | Skipped], limit: int | None, seed: int | None) -> Iterable[Example | Skipped]:
-    """The first `limit` entries, or with a seed that many drawn by `random.Random(seed).sample`.
-
-    Args:
-        examples: In order.
-        limit: How many; None for all.
-        seed: None for the first ones.
-
-    Returns:
-        The entries.
-
-    Raises:
-        UsageError: `limit` is below 1, or there is a seed without a limit, or a stream to be read whole for it.
-    """
-    check_sample(limit, seed)
-    if limit is None:
-        return examples
-    if seed is None:
-        # No further: what comes behind may have no end.
-        return islice(examples, limit) if isinstance(examples, DataStream) else list(islice(examples, limit))
-    if isinstance(examples, DataStream):
-        raise UsageError(
-            f"{examples.name}: a sample by a seed would read the stream to its end; shuffle the stream itself, with "
-            "its own shuffle(seed=..., buffer_size=...), and take the first of it by limit alone"
-        )
-    listed = list(examples)
-    return random.Random(seed).sample(listed, min(limit, len(listed)))
-
-
-def held(examples: Iterable[Example | Skipped], limit: int | None, seed: int | None) -> list[Example | Skipped]:
-    """The examples that `chosen` chooses, for a job that must have all of them at once.
-
-    Args:
-        examples: In order.
-        limit: See `chosen`.
-        seed: See `chosen`.
-
-    Returns:
-        The entries.
-
-    Raises:
-        UsageError: As of `chosen`; or it is a stream, and nothing says where to stop.
-    """
-    if isinstance(examples, DataStream) and limit is None:
-        raise UsageError(
-            f"{examples.name}: this job holds all its examples in memory, and a stream may have no end; give a "
-            "limit, or the first of it, as list(itertools.islice(DATA, 1000))"
-        )
-    return list(chosen(examples, limit, seed))
-
-
-def check_sample(limit: int | None, seed: int | None) -> None:
-    """Refuse a choice of examples that cannot be made.
-
-    Args:
-        limit: See `chosen`.
-        seed: See `chosen`.
-
-    Raises:
-        UsageError: As of `chosen`.
-    """
-    if limit is None and seed is not None:
-        raise UsageError(f"seed {seed} draws a sample, so it needs a limit")
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit must be at least 1, got {limit}")
 
 
 def kind(value: Any) -> str:

@@ -17,9 +17,10 @@ from mmerank.engine.collect import collect
 from mmerank.engine.plans.pairs import Pairs
 from mmerank.engine.probe import Probe
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
-from mmerank.inputs.example import Example, Skipped, check_examples, chosen, kept, name_of, unique
+from mmerank.inputs.example import Example, Skipped, check_examples, kept, name_of, unique
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import without_placeholders
+from mmerank.inputs.selection import ALL, Selection
 from mmerank.jobs.clip import Clip, clip_embeddings, clip_in
 from mmerank.jobs.shown import Result, as_run
 from mmerank.models.adapter import Adapter, check_adapter
@@ -103,6 +104,7 @@ def align(
     """
     convention = with_metrics(convention or Convention(), metrics)
     computing = Computing(batch_tokens=batch_tokens, share_prefix=share_prefix, strict=strict, progress=progress)
+    selection = Selection(limit, seed)
     check_adapter(adapter)
     check_examples(examples)
     name = name_of(examples)
@@ -113,12 +115,12 @@ def align(
     if (out is not None and not isinstance(out, RunFolder)) or scorer is not None:
         examples = kept(examples)
     if out is not None and not isinstance(out, RunFolder):
-        out = open_align_run(out, examples, convention, layers=layers, max_pixels=max_pixels, limit=limit, seed=seed)
+        out = open_align_run(out, examples, convention, layers=layers, max_pixels=max_pixels, selection=selection)
     folder = out
     if folder is not None:
         folder.add_model(adapter.name, dict(probe.source))
     entries: Iterable[Example | Skipped] = without_placeholders(
-        plan.placeholders, unique(asked := chosen(examples, limit, seed))
+        plan.placeholders, unique(asked := selection.of(examples))
     )
     records, skipped = collect(
         probe.measure,
@@ -135,14 +137,13 @@ def align(
         data=name,
         convention=convention,
         source=probe.source,
-        limit=limit,
-        seed=seed,
+        selection=selection,
         undefined=adapter.undefined,
     )
     if scorer is not None:
         embeddings = clip_embeddings(
             scorer,
-            without_placeholders(plan.placeholders, chosen(examples, limit, seed)),
+            without_placeholders(plan.placeholders, selection.of(examples)),
             {record.example for record in result.records},
             folder=folder.path if folder is not None else None,
             max_pixels=max_pixels,
@@ -161,12 +162,11 @@ def open_align_run(
     *,
     layers: str = "",
     max_pixels: int,
-    limit: int | None,
-    seed: int | None,
+    selection: Selection = ALL,
 ) -> RunFolder:
     """The run folder for these settings, new or continued. Arguments and errors as in `align`."""
     settings: dict[str, Any] = {"convention": convention.to_dict(), "max_pixels": max_pixels}
     if layers:
         settings["layers"] = layers
     settings |= stated_metrics(convention.metrics)
-    return open_run(out, "align", examples, settings, limit=limit, seed=seed)
+    return open_run(out, "align", examples, settings, selection=selection)

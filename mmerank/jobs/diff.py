@@ -22,7 +22,8 @@ from mmerank.eranks import FINAL
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
 from mmerank.inputs.contents import content_of
-from mmerank.inputs.example import Example, Skipped, check_examples, first_reason, held, kept, name_of
+from mmerank.inputs.example import Example, Skipped, check_examples, first_reason, kept, name_of
+from mmerank.inputs.selection import ALL, Selection
 from mmerank.jobs.shown import Result, as_run
 from mmerank.jobs.twins import (
     Measure,
@@ -140,7 +141,8 @@ def diff(
     check_examples(examples)
     examples = kept(examples)
     name = name_of(examples)
-    entries = held(examples, limit, seed)
+    selection = Selection(limit, seed)
+    entries = selection.held(examples)
     settings = _settings(convention, layers, loss)
     known, called = identity(adapter), adapter.name
     drawn = initialisation(adapter, init_range)
@@ -154,7 +156,7 @@ def diff(
         _check_same(untrained, adapter, name, convention, layers, twins, loss)
     own_folder = out is not None and not isinstance(out, RunFolder)
     if out is not None and not isinstance(out, RunFolder):
-        out = open_diff_run(out, examples, convention, layers=layers, limit=limit, seed=seed, loss=loss)
+        out = open_diff_run(out, examples, convention, layers=layers, selection=selection, loss=loss)
 
     def probe(
         model: TextAdapter, called: str, source: Mapping[str, Any], dropout: int | None = None
@@ -200,7 +202,7 @@ def diff(
             if out is not None and cache is not None:
                 out.add_model(twin, source)
                 out.adopt(twin, runs[-1][0])
-    result = _result(called, known, name, convention, tuple(seeds), runs, limit, seed)
+    result = _result(called, known, name, convention, tuple(seeds), runs, selection)
     result = replace(result, initialisation=drawn)
     if own_folder and isinstance(out, RunFolder):
         out.write_summary({"results": [result.to_dict()]})
@@ -213,12 +215,11 @@ def open_diff_run(
     convention: TextConvention,
     *,
     layers: str,
-    limit: int | None,
-    seed: int | None,
+    selection: Selection = ALL,
     loss: bool = True,
 ) -> RunFolder:
     """The run folder for these settings, new or continued. Arguments and errors as in `diff`."""
-    return open_run(out, "diff", examples, _settings(convention, layers, loss), limit=limit, seed=seed)
+    return open_run(out, "diff", examples, _settings(convention, layers, loss), selection=selection)
 
 
 def _settings(convention: TextConvention, layers: str, loss: bool) -> dict[str, Any]:
@@ -237,8 +238,7 @@ def _result(
     convention: TextConvention,
     seeds: tuple[int, ...],
     runs: list[_Collected],
-    limit: int | None,
-    seed: int | None,
+    selection: Selection,
 ) -> Diff:
     """The numbers over the texts that every model could measure."""
     common = set.intersection(*({record.example for record in records} for records, _ in runs))
@@ -256,8 +256,7 @@ def _result(
         convention=convention,
         seeds=seeds,
         source=known,
-        limit=limit,
-        seed=seed,
+        selection=selection,
     )
 
 

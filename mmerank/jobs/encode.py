@@ -14,8 +14,9 @@ from mmerank.convention import EncoderConvention
 from mmerank.engine.collect import collect
 from mmerank.engine.plans.encoders import Encoders, Loaded, Prepared
 from mmerank.engine.probe import Probe
-from mmerank.inputs.example import Example, Skipped, check_examples, held, kept, name_of
+from mmerank.inputs.example import Example, Skipped, check_examples, kept, name_of
 from mmerank.inputs.pictures import MAX_PIXELS
+from mmerank.inputs.selection import ALL, Selection
 from mmerank.jobs.shown import Result, as_run
 from mmerank.jobs.twins import Measure, built_when_needed, full_twin_name, measured_examples, twin_source
 from mmerank.models.encoders.encoder import Encoder, check_is_encoder
@@ -92,7 +93,8 @@ def encode(
     check_examples(examples)
     examples = kept(examples)
     name = name_of(examples)
-    entries = held(examples, limit, seed)
+    selection = Selection(limit, seed)
+    entries = selection.held(examples)
     known = identity(encoder)
     settings: dict[str, Any] = {"layers": layers, "untrained_seed": untrained_seed, "max_pixels": max_pixels}
 
@@ -102,7 +104,7 @@ def encode(
     trained = probe(encoder, encoder.name, known)
     own_folder = out is not None and not isinstance(out, RunFolder)
     if out is not None and not isinstance(out, RunFolder):
-        out = open_encode_run(out, examples, convention, limit=limit, seed=seed, **settings)
+        out = open_encode_run(out, examples, convention, selection=selection, **settings)
     folder = out
 
     def collected(
@@ -128,8 +130,7 @@ def encode(
         source=known,
         undefined=encoder.undefined,
         untrained_seed=untrained_seed,
-        limit=limit,
-        seed=seed,
+        selection=selection,
     )
     if folder is not None and own_folder:
         folder.write_summary({"results": [result.to_dict()]})
@@ -144,8 +145,7 @@ def open_encode_run(
     layers: str,
     untrained_seed: int,
     max_pixels: int,
-    limit: int | None,
-    seed: int | None,
+    selection: Selection = ALL,
 ) -> RunFolder:
     """The run folder for these settings, new or continued. Arguments and errors as in `encode`."""
     settings = {
@@ -154,4 +154,4 @@ def open_encode_run(
         "untrained_seed": untrained_seed,
         "max_pixels": max_pixels,
     }
-    return open_run(out, "encode", examples, settings, limit=limit, seed=seed)
+    return open_run(out, "encode", examples, settings, selection=selection)

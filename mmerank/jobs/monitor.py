@@ -17,7 +17,8 @@ from transformers import Trainer, TrainerCallback
 from mmerank.convention import Convention, TextConvention
 from mmerank.eranks import ERANKS
 from mmerank.errors import UsageError
-from mmerank.inputs.example import DataSet, Example, Skipped, held
+from mmerank.inputs.example import DataSet, Example, Skipped
+from mmerank.inputs.selection import ALL
 from mmerank.jobs.align import Alignment, align
 from mmerank.jobs.diff import Diff, diff
 from mmerank.models.adapter import Adapter
@@ -39,7 +40,7 @@ class _Monitor(TrainerCallback, ABC):  # type: ignore[misc]
         if every < 1:
             raise UsageError(f"every: expected a number of steps, at least 1, got {every}")
         self._trainer = trainer
-        self._examples = examples if isinstance(examples, DataSet) else held(examples, None, None)
+        self._examples = examples if isinstance(examples, DataSet) else ALL.held(examples)
         self._every = every
         self._step: int | None = None  # of the last measurement
 

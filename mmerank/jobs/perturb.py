@@ -19,9 +19,10 @@ from mmerank.engine.plans.pairs import Pairs
 from mmerank.engine.probe import Probe
 from mmerank.errors import DataError
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
-from mmerank.inputs.example import Example, Skipped, check_examples, held, kept, name_of, unique
+from mmerank.inputs.example import Example, Skipped, check_examples, kept, name_of, unique
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import placeholders, without_placeholders
+from mmerank.inputs.selection import ALL, Selection
 from mmerank.inputs.transforms.transform import Transform
 from mmerank.inputs.variants import BASE, ORIGINAL, Asked, Control, Variant, asked_for, null_pairs, variant
 from mmerank.jobs.align import Alignment
@@ -117,10 +118,10 @@ def perturb(
     asked, kinds = asked_for(transforms, controls, control_draws)
     examples = kept(examples)
     name = name_of(examples)
-    sample_seed = seed if limit is not None else None
+    selection = Selection(limit, seed if limit is not None else None)
     # Here too: what is drawn from other examples, or changed, is their text without it.
     signs = placeholders(adapter.model, adapter.tokenizer)
-    entries = list(without_placeholders(signs, unique(held(examples, limit, sample_seed))))
+    entries = list(without_placeholders(signs, unique(selection.held(examples))))
     usable = [entry for entry in entries if isinstance(entry, Example)]
     drawn_by = seed or 0
     variants = [variant(transform, usable, seed=drawn_by, max_pixels=max_pixels) for transform in asked]
@@ -139,8 +140,7 @@ def perturb(
             convention=convention,
             control_draws=control_draws,
             max_pixels=max_pixels,
-            limit=limit,
-            seed=seed,
+            selection=Selection(limit, seed),
         )
     if out is not None:
         out.add_model(adapter.name, dict(probe.source))
@@ -161,8 +161,7 @@ def perturb(
         data=name,
         convention=convention,
         source=probe.source,
-        limit=limit,
-        seed=sample_seed,
+        selection=selection,
         undefined=adapter.undefined,
     )
     result = replace(result, checks=_checked(plan, probe.source, usable, variants, result.records))
@@ -180,8 +179,7 @@ def open_perturb_run(
     convention: Convention,
     control_draws: int,
     max_pixels: int,
-    limit: int | None,
-    seed: int | None,
+    selection: Selection = ALL,
 ) -> RunFolder:
     """The run folder for these settings, new or continued. Arguments and errors as in `perturb`."""
     settings = {
@@ -194,7 +192,7 @@ def open_perturb_run(
     }
     if own := {step.kind: step.known.source for of in transforms for step in of.steps if step.known.source}:
         settings["own_transforms"] = own
-    return open_run(out, "perturb", examples, settings, limit=limit, seed=seed)
+    return open_run(out, "perturb", examples, settings, selection=selection)
 
 
 def _checks(measured: int, chosen_ones: int, variants: int) -> int:

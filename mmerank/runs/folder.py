@@ -20,6 +20,7 @@ from mmerank.errors import RunFolderError
 from mmerank.files import require_local
 from mmerank.inputs.contents import Content
 from mmerank.inputs.example import Example, Skipped, fingerprint, name_of
+from mmerank.inputs.selection import Selection
 from mmerank.processes import rank
 from mmerank.runs.cache import reason
 from mmerank.runs.columns import DamagedPart
@@ -316,8 +317,7 @@ def open_run(
     examples: Iterable[Example | Skipped],
     settings: dict[str, Any],
     *,
-    limit: int | None,
-    seed: int | None,
+    selection: Selection,
 ) -> RunFolder:
     """The run folder of a job on a data set, new or continued.
 
@@ -326,8 +326,7 @@ def open_run(
         job: `align` or `diff`.
         examples: The data.
         settings: What else a run must share to be continued.
-        limit: Number of examples.
-        seed: Of their choice.
+        selection: Which of it are measured.
 
     Returns:
         The folder.
@@ -338,7 +337,7 @@ def open_run(
     data = {"name": name_of(examples), "fingerprint": fingerprint(examples)}
     if source := getattr(examples, "source", ""):
         data["source"] = source
-    return RunFolder(Path(out), {"job": job, "data": {**data, "limit": limit, "seed": seed}, **settings})
+    return RunFolder(Path(out), {"job": job, "data": {**data, **selection.to_dict()}, **settings})
 
 
 def versions() -> dict[str, str]:

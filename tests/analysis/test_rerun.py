@@ -40,7 +40,7 @@ def test_alignment(tmp_path: Path) -> None:
 
 
 def test_texts_of_several_models(tmp_path: Path) -> None:
-    folder = open_diff_run(tmp_path / "run", texts(4), TextConvention(), layers="first,middle", limit=None, seed=None)
+    folder = open_diff_run(tmp_path / "run", texts(4), TextConvention(), layers="first,middle")
     results = [diff(case.adapter, texts(4), seeds=(0, 1), layers="first,middle", out=folder) for case in (OPT, LLAMA)]
     rows = estimates(tmp_path / "run")
     found = {(row["model"], row["point"], row["quantity"]): row for _, row in rows.iterrows()}

@@ -37,7 +37,7 @@ def data(golden_pairs: Path, golden: Path) -> str:
 def both_models(folder: Path, data: str, convention: Convention) -> Path:
     """Two models whose pictures have different numbers of rows, in one run."""
     entries = load_data(data)
-    opened = open_align_run(folder, entries, convention, max_pixels=10**8, limit=None, seed=None)
+    opened = open_align_run(folder, entries, convention, max_pixels=10**8)
     results = [
         align(case.adapter, entries, convention=convention, max_pixels=10**8, out=opened)
         for case in (LLAVA, MINIGPT_V2)

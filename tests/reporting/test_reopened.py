@@ -45,7 +45,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("texts")
     (folder / "x.txt").write_text("\n".join(f"{SECRET} {'word ' * i}" for i in range(1, 5)))
     data = load_data(f"text:{folder}/x.txt")
-    run = open_diff_run(folder / "run", data, TextConvention(), layers="", limit=None, seed=None)
+    run = open_diff_run(folder / "run", data, TextConvention(), layers="")
     run.write_summary({"results": [diff(OPT.adapter, data, out=run).to_dict()]})
     return folder
 

@@ -53,7 +53,7 @@ def test_no_checkpoints_of_one_training(models: list[str]) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five checkpoints by name; it is the same model."""
     folder = tmp_path_factory.mktemp("training") / "run"
-    opened = open_diff_run(folder, texts(5), TextConvention(), layers="", limit=None, seed=None)
+    opened = open_diff_run(folder, texts(5), TextConvention(), layers="")
     results = []
     known = OPT.adapter.name
     for step in (0, 100, 20, 300, 40):

@@ -70,7 +70,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, pairs: Path) -> dict[str, Pat
     data = load_data(f"llava:{pairs}/evil.json?images={pairs}")
     align(LLAVA.adapter, data, out=folder / "align")
     perturb(LLAVA.adapter, data, ["rotate:90"], controls=["mismatch"], control_draws=3, out=folder / "perturb")
-    opened = open_diff_run(folder / "diff", texts(5), TextConvention(), layers="all", limit=None, seed=None)
+    opened = open_diff_run(folder / "diff", texts(5), TextConvention(), layers="all")
     results = [diff(case.adapter, texts(5), layers="all", out=opened) for case in (OPT, LLAMA)]
     opened.write_summary({"results": [result.to_dict() for result in results]})
     return {path.name: path for path in folder.iterdir()}
@@ -193,7 +193,7 @@ def test_examples_by_themselves(written: Path, runs: dict[str, Path]) -> None:
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three models of one tokenizer on the same texts."""
     folder = tmp_path_factory.mktemp("sweep")
-    opened = open_diff_run(folder / "sweep", texts(5), TextConvention(), layers="", limit=None, seed=None)
+    opened = open_diff_run(folder / "sweep", texts(5), TextConvention(), layers="")
     for name, factor in (("a", 1.0), ("b", 1.1), ("c", 1.3)):
         diff(load_text(other_weights(OPT, folder / name, factor), device="cpu"), texts(5), out=opened)
     return folder / "sweep"

@@ -26,6 +26,7 @@ from mmerank.convention import Convention, all_choices
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError
 from mmerank.inputs.example import Skipped, first_reason
+from mmerank.inputs.selection import ALL, Selection
 from mmerank.runs.folder import versions as installed
 from mmerank.runs.record import Record, to_frame
 
@@ -244,8 +245,7 @@ class AlignmentResult:
         data: str,
         convention: Convention,
         source: Mapping[str, Any],
-        limit: int | None = None,
-        seed: int | None = None,
+        selection: Selection = ALL,
         undefined: Mapping[str, str] | None = None,
     ) -> Self:
         """The result that records give.
@@ -257,8 +257,7 @@ class AlignmentResult:
             data: Name of the data set.
             convention: The choices in force.
             source: What the model is known by.
-            limit: How many examples were asked for.
-            seed: Of their choice.
+            selection: Which of the data were asked for.
             undefined: Which eRanks the model does not have, each with the reason.
 
         Returns:
@@ -288,8 +287,8 @@ class AlignmentResult:
             convention=convention,
             source=dict(source),
             records=tuple(five),
-            limit=limit,
-            seed=seed,
+            limit=selection.limit,
+            seed=selection.seed,
             undefined=lacking,
             layer_records=tuple(r for r in rows if (r.point, r.input) not in order),
             **numbers,

@@ -20,6 +20,7 @@ from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval
 from mmerank.convention import TextConvention, all_choices
 from mmerank.eranks import FINAL
 from mmerank.inputs.example import Skipped
+from mmerank.inputs.selection import ALL, Selection
 from mmerank.runs.folder import versions as installed
 from mmerank.runs.record import Record, to_frame
 
@@ -128,8 +129,7 @@ class DiffResult:
         convention: TextConvention,
         seeds: tuple[int, ...],
         source: Mapping[str, Any],
-        limit: int | None = None,
-        seed: int | None = None,
+        selection: Selection = ALL,
     ) -> Self:
         """The result that records give.
 
@@ -141,8 +141,7 @@ class DiffResult:
             convention: The choices in force.
             seeds: Of the twins.
             source: What the model is known by.
-            limit: How many texts were asked for.
-            seed: Of their choice.
+            selection: Which of the data were asked for.
 
         Returns:
             The numbers.
@@ -168,8 +167,8 @@ class DiffResult:
             tokens=int(final["n"].sum()) + convention.skip_first * len(final),
             source=dict(source),
             records=tuple(sorted(given, key=lambda r: (r.example, r.model))),
-            limit=limit,
-            seed=seed,
+            limit=selection.limit,
+            seed=selection.seed,
             **losses,
         )
 

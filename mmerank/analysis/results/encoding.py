@@ -22,6 +22,7 @@ from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval, sample_in
 from mmerank.convention import EncoderConvention, all_choices
 from mmerank.errors import DataError
 from mmerank.inputs.example import Skipped, first_reason
+from mmerank.inputs.selection import ALL, Selection
 from mmerank.runs.folder import versions as installed
 from mmerank.runs.record import Record, to_frame
 
@@ -232,8 +233,7 @@ class EncodingResult:
         source: Mapping[str, Any],
         undefined: Mapping[str, str],
         untrained_seed: int,
-        limit: int | None = None,
-        seed: int | None = None,
+        selection: Selection = ALL,
     ) -> Self:
         """The result that records give.
 
@@ -246,8 +246,7 @@ class EncodingResult:
             source: What the model is known by.
             undefined: What it does not have, each with the reason.
             untrained_seed: Of the twin.
-            limit: How many examples were asked for.
-            seed: Of their choice.
+            selection: Which of the data were asked for.
 
         Returns:
             The numbers.
@@ -268,8 +267,8 @@ class EncodingResult:
             undefined=dict(undefined),
             untrained_seed=untrained_seed,
             records=tuple(found),
-            limit=limit,
-            seed=seed,
+            limit=selection.limit,
+            seed=selection.seed,
         )
 
 

@@ -11,6 +11,7 @@ from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.convention import AnyConvention
 from mmerank.errors import RunFolderError, UsageError, did_you_mean
 from mmerank.inputs.example import Skipped
+from mmerank.inputs.selection import Selection
 from mmerank.runs.parts import read_whole
 from mmerank.runs.record import Record, records_of
 from mmerank.runs.settings import SUMMARY, convention_in, read_settings, read_summary, results_in
@@ -49,8 +50,7 @@ class Stored:
             "model": model,
             "data": self.settings["data"]["name"],
             "source": self.settings["models"].get(model, {}),
-            "limit": self.result.get("limit"),
-            "seed": self.result.get("seed"),
+            "selection": Selection(self.result.get("limit"), self.result.get("seed")),
         }
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 from mmerank.convention import TextConvention, UntrainedMode
 from mmerank.inputs.example import DataSet
 from mmerank.inputs.load import load_data
+from mmerank.inputs.selection import Selection
 from mmerank.jobs.accuracy import ACCURACY, accuracies, check_tasks, fetch_questions
 from mmerank.jobs.diff import Diff, diff, open_diff_run
 from mmerank.jobs.paper.comparison import Compared
@@ -114,7 +115,7 @@ class TextTable:
         )
         if place not in self._folders:
             self._folders[place] = open_diff_run(
-                self._out / place, texts, convention, layers=layers, limit=limit, seed=None
+                self._out / place, texts, convention, layers=layers, selection=Selection(limit)
             )
         folder = self._folders[place]
         trained = self._trained.get((model.name, name, limit), [])

@@ -15,6 +15,7 @@ from mmerank.convention import Convention, ImageLayout
 from mmerank.inputs.example import DataSet
 from mmerank.inputs.load import load_data
 from mmerank.inputs.pictures import MAX_PIXELS
+from mmerank.inputs.selection import Selection
 from mmerank.inputs.variants import asked_for
 from mmerank.jobs.align import Alignment, align, open_align_run
 from mmerank.jobs.paper.comparison import Compared
@@ -126,7 +127,7 @@ class MultimodalTable:
         place = "--".join([data, *changed] + ([f"first-{limit}"] if limit else []))
         if place not in self._folders:
             self._folders[place] = open_align_run(
-                self._out / place, examples, convention, max_pixels=MAX_PIXELS, limit=limit, seed=None
+                self._out / place, examples, convention, max_pixels=MAX_PIXELS, selection=Selection(limit)
             )
         result = align(
             adapter,
@@ -153,8 +154,7 @@ class MultimodalTable:
             convention=Convention(),
             control_draws=1,
             max_pixels=MAX_PIXELS,
-            limit=limit,
-            seed=None,
+            selection=Selection(limit),
         )
         result = perturb(
             adapter,
