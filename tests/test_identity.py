@@ -26,6 +26,7 @@ from mmerank.jobs.twins import full_twin_name, twin_source
 from mmerank.models.adapter import Adapter
 from mmerank.models.described import Description
 from mmerank.models.identity import identity, weights_fingerprint
+from mmerank.models.protocol import LoadedModel
 from mmerank.runs.parts import part_files
 from mmerank.runs.settings import record_fingerprint
 from tests.adapters.cases import CASES, LLAVA, examples
@@ -372,7 +373,7 @@ class Own:
     """A LLaVA that is fed by a function."""
 
     def __init__(self, inner: Adapter, feed: Callable[[torch.Tensor], torch.Tensor]):
-        for name in Adapter.__annotations__:
+        for name in (*LoadedModel.__annotations__, *Adapter.__annotations__):
             setattr(self, name, getattr(inner, name))
         self.name, self.source = "own", {"adapter": "own"}
         self._inner, self._feed = inner, feed

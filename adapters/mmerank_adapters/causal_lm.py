@@ -64,11 +64,6 @@ class LanguageModel:
             Point(paths[self._body], "output"),
         )
 
-    @property
-    def final(self) -> Point:
-        """After the final norm: what the LM head reads."""
-        return self.layers[-1]
-
     @classmethod
     def load(
         cls,

@@ -62,11 +62,6 @@ class OpenELM:
             Point("transformer.norm", "output"),
         )
 
-    @property
-    def final(self) -> Point:
-        """After the final norm."""
-        return self.layers[-1]
-
     @classmethod
     def load(
         cls,

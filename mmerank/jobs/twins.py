@@ -16,15 +16,14 @@ from torch import nn
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.engine.measurement import Measured
 from mmerank.inputs.example import Example, Skipped
-from mmerank.models.encoders.encoder import Encoder
 from mmerank.models.identity import INITIALISATION, KNOWN_BY, OF_TWINS
 from mmerank.models.initialisation import check_drawn, drawn_at, named
-from mmerank.models.loading import TextAdapter
+from mmerank.models.protocol import LoadedModel
 from mmerank.runs.folder import RunFolder, versions
 from mmerank.runs.record import Record
 
 Measure = Callable[[Iterable[Example | Skipped]], Iterator[Measured | Skipped]]
-Trained = TypeVar("Trained", TextAdapter, Encoder)
+Trained = TypeVar("Trained", bound=LoadedModel)
 
 
 class Probe(Protocol):

@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
-from torch import nn
 
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError, UsageError
 from mmerank.inputs.demo import MODELS
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Kind, TokenSequence
-from mmerank.models.checkpoints import check_keys, configuration, families, family_named, lacking, yaml_keys
+from mmerank.models.checkpoints import check_keys, configuration, families, family_named, yaml_keys
 from mmerank.models.devices import chosen_device, quantised
 from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import Point
 from mmerank.models.located import MULTIMODAL, check_dtype, is_yaml
+from mmerank.models.protocol import LoadedModel, lacking, members
 
 GROUP = MULTIMODAL
 GENERAL = "multimodal"  # for what has no adapter of its own
 
 
 @runtime_checkable
-class Adapter(Protocol):
+class Adapter(LoadedModel, Protocol):
     """What mmerank must know of a multimodal model: where the hook points are and how to feed an example.
 
     Beside what is declared here, a class has `model_types` (those of config.json that it loads) and the
@@ -33,12 +33,9 @@ class Adapter(Protocol):
     that file, and further keyword-only parameters of `load` are the keys the file may have, those without a
     default the keys it must have.
 
+    Beside what `mmerank.models.protocol.LoadedModel` has (`name`, `source`, `model`, `max_tokens`, `untrained`):
+
     Attributes:
-        name: The model as results name it.
-        source: What was read from where, for the record: JSON values by name. Of an untrained twin: `adapter`,
-            `untrained` (true), `seed` and `dtype`. `mmerank.models.identity` adds what the model is when it is
-            measured.
-        model: The module that the hook points are paths in.
         tokenizer: The LLM's, as transformers loads it.
         points: Hook point for each of `vision`, `connector` and `llm`.
         vision_points: Named alternatives for `vision`; `default` is the one in `points`.
@@ -48,20 +45,15 @@ class Adapter(Protocol):
             does not depend on what follows.
         image_tokens: Rows of the connector's output per picture; 0 where that depends on the picture. Then
             `sequence` is given examples whose picture is opened.
-        max_tokens: Longest sequence the LLM takes.
         undefined: Which of `erank1` to `erank5` the model does not have, each with the reason.
     """
 
-    name: str
-    source: Mapping[str, Any]
-    model: nn.Module
     tokenizer: Any
     points: Mapping[str, Point]
     vision_points: Mapping[str, Point]
     layers: Sequence[Point]
     causal: bool
     image_tokens: int
-    max_tokens: int
     undefined: Mapping[str, str]
 
     def pixels(self, picture: Image.Image, layout: ImageLayout) -> Any:
@@ -85,10 +77,6 @@ class Adapter(Protocol):
         In one pass, padded on the right, or in several; each sequence once, in this order. `images` has an entry for
         each; None where no sequence has a picture.
         """
-        ...
-
-    def untrained(self, seed: int) -> Adapter:
-        """The same configuration with fresh random weights, in eval mode; same tokenizer, dtype and device."""
         ...
 
 
@@ -184,19 +172,13 @@ def check_adapter(adapter: object) -> None:
             "mmerank.models.adapter.Adapter says what each is"
         )
     if not isinstance(adapter, Adapter):
-        missing = [name for name in _members() if not hasattr(adapter, name)]
+        missing = [name for name in members(Adapter) if not hasattr(adapter, name)]
         if hasattr(adapter, "points") and hasattr(adapter, "decode"):
             raise TypeError(f"{type(adapter).__name__} is no whole adapter: it has no {', '.join(missing)}")
         raise TypeError(
             f"expected a model that mmerank.load(MODEL) returns, got {type(adapter).__name__}; mmerank.diff measures "
             "language models, which mmerank.load_text(MODEL) loads"
         )
-
-
-def _members() -> list[str]:
-    """What an adapter has, in the order in which it is declared."""
-    methods = [name for name in vars(Adapter) if not name.startswith("_")]
-    return [*Adapter.__annotations__, *methods]
 
 
 def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:

@@ -89,21 +89,6 @@ def check_named(group: str, model: str | Path, revision: str | None = None, *, a
         check_located(model, revision, ask_hub=ask_hub)
 
 
-def lacking(given: object, protocol: type) -> list[str]:
-    """What an object lacks of a protocol, if it is nearly all there: a slip in an adapter of one's own.
-
-    Args:
-        given: What was given for one.
-        protocol: A class of declared attributes and methods.
-
-    Returns:
-        Names, sorted; none if more than a third are missing, since it is something else then.
-    """
-    wanted = {*protocol.__annotations__, *(name for name in vars(protocol) if not name.startswith("_"))}
-    missing = sorted(name for name in wanted if not hasattr(given, name))
-    return missing if 3 * len(missing) <= len(wanted) else []
-
-
 @contextmanager
 def _without_current_folder() -> Iterator[None]:
     """Leave the current folder out of what is imported from, where Python put it there by itself, as `-m` does.

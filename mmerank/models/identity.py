@@ -23,6 +23,7 @@ from mmerank.models.checkpoints import configuration_fingerprint, without_origin
 from mmerank.models.described import Description, is_dynamic, tensor_content
 from mmerank.models.encoders.encoder import Encoder, is_encoder
 from mmerank.models.loading import TextAdapter, tokenizer_fingerprint
+from mmerank.models.protocol import LoadedModel
 
 KNOWN_BY = "known_by"
 # Where in it the initialisation of twins stands, where another was asked for than the configuration's.
@@ -33,7 +34,7 @@ OF_TWINS = ("attention", "classes", "dtypes", INITIALISATION, "pixels", "reading
 _TEXT = "A cat sat, in 1867, on the mat:\n\nWas it *her* cat? Das Kätzchen schläft … 猫"
 
 
-def identity(adapter: Adapter | TextAdapter | Encoder) -> dict[str, Any]:
+def identity(adapter: LoadedModel) -> dict[str, Any]:
     """What a model was loaded from, and hashes of all that decides its numbers, as it is now.
 
     Every byte of the weights is read each time, since nothing else shows all edits in place.

@@ -10,10 +10,8 @@ from typing import Any
 from torch import nn
 
 from mmerank.errors import ModelError, UsageError
-from mmerank.models.adapter import Adapter
 from mmerank.models.checkpoints import configuration
-from mmerank.models.encoders.encoder import Encoder
-from mmerank.models.loading import TextAdapter
+from mmerank.models.protocol import LoadedModel
 
 # What configurations of transformers call it.
 _RANGES = ("initializer_range", "init_std", "initializer_factor", "init_method_std")
@@ -23,7 +21,7 @@ _DEVIATIONS = ("initializer_range", "init_std")
 _TELLING = 64
 
 
-def initialisation(adapter: Adapter | TextAdapter | Encoder, init_range: float | None = None) -> dict[str, Any]:
+def initialisation(adapter: LoadedModel, init_range: float | None = None) -> dict[str, Any]:
     """What a twin of a model is drawn with, by the model's configuration.
 
     The width of the distribution decides the untrained eRank, and with it the sign of Diff-eRank: held against a twin
@@ -58,7 +56,7 @@ def initialisation(adapter: Adapter | TextAdapter | Encoder, init_range: float |
 
 
 @contextmanager
-def drawn_at(adapter: Adapter | TextAdapter | Encoder, init_range: float | None) -> Iterator[None]:
+def drawn_at(adapter: LoadedModel, init_range: float | None) -> Iterator[None]:
     """Have the untrained twins that are built inside the block drawn with another standard deviation.
 
     The model itself is left as it is, and so is its configuration behind the block.
@@ -127,7 +125,7 @@ def named(found: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in found.items() if name not in ("stated", "given"))
 
 
-def _of_language(adapter: Adapter | TextAdapter | Encoder) -> Any:
+def _of_language(adapter: LoadedModel) -> Any:
     """The configuration of a model's language model; None where it has none."""
     config: Any = getattr(adapter.model, "config", None)
     return config.get_text_config() if hasattr(config, "get_text_config") else config

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmerank.errors import ModelError
 from mmerank.models.checkpoints import (
@@ -19,13 +19,13 @@ from mmerank.models.checkpoints import (
     families,
     family_named,
     folder_or_hub_id,
-    lacking,
     without_origin,
     yaml_keys,
 )
 from mmerank.models.devices import chosen_device, quantised
 from mmerank.models.hooks import Point
 from mmerank.models.located import LANGUAGE, check_dtype, is_yaml
+from mmerank.models.protocol import LoadedModel, lacking
 from mmerank.models.wrapped import unwrapped
 
 GROUP = LANGUAGE
@@ -33,41 +33,26 @@ FALLBACK = "causal-lm"  # takes whatever transformers knows
 
 
 @runtime_checkable
-class TextAdapter(Protocol):
+class TextAdapter(LoadedModel, Protocol):
     """What mmerank must know of a language model: where its hidden states are and how to feed a text.
 
     Beside what is declared here, a class has `model_types` (those of config.json that it loads) and the
     classmethod `load(*, checkpoint, name, dtype, device, tokenizer, revision)`; further keyword-only parameters
     of `load` are keys that a YAML file may have.
 
+    Beside what `mmerank.models.protocol.LoadedModel` has (`name`, `source`, `model`, `max_tokens`, `untrained`):
+
     Attributes:
-        name: The model as results name it.
-        source: What was read from where, for the record: JSON values by name. Of a checkpoint: `adapter`,
-            `checkpoint`, `commit`, `dtype`, `tokenizer`, `ignored`; also `configuration`, a hash, where no module
-            has one as `config`. Of an untrained twin: `adapter`, `untrained` (true), `seed`, `dtype`, and `tokenizer`
-            by its content. `mmerank.models.identity` adds what the model is when it is
-            measured.
-        model: The module that the hook points are paths in.
         tokenizer: As transformers loads it.
-        max_tokens: Longest sequence the model takes, special tokens included.
         predicts_next: Whether `logits` predict the next token; False for encoders.
         layers: Where hidden states are read, as transformers orders its `hidden_states`: what enters the first
-            block, what leaves each block but the last, and the final representation.
-        final: The last of `layers`: after the final norm (and OPT-350M's projection), before the LM head.
+            block, what leaves each block but the last, and at last the final representation: after the final norm
+            (and OPT-350M's projection), before the LM head.
     """
 
-    name: str
-    source: Mapping[str, Any]
-    model: nn.Module
     tokenizer: Any
-    max_tokens: int
     predicts_next: bool
     layers: tuple[Point, ...]
-
-    @property
-    def final(self) -> Point:
-        """The last of `layers`."""
-        ...
 
     def token_ids(self, text: str) -> list[int]:
         """All ids of a text, with the special tokens that the tokenizer adds; not cut."""
@@ -82,10 +67,6 @@ class TextAdapter(Protocol):
 
     def logits(self, h: Tensor) -> Tensor:
         """The LM head: final hidden states (..., d) -> (..., vocabulary). ModelError if `predicts_next` is False."""
-        ...
-
-    def untrained(self, seed: int) -> TextAdapter:
-        """The same configuration with fresh random weights, in eval mode; same tokenizer, dtype and device."""
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from mmerank.engine.window import Finish
 from mmerank.errors import NoSpectrum
 from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.sequence import TokenSequence
+from mmerank.models.protocol import LoadedModel
 from mmerank.runs.record import Record
 from mmerank.states.reductions import RowStudy
 
@@ -67,8 +68,8 @@ class Plan(Protocol[Item, Loaded]):
     """
 
     @property
-    def adapter(self) -> Any:
-        """The model: an adapter, a text adapter or an encoder."""
+    def adapter(self) -> LoadedModel:
+        """The model."""
         ...
 
     @property

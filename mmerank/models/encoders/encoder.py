@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
+
+from mmerank.models.protocol import LoadedModel
 
 Side = Literal["image", "text"]
 SIDES: tuple[Side, ...] = ("image", "text")
@@ -41,26 +43,19 @@ class Features:
 
 
 @runtime_checkable
-class Encoder(Protocol):
+class Encoder(LoadedModel, Protocol):
     """What mmerank must know of an encoder of pictures, or of pictures and texts in one space.
 
+    Beside what `mmerank.models.protocol.LoadedModel` has (`name`, `source`, `model`, `max_tokens`, `untrained`):
+
     Attributes:
-        name: The model as results name it.
-        source: What was read from where, for the record: JSON values by name; `configuration`, a hash, where no
-            module has one as `config`.
-        model: The module.
         layers: For `image` and, where it reads texts, for `text`: the layers that can be measured, ascending. Layer
             I is what leaves block (or stage) I, counted from 1, before any final norm.
         undefined: What the encoder does not have, `text` among it, each with the reason.
-        max_tokens: Most tokens that it reads of a text; 0 where it reads none.
     """
 
-    name: str
-    source: Mapping[str, Any]
-    model: nn.Module
     layers: Mapping[Side, Sequence[int]]
     undefined: Mapping[str, str]
-    max_tokens: int
 
     def pixels(self, picture: Image.Image) -> Any:
         """What `images` takes for one RGB picture, by the model's own preprocessing: (c, h, w), float32."""
@@ -76,10 +71,6 @@ class Encoder(Protocol):
 
     def texts(self, read: Sequence[ReadText]) -> Features:
         """Run the text encoder on what `tokens` gave."""
-        ...
-
-    def untrained(self, seed: int) -> Encoder:
-        """The same architecture with the random weights that its library draws; same preprocessing and tokenizer."""
         ...
 
 
