@@ -19,7 +19,7 @@ from mmerank.runs.record import Record, to_frame
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from mmerank.report.tables import Listed
+    from mmerank.report.printed import Listed
 
 _MEASURED = ("data", "convention", "records")
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
     from matplotlib.axes import Axes
 
-    from mmerank.report.tables import Listed, Printed
+    from mmerank.report.printed import Listed, Printed
 
 Names = Mapping[str, str] | None
 
@@ -64,8 +64,8 @@ class Shown(ABC):
         Returns:
             Text that ends in a line break.
         """
+        from mmerank.report.printed import Printed
         from mmerank.report.render.formats import markdown, markdown_list
-        from mmerank.report.tables import Printed
 
         tables = self._tables(names, columns)
         return "\n".join(markdown(of) if isinstance(of, Printed) else markdown_list(of) for of in tables)
@@ -92,8 +92,8 @@ class Shown(ABC):
         Raises:
             UsageError: `label` has a character that LaTeX does not take there.
         """
+        from mmerank.report.printed import Printed
         from mmerank.report.render.formats import latex, latex_list
-        from mmerank.report.tables import Printed
 
         if not _LABEL.fullmatch(label):
             raise UsageError(f"label: expected letters, digits and any of :./+-_ , got {label!r}")
@@ -190,7 +190,8 @@ class Result(Shown):
 
     def _tables(self, names: Names, columns: Sequence[str] | None) -> Sequence[Printed | Listed]:
         from mmerank.report.numbers import all_numbers
-        from mmerank.report.tables import chosen_tables, renamed
+        from mmerank.report.printed import renamed
+        from mmerank.report.tables import chosen_tables
 
         names = names or {}
         models = {model for run in self._runs for model in run.frames}
@@ -209,8 +210,8 @@ class Result(Shown):
 
     def _draw(self, axes: Axes) -> None:
         from mmerank.report.figures.main import draw_main
+        from mmerank.report.names import model_names
         from mmerank.report.numbers import all_numbers
-        from mmerank.report.tables import model_names
 
         runs = self._runs
         draw_main(axes, runs, all_numbers(runs), model_names(runs))

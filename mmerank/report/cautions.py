@@ -18,8 +18,8 @@ from mmerank.analysis.statistics.bootstrap import ROUGH
 from mmerank.eranks import ERANKS
 from mmerank.errors import printable
 from mmerank.report.examples import cut
+from mmerank.report.names import model_names
 from mmerank.report.numbers import measured_by, skipped
-from mmerank.report.tables import model_names
 
 # Mean numbers of rows that differ by more are not alike.
 _ALIKE = 1.1

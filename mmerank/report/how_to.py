@@ -11,8 +11,8 @@ from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.report.cautions import mean_tokens
+from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import by_quantity
-from mmerank.report.tables import data_names, model_names
 from mmerank.report.terminal.intervals import interval_text, q_text
 
 _ERANK = (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -15,20 +15,14 @@ from mmerank.analysis.metrics.matched import MATCHED
 from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.eranks import FINAL
 from mmerank.errors import UsageError, did_you_mean
+from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import SIGNIFICANT
+from mmerank.report.printed import Cell, Listed, Printed
 from mmerank.report.terminal.intervals import interval_text, q_text
 from mmerank.report.terminal.perturbation import difference_text
 from mmerank.runs.record import MATCHED as MATCHED_VALUE
 from mmerank.runs.record import VALUE
 
-CHANGES = (
-    "with a sign: change from the base, its interval, and q over all tests of the run (paired permutation test); "
-    "*: told from 0 (q < 0.05, and an interval without 0); =: unchanged"
-)
-ROWS = (
-    "rows: all of them, or so many drawn at random at each of the five places, mean over the draws and over the "
-    "examples that have as many"
-)
 # Metrics whose numbers stand in the first table of a job, and those of them in it where there are more.
 _OF_ENCODERS = ("embeddings", "matched_cosine", "retrieval")
 _MAIN = ("alignment", "matched", "diff_erank", "accuracy", *_OF_ENCODERS)
@@ -42,107 +36,6 @@ _FIRST = (
     "reduced_loss",
 )
 _MOST_HEADS = 8  # with more quantities each has a row
-MARKS = "bold: highest, of losses lowest; †: not told from it (paired permutation test, q ≥ 0.05)"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number.
-
-    Attributes:
-        value: As printed; empty where there is none.
-        interval: `[low, high]`, or empty.
-        paper: The paper's, or empty.
-        mark: As in `mmerank.report.numbers.all_numbers`.
-        change: From the base, of a transform, with a star where it is told from 0; or empty.
-        change_interval: Of the change, or empty.
-        change_q: Of the change, or empty.
-    """
-
-    value: str
-    interval: str = ""
-    paper: str = ""
-    mark: str = ""
-    change: str = ""
-    change_interval: str = ""
-    change_q: str = ""
-
-
-@dataclass(frozen=True)
-class Printed:
-    """A table as it is printed.
-
-    Attributes:
-        job: Of its runs.
-        title: Above it.
-        heads: Of the columns of numbers.
-        rows: Names (data, model, and of a transform its name), number of examples, cells.
-        named: Heads of the columns of names, of which there may be fewer.
-        level: Of the intervals.
-    """
-
-    job: str
-    title: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[tuple[str, ...], int, tuple[Cell, ...]], ...]
-    named: tuple[str, ...] = ("data", "model", "transform")
-    level: float = 0.95
-
-    @property
-    def first(self) -> bool:
-        """Whether it holds the main numbers of its runs."""
-        return self.title == JOBS[self.job]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Heads of the columns of names."""
-        return self.named[: len(self.rows[0][0])]
-
-    @property
-    def telling(self) -> list[int]:
-        """Columns of names that tell rows apart, and the last one."""
-        last = len(self.names) - 1
-        return [i for i in range(last + 1) if i == last or len({names[i] for names, _, _ in self.rows}) > 1]
-
-    @property
-    def shared(self) -> list[str]:
-        """What all rows have in common, as `model demo-llava`."""
-        names = self.rows[0][0]
-        return [f"{self.names[i]} {names[i]}" for i in range(len(names)) if i not in self.telling]
-
-    @property
-    def legend(self) -> str:
-        """What its marks and brackets mean."""
-        marked = any(cell.mark for _, _, cells in self.rows for cell in cells)
-        changed = any(cell.change for _, _, cells in self.rows for cell in cells)
-        matched = self.names[-1] == "rows"
-        return "; ".join(
-            [
-                *([MARKS] if marked else []),
-                f"in brackets: {100 * self.level:.4g} % intervals",
-                *([CHANGES] if changed else []),
-                *([ROWS] if matched else []),
-            ]
-        )
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A table of which each cell is text as it is printed.
-
-    Attributes:
-        title: Above it.
-        names: Heads of the columns of names.
-        heads: Of the columns of numbers.
-        rows: Names, and numbers.
-        legend: What its marks and brackets mean; empty where it has none.
-    """
-
-    title: str
-    names: tuple[str, ...]
-    heads: tuple[str, ...]
-    rows: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
-    legend: str = ""
 
 
 def printed_tables(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[Printed]:
@@ -216,79 +109,6 @@ def chosen_tables(runs: Sequence[Finished], numbers: pd.DataFrame, columns: Sequ
 
 def _level(runs: Sequence[Finished], job: str) -> float:
     return next((run.bootstrap.level for run in runs if run.job == job), 0.95)
-
-
-def renamed(table: Printed, names: Mapping[str, str]) -> Printed:
-    """A table in which data sets, transforms and numbers are called otherwise.
-
-    Args:
-        table: Any.
-        names: What to call what stands there.
-
-    Returns:
-        The table.
-    """
-    return replace(
-        table,
-        heads=tuple(names.get(head, head) for head in table.heads),
-        rows=tuple((tuple(names.get(name, name) for name in row), n, cells) for row, n, cells in table.rows),
-    )
-
-
-def model_names(runs: Sequence[Finished]) -> dict[tuple[str, str], str]:
-    """What a model of a run is called where only models are named.
-
-    Args:
-        runs: At least one.
-
-    Returns:
-        By run and model: the name it was given, or else its last part where that tells it apart; and the run where
-        the model occurs twice.
-    """
-    short = {model: model.rstrip("/").rsplit("/", 1)[-1] for run in runs for model in run.frames}
-    last = list(short.values())
-    given = {(run.name, model): name for run in runs for model, name in run.names.items()}
-    keys = [(run.job, run.data, model) for run in runs for model in run.frames]
-    return {
-        (run.name, model): given.get((run.name, model), short[model] if last.count(short[model]) == 1 else model)
-        + ("" if keys.count((run.job, run.data, model)) == 1 else f" ({run.name})")
-        for run in runs
-        for model in run.frames
-    }
-
-
-def data_names(data: Iterable[str]) -> dict[str, str]:
-    """What data sets are called beside each other.
-
-    Args:
-        data: DATA arguments, as in `run.json`.
-
-    Returns:
-        By argument: as from `short_data`, with as many folders as tell it from the others, or else the argument.
-    """
-    given = list(dict.fromkeys(data))
-    names = {}
-    for one in given:
-        forms = ((short_data(one, parts), parts) for parts in range(1, one.count("/") + 2))
-        others = [other for other in given if other != one]
-        names[one] = next((form for form, k in forms if form not in {short_data(other, k) for other in others}), one)
-    return names
-
-
-def short_data(data: str, parts: int = 1) -> str:
-    """A DATA argument without the folders that it lies in, and without options.
-
-    Args:
-        data: As in `run.json`.
-        parts: How much of its path is left, from the end.
-
-    Returns:
-        As in `llava:detail_23k.json`.
-    """
-    form, colon, rest = data.partition(":")
-    rest = rest.partition("?")[0].rstrip("/") if form != "hub" else rest
-    path, hash_sign, field = rest.partition("#")
-    return form + colon + (path if form == "hub" else "/".join(path.split("/")[-parts:])) + hash_sign + field
 
 
 def _printed(

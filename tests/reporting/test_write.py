@@ -28,12 +28,14 @@ from mmerank.report.cautions import cautions
 from mmerank.report.examples import RANKED_BY, by_example
 from mmerank.report.figures.numbers import figures
 from mmerank.report.figures.style import LOOKS, look
+from mmerank.report.names import data_names, short_data
 from mmerank.report.numbers import all_numbers
 from mmerank.report.paper import tables as paper
 from mmerank.report.paper.printed import printed_alignment, printed_diff
+from mmerank.report.printed import Cell, Printed
 from mmerank.report.render.formats import csv, latex, markdown
 from mmerank.report.render.html import _left_out
-from mmerank.report.tables import Cell, Printed, data_names, null_table, printed_tables, short_data
+from mmerank.report.tables import null_table, printed_tables
 from mmerank.report.write import report
 from mmerank.runs.parts import read_records
 from mmerank.runs.record import records_of

@@ -22,7 +22,7 @@ from mmerank.report.figures.main import STAGES, points
 from mmerank.report.figures.sizes import against_size, sized
 from mmerank.report.figures.style import bare, legend, log_axes, look, panels, shortened, stage, styled
 from mmerank.report.figures.training import training, trajectories
-from mmerank.report.tables import data_names, model_names
+from mmerank.report.names import data_names, model_names
 
 # Smaller eigenvalues are rounding.
 _LEAST = 1e-9

@@ -8,7 +8,7 @@ from textwrap import wrap
 import pandas as pd
 
 from mmerank.report.figures.style import shortened
-from mmerank.report.tables import Cell, Listed, Printed
+from mmerank.report.printed import Cell, Listed, Printed
 
 # What fits on a page; a longer table goes on in another one.
 _MOST_LINES = 46

@@ -23,9 +23,11 @@ from mmerank.report.elsewhere import elsewhere
 from mmerank.report.examples import CHANGE, RANKED_BY, by_example, cut, extremes, id_shown, text_of
 from mmerank.report.figures.style import svg
 from mmerank.report.how_to import how_to_report
+from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import skipped
+from mmerank.report.printed import Listed, Printed
 from mmerank.report.reopened import find_examples
-from mmerank.report.tables import Listed, Printed, data_names, model_names, null_table, printed_tables
+from mmerank.report.tables import null_table, printed_tables
 
 # Rows of the table of examples, over all runs; the rest is in examples.csv.
 MOST_ROWS = 8000
