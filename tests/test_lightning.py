@@ -53,7 +53,7 @@ def test_a_training(tokenizer: Any, lightning: None) -> None:
     module, logger = Module(), Logger()
     module.train()
     trainer = SimpleNamespace(strategy=object(), global_step=0, is_global_zero=True, loggers=[logger])
-    monitor = mmerank.lightning_monitor(iter(PROBES), every=2, adapter=around(tokenizer))
+    monitor = mmerank.lightning_monitor(iter(PROBES), every=2, adapter=around(tokenizer), metrics=["stable_rank"])
     monitor.on_train_start(trainer, module)
     state = torch.get_rng_state()
     for batch in range(6):  # two batches a step
@@ -69,6 +69,7 @@ def test_a_training(tokenizer: Any, lightning: None) -> None:
     found = mmerank.diff(around(tokenizer)(module), PROBES)
     numbers = logger.seen[-1][1]
     assert numbers["probe_diff_erank"] == pytest.approx(found.diff_erank, abs=1e-6) and numbers["probe_n"] == 4
+    assert numbers["probe_stable_rank/trained"] != logger.seen[0][1]["probe_stable_rank/trained"]
     assert numbers["probe_erank"] != logger.seen[0][1]["probe_erank"]
     assert numbers["probe_erank_untrained"] == logger.seen[0][1]["probe_erank_untrained"]
 

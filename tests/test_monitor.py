@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmerank import (
     AlignmentMonitor,
+    Convention,
     DiffErankMonitor,
     Example,
     TextConvention,
@@ -96,7 +97,8 @@ def test_language_model(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.Monk
     model = small_model()
     training = trainer(tmp_path, tokenizer, model, 220)
     training.add_callback(tracker := Tracker())
-    training.add_callback(DiffErankMonitor(training, iter(PROBES), every=100, layers="first"))
+    how: Any = {"layers": "first", "metrics": ["stable_rank"]}
+    training.add_callback(DiffErankMonitor(training, iter(PROBES), every=100, **how))
     twins: list[int] = []
     made = type(OPT.adapter).untrained
 
@@ -115,7 +117,7 @@ def test_language_model(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.Monk
     assert entries[-1]["probe_loss"] < entries[0]["probe_loss"] - 1
 
     training.save_model(str(tmp_path / "saved"))
-    expected = diff(load_text(tmp_path / "saved", device="cpu"), PROBES, layers="first")
+    expected = diff(load_text(tmp_path / "saved", device="cpu"), PROBES, **how)
     last, first = entries[-1], expected.points[0]
     assert {key: last[f"probe_{key}"] for key in ("erank", "erank_untrained", "diff_erank", "loss", "n")} == {
         "erank": pytest.approx(expected.final.erank_trained, rel=1e-9),
@@ -127,6 +129,9 @@ def test_language_model(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.Monk
     assert last["probe_reduced_loss"] == pytest.approx(expected.reduced_loss, rel=1e-9)
     assert last["probe_layer_1_erank"] == pytest.approx(first.erank_trained, rel=1e-9)
     assert last["probe_layer_1_diff_erank"] == pytest.approx(first.diff_erank, rel=1e-9)
+    ranks = {(of["point"], of["input"]): of["value"] for of in (expected.metrics or {})["stable_rank"]}
+    assert last["probe_stable_rank/trained"] == pytest.approx(ranks["final", "trained"], rel=1e-9)
+    assert last["probe_layer_1/stable_rank/difference"] == pytest.approx(ranks["layer 1", "difference"], rel=1e-9)
 
 
 def trained(out: Path, tokenizer: Any, every: int | None, **settings: Any) -> tuple[dict[str, Tensor], list[Any]]:
@@ -211,11 +216,20 @@ def test_multimodal(tmp_path: Path) -> None:
         output_dir=str(tmp_path), max_steps=4, learning_rate=1e-2, use_cpu=True, report_to=[], disable_tqdm=True
     )
     training = transformers.Trainer(model=adapter.model, args=arguments, train_dataset=ids)
-    training.add_callback(AlignmentMonitor(training, pairs, every=3, adapter=lambda model: adapter))
+    how: Any = {"layers": "first", "metrics": ["stable_rank"], "convention": Convention(match_tokens=4)}
+    training.add_callback(AlignmentMonitor(training, pairs, every=3, adapter=lambda model: adapter, **how))
     training.train()
     entries = logged(training.state.log_history)
     assert [entry["step"] for entry in entries] == [0, 3, 4]
-    expected = align(adapter, pairs)
+    expected = align(adapter, pairs, **how)
+    assert expected.metrics and expected.layers and expected.matched
+    ranks = {(of["point"], of["input"], of["rows"]): of["value"] for of in expected.metrics["stable_rank"]}
+    for key, value in (
+        ("stable_rank/llm/pair", ranks["llm", "pair", "all"]),
+        ("layer_1/image", expected.layers[0]["image"]),
+        ("matched_erank5", expected.matched["erank5"]),
+    ):
+        assert entries[-1][f"probe_{key}"] == pytest.approx(value, rel=1e-9), key
     for key in ("erank1", "erank3", "erank5", "image_reduction_ratio", "image_text_alignment", "n"):
         assert entries[-1][f"probe_{key}"] == pytest.approx(getattr(expected, key), rel=1e-9)
     assert entries[0]["probe_erank4"] != pytest.approx(expected.erank4, rel=1e-4)

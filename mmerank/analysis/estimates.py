@@ -17,6 +17,7 @@ from mmerank.analysis.statistics.bootstrap import Bootstrap, sample_intervals
 from mmerank.analysis.statistics.paired import FalseDiscovery
 from mmerank.analysis.steps import by_step
 from mmerank.convention import Aggregate
+from mmerank.eranks import FINAL
 from mmerank.errors import RunFolderError
 from mmerank.runs.parts import read_whole
 from mmerank.runs.record import frame_of
@@ -195,6 +196,41 @@ def numbers_of(frame: pd.DataFrame, aggregate: Aggregate, bootstrap: Bootstrap |
                 low, high = limits.get(name, (math.nan, math.nan))
                 found = {"value": float(value), "low": low, "high": high, "n": n if math.isfinite(value) else 0}
                 yield {"point": point, "metric": of.name, "quantity": f"{of.prefix}{name}", **found}
+
+
+def values_of(frame: pd.DataFrame, aggregate: Aggregate, *, but: str = "") -> dict[str, float]:
+    """The same without intervals, which is quick: for a monitor.
+
+    Args:
+        frame: As for `numbers_of`.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
+        but: A metric to leave out.
+
+    Returns:
+        By the name of `logged_name`; NaN where there is no number.
+    """
+    return {
+        logged_name("none", point, f"{of.prefix}{name}"): float(value)
+        for of in metrics_of(frame)
+        if of.name != but
+        for point, sample in of.samples(frame, aggregate)
+        for name, value in zip(sample.quantities, sample.estimates, strict=True)
+    }
+
+
+def logged_name(transform: str, point: str, quantity: str) -> str:
+    """What a number is called where each has one name: in an experiment tracker, or the logs of a training.
+
+    Args:
+        transform: `none`: the base.
+        point: A layer; the final representation goes without.
+        quantity: Of a metric.
+
+    Returns:
+        As in `rotate:90/erank1` or `layer 3/diff_erank`.
+    """
+    parts = ("" if transform == "none" else transform, "" if point == FINAL else point, quantity)
+    return "/".join(filter(None, parts))
 
 
 def _is_twin(name: str, model: str, stated: dict[str, Any], records: pd.DataFrame) -> bool:

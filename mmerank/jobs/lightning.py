@@ -10,6 +10,7 @@ from torch import nn
 
 from mmerank.convention import Convention, TextConvention
 from mmerank.errors import UsageError
+from mmerank.formulas.asked import Given
 from mmerank.inputs.example import DataSet, Example, Skipped
 from mmerank.jobs.align import align
 from mmerank.jobs.diff import diff
@@ -29,6 +30,8 @@ def lightning_monitor(
     every: int,
     adapter: Callable[[Any], Adapter | TextAdapter],
     convention: Convention | TextConvention | None = None,
+    layers: str = "",
+    metrics: Iterable[Given] = (),
     batch_tokens: int | None = None,
 ) -> Any:
     """A callback for Lightning's Trainer that logs what `AlignmentMonitor` or `DiffErankMonitor` logs.
@@ -43,6 +46,8 @@ def lightning_monitor(
         adapter: Makes the adapter of the LightningModule: `lambda module: mmerank.wrap_text(module.model, tokenizer,
             name="in training")`, or with `mmerank.wrap` that of a multimodal model.
         convention: The choices the paper leaves open.
+        layers: Further layers, as in `mmerank.align` and `mmerank.diff`.
+        metrics: Also these, as in `mmerank.align` and `mmerank.diff`.
         batch_tokens: As in `mmerank.align` and `mmerank.diff`.
 
     Returns:
@@ -58,6 +63,7 @@ def lightning_monitor(
     except ImportError:
         raise UsageError("lightning_monitor: Lightning is not installed; pip install lightning") from None
     probes = examples if isinstance(examples, DataSet) else list(examples)
+    asked = tuple(metrics)
 
     class LightningMonitor(Callback):  # type: ignore[misc]
         """See `mmerank.lightning_monitor`."""
@@ -105,7 +111,12 @@ def lightning_monitor(
                 logger.log_metrics(named, step=trainer.global_step)
 
         def _numbers(self) -> dict[str, float]:
-            settings: dict[str, Any] = {"convention": convention, "batch_tokens": batch_tokens}
+            settings: dict[str, Any] = {
+                "convention": convention,
+                "layers": layers,
+                "metrics": asked,
+                "batch_tokens": batch_tokens,
+            }
             if not isinstance(self._adapter, Adapter):
                 check_text_adapter(self._adapter)
                 found = diff(self._adapter, probes, untrained=self._first, **settings)

@@ -14,9 +14,11 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from mmerank.convention import Convention, TextConvention
+from mmerank.analysis.estimates import values_of
+from mmerank.convention import AnyConvention, Convention, TextConvention
 from mmerank.eranks import ERANKS
 from mmerank.errors import UsageError
+from mmerank.formulas.asked import Given
 from mmerank.inputs.example import DataSet, Example, Skipped
 from mmerank.inputs.selection import ALL
 from mmerank.jobs.align import Alignment, align
@@ -24,6 +26,7 @@ from mmerank.jobs.diff import Diff, diff
 from mmerank.models.adapter import Adapter
 from mmerank.models.loading import TextAdapter, wrap_text
 from mmerank.models.wrapped import evaluated, unwrapped
+from mmerank.runs.record import Record, to_frame
 
 PREFIX = "probe_"
 
@@ -108,12 +111,13 @@ class DiffErankMonitor(_Monitor):
 
     Keys: `probe_erank`, `probe_erank_untrained`, `probe_diff_erank`, `probe_loss`, `probe_loss_untrained`,
     `probe_reduced_loss`, `probe_n` (texts), and of further layers `probe_layer_I_erank` and
-    `probe_layer_I_diff_erank`. The untrained twins (Diff-eRank, arXiv:2401.17139, Def. 3.5) have the model's
-    configuration and random weights of their own seeds; they are built and measured once, when training begins. The
-    weights are measured in the dtype they are held and saved in, without the casts of mixed precision, so the
-    numbers are those that `mmerank.diff` gives for a checkpoint saved at the same step. Of a model with LoRA (peft)
-    that is the checkpoint with LoRA merged into it, and the twins are those of the model without. Training goes on
-    as if nothing had been measured.
+    `probe_layer_I_diff_erank`; and of each metric that is asked for `probe_METRIC/trained`, `/untrained` and
+    `/difference`, of a layer as `probe_layer_I/METRIC/trained`. The untrained twins (Diff-eRank, arXiv:2401.17139,
+    Def. 3.5) have the model's configuration and random weights of their own seeds; they are built and measured once,
+    when training begins. The weights are measured in the dtype they are held and saved in, without the casts of mixed
+    precision, so the numbers are those that `mmerank.diff` gives for a checkpoint saved at the same step. Of a model
+    with LoRA (peft) that is the checkpoint with LoRA merged into it, and the twins are those of the model without.
+    Training goes on as if nothing had been measured.
 
     Args:
         trainer: The Trainer; add the monitor with `trainer.add_callback(monitor)`.
@@ -123,6 +127,7 @@ class DiffErankMonitor(_Monitor):
             `mmerank.wrap_text` of the model and the Trainer's `processing_class`.
         convention: The choices the paper leaves open.
         layers: Further layers, see `mmerank.models.layers.layer_points`.
+        metrics: Also these, as in `mmerank.diff`.
         seeds: Of the untrained twins.
         batch_tokens: As in `mmerank.diff`.
 
@@ -139,6 +144,7 @@ class DiffErankMonitor(_Monitor):
         adapter: TextAdapter | Callable[[nn.Module], TextAdapter] | None = None,
         convention: TextConvention | None = None,
         layers: str = "",
+        metrics: Iterable[Given] = (),
         seeds: Sequence[int] = (0,),
         batch_tokens: int | None = None,
     ):
@@ -146,6 +152,7 @@ class DiffErankMonitor(_Monitor):
         self._given = adapter
         self._convention = convention
         self._layers = layers
+        self._metrics = tuple(metrics)
         self._seeds = seeds
         self._batch_tokens = batch_tokens
         self._adapter: TextAdapter
@@ -168,6 +175,7 @@ class DiffErankMonitor(_Monitor):
             self._examples,
             convention=self._convention,
             layers=self._layers,
+            metrics=self._metrics,
             seeds=self._seeds,
             batch_tokens=self._batch_tokens,
             untrained=self._first,
@@ -181,7 +189,9 @@ class AlignmentMonitor(_Monitor):
     """Logs eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment of a multimodal model while it trains.
 
     Keys: `probe_erank1` .. `probe_erank5`, `probe_image_reduction_ratio`, `probe_image_text_alignment`, `probe_n`
-    (examples). Diff-eRank (arXiv:2401.17139), Sec. 5.2. Training goes on as if nothing had been measured.
+    (examples), and under its own name whatever else is asked for: `probe_matched_erank1`, `probe_layer_I/image`,
+    `probe_METRIC/llm/pair`. Diff-eRank (arXiv:2401.17139), Sec. 5.2. Training goes on as if nothing had been
+    measured.
 
     Args:
         trainer: The Trainer; add the monitor with `trainer.add_callback(monitor)`.
@@ -190,6 +200,8 @@ class AlignmentMonitor(_Monitor):
         adapter: Around the model in training, as when `adapter = mmerank.load(...)` and the Trainer trains
             `adapter.model`, or peft's model of it; or a function that makes the adapter of the model.
         convention: The choices the paper leaves open.
+        layers: Further layers of the LLM, as in `mmerank.align`.
+        metrics: Also these, as in `mmerank.align`.
         batch_tokens: As in `mmerank.align`.
 
     Raises:
@@ -204,11 +216,15 @@ class AlignmentMonitor(_Monitor):
         every: int,
         adapter: Adapter | Callable[[nn.Module], Adapter],
         convention: Convention | None = None,
+        layers: str = "",
+        metrics: Iterable[Given] = (),
         batch_tokens: int | None = None,
     ):
         super().__init__(trainer, examples, every)
         self._given = adapter
         self._convention = convention
+        self._layers = layers
+        self._metrics = tuple(metrics)
         self._batch_tokens = batch_tokens
         self._adapter: Adapter
 
@@ -218,7 +234,14 @@ class AlignmentMonitor(_Monitor):
 
     def _numbers(self) -> dict[str, float]:
         return alignment_numbers(
-            align(self._adapter, self._examples, convention=self._convention, batch_tokens=self._batch_tokens)
+            align(
+                self._adapter,
+                self._examples,
+                convention=self._convention,
+                layers=self._layers,
+                metrics=self._metrics,
+                batch_tokens=self._batch_tokens,
+            )
         )
 
 
@@ -243,7 +266,7 @@ def diff_numbers(found: Diff) -> dict[str, float]:
     for point in found.points[:-1]:
         name = point.point.replace(" ", "_")
         numbers |= {f"{name}_erank": point.erank_trained, f"{name}_diff_erank": point.diff_erank}
-    return numbers
+    return {**_further(found.records, found.convention, but="diff_erank"), **numbers}
 
 
 def alignment_numbers(found: Alignment) -> dict[str, float]:
@@ -256,7 +279,18 @@ def alignment_numbers(found: Alignment) -> dict[str, float]:
         Numbers, NaN where there are none.
     """
     ratios = ("image_reduction_ratio", "image_text_alignment")
-    return {**{label: getattr(found, label) for label in (*ERANKS, *ratios)}, "n": found.n}
+    numbers = {label: getattr(found, label) for label in (*ERANKS, *ratios)}
+    return {
+        **_further((*found.records, *found.layer_records), found.convention, but="alignment"),
+        **numbers,
+        "n": found.n,
+    }
+
+
+def _further(records: Sequence[Record], convention: AnyConvention, *, but: str) -> dict[str, float]:
+    """What other metrics give, each number under its own name, in which keys of logs have no space."""
+    found = values_of(to_frame(records, spectrum=False), convention.aggregate, but=but)
+    return {name.replace(" ", "_"): value for name, value in found.items()}
 
 
 @contextmanager

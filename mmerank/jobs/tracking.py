@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mmerank.analysis.estimates import logged_name
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.steps import stated_step
-from mmerank.eranks import FINAL
 from mmerank.errors import UsageError
 from mmerank.processes import LAUNCHED
 from mmerank.trackers import TRACKERS, check_tracker
@@ -112,9 +112,7 @@ def _numbers(run: Finished, model: str) -> dict[str, float]:
     found: dict[str, float] = {}
     rows = run.estimates[run.estimates["model"] == model]
     for row in rows.to_dict("records"):
-        transform = "" if row["transform"] == "none" else row["transform"]
-        point = "" if row["point"] == FINAL else row["point"]
-        name = "/".join(filter(None, (transform, point, row["quantity"])))
+        name = logged_name(row["transform"], row["point"], row["quantity"])
         values = {name: row["value"], f"{name}/low": row["low"], f"{name}/high": row["high"]}
         found |= {key: float(value) for key, value in values.items() if math.isfinite(value)}
     return {**found, "n": float(run.n(model))}
