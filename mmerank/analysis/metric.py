@@ -56,6 +56,8 @@ class Metric:
         prefix: Stands before the names of its quantities where those of several metrics are listed.
         follows_rows: Whether its numbers follow how many rows a model makes of an example, so that models with
             different numbers of rows cannot be held against each other.
+        own_place: Whether results and terminals have a place of their own for its numbers; those of others stand
+            among the metrics that were asked for.
         named: Of numbers whose names depend on the data: name -> what is known of it, None for another name.
     """
 
@@ -65,6 +67,7 @@ class Metric:
     samples: Callable[[pd.DataFrame, Aggregate], Iterator[tuple[str, Sample]]]
     prefix: str = ""
     follows_rows: bool = False
+    own_place: bool = False
     named: Callable[[str], Quantity | None] = lambda name: None
 
     def quantity(self, name: str) -> Quantity | None:

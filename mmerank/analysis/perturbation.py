@@ -12,9 +12,8 @@ import pandas as pd
 from mmerank.analysis.comparison import compared
 from mmerank.analysis.metric import Metric
 from mmerank.analysis.metrics.alignment import ALIGNMENT, QUANTITIES, dataset_erank, image_text_alignment
-from mmerank.analysis.metrics.known import metric
+from mmerank.analysis.metrics.known import listed_metrics, metric
 from mmerank.analysis.metrics.matched import matched_alignment, unmatched
-from mmerank.analysis.metrics.of_examples import columns_of
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.null import NullTest, null_test
 from mmerank.analysis.statistics.paired import ComparisonResult, FalseDiscovery, controlled
@@ -188,7 +187,7 @@ def metric_tests(
     bootstrap: Bootstrap | None = None,
     false_discovery: FalseDiscovery = "bh",
 ) -> dict[str, dict[str, ComparisonResult]]:
-    """The same of every metric that a run was asked for, with `q` over all of their tests together.
+    """The same of every metric that results list by name, with `q` over all of their tests together.
 
     The numbers that every run has are apart: asking for more does not change what is said of them.
 
@@ -199,11 +198,12 @@ def metric_tests(
         false_discovery: See there.
 
     Returns:
-        By column of the metric and transform; only metrics with numbers before and after one.
+        By name of the metric (of one that was asked for, its column) and transform; only metrics with numbers before
+        and after one.
     """
     each = {
         of: tests
-        for of in columns_of(records)
+        for of in dict.fromkeys(metric.name for metric in listed_metrics(records))
         if (tests := paired_tests(records, aggregate=aggregate, bootstrap=bootstrap, of=of))
     }
     together = iter(controlled((one for tests in each.values() for one in tests.values()), false_discovery))

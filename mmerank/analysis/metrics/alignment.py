@@ -170,4 +170,4 @@ def image_text_alignment(erank3: float, erank4: float, erank5: float) -> float:
     return sum(eranks) / 3 / max(eranks)
 
 
-METRIC = Metric("alignment", "Image-text alignment", QUANTITIES, _samples, follows_rows=True)
+METRIC = Metric("alignment", "Image-text alignment", QUANTITIES, _samples, follows_rows=True, own_place=True)

@@ -52,4 +52,4 @@ def _products(a: Floats, b: Floats) -> Floats:
     return np.asarray(left - 2 / (n - 1) * (rows_a * rows_b).sum(axis=1) + total_a * total_b / (n - 1) ** 2)
 
 
-METRIC = Metric("cka", "Linear CKA of image and text", _QUANTITIES, _samples)
+METRIC = Metric("cka", "Linear CKA of image and text", _QUANTITIES, _samples, own_place=True)

@@ -199,4 +199,4 @@ def _ends(values: Floats) -> tuple[Floats, Floats]:
     return values[..., 0], values[..., 1:].mean(axis=-1)
 
 
-METRIC = Metric("diff_erank", "Diff-eRank", (*_ERANKS, *_LOSSES), _samples, follows_rows=True)
+METRIC = Metric("diff_erank", "Diff-eRank", (*_ERANKS, *_LOSSES), _samples, follows_rows=True, own_place=True)

@@ -60,4 +60,4 @@ def _erank(rows: Floats) -> float:
         return np.nan
 
 
-METRIC = Metric("embeddings", "Embeddings of a data set", QUANTITIES, _samples)
+METRIC = Metric("embeddings", "Embeddings of a data set", QUANTITIES, _samples, own_place=True)

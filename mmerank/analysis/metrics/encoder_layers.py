@@ -47,4 +47,6 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
             yield point, Sample(tuple(names), tuple(entropies.index), np.exp(values), lambda means: means)
 
 
-METRIC = Metric("encoder_layers", "eRank by layer of the encoders", _QUANTITIES, _samples, follows_rows=True)
+METRIC = Metric(
+    "encoder_layers", "eRank by layer of the encoders", _QUANTITIES, _samples, follows_rows=True, own_place=True
+)

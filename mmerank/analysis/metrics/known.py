@@ -66,6 +66,19 @@ def metrics_of(records: pd.DataFrame) -> tuple[Metric, ...]:
     return (*others, *map(metric_of, asked))
 
 
+def listed_metrics(records: pd.DataFrame) -> tuple[Metric, ...]:
+    """The metrics whose numbers results list by name: those asked for, and those without a place of their own.
+
+    Args:
+        records: As for `metrics_of`.
+
+    Returns:
+        In the order of tables.
+    """
+    asked = set(columns_of(records))
+    return tuple(of for of in metrics_of(records) if of.name in asked or not of.own_place)
+
+
 def on_equal_rows(name: str) -> bool:
     """Whether a metric's numbers are of equally many rows everywhere."""
     return metric(name).prefix == matched.MATCHED

@@ -58,4 +58,4 @@ def layer_names(points: pd.Series[str]) -> list[str]:
     return sorted(found, key=lambda point: int(point.removeprefix(LAYER)))
 
 
-METRIC = Metric("layers", "eRank of the pair by layer", (), _samples, follows_rows=True, named=_named)
+METRIC = Metric("layers", "eRank of the pair by layer", (), _samples, follows_rows=True, named=_named, own_place=True)

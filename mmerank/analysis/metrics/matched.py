@@ -132,4 +132,6 @@ def _numbers(of: Sample) -> dict[str, float]:
     return dict(zip(of.quantities, map(float, of.estimates), strict=True))
 
 
-METRIC = Metric("matched", "Image-text alignment on equally many rows", QUANTITIES, _samples, prefix=MATCHED)
+METRIC = Metric(
+    "matched", "Image-text alignment on equally many rows", QUANTITIES, _samples, prefix=MATCHED, own_place=True
+)

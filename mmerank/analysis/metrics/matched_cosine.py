@@ -29,4 +29,4 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
     yield "", Sample(names, found.examples, np.stack(columns, axis=1), lambda means: means)
 
 
-METRIC = Metric(MATCHED_COSINE, "Cosine of matched pairs", _QUANTITIES, _samples)
+METRIC = Metric(MATCHED_COSINE, "Cosine of matched pairs", _QUANTITIES, _samples, own_place=True)

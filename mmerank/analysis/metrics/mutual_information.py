@@ -31,4 +31,6 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
     yield "", Sample((_QUANTITY.name,), eranks.examples, eranks.columns, of_means)
 
 
-METRIC = Metric("mutual_information", "Mutual information form", (_QUANTITY,), _samples, follows_rows=True)
+METRIC = Metric(
+    "mutual_information", "Mutual information form", (_QUANTITY,), _samples, follows_rows=True, own_place=True
+)

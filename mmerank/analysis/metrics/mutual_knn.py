@@ -73,4 +73,4 @@ def knn_without_each(x: Floats, y: Floats, k: int) -> Floats:
     return np.asarray((counts.sum() - counts + change.sum(axis=0)) / (k * (n - 1)))
 
 
-METRIC = Metric("mutual_knn", "Mutual k-NN of image and text", _QUANTITIES, _samples)
+METRIC = Metric("mutual_knn", "Mutual k-NN of image and text", _QUANTITIES, _samples, own_place=True)

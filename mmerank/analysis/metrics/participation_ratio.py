@@ -35,4 +35,6 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
         yield "", Sample(names, tuple(values.index), values.to_numpy(dtype=float), lambda means: means)
 
 
-METRIC = Metric("participation_ratio", "Participation ratio", _QUANTITIES, _samples, follows_rows=True)
+METRIC = Metric(
+    "participation_ratio", "Participation ratio", _QUANTITIES, _samples, follows_rows=True, own_place=True
+)

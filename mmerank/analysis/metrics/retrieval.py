@@ -93,4 +93,4 @@ def chance(pictures: Floats, words: Floats) -> dict[int, float]:
     return {k: float(np.minimum(1, k / (rivals + 1)).mean()) for k in AT}
 
 
-METRIC = Metric("retrieval", "Retrieval of the partner", QUANTITIES, _samples)
+METRIC = Metric("retrieval", "Retrieval of the partner", QUANTITIES, _samples, own_place=True)

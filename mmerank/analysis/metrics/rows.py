@@ -116,4 +116,4 @@ def single_rows(rows: dict[str, dict[str, Any]]) -> list[tuple[str, float, str, 
     return found
 
 
-METRIC = Metric("rows", "eRank by rows", _QUANTITIES, _samples, follows_rows=True)
+METRIC = Metric("rows", "eRank by rows", _QUANTITIES, _samples, follows_rows=True, own_place=True)

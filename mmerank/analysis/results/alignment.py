@@ -150,10 +150,8 @@ class AlignmentResult:
     @cached_property
     def metrics(self) -> dict[str, list[dict[str, Any]]] | None:
         """Each metric at each place, see `mmerank.analysis.results.metrics`; None if none was asked for."""
-        if not self.convention.metrics:
-            return None
         frame = to_frame(self._all_records, spectrum=False)
-        return metric_numbers(frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap)
+        return metric_numbers(frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap) or None
 
     @cached_property
     def _frame(self) -> pd.DataFrame:

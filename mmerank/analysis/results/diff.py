@@ -189,10 +189,8 @@ class DiffResult:
     @cached_property
     def metrics(self) -> dict[str, list[dict[str, Any]]] | None:
         """Each metric at each hook point, see `mmerank.analysis.results.metrics`; None if none was asked for."""
-        if not self.convention.metrics:
-            return None
         frame = to_frame(self.records, spectrum=False)
-        return metric_numbers(frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap)
+        return metric_numbers(frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap) or None
 
     @property
     def final(self) -> PointDiff:

@@ -16,6 +16,7 @@ from mmerank.analysis.metric import Metric
 from mmerank.analysis.metrics import embeddings, encoder_layers, matched_cosine, retrieval
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.metrics.embedded import UNTRAINED, embedded
+from mmerank.analysis.results.metrics import metric_numbers
 from mmerank.analysis.results.nulls import no_nan
 from mmerank.analysis.results.stored import stored
 from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval, sample_intervals
@@ -147,6 +148,11 @@ class EncodingResult:
     def _frame(self) -> pd.DataFrame:
         return to_frame(self.records, spectrum=False)
 
+    @cached_property
+    def metrics(self) -> dict[str, list[dict[str, Any]]] | None:
+        """Each metric that has no place of its own, see `mmerank.analysis.results.metrics`; None without one."""
+        return metric_numbers(self._frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap) or None
+
     def _of(self, metric: Metric) -> dict[str, dict[str, Number]]:
         """Its numbers by hook point and name."""
         found = {}
@@ -182,6 +188,7 @@ class EncodingResult:
                 "layers": [_layer(of) for of in self.layers],
                 "bootstrap": self.bootstrap.to_dict(),
                 "text_cut": self.text_cut,
+                **({"metrics": listed} if (listed := self.metrics) is not None else {}),
                 "source": self.source,
                 "versions": self.versions,
             }

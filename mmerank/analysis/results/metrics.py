@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from mmerank.analysis.metrics.diff_erank import TWIN
-from mmerank.analysis.metrics.known import metrics_of
+from mmerank.analysis.metrics.known import listed_metrics
 from mmerank.analysis.metrics.of_examples import columns_of
 from mmerank.analysis.metrics.pairs import nulls
 from mmerank.analysis.sample import PairSample
@@ -25,7 +25,7 @@ _REASONS = 5
 def metric_numbers(
     records: pd.DataFrame, *, aggregate: Aggregate = "entropy", bootstrap: Bootstrap | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Every number of every metric that was asked for, with its interval.
+    """Every number of every metric that results list by name, with its interval.
 
     Args:
         records: Of one model (of texts: with its untrained twins) and transform.
@@ -37,17 +37,16 @@ def metric_numbers(
         `point`, `input`, `rows` (`all`, or `matched` where as many were drawn everywhere), `value`, `interval`, `n`
         (examples with a number) and, where some have none, `no_value`: how many, by reason. What does not exist is
         None. Statistics of pairs are of the image states at a point and the texts' at the LLM; those of which more is
-        better have `null`, see `mmerank.analysis.pairing.against_null`.
+        better have `null`, see `mmerank.analysis.pairing.against_null`. Of a metric of records, which has no place
+        among the measurements, `point` is empty for pairs, and `input` the name of the number.
     """
     asked = set(columns_of(records))
     found: dict[str, list[dict[str, Any]]] = {
         column.removeprefix(VALUE): [] for column in columns_of(records) if column.startswith(VALUE)
     }
     reasons = _reasons(records) if asked else {}
-    for of in metrics_of(records):
-        if of.name not in asked:
-            continue
-        front = VALUE if of.name.startswith(VALUE) else MATCHED
+    for of in listed_metrics(records):
+        front = MATCHED if of.name.startswith(MATCHED) else VALUE
         for point, sample in of.samples(records, aggregate):
             limits = sample_intervals(sample, bootstrap)
             counts = sample.counts or (sample.n,) * len(sample.quantities)
@@ -55,10 +54,10 @@ def metric_numbers(
             shuffled = nulls(sample) if isinstance(sample, PairSample) else [None] * len(counts)
             why = sample.of_columns.reasons if pairs else {}  # type: ignore[attr-defined]
             for i, (name, value, n) in enumerate(zip(sample.quantities, sample.estimates, counts, strict=True)):
-                *where, kind = name.split("/")[1:]
+                *where, kind = name.split("/")[1:] if of.name in asked else [name]
                 at = point or "/".join(where)
                 missing = reasons.get((of.name, at, kind), {}) if not pairs else {why[i]: n} if i in why else {}
-                found[of.name.removeprefix(front)].append(
+                found.setdefault(of.name.removeprefix(front), []).append(
                     {
                         "point": at,
                         "input": kind,

@@ -227,7 +227,7 @@ class PerturbationResult:
         `q` is over the tests of all of these metrics together.
         """
         found = metric_tests(self._frame, aggregate=self.base.convention.aggregate, bootstrap=self.bootstrap)
-        return {metric(column).prefix + column.partition(":")[2]: tests for column, tests in found.items()}
+        return {metric(name).prefix + name.rpartition(":")[2]: tests for name, tests in found.items()}
 
     @cached_property
     def _frame(self) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.results.encoding import NUMBERS, SIDES, EncodingResult, LayerEranks, Number
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
 from mmerank.report.terminal.parts import airy_table, called, choice_text, short, skip_lines
+from mmerank.report.terminal.rows import metric_table
 
 # Layers of a model that have room; of more, some at equal distances.
 SHOWN = 12
@@ -31,7 +32,8 @@ def encoding_tables(results: Sequence[EncodingResult]) -> list[Table]:
     """
     if len(results) > 1:
         return [_models(results)]
-    return [_numbers(results[0]), _layers(results[0])]
+    listed = results[0].metrics
+    return [_numbers(results[0]), _layers(results[0]), *([metric_table(listed, "metrics")] if listed else [])]
 
 
 def encoding_text(results: Sequence[EncodingResult]) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmerank.analysis.metrics.alignment import DECIMALS, LABELS
+from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.metrics.of_examples import known_as
 from mmerank.analysis.metrics.rows import single_rows
 from mmerank.analysis.results.alignment import AlignmentResult
@@ -175,7 +176,9 @@ def metric_table(metrics: Mapping[str, Sequence[Mapping[str, Any]]], title: str)
             value = f"{_number(found['value'], 4)} {interval}".rstrip()
             if (null := found.get("null")) and null["p"] is not None:
                 value += f"\nshuffled pairs {_number(null['null_mean'], 4)}, p {_number(null['p'], 3)}"
-            where = f"{found['point']} / {found['input']}"
+            # A number of records has no input, but a name.
+            kind = found["input"] if known else quantity(found["input"]).label
+            where = " / ".join(filter(None, (found["point"], kind)))
             label = "" if i else known.label if known else name
             table.add_row(label, where, found["rows"], Text(value), str(found["n"]))
             for reason, count in found.get("no_value", {}).items():
