@@ -11,7 +11,18 @@ from collections.abc import Callable
 import numpy as np
 
 from mmerank.errors import NoValue, TooFewTokens
-from mmerank.formulas.arrays import EPS, Floats, Rows, as_clouds, as_pairs, as_rows, centred, check_paired
+from mmerank.formulas.arrays import (
+    EPS,
+    Floats,
+    Rows,
+    as_clouds,
+    as_floats,
+    as_pairs,
+    as_rows,
+    centred,
+    check_paired,
+    scaled,
+)
 
 # A squared distance that is a smaller share of the squared lengths is not taken as their difference.
 _NEAR = 1e-6
@@ -234,6 +245,24 @@ def linearity_held_out(x: Rows, y: Rows, x_new: Rows, y_new: Rows) -> float:
     if not math.isfinite(share):
         raise NoValue("x_new: its rows lie so far from those of x that the squares of what is missed overflow")
     return 1 - share
+
+
+def linearity_of_residual_held_out(x: Rows, y: Rows, x_new: Rows, y_new: Rows) -> float:
+    """The same for what the layer adds, y - x.
+
+    Args:
+        x: Rows of a layer that the map is fitted to, (n, d), floating point, not all equal.
+        y: The same rows in another layer, (n, d).
+        x_new: Other rows of the first layer, (m, d).
+        y_new: The same of the other layer, (m, d); what is added to them is not all equal.
+
+    Returns:
+        At most 1; see `linearity_held_out`.
+    """
+    for first, second, names in ((x, y, ("x", "y")), (x_new, y_new, ("x_new", "y_new"))):
+        check_paired(*as_clouds(first, second, names), names)
+    a, b, a_new, b_new = scaled(*(as_floats(rows, "x") for rows in (x, y, x_new, y_new)))
+    return linearity_held_out(a, b - a, a_new, b_new - a_new)
 
 
 def _independent(x: Floats) -> tuple[Floats, Floats, Floats]:

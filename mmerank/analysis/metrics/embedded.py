@@ -105,16 +105,17 @@ def pair_samples(
     yield "", PairSample(quantities, found.examples, columns, no_means, of_columns=of_columns)
 
 
-def groups(n: int) -> NDArray[np.int64]:
-    """The group of each example, which is left out as one: of up to `GROUPS` examples each is its own.
+def groups(n: int, most: int = GROUPS) -> NDArray[np.int64]:
+    """The group of each example, which is left out as one: of up to so many examples each is its own.
 
     Args:
         n: Number of examples.
+        most: Number of groups.
 
     Returns:
         (n,), from 0.
     """
-    return np.arange(n) if n <= GROUPS else np.random.default_rng(0).permutation(n) % GROUPS
+    return np.arange(n) if n <= most else np.random.default_rng(0).permutation(n) % most
 
 
 def _unit(column: pd.Series[Any]) -> Floats:
