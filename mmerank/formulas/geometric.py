@@ -337,6 +337,12 @@ def _log_ratios(near: Floats) -> Floats:
     return ratios
 
 
+def _lengths(v: Floats) -> Floats:
+    """Of rows whose squares do not overflow, in half the time of `numpy.linalg.norm`."""
+    lengths: Floats = np.sqrt(np.einsum("ij,ij->i", v, v))
+    return lengths
+
+
 def _mean_angle(v: Floats, why: str) -> float:
     """Mean angle of successive vectors, (m, d); by the half-angle, which is exact near 0 and π too."""
     largest = np.abs(v).max(axis=1, keepdims=True)
@@ -344,8 +350,8 @@ def _mean_angle(v: Floats, why: str) -> float:
         bad = int(np.flatnonzero(largest == 0)[0])
         raise NoValue(f"h: {why.format(i=bad, next=bad + 1)}")
     v = v / largest
-    v /= np.linalg.norm(v, axis=1, keepdims=True)
-    apart, together = (np.linalg.norm(w, axis=1) for w in (v[1:] - v[:-1], v[1:] + v[:-1]))
+    v /= _lengths(v)[:, None]
+    apart, together = (_lengths(w) for w in (v[1:] - v[:-1], v[1:] + v[:-1]))
     return 2 * math.fsum(np.arctan2(apart, together)) / len(apart)
 
 
