@@ -21,6 +21,7 @@ from mmerank.convention import Aggregate
 from mmerank.eranks import ERANKS
 
 Floats = NDArray[np.float64]
+Bounds = tuple[float | Floats, float | Floats]
 _PLACES = {point for point, _ in ERANKS.values()}
 
 
@@ -79,11 +80,11 @@ class PairSample(Sample):
         of_means: Not used.
         of_columns: Columns (n, k) -> quantities (q,), and the quantities without each example in turn, (n, q), or
             without each of g groups of examples, of equal size up to one, (g, q).
-        bounds: The least and the largest value that the quantities can have.
+        bounds: The least and the largest value that the quantities can have, one for all or of each, (q,).
     """
 
     of_columns: Callable[[Floats], tuple[Floats, Floats]] = lambda columns: (columns[0], columns)
-    bounds: tuple[float, ...] = (-math.inf, math.inf)
+    bounds: Bounds = (-math.inf, math.inf)
 
     @cached_property
     def found(self) -> tuple[Floats, Floats]:

@@ -133,6 +133,7 @@ class Measurement:
             # Metrics are of rows that are centred by their mean, and roots of eigenvalues need all digits.
             plain = self._choices == {"centre": "mean", "precision": "float64"}
             known = Known(eigenvalues.numpy(), gram.numpy(), lengths.flatten().numpy()) if plain else None
+            studied |= metrics.sampled(rows, example)
             studied["metrics"] = metrics.fields(rows, known, f"{example}/{point}/{kind}")
         return Record(
             **self._known,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mmerank.convention import Convention, TextConvention
+from mmerank.errors import UsageError
 from mmerank.formulas.arrays import Floats
 from mmerank.formulas.asked import between, entry, value_of
 from mmerank.formulas.cloud import Cloud, Known
-from mmerank.formulas.table import Entry
+from mmerank.formulas.table import FITTED, SAMPLED, Entry
 from mmerank.inputs.sequence import Role
 from mmerank.runs.record import MATCHED, NO_VALUE, VALUE, open_fields
 from mmerank.states.reductions import orders
@@ -22,7 +27,7 @@ class Metrics:
 
     Attributes:
         convention: Names them, and says how many rows are drawn to match.
-        roles: Of the rows of a pair; None elsewhere, where nothing lies between modalities.
+        roles: Of the rows of a pair, or of a text; None elsewhere, where nothing is pooled or between modalities.
     """
 
     convention: Convention | TextConvention
@@ -55,6 +60,28 @@ class Metrics:
             found |= {f"{MATCHED}{of.name}": draws.mean(of) for of in follow}
         return found
 
+    def sampled(self, h: Floats, example: str) -> dict[str, NDArray[np.float32]]:
+        """Some of the rows, for metrics that pool them over the data set: the same at every layer.
+
+        Args:
+            h: Hidden states, (n, d), float64.
+            example: Its id, which alone decides which rows they are.
+
+        Returns:
+            Fields of the record, up to `SAMPLED` rows together, of each modality that is there as many, in their
+            order; nothing where no metric asks for them.
+        """
+        if self.roles is None or not any(entry(name).pooled for name in self.convention.metrics):
+            return {}
+        places = {role: _places(self.roles, role) for role in (Role.IMAGE, Role.TEXT)}
+        most = SAMPLED // max(1, sum(map(bool, places.values())))
+        found = {}
+        for role, of in places.items():
+            name = f"rows_{role.name.lower()}"
+            chosen = sorted(of[i] for i in orders(f"{name}/{example}", len(of))[:most])
+            found[name] = h[chosen].astype(np.float32).ravel()
+        return found
+
 
 @dataclass(frozen=True)
 class _Rows:
@@ -71,11 +98,15 @@ class _Rows:
 
     def of(self, role: Role) -> list[int]:
         """Places of the rows of a role."""
-        return [i for i, found in enumerate(self.roles or ()) if found is role]
+        return _places(self.roles or (), role)
 
     @cached_property
     def _cloud(self) -> Cloud:
         return Cloud(self.h, self.known)
+
+
+def _places(roles: Sequence[Role], role: Role) -> list[int]:
+    return [i for i, found in enumerate(roles) if found is role]
 
 
 class _Draws:
@@ -117,4 +148,21 @@ class _Draws:
 
 def keeps_mean_states(convention: Convention) -> bool:
     """Whether some of its metrics are taken of the examples' mean states, or it says so itself."""
-    return convention.companions or any(entry(name).takes[0] in ("x", "y") for name in convention.metrics)
+    return convention.companions or any(entry(name).of_states for name in convention.metrics)
+
+
+def refuse_without_layers(metrics: Sequence[str]) -> None:
+    """Say that what is taken from one layer to the next needs two.
+
+    Args:
+        metrics: Names, of a run that measures the LLM at its last layer alone.
+
+    Raises:
+        UsageError: One of them is.
+    """
+    for name in metrics:
+        if entry(name).takes == FITTED:
+            raise UsageError(
+                f"metric {name!r} is taken from one layer to the next, and this run measures the last one alone; "
+                "`mmerank align` and `mmerank diff` measure more with --layers"
+            )

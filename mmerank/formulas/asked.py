@@ -13,7 +13,7 @@ from mmerank.convention import Convention, TextConvention, in_order
 from mmerank.digests import digest_of
 from mmerank.errors import NoSpectrum, NoValue, UsageError, did_you_mean
 from mmerank.formulas.arrays import Floats
-from mmerank.formulas.table import METRICS, Entry
+from mmerank.formulas.table import FITTED, METRICS, POOLED, Entry
 
 # A name, a function or class of your own, or a name and one of them.
 Asking = TypeVar("Asking", Convention, TextConvention)
@@ -21,26 +21,31 @@ Given = str | Callable[..., Any] | tuple[str, Callable[..., Any]]
 
 GROUP = "mmerank.metrics"
 # What a metric of your own may take, in these words.
-TAKES = (("h",), ("image", "text"), ("x", "y"))
+TAKES = (("h",), ("image", "text"), ("x", "y"), *POOLED)
 _KINDS = {
     "spectral": "spectral",
     "geometric": "geometric",
     "between": "between modalities",
     "paired": "paired states",
 }
-_POOLED = (
-    "is taken of pooled rows of two layers, which a run does not keep; see "
-    "mmerank.formulas.geometric.linearity_held_out"
+_ON_ITS_FIT = (
+    "is measured on the rows that the map is fitted to, which flatters; of a run ask for {}, and of rows of your own "
+    "see mmerank.metric"
 )
 # What one pass cannot give, and why.
 ELSEWHERE = {
-    "linearity_layer0_1": _POOLED,
-    "linearity_residual_layer0_1": _POOLED,
+    "linearity_layer0_1": _ON_ITS_FIT.format("linearity_held_out"),
+    "linearity_residual_layer0_1": _ON_ITS_FIT.format("linearity_residual_held_out"),
     "lidar_delta1e-4": "is taken of several views of each example, and a run has one; see mmerank.metric",
 }
-# Taken where they are named, not with `all`: matrices of the width squared, for what another name has exactly, and a
-# cube of the number of examples.
-_NAMED_ALONE = ("mir_fid_one_layer_sqrtm", "mir_fid_one_layer_fastmode", "dime_10_perms_linear")
+# Taken where they are named, not with `all`: matrices of the width squared, for what another name has exactly, a cube
+# of the number of examples, and what keeps hidden states.
+_NAMED_ALONE = (
+    "mir_fid_one_layer_sqrtm",
+    "mir_fid_one_layer_fastmode",
+    "dime_10_perms_linear",
+    *(of.name for of in METRICS.values() if of.pooled),
+)
 # What a run takes for the arrays of a formula, whose errors name them.
 _CALLED = {
     "h": "the rows",
@@ -79,7 +84,7 @@ def asked_for(metrics: Iterable[Given], *, pictures: bool) -> tuple[str, ...]:
         else:
             raise TypeError(f"metrics: expected a name, a function or a class, got {given!r}")
     for name in found:
-        if not pictures and entry(name).takes != ("h",):
+        if not pictures and entry(name).takes not in (("h",), FITTED):
             raise UsageError(f"metric {name!r} is of pictures and texts, and these examples are texts alone")
     return in_order(tuple(found))
 
@@ -113,10 +118,11 @@ def register(function: Callable[..., Any], name: str = "") -> str:
     """Make a function or class known as a metric.
 
     Its parameters say what it takes: `h`, the rows of an example at a hook point, (n, d); `image, text`, its two
-    parts in a pair; `x, y`, the mean states of the examples' images and texts, (n, d) and (n, e). All are float64
-    arrays of numpy. What it returns is a number; `mmerank.errors.NoValue` says why there is none. Attributes `label`,
-    `better` (`higher` or `lower`) and `follows_rows` (False where it does not grow with the number of rows) are taken
-    over.
+    parts in a pair; `x, y`, the mean states of the examples' images and texts, (n, d) and (n, e); `x, y, x_new,
+    y_new`, pooled rows of two layers, of which a half of the examples is fitted to and the other measured on;
+    `layers`, a list of pooled image rows and text rows of each layer. All are float64 arrays of numpy. What it
+    returns is a number; `mmerank.errors.NoValue` says why there is none. Attributes `label`, `better` (`higher` or
+    `lower`) and `follows_rows` (False where it does not grow with the number of rows) are taken over.
 
     Args:
         function: It; of a class, an instance is made and called.

@@ -28,6 +28,15 @@ _SVD = "n d min(n, d)"
 _SQUARE = "n² d"
 
 
+# Of two layers, rows that a map is fitted to and others that it is measured on; of several, image rows and text rows.
+FITTED = ("x", "y", "x_new", "y_new")
+OF_LAYERS = ("layers",)
+POOLED = (FITTED, OF_LAYERS)
+# Rows that are kept of an example and hook point where a pooled metric asks for them: of two modalities half of each.
+SAMPLED = 32
+_KEPT = f"pooled rows, {SAMPLED} of an example and layer: {4 * SAMPLED} d bytes"
+
+
 @dataclass(frozen=True)
 class Entry:
     """A metric as the table has it.
@@ -38,7 +47,7 @@ class Entry:
         kind: What it is about.
         function: Arrays -> float.
         takes: The arrays, in their order: `h`, one cloud of rows; `image`, `text`, two in one space; `x`, `y`, paired
-            rows; `views`.
+            rows, and `x_new`, `y_new`, others of the same; `layers`, of each an `image, text`; `views`.
         low: Smallest value, as a formula in the n rows and the width d; empty where there is none.
         high: Largest value.
         better: Which way is better, where that can be said.
@@ -64,6 +73,16 @@ class Entry:
     source: str
     cost: str
     averaged: Literal["value", "log"] = "value"
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a run takes it of rows that are sampled from each example and pooled over the data set."""
+        return self.takes in POOLED
+
+    @property
+    def of_states(self) -> bool:
+        """Whether a run takes it of the examples' mean states."""
+        return self.takes[0] in ("x", "y") and not self.pooled
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values: all but the function."""
@@ -113,11 +132,11 @@ def _between(
     source: str,
     *,
     needs: str,
+    takes: tuple[str, ...] = ("image", "text"),
     better: Better = "lower",
     follows_rows: bool = False,
     cost: str = "n d",
 ) -> Entry:
-    takes = ("image", "text")
     return Entry(
         name, label, "between modalities", function, takes, low, high, better, needs, follows_rows, source, cost
     )
@@ -322,6 +341,30 @@ _ENTRIES = (
         follows_rows=True,
         cost="n d²",
     ),
+    _geometric(
+        "linearity_held_out",
+        "Linearity of two layers, held out",
+        geometric.linearity_held_out,
+        "",
+        "1",
+        _LINEAR + ", on other rows than those of the fit",
+        takes=FITTED,
+        needs=_KEPT,
+        follows_rows=True,
+        cost="n d²",
+    ),
+    _geometric(
+        "linearity_residual_held_out",
+        "Linearity of what a layer adds, held out",
+        geometric.linearity_of_residual_held_out,
+        "",
+        "1",
+        _LINEAR + ", on other rows than those of the fit",
+        takes=FITTED,
+        needs=_KEPT,
+        follows_rows=True,
+        cost="n d²",
+    ),
     _between(
         "modality_gap_liang_norm_unit",
         "Modality gap",
@@ -375,6 +418,31 @@ _ENTRIES = (
         better="neither",
         follows_rows=True,
         cost="(n + m + d) d²",
+    ),
+    _between(
+        "mir_pooled_nuclear",
+        "MIR",
+        between.mir,
+        "",
+        "",
+        _MIR,
+        takes=OF_LAYERS,
+        needs=_KEPT,
+        follows_rows=True,
+        cost="n m (d + min(n, m)) of each layer",
+    ),
+    _between(
+        "mir_pooled_fastmode",
+        "MIR, released recurrence",
+        partial(between.mir, route="released"),
+        "",
+        "",
+        "MIR's code, its default; may be rounding",
+        takes=OF_LAYERS,
+        needs=_KEPT,
+        better="neither",
+        follows_rows=True,
+        cost="(n + m + d) d² of each layer",
     ),
     _paired("cka_linear_biased", "CKA", similarity.linear_cka, "0", "1", "Kornblith et al. 2019"),
     _paired(

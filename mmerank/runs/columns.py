@@ -149,6 +149,20 @@ class Columns:
             if len({*widths[where & (models == i)].tolist()}) > 1:
                 raise DamagedPart(f"embeddings of different lengths of {keys[i][0]!r}")
 
+    def check_rows(self, where: Column) -> None:
+        """Whole rows of finite numbers, no more than there are, of every example at a place or of none."""
+        there = self.table["rows_image"].is_valid().to_numpy()
+        places, _ = self.coded("transform", "point", "input")
+        wanted = where & (np.bincount(places, there)[places] > 0)
+        counts = np.zeros(len(where), np.int64)
+        for name in ("rows_image", "rows_text"):
+            offsets, values = self._lists(name, wanted)
+            lengths = np.diff(offsets)
+            counts += lengths
+            self.require((lengths % self["d"] == 0) & (counts <= self["n"].astype(np.int64) * self["d"]), name)
+            if not np.isfinite(values).all():
+                raise DamagedPart(f"{name} that are not finite")
+
     def check_metrics(self, names: Sequence[str]) -> None:
         """At each place a metric has a finite number of every example, or a reason for none; or none has either."""
         places, _ = self.coded("transform", "point", "input")

@@ -31,7 +31,10 @@ VERSIONS = {
     27: "with what else is measured of the rows",
     30: "with what the example is known by",
     31: "with embeddings",
+    33: "with rows",
 }
+# Those that may have metrics.
+_WITH_METRICS = (31, 33)
 _OF = b"mmerank.data"  # among the metadata of a part
 # NUMBER-DIGEST.parquet, the digest being that of the file; of several processes NUMBER-PROCESS-DIGEST.parquet.
 _NAME = re.compile(r"(\d{6,})(?:-\d+)?-([0-9a-f]{16})\.parquet", re.ASCII)
@@ -106,8 +109,7 @@ def read_part(part: Path, rules: Rules) -> pa.Table:
     table = read_table(content, sound=name is not None)
     columns = table.num_columns - len(rules.metrics)
     known = [*list(SCHEMA)[:columns], *rules.metrics]
-    # What earlier versions wrote has no metrics.
-    if columns not in ([len(SCHEMA)] if rules.metrics else VERSIONS) or table.schema.remove_metadata() != pa.schema(
+    if columns not in (_WITH_METRICS if rules.metrics else VERSIONS) or table.schema.remove_metadata() != pa.schema(
         known
     ):
         raise DamagedPart("other columns than those of records")

@@ -55,6 +55,9 @@ class Record:
         picture_digest: Hash of its picture's pixels; empty where no picture was read.
         picture_stamp: Size and time of modification of its file, or commit and row; empty where there is none.
         embedding: Of an encoder's last layer: what the picture or text is embedded as, (e,), float32. None elsewhere.
+        rows_image: Some of the image rows of a pair, chosen by the example's id, (k, d) as one list, float32, where
+            pooled metrics are asked for.
+        rows_text: The same of its text rows, or of a text.
         metrics: What else was asked for, by the name of its column (`VALUE` and the name of the metric, `MATCHED` and
             the name where rows were drawn to match): the number, why there is none, or None where it is not of these
             rows.
@@ -91,6 +94,8 @@ class Record:
     picture_digest: str = ""
     picture_stamp: str = ""
     embedding: NDArray[np.float32] | None = None
+    rows_image: NDArray[np.float32] | None = None
+    rows_text: NDArray[np.float32] | None = None
     metrics: Mapping[str, float | str | None] = field(default_factory=dict)
 
 
@@ -133,6 +138,8 @@ SCHEMA = pa.schema(
         ("picture_digest", pa.string()),
         ("picture_stamp", pa.string()),
         ("embedding", pa.list_(pa.float32())),
+        ("rows_image", pa.list_(pa.float32())),
+        ("rows_text", pa.list_(pa.float32())),
     ]
 )
 _NO_SPECTRUM: NDArray[np.float32] = np.zeros(0, np.float32)

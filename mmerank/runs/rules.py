@@ -88,6 +88,9 @@ class Rules:
         part.check_numbers(centred=self._convention.centre == "mean")
         if not of_encoders and not part.lacks("embedding"):
             part.check_lists("embedding", None, at_layer, most=None)
+        if not part.lacks("rows_image"):
+            of_texts = isinstance(self._convention, TextConvention)
+            part.check_rows(part.equals("input", "text" if of_texts else "pair") & bool(self.metrics))
         if isinstance(self._convention, TextConvention):
             self._check_losses(part)
         elif isinstance(self._convention, Convention):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -18,7 +17,7 @@ from mmerank.analysis.statistics.calibration import Permuted, calibrated, permut
 from mmerank.analysis.statistics.null import null_test
 from mmerank.analysis.statistics.permutation import swap_test
 from mmerank.errors import NoValue
-from mmerank.formulas import similarity
+from mmerank.formulas import information, similarity
 from mmerank.formulas.similarity import permuted_cka, permuted_knn
 from tests.formulas.clouds import Floats
 
@@ -168,6 +167,11 @@ NULLS: dict[str, Callable[[int], float]] = {
     "mutual k-NN": of_pairs(lambda x, y: permuted_knn(x, y, 3)),
     "unbiased cka": of_pairs(lambda x, y: permuted(similarity.unbiased_cka, x, y)),
     "cknna": of_pairs(lambda x, y: permuted(partial(similarity.cknna, k=5), x, y)),
+    "cycle k-NN": of_pairs(lambda x, y: permuted(partial(similarity.cycle_knn, k=1), x, y)),
+    "k-NN overlap across the connector": of_pairs(lambda x, y: permuted(partial(similarity.mutual_knn, k=5), x, y)),
+    "svcca": of_pairs(lambda x, y: permuted(partial(similarity.svcca, k=3), x, y)),
+    "rsa": of_pairs(lambda x, y: permuted(similarity.rsa, x, y)),
+    "matrix mutual information": of_pairs(lambda x, y: permuted(information.matrix_mutual_information, x, y)),
     "clip score": _p_of_clip,
     "best layer, calibrated": _p_of_layers,
     "controls": _p_of_controls,
@@ -179,7 +183,20 @@ NULLS: dict[str, Callable[[int], float]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NULLS)
 def test_at_most_6_of_100_unrelated_pairs_pass(name: str) -> None:
-    """Type-I error at 5 %, in 1,000 simulations: the standard error of the share is 0.7 %."""
-    passed = sum(NULLS[name](seed) <= 0.05 for seed in range(SIMULATIONS))
-    assert passed / SIMULATIONS <= 0.06
-    assert math.isfinite(passed) and passed >= 5  # and it does pass at times
+    """Type-I error at 5 %, in 1,000 simulations: the standard error of the share is 0.7 %.
+
+    So a null of exactly 5 % is over 6 % once in fifteen times, and one of these many is. It is judged on 4,000 then,
+    these and 3,000 more, with a standard error of 0.35 %.
+    """
+    passed, done = _passed(name, range(SIMULATIONS)), SIMULATIONS
+    print(name, passed)
+    if passed / done > 0.06:
+        done = 4 * SIMULATIONS
+        passed += _passed(name, range(SIMULATIONS, done))
+        print(name, passed, "of", done)
+    assert passed / done <= 0.06
+    assert passed >= 5  # and it does pass at times
+
+
+def _passed(name: str, seeds: range) -> int:
+    return sum(NULLS[name](seed) <= 0.05 for seed in seeds)

@@ -19,6 +19,7 @@ from mmerank.analysis.metrics.retrieval import AT, RETRIEVAL, chance, retrieval
 from mmerank.analysis.metrics.retrieval import METRIC as OF_RETRIEVAL
 from mmerank.analysis.sample import PairSample
 from mmerank.analysis.statistics.bootstrap import sample_intervals
+from mmerank.analysis.statistics.jackknife import jackknife_limits, without_spread
 from mmerank.runs.record import Record, to_frame
 from tests.reference import entropy
 
@@ -120,16 +121,50 @@ def test_embeddings_are_measured_at_unit_length_beside_the_twin() -> None:
         assert found[f"text_to_image_at_1{end}"] == retrieval(y, x, own, own)[0][0]
 
 
-def test_pair_statistics_are_never_resampled() -> None:
+def test_pair_statistics_are_never_resampled_and_intervals_stay_between_their_bounds() -> None:
+    found = {}
     for metric in (EMBEDDINGS, OF_RETRIEVAL):
         ((_, sample),) = metric.samples(frame("m"), "entropy")
         assert isinstance(sample, PairSample)
         values, without = sample.of_columns(sample.columns)
-        spread = np.sqrt(11 / 12 * ((without - without.mean(0)) ** 2).sum(0))
-        low, high = sample_intervals(sample)[sample.quantities[0]]
-        assert (high - low) / 2 == pytest.approx(2.200985 * spread[0]) and (high + low) / 2 == pytest.approx(
-            values[0]
-        )
+        reach = 2.200985 * np.sqrt(11 / 12 * ((without - without.mean(0)) ** 2).sum(0))
+        limits = sample_intervals(sample)
+        for name, *of in zip(sample.quantities, values, reach, strict=True):
+            if name in limits:
+                found[name] = (*of, *limits[name])
+    for name, (value, reach_of_it, low, high) in found.items():
+        if "erank" in name:  # a rank is at least 1
+            expected = max(1, value - reach_of_it), value + reach_of_it
+        else:
+            most = 2 if "gap" in name else 1
+            share = value / most
+            z, apart = np.log(share / (1 - share)), reach_of_it / most / (share * (1 - share))
+            expected = most / (1 + np.exp(apart - z)), most / (1 + np.exp(-apart - z))
+        assert (low, high) == pytest.approx(expected, rel=1e-6), name
+    assert any(value + reach_of_it > 1 for name, (value, reach_of_it, *_) in found.items() if "_at_" in name)
+    assert {"erank_images", "modality_gap_untrained", "image_to_text_at_5"} <= {*found}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("n", [24, 100])
+def test_intervals_of_retrieval_hold_the_true_value(n: int, noise: float) -> None:
+    """In 300 simulations, each true value being the mean over them; where all or none are found there is none."""
+    generator = np.random.default_rng(0)
+    own = np.arange(float(n))
+    found = []
+    for _ in range(300):
+        shared, *apart = generator.normal(size=(3, n, 6))
+        images, words = (unit(shared + noise * of) for of in apart)
+        value, without = retrieval(images, words, own, own)
+        limits = jackknife_limits(value, without, level=0.95, bounds=(0, 1))
+        found.append((value, *limits, without_spread(without)))
+    values, lows, highs, unmoved = (np.array(of) for of in zip(*found, strict=True))
+    assert (lows >= 0).all() and (highs <= 1).all()
+    held = ((lows <= values.mean(axis=0)) & (values.mean(axis=0) <= highs) & ~unmoved).sum(axis=0)
+    share = held / (~unmoved).sum(axis=0)
+    print(n, noise, values.mean(axis=0).round(3).tolist(), share.round(3).tolist(), unmoved.sum(axis=0).tolist())
+    assert (share > 0.92).all(), share
 
 
 def test_what_leaving_out_does_not_move_has_no_interval_and_no_p() -> None:

@@ -71,7 +71,12 @@ def embedded(records: pd.DataFrame) -> Embedded | None:
 
 
 def pair_samples(
-    records: pd.DataFrame, names: Sequence[str], statistic: Statistic, *, texts: bool
+    records: pd.DataFrame,
+    names: Sequence[str],
+    statistic: Statistic,
+    *,
+    texts: bool,
+    bounds: Sequence[tuple[float, float]],
 ) -> Iterator[tuple[str, Sample]]:
     """Statistics of the embeddings of an encoder, and of its twin.
 
@@ -80,6 +85,7 @@ def pair_samples(
         names: Of the statistics, k of them.
         statistic: Gives (k,), and without each group of examples, (g, k).
         texts: Whether it is of images and texts, so that there is none of an encoder of images alone.
+        bounds: The least and the largest value that each of the statistics can have, k of them.
 
     Yields:
         The sample; nothing of other records.
@@ -102,19 +108,24 @@ def pair_samples(
 
     columns = np.concatenate([*parts, np.stack([found.pictures, found.texts], axis=1)], axis=1)
     quantities = tuple(name + end for end in found.models for name in names)
-    yield "", PairSample(quantities, found.examples, columns, no_means, of_columns=of_columns)
+    least, most = np.tile(np.array(bounds).T, len(found.models))
+    yield (
+        "",
+        PairSample(quantities, found.examples, columns, no_means, of_columns=of_columns, bounds=(least, most)),
+    )
 
 
-def groups(n: int) -> NDArray[np.int64]:
-    """The group of each example, which is left out as one: of up to `GROUPS` examples each is its own.
+def groups(n: int, most: int = GROUPS) -> NDArray[np.int64]:
+    """The group of each example, which is left out as one: of up to so many examples each is its own.
 
     Args:
         n: Number of examples.
+        most: Number of groups.
 
     Returns:
         (n,), from 0.
     """
-    return np.arange(n) if n <= GROUPS else np.random.default_rng(0).permutation(n) % GROUPS
+    return np.arange(n) if n <= most else np.random.default_rng(0).permutation(n) % most
 
 
 def _unit(column: pd.Series[Any]) -> Floats:

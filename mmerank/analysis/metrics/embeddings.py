@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,6 +30,8 @@ QUANTITIES = (
     ),
 )
 EMBEDDINGS = tuple(quantity.name for quantity in _TRAINED)
+# Of effective ranks, and of the distance of two means of unit rows.
+_BOUNDS = ((1.0, math.inf), (1.0, math.inf), (1.0, math.inf), (0.0, 2.0))
 
 
 def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
@@ -36,7 +39,7 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
     found = embedded(records)
     if found is not None:
         names = EMBEDDINGS if found.models[""][1] is not None else EMBEDDINGS[:1]
-        yield from pair_samples(records, names, _statistic, texts=False)
+        yield from pair_samples(records, names, _statistic, texts=False, bounds=_BOUNDS[: len(names)])
 
 
 def _statistic(images: Floats, texts: Floats | None, pictures: Floats, words: Floats) -> tuple[Floats, Floats]:

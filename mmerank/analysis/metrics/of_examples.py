@@ -16,6 +16,7 @@ import pandas as pd
 from mmerank.analysis.metric import Metric, Quantity
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.metrics.pairs import pair_samples
+from mmerank.analysis.metrics.pooled import pooled_samples
 from mmerank.analysis.sample import Floats, Sample, mean_of_those_there, of_pictures
 from mmerank.convention import Aggregate
 from mmerank.errors import UsageError
@@ -47,8 +48,10 @@ def metric_of(column: str) -> Metric:
         quantities=(),
         samples=partial(_samples, column, name),
         prefix="matched_" if front == MATCHED else "",
-        # What is of mean states follows the number of examples, of which compared models have equally many.
-        follows_rows=front == VALUE and (known is None or (known.follows_rows and known.takes[0] not in ("x", "y"))),
+        # What is of mean states or of sampled rows follows the number of examples, of which compared models have
+        # equally many.
+        follows_rows=front == VALUE
+        and (known is None or (known.follows_rows and not (known.of_states or known.pooled))),
         named=partial(_named, name),
     )
 
@@ -107,9 +110,10 @@ def _samples(column: str, name: str, records: pd.DataFrame, aggregate: Aggregate
     if column not in records:
         return
     known = known_as(name)
-    if known is not None and known.takes[0] in ("x", "y"):
+    if known is not None and (known.of_states or known.pooled):
         if column.startswith(VALUE):
-            yield from pair_samples(known, records, aggregate)
+            of = pooled_samples(known, records) if known.pooled else pair_samples(known, records, aggregate)
+            yield from of
         return
     logs = known is not None and known.averaged == "log" and aggregate == "entropy"
     if of_pictures(records):

@@ -128,7 +128,7 @@ def pair_samples(metric: Entry, records: pd.DataFrame, aggregate: Aggregate) -> 
     statistics = Statistics(metric, tuple(tuple(of.shape[1] for of in at) for at in places.values()))
     columns = np.concatenate([of for at in places.values() for of in at], axis=1)
     names = tuple(f"{metric.name}/{place}" for place in places)
-    bounds = tuple(_bound(of, default) for of, default in ((metric.low, -math.inf), (metric.high, math.inf)))
+    bounds = (_bound(metric.low, -math.inf), _bound(metric.high, math.inf))
     yield "", PairSample(names, examples, columns, no_means, of_columns=statistics, bounds=bounds)
 
 
@@ -144,14 +144,15 @@ def nulls(sample: PairSample) -> list[dict[str, float | None] | None]:
     """Each number of a statistic of pairs beside what it is when the pairing is shuffled.
 
     Args:
-        sample: From `pair_samples`.
+        sample: From `pair_samples`, or of pooled rows, of which there is nothing to shuffle.
 
     Returns:
         What `mmerank.analysis.pairing.against_null` gives, one-sided; None where nothing is paired, more is not
         better, or each shuffle would be a computation anew of more than `LEFT_OUT` examples.
     """
     of = sample.of_columns
-    assert isinstance(of, Statistics)
+    if not isinstance(of, Statistics):
+        return [None] * len(sample.quantities)
     values, _ = of(sample.columns)
     found: list[dict[str, float | None] | None] = []
     for value, arrays in zip(values, of.arrays(sample.columns), strict=True):

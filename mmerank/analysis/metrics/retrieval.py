@@ -33,7 +33,8 @@ _CHUNK = 1 << 24  # numbers that are held at once
 
 def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
     """Share of examples whose partner is among the k nearest by cosine, both ways."""
-    yield from pair_samples(records, RETRIEVAL, _statistic, texts=True)
+    bounds = [(0.0, 1.0)] * len(RETRIEVAL)
+    yield from pair_samples(records, RETRIEVAL, _statistic, texts=True, bounds=bounds)
 
 
 def _statistic(images: Floats, texts: Floats | None, pictures: Floats, words: Floats) -> tuple[Floats, Floats]:

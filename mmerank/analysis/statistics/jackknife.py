@@ -7,13 +7,12 @@ own nearest neighbour and has a kernel of 1 with itself, so that resampled value
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit, stdtrit
 
-from mmerank.analysis.sample import Floats
+from mmerank.analysis.sample import Bounds, Floats
 
 
 def jackknife_error(without: Floats) -> Floats:
@@ -32,7 +31,7 @@ def jackknife_error(without: Floats) -> Floats:
 
 
 def jackknife_limits(
-    values: Floats, without: Floats, *, level: float, bounds: Sequence[float] = (-math.inf, math.inf)
+    values: Floats, without: Floats, *, level: float, bounds: Bounds = (-math.inf, math.inf)
 ) -> tuple[Floats, Floats]:
     """Interval limits: the value, and t with n - 1 degrees of freedom times the jackknife's standard error.
 
@@ -45,7 +44,7 @@ def jackknife_limits(
         values: The statistics, (q,).
         without: They without each example in turn, (n, q).
         level: Of confidence.
-        bounds: The least and the largest value that they can have.
+        bounds: The least and the largest value that they can have, one for all or (q,).
 
     Returns:
         Low and high, (q,) each; NaN with fewer than two examples.
@@ -54,13 +53,13 @@ def jackknife_limits(
     if n < 2:
         return np.full_like(values, np.nan), np.full_like(values, np.nan)
     reach = float(stdtrit(n - 1, (1 + level) / 2)) * jackknife_error(without)
-    least, most = bounds
+    least, most = (np.broadcast_to(of, values.shape) for of in bounds)
     low, high = np.maximum(values - reach, least), np.minimum(values + reach, most)
-    if math.isfinite(least) and math.isfinite(most):
-        inside = (values > least) & (values < most)
-        share = (values[inside] - least) / (most - least)
-        apart = reach[inside] / (most - least) / (share * (1 - share))
-        low[inside], high[inside] = (least + (most - least) * expit(logit(share) + of) for of in (-apart, apart))
+    inside = np.isfinite(least) & np.isfinite(most) & (values > least) & (values < most)
+    start, width = least[inside], most[inside] - least[inside]
+    share = (values[inside] - start) / width
+    apart = reach[inside] / width / (share * (1 - share))
+    low[inside], high[inside] = (start + width * expit(logit(share) + of) for of in (-apart, apart))
     return low, high
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmerank.convention import Convention
-from mmerank.engine.metrics import Metrics, keeps_mean_states
+from mmerank.engine.metrics import Metrics, keeps_mean_states, refuse_without_layers
 from mmerank.engine.plans.passes import Key, Passes, key
 from mmerank.eranks import ERANKS
 from mmerank.errors import UsageError
@@ -31,8 +31,8 @@ class Needs:
         passes: Those that the variants need.
 
     Raises:
-        UsageError: The adapter has no vision point of that name, fewer rows for a picture than are to be matched, or
-            no such layer.
+        UsageError: The adapter has no vision point of that name, fewer rows for a picture than are to be matched, no
+            such layer, or a metric from one layer to the next and one layer.
     """
 
     adapter: Adapter
@@ -61,6 +61,8 @@ class Needs:
         missing = [ERANKS[label] for label in self.adapter.undefined]
         everywhere = [*ERANKS.values(), *((point, "pair") for point in self.points)]
         self.measured = [where for where in everywhere if where not in missing]
+        if not self.points:
+            refuse_without_layers(self.convention.metrics)
         self.passes = Passes.of(self.variants)
         self._keep_means = keeps_mean_states(self.convention)
         whole = [variant for variant in self.variants if variant.read == "all"]

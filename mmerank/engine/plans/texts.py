@@ -14,7 +14,7 @@ from torch import Tensor
 from mmerank.convention import TextConvention
 from mmerank.engine.batches import Budget, budget_for
 from mmerank.engine.measurement import Measured, no_spectrum
-from mmerank.engine.metrics import Metrics
+from mmerank.engine.metrics import Metrics, refuse_without_layers
 from mmerank.engine.plans.dropout import dropout
 from mmerank.engine.plans.loss import mean_loss
 from mmerank.engine.plans.plan import Ask, Outcome
@@ -61,6 +61,9 @@ class Texts:
         dropout_seed: Leave dropout on, as the published code does in the untrained model, with random numbers
             that follow from this seed and the text's id, so that neither order nor batching matters; texts run
             one by one then. None: dropout is off.
+
+    Raises:
+        UsageError: A metric is from one layer to the next, and one layer is measured.
     """
 
     adapter: TextAdapter
@@ -71,6 +74,8 @@ class Texts:
 
     def __post_init__(self) -> None:
         self.points = self.points or {FINAL: self.adapter.layers[-1]}
+        if len(self.points) < 2:
+            refuse_without_layers(self.convention.metrics)
 
     def budget(self, device: torch.device, asked: int | None) -> Budget:
         """For positions; with dropout one text at a time."""
@@ -124,11 +129,13 @@ class Texts:
     def _reduce(
         self, name: str, batch: Sequence[Prepared], outcomes: Sequence[_Outcomes], ask: Ask
     ) -> Callable[[Tensor], None]:
-        metrics = Metrics(self.convention) if self.convention.metrics else None
+        skipped = self.convention.skip_first
 
         def reduce(h: Tensor) -> None:
             for item, found, states in zip(batch, outcomes, h, strict=True):
-                rows = states[self.convention.skip_first : len(item.sequence)]
+                rows = states[skipped : len(item.sequence)]
+                roles = item.sequence.roles[skipped:]
+                metrics = Metrics(self.convention, roles) if self.convention.metrics else None
                 found[name] = ask(rows, item.id, name, "text", text_cut=item.text_cut, metrics=metrics)
 
         return reduce

@@ -187,6 +187,8 @@ def metric_table(metrics: Mapping[str, Sequence[Mapping[str, Any]]], title: str)
     notes = []
     if any((known := known_as(name)) and known.kind == "paired states" for name in metrics):
         notes.append("of paired states: one number of all pairs, its interval by the jackknife")
+    if any((known := known_as(name)) and known.pooled for name in metrics):
+        notes.append("of pooled rows: one number of all examples, its interval by the jackknife over groups of them")
     if missing:
         reason = max(missing, key=lambda reason: missing[reason])
         notes.append(f"without a number: {sum(missing.values())}, mostly: {reason} (--json has every reason)")
