@@ -18,6 +18,7 @@ from mmerank.analysis.statistics.paired import FalseDiscovery
 from mmerank.analysis.steps import by_step
 from mmerank.convention import Aggregate
 from mmerank.errors import RunFolderError
+from mmerank.runs.fetched import run_folder
 from mmerank.runs.parts import read_whole
 from mmerank.runs.record import frame_of
 from mmerank.runs.settings import SUMMARY, read_settings, read_summary, results_in
@@ -27,7 +28,7 @@ def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
     """The records of a run folder by model, for `compare` and `mmerank.analysis.intervals.intervals`.
 
     Args:
-        folder: What `--out` was given.
+        folder: What `--out` was given, or `hub:OWNER/NAME[/RUN][@REVISION]`.
 
     Returns:
         A frame per model, checkpoints of a training in the order of their steps; of texts, with the records of its
@@ -36,11 +37,12 @@ def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
     Raises:
         RunFolderError: It is not a run folder, or has no records.
     """
-    stated = _stated(Path(folder))
-    table = read_whole(Path(folder), without=["spectrum"])
+    folder = run_folder(folder)
+    stated = _stated(folder)
+    table = read_whole(folder, without=["spectrum"])
     if not table.num_rows:
         raise RunFolderError(f"{folder}: has no records yet")
-    return by_model(Path(folder), table, stated, read_summary(Path(folder)))
+    return by_model(folder, table, stated, read_summary(folder))
 
 
 def by_model(
@@ -86,7 +88,7 @@ def estimates(
     which measure the pair input alone, are left out.
 
     Args:
-        folder: What `--out` was given.
+        folder: What `--out` was given, or `hub:OWNER/NAME[/RUN][@REVISION]`.
         bootstrap: Level, resamples, seed and method.
         aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`. Default: that of the run.
 
@@ -99,7 +101,8 @@ def estimates(
     Raises:
         RunFolderError: It is not a run folder, or has no records.
     """
-    by = aggregate or _stated(Path(folder))["convention"]["aggregate"]
+    folder = run_folder(folder)
+    by = aggregate or _stated(folder)["convention"]["aggregate"]
     return numbers_by_model(run_records(folder), by, bootstrap)
 
 
@@ -137,7 +140,7 @@ def differences(
     With the settings of the run these are the `tests` of its `summary.json`.
 
     Args:
-        folder: What `--out` was given.
+        folder: What `--out` was given, or `hub:OWNER/NAME[/RUN][@REVISION]`.
         bootstrap: Level, resamples, seed and method.
         aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`. Default: that of the run.
         false_discovery: How `q` is made, over all transforms of a model and all quantities that they can move.
@@ -149,7 +152,8 @@ def differences(
     Raises:
         RunFolderError: It is not a run folder of `mmerank perturb`, or has no records.
     """
-    by = aggregate or _stated(Path(folder), job="perturb")["convention"]["aggregate"]
+    folder = run_folder(folder)
+    by = aggregate or _stated(folder, job="perturb")["convention"]["aggregate"]
     found = []
     for model, records in run_records(folder).items():
         tests = paired_tests(records, aggregate=by, bootstrap=bootstrap, false_discovery=false_discovery)
@@ -163,7 +167,7 @@ def controls(folder: str | Path, *, aggregate: Aggregate | None = None) -> dict[
     """The nulls of a run of `mmerank perturb`, and where the base stands among them.
 
     Args:
-        folder: What `--out` was given.
+        folder: What `--out` was given, or `hub:OWNER/NAME[/RUN][@REVISION]`.
         aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`. Default: that of the run.
 
     Returns:
@@ -172,7 +176,8 @@ def controls(folder: str | Path, *, aggregate: Aggregate | None = None) -> dict[
     Raises:
         RunFolderError: It is not a run folder of `mmerank perturb`, or has no records.
     """
-    by = aggregate or _stated(Path(folder), job="perturb")["convention"]["aggregate"]
+    folder = run_folder(folder)
+    by = aggregate or _stated(folder, job="perturb")["convention"]["aggregate"]
     return {model: against_nulls(records, aggregate=by) for model, records in run_records(folder).items()}
 
 
