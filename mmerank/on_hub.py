@@ -24,15 +24,29 @@ def asked_of_hub(name: str, revision: str | None, file: str, *, of: str = "model
 
     try:
         get_hf_file_metadata(hf_hub_url(name, file, revision=revision, repo_type=of), timeout=HUB_TIMEOUT_S)
-    except hub.GatedRepoError:
-        return "access must be granted on its page first, and `hf auth login` done"
-    except hub.RepositoryNotFoundError:
-        return "no such repository; of a private one, `hf auth login` first"
-    except hub.RevisionNotFoundError:
-        return "no such revision"
     except hub.EntryNotFoundError:
         return "" if of == "dataset" else f"it has no {file}, so it is not a checkpoint of transformers"
     except Exception as error:  # the client below has changed, and its errors with it
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        return f"{NO_ANSWER}: {reason}"
+        return reason_of(error)
     return ""
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of huggingface_hub says of a repository.
+
+    Args:
+        error: Any that it raises.
+
+    Returns:
+        One line; begins with `NO_ANSWER` where it is not one of those that the hub answers with.
+    """
+    from huggingface_hub import errors as hub
+
+    if isinstance(error, hub.GatedRepoError):
+        return "access must be granted on its page first, and `hf auth login` done"
+    if isinstance(error, hub.RepositoryNotFoundError):
+        return "no such repository; of a private one, `hf auth login` first"
+    if isinstance(error, hub.RevisionNotFoundError):
+        return "no such revision"
+    reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+    return f"{NO_ANSWER}: {reason}"

@@ -25,7 +25,7 @@ from tests.test_cli import failure
 from tests.test_cli import run as command
 from tests.test_diff_erank import texts
 
-EVIL = "50 % & $x$_1 \\ #{}~^ | <b>"
+EVIL = "50 % & $x$_1 \\ #{}~^ | <b> ---c"
 COLUMNS = ["image_text_alignment", "erank5"]
 
 
@@ -118,9 +118,13 @@ def test_every_form(results: dict[str, Any], job: str) -> None:
 
 def test_latex_of_ones_own(results: dict[str, Any]) -> None:
     result = results["align"]
-    written = result.to_latex(label="tab:x", caption=EVIL, names={result.model: EVIL}, columns=COLUMNS)
+    written = result.to_latex(
+        label="tab:x", caption=EVIL.replace(" ", "\n\n"), names={result.model: EVIL}, columns=COLUMNS
+    )
     assert written.count(r"\begin{table*}") == written.count(r"\end{table*}") == 1
-    caption = r"50 \% \& \$x\$\_1 \textbackslash{} \#\{\}\textasciitilde{}\textasciicircum{} | $<$b$>$"
+    caption = (
+        r"50 \% \& \$x\$\_1 \textbackslash{} \#\{\}\textasciitilde{}\textasciicircum{} \textbar{} $<$b$>$ -{}-{}-c"
+    )
     assert f"\\caption{{{caption}}}\n\\label{{tab:x}}" in written and f"& {caption} & 3 &" in written
     heads = next(line for line in written.splitlines() if line.startswith("data &"))
     assert heads.index("Alignment") < heads.index("eRank5") and "eRank4" not in heads

@@ -19,6 +19,7 @@ from mmerank.analysis.steps import by_step
 from mmerank.convention import Aggregate
 from mmerank.eranks import FINAL
 from mmerank.errors import RunFolderError
+from mmerank.runs.fetched import run_folder
 from mmerank.runs.parts import read_whole
 from mmerank.runs.record import frame_of
 from mmerank.runs.settings import SUMMARY, read_settings, read_summary, results_in
@@ -28,7 +29,7 @@ def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
     """The records of a run folder by model, for `compare` and `mmerank.analysis.intervals.intervals`.
 
     Args:
-        folder: What `--out` was given.
+        folder: What `--out` was given, or `hub:OWNER/NAME[/RUN][@REVISION]`.
 
     Returns:
         A frame per model, checkpoints of a training in the order of their steps; of texts, with the records of its
@@ -37,11 +38,12 @@ def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
     Raises:
         RunFolderError: It is not a run folder, or has no records.
     """
-    stated = _stated(Path(folder))
-    table = read_whole(Path(folder), without=["spectrum"])
+    folder = run_folder(folder)
+    stated = _stated(folder)
+    table = read_whole(folder, without=["spectrum"])
     if not table.num_rows:
         raise RunFolderError(f"{folder}: has no records yet")
-    return by_model(Path(folder), table, stated, read_summary(Path(folder)))
+    return by_model(folder, table, stated, read_summary(folder))
 
 
 def by_model(
@@ -87,7 +89,7 @@ def estimates(
     which measure the pair input alone, are left out.
 
     Args:
-        folder: What `--out` was given.
+        folder: What `--out` was given, or `hub:OWNER/NAME[/RUN][@REVISION]`.
         bootstrap: Level, resamples, seed and method.
         aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`. Default: that of the run.
 
@@ -100,7 +102,8 @@ def estimates(
     Raises:
         RunFolderError: It is not a run folder, or has no records.
     """
-    by = aggregate or _stated(Path(folder))["convention"]["aggregate"]
+    folder = run_folder(folder)
+    by = aggregate or _stated(folder)["convention"]["aggregate"]
     return numbers_by_model(run_records(folder), by, bootstrap)
 
 
@@ -138,7 +141,7 @@ def differences(
     With the settings of the run these are the `tests` of its `summary.json`.
 
     Args:
-        folder: What `--out` was given.
+        folder: What `--out` was given, or `hub:OWNER/NAME[/RUN][@REVISION]`.
         bootstrap: Level, resamples, seed and method.
         aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`. Default: that of the run.
         false_discovery: How `q` is made, over all transforms of a model and all quantities that they can move.
@@ -150,7 +153,8 @@ def differences(
     Raises:
         RunFolderError: It is not a run folder of `mmerank perturb`, or has no records.
     """
-    by = aggregate or _stated(Path(folder), job="perturb")["convention"]["aggregate"]
+    folder = run_folder(folder)
+    by = aggregate or _stated(folder, job="perturb")["convention"]["aggregate"]
     found = []
     for model, records in run_records(folder).items():
         tests = paired_tests(records, aggregate=by, bootstrap=bootstrap, false_discovery=false_discovery)
@@ -164,7 +168,7 @@ def controls(folder: str | Path, *, aggregate: Aggregate | None = None) -> dict[
     """The nulls of a run of `mmerank perturb`, and where the base stands among them.
 
     Args:
-        folder: What `--out` was given.
+        folder: What `--out` was given, or `hub:OWNER/NAME[/RUN][@REVISION]`.
         aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`. Default: that of the run.
 
     Returns:
@@ -173,7 +177,8 @@ def controls(folder: str | Path, *, aggregate: Aggregate | None = None) -> dict[
     Raises:
         RunFolderError: It is not a run folder of `mmerank perturb`, or has no records.
     """
-    by = aggregate or _stated(Path(folder), job="perturb")["convention"]["aggregate"]
+    folder = run_folder(folder)
+    by = aggregate or _stated(folder, job="perturb")["convention"]["aggregate"]
     return {model: against_nulls(records, aggregate=by) for model, records in run_records(folder).items()}
 
 

@@ -16,6 +16,7 @@ from mmerank.commands.encode import encode
 from mmerank.commands.groups import with_groups
 from mmerank.commands.metrics import metrics
 from mmerank.commands.perturb import perturb
+from mmerank.commands.push import push
 from mmerank.commands.report import report
 from mmerank.commands.reproduce import reproduce
 from mmerank.commands.study import study
@@ -49,7 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (align, perturb, diff, encode, study, reproduce, report, doctor, metrics, demo):
+for command in (align, perturb, diff, encode, study, reproduce, report, push, doctor, metrics, demo):
     app.command(cls=_Command)(with_groups(command))
 
 

@@ -161,7 +161,8 @@ Runs = Annotated[
     list[Path],
     typer.Argument(
         metavar="RUN",
-        help="Folders that --out of align, perturb, diff, encode or demo was given.",
+        help="Folders that --out of align, perturb, diff, encode or demo was given; of report also "
+        "hub:OWNER/NAME\\[/RUN]\\[@REVISION], as push makes one.",
         show_default=False,
     ),
 ]

@@ -24,6 +24,7 @@ from mmerank.inputs.selection import ALL, Selection
 from mmerank.jobs.clip import Clip, clip_embeddings, clip_in
 from mmerank.jobs.shown import Result, as_run
 from mmerank.models.adapter import Adapter, check_adapter
+from mmerank.runs.fetched import run_folder
 from mmerank.runs.folder import RunFolder, open_run
 
 
@@ -33,8 +34,9 @@ class Alignment(Result, AlignmentResult):
     @classmethod
     def from_run(cls, folder: str | Path, model: str | None = None) -> Self:
         """As above, with CLIP's embeddings where they were asked for."""
+        folder = run_folder(folder)
         found = super().from_run(folder, model)
-        clip = clip_in(Path(folder), [record.example for record in found.records])
+        clip = clip_in(folder, [record.example for record in found.records])
         return found if clip is None else replace(found, clip=clip)
 
     @cached_property

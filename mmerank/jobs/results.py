@@ -49,7 +49,7 @@ class Results(Result, Sequence[Any]):
         """The results of run folders, of every model in them.
 
         Args:
-            folders: What `--out` was given, or folders of such folders.
+            folders: What `--out` was given, folders of such folders, or `hub:OWNER/NAME[/RUN][@REVISION]`.
             names: What to call models in tables.
 
         Returns:

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from mmerank.errors import RunFolderError, did_you_mean
+from mmerank.runs.fetched import fetched_runs, is_on_hub
 
 SETTINGS = "run.json"
 _NAMED = 8
@@ -16,13 +17,13 @@ def run_folders(folders: Iterable[str | Path]) -> list[Path]:
     """The run folders that are named, and those in folders of run folders, as `mmerank demo` makes one.
 
     Args:
-        folders: Of either kind.
+        folders: Of either kind; or `hub:OWNER/NAME[/RUN][@REVISION]`, which is fetched.
 
     Returns:
         Run folders, in the order given, those of one folder by name.
 
     Raises:
-        RunFolderError: One is neither.
+        RunFolderError: One is neither, or cannot be fetched.
         TypeError: Something else than a path is among them.
     """
     if isinstance(folders, (str, Path)) or not isinstance(folders, Iterable):
@@ -34,7 +35,7 @@ def run_folders(folders: Iterable[str | Path]) -> list[Path]:
                 f"expected paths of run folders, got {type(folder).__name__} among them; a result is kept in one by "
                 "out=FOLDER, and results in memory are compared by mmerank.compare"
             )
-        found += _runs_of(Path(folder))
+        found += fetched_runs(folder) if is_on_hub(folder) else _runs_of(Path(folder))
     return found
 
 

@@ -21,6 +21,7 @@ from mmerank.report.numbers import all_numbers, placed
 from mmerank.report.render.formats import csv, latex, latex_list, markdown, markdown_list
 from mmerank.report.render.html import Drawing, page
 from mmerank.report.tables import null_table, printed_tables
+from mmerank.runs.fetched import is_on_hub
 
 FORMATS = ("html", "latex", "csv", "markdown")
 
@@ -36,7 +37,7 @@ def report(
     """Write tables, figures and one HTML page of finished runs, from their folders alone.
 
     Args:
-        runs: Run folders, of any kinds, and folders of run folders.
+        runs: Run folders, of any kinds, folders of run folders, and `hub:OWNER/NAME[/RUN][@REVISION]`.
         out: Where to. Default: `report` in the folder, if one is named.
         formats: Any of `html`, `latex`, `csv`, `markdown`. Default: all of them, and every figure as PDF and PNG.
         with_data: Read the data that a run names again wherever they lie, for texts and pictures on the page. Without
@@ -49,8 +50,8 @@ def report(
     Raises:
         RunFolderError: A folder is not a run's, has no records, or they are damaged.
         TypeError: `runs` is no list of paths.
-        UsageError: There is no run, no such format or model, several folders are named and no `out`, or it cannot be
-            written to.
+        UsageError: There is no run, no such format or model, several folders or one on the hub are named and no
+            `out`, or it cannot be written to.
     """
     require_local(out, "--out")
     folders = run_folders(runs)
@@ -60,6 +61,8 @@ def report(
         raise UsageError(f"unknown format {unknown[0]!r}; known: {', '.join(FORMATS)}")
     if out is None and len(runs) > 1:
         raise UsageError("of several runs, name the folder to write to: --out DIR")
+    if out is None and is_on_hub(runs[0]):
+        raise UsageError(f"{runs[0]}: of a run on the hub, name the folder to write to: --out DIR")
     read = [
         replace(run, names={**run.names, **{of: name for of, name in (names or {}).items() if of in run.frames}})
         for run in read_runs(folders)

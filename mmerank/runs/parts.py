@@ -54,8 +54,21 @@ def write_part(path: Path, records: Iterable[Record], metrics: Sequence[pa.Field
     Returns:
         Where it is: the name has the file's digest, too.
     """
+    return write_table(path, table_of(records, pa.schema([*SCHEMA, *metrics])), of=of)
+
+
+def write_table(path: Path, table: pa.Table, *, of: str = "") -> Path:
+    """The same of records in a table, as `read_part` gives it.
+
+    Args:
+        path: As of `write_part`.
+        table: The records.
+        of: As of `write_part`.
+
+    Returns:
+        As of `write_part`.
+    """
     sink = pa.BufferOutputStream()
-    table = table_of(records, pa.schema([*SCHEMA, *metrics]))
     table = table.replace_schema_metadata({_OF: of}) if of else table
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     content = sink.getvalue()

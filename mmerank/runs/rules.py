@@ -34,6 +34,8 @@ class Rules:
     Attributes:
         of: What the data are known by, see `mmerank.runs.settings.data_fingerprint`.
         metrics: The columns of the metrics that the settings state.
+        fingerprints: What records of each model know it by; records of earlier versions by any of them, others by
+            the first.
 
     Raises:
         RunFolderError: The settings name no layers that a model could have.
@@ -49,7 +51,7 @@ class Rules:
         # Records of a trained model do not depend on the twin's mode, and earlier versions copied them as they were.
         others = ("eval", "train") if "untrained_mode" in stated else ()
         modes = [stated, *({**stated, "untrained_mode": mode} for mode in others)]
-        self._fingerprints = {
+        self.fingerprints = {
             model: [record_fingerprint(source, mode) for mode in modes] for model, source in self._models.items()
         }
         self._chosen: str = settings.get("layers", "")
@@ -106,7 +108,7 @@ class Rules:
             name, found = pair["model"], pair["fingerprint"]
             if name not in self._models:
                 raise DamagedPart(f"records of {name!r}, which is no model of this run")
-            known = self._fingerprints[name]
+            known = self.fingerprints[name]
             # What earlier versions knew a twin by is not stated.
             if found not in known[: None if older else 1] and not (older and self._models[name].get("untrained")):
                 raise DamagedPart(f"records of {name!r} under another convention, or of other weights ({found})")

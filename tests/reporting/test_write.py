@@ -324,8 +324,9 @@ def test_latex_is_balanced(written: Path) -> None:
 
 def test_a_bracket_at_the_beginning_of_a_line_of_latex() -> None:
     row = (("[3cm].json", "a_[b]"), 5, (Cell("1.00"),))
-    text = latex(Printed("align", "Image-text alignment", ("eRank1",), (row,)))
+    text = latex(Printed("align", "Image-text alignment", ("of ours, twice [3cm]",), (row,)))
     assert "\n{[}3cm].json & a\\_{[}b] & 5 & 1.00" in text
+    assert r"\shortstack[r]{of ours, \\ twice {[}3cm]}" in text
 
 
 def test_nothing_of_a_csv_is_computed() -> None:

@@ -213,7 +213,7 @@ class AlignmentResult:
         """The result that a finished run folder holds, without the model.
 
         Args:
-            folder: What `--out` was given.
+            folder: What `--out` was given, or `hub:OWNER/NAME[/RUN][@REVISION]`.
             model: Which of its models; None where it has one.
 
         Returns:

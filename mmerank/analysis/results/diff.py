@@ -96,7 +96,7 @@ class DiffResult:
         """The result that a finished run folder holds, without the models.
 
         Args:
-            folder: What `--out` was given.
+            folder: What `--out` was given, or `hub:OWNER/NAME[/RUN][@REVISION]`.
             model: Which of its trained models; None where it has one.
 
         Returns:

@@ -207,7 +207,7 @@ class EncodingResult:
         """The result that a finished run folder holds, without the encoder.
 
         Args:
-            folder: What `--out` was given.
+            folder: What `--out` was given, or `hub:OWNER/NAME[/RUN][@REVISION]`.
             model: Which of its trained encoders; None where it has one.
 
         Returns:

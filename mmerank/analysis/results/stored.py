@@ -12,6 +12,7 @@ from mmerank.convention import AnyConvention
 from mmerank.errors import RunFolderError, UsageError, did_you_mean
 from mmerank.inputs.example import Skipped
 from mmerank.inputs.selection import Selection
+from mmerank.runs.fetched import run_folder
 from mmerank.runs.parts import read_whole
 from mmerank.runs.record import Record, records_of
 from mmerank.runs.settings import SUMMARY, convention_in, read_settings, read_summary, results_in
@@ -84,7 +85,7 @@ def stored(folder: str | Path, job: str, model: str | None = None) -> Stored:
     """What a finished run folder holds of one model.
 
     Args:
-        folder: What `--out` was given.
+        folder: What `--out` was given, or `hub:OWNER/NAME[/RUN][@REVISION]`.
         job: Of which it must be a run.
         model: Which of its models; None where it has one.
 
@@ -95,7 +96,7 @@ def stored(folder: str | Path, job: str, model: str | None = None) -> Stored:
         RunFolderError: It is no finished run of this job, or something is gone.
         UsageError: It holds several models, or not this one.
     """
-    folder = Path(folder)
+    folder = run_folder(folder)
     settings = read_settings(folder, needs=("job", "data", "convention", "models"))
     if settings["job"] != job or "name" not in settings["data"]:
         raise RunFolderError(f"{folder}: expected a run of {job}, got one of {settings['job']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from textwrap import wrap
 
@@ -24,6 +25,7 @@ _LATEX = {
     "±": r"$\pm$",
     "<": "$<$",
     ">": "$>$",
+    "|": r"\textbar{}",  # else a dash
     "\N{MINUS SIGN}": "$-$",
     "Δ": r"$\Delta$",
     "…": r"\ldots{}",
@@ -128,6 +130,7 @@ def _tables(
     heads: Sequence[str], named: int, blocks: Sequence[Sequence[Sequence[str]]], caption: str, note: str, label: str
 ) -> str:
     """Lines that belong together stay together; a table that is too long for a page goes on in another one."""
+    caption = " ".join(caption.split())  # which may be no more than one paragraph
     pages: list[list[str]] = [[]]
     above: list[str] = []
     for first, *below in blocks:
@@ -176,8 +179,12 @@ def _inert(value: object) -> object:
 
 
 def _latex_names(names: Sequence[str]) -> list[str]:
-    # Where a line begins with a bracket, the line break before it takes what follows for a length.
-    return [_latex(shortened(name)).replace("[", "{[}") for name in names]
+    return [_begun(_latex(shortened(name))) for name in names]
+
+
+def _begun(line: str) -> str:
+    """Where a line begins with a bracket, the line break before it takes what follows for a length."""
+    return line.replace("[", "{[}")
 
 
 def _small(text: str) -> str:
@@ -185,7 +192,7 @@ def _small(text: str) -> str:
 
 
 def _stacked(head: str) -> str:
-    return r" \\ ".join(map(_latex, wrap(head, _HEAD_WIDTH)))
+    return r" \\ ".join(_begun(_latex(line)) for line in wrap(head, _HEAD_WIDTH))
 
 
 def _latex_cell(cell: Cell) -> str:
@@ -195,7 +202,8 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+    # Of two hyphens LaTeX makes a dash.
+    return re.sub("-(?=-)", "-{}", "".join(_LATEX.get(sign, sign) for sign in text))
 
 
 def _markdown_cell(cell: Cell) -> str:
