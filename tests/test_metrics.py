@@ -29,7 +29,8 @@ from mmerank.engine.metrics import Metrics
 from mmerank.errors import NoValue, RunFolderError, UsageError
 from mmerank.formulas.asked import ELSEWHERE, asked_for
 from mmerank.formulas.cloud import Cloud
-from mmerank.formulas.table import METRICS, Entry
+from mmerank.formulas.entry import Entry
+from mmerank.formulas.table import METRICS
 from mmerank.inputs.sequence import Role
 from mmerank.report.numbers import all_numbers
 from mmerank.report.write import report

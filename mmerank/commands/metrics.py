@@ -10,7 +10,7 @@ from mmerank.commands.results import check_writable, write_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mmerank.formulas.table import Entry
+    from mmerank.formulas.entry import Entry
 
 
 def metrics(*, json_file: options.Json = None, debug: options.Debug = False) -> None:

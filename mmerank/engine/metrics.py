@@ -15,7 +15,7 @@ from mmerank.errors import UsageError
 from mmerank.formulas.arrays import Floats
 from mmerank.formulas.asked import between, entry, value_of
 from mmerank.formulas.cloud import Cloud, Known
-from mmerank.formulas.table import FITTED, SAMPLED, Entry
+from mmerank.formulas.entry import FITTED, SAMPLED, Entry
 from mmerank.inputs.sequence import Role
 from mmerank.runs.record import MATCHED, NO_VALUE, VALUE, open_fields
 from mmerank.states.reductions import orders

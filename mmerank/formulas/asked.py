@@ -13,7 +13,8 @@ from mmerank.convention import Convention, TextConvention, in_order
 from mmerank.digests import digest_of
 from mmerank.errors import NoSpectrum, NoValue, UsageError, did_you_mean
 from mmerank.formulas.arrays import Floats
-from mmerank.formulas.table import FITTED, METRICS, POOLED, Entry
+from mmerank.formulas.entry import FITTED, POOLED, Entry
+from mmerank.formulas.table import METRICS
 
 # A name, a function or class of your own, or a name and one of them.
 Asking = TypeVar("Asking", Convention, TextConvention)

@@ -9,9 +9,9 @@ from functools import cached_property
 import numpy as np
 
 from mmerank.formulas.arrays import EPS, Floats, as_rows, centred, centred_unit_rows, unit_rows
+from mmerank.formulas.entry import Entry
 from mmerank.formulas.geometric import OF_NEAREST, nearest
 from mmerank.formulas.spectra import OF_VALUES, Form, roots, values_of_gram
-from mmerank.formulas.table import Entry
 
 # Rows that are nearer to their mean, as a share of the largest number among them, take no part of its inner products.
 _APART = 1e-30

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 import mmerank
 from mmerank.errors import DegenerateTokens, MmerankError, NonFiniteTokens, NoSpectrum, UsageError
-from mmerank.formulas.table import METRICS, Entry
+from mmerank.formulas.entry import Entry
+from mmerank.formulas.table import METRICS
 from tests.conftest import GOLDEN
 from tests.formulas.clouds import Floats, clouds, plain, rough
 

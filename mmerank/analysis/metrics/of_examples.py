@@ -21,7 +21,7 @@ from mmerank.analysis.sample import Floats, Sample, mean_of_those_there, of_pict
 from mmerank.convention import Aggregate
 from mmerank.errors import UsageError
 from mmerank.formulas.asked import entry
-from mmerank.formulas.table import Entry
+from mmerank.formulas.entry import Entry
 from mmerank.runs.record import MATCHED, VALUE
 
 _SEES: dict[str, Literal["image", "text", "pair"]] = {"image": "image", "text": "text", "pair": "pair"}

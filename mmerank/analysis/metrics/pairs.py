@@ -21,8 +21,8 @@ from mmerank.analysis.sample import Floats, PairSample, Sample, no_means
 from mmerank.analysis.statistics.calibration import Permuted, permuted
 from mmerank.convention import Aggregate
 from mmerank.formulas.asked import value_of
+from mmerank.formulas.entry import Entry
 from mmerank.formulas.similarity import permuted_cka, permuted_knn
-from mmerank.formulas.table import Entry
 
 # With more examples, what has no shorter way has no interval and no null: each example is a computation anew.
 LEFT_OUT = 100

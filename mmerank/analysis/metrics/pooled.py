@@ -23,7 +23,7 @@ from mmerank.analysis.metrics.layers import layer_names
 from mmerank.analysis.sample import Floats, PairSample, Sample, no_means, of_pictures
 from mmerank.eranks import FINAL
 from mmerank.formulas.asked import value_of
-from mmerank.formulas.table import FITTED, Entry
+from mmerank.formulas.entry import FITTED, Entry
 
 # Of more examples a random choice is taken: distances between modalities are of matrices as large as the pooled rows,
 # and are published of 100 examples.
