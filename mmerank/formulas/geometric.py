@@ -338,7 +338,7 @@ def _log_ratios(near: Floats) -> Floats:
 
 
 def _lengths(v: Floats) -> Floats:
-    """Of rows whose squares do not overflow, in half the time of `numpy.linalg.norm`."""
+    """Of rows whose squares do not overflow, in less time than `numpy.linalg.norm` takes."""
     lengths: Floats = np.sqrt(np.einsum("ij,ij->i", v, v))
     return lengths
 

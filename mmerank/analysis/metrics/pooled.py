@@ -25,12 +25,12 @@ from mmerank.eranks import FINAL
 from mmerank.formulas.asked import value_of
 from mmerank.formulas.entry import FITTED, Entry
 
-# Of more examples a random choice is taken: distances between modalities are of matrices as large as the pooled rows,
-# and are published of 100 examples.
-MOST_EXAMPLES = {True: 1000, False: 100}  # by whether a map is fitted
+# Of more examples a random choice is taken: a fit takes rows times the square of the width, and MIR, published of 100
+# examples, matrices as large as the pooled rows.
+MOST_FITTED, MOST_OF_LAYERS = 1000, 100
 # Each is left out in turn, and all computed anew.
 GROUPS = 10
-# Of what is added to the width, so many rows for each column: with as many as columns a fit is noise on other rows.
+# Rows of the fit for each column, and for the offset: with as many rows as columns it is noise on other rows.
 _ROWS_FOR_EACH = 2
 _CALLED = {
     "x": "the rows of the first layer",
@@ -139,9 +139,8 @@ def pooled_samples(metric: Entry, records: pd.DataFrame) -> Iterator[tuple[str, 
             places = {"llm" if len(layers) == 1 else f"{len(layers)} layers": tuple(layers)}
         names = tuple(f"{metric.name}/{place}/pair" for place in places)
         of_places = tuple(tuple(kept[point] for point in points) for points in places.values())
-        if places:
-            most = 1.0 if metric.high == "1" else math.inf
-            yield "", _sample(names, examples, Pooled(metric, of_places, examples), (-math.inf, most))
+        most = 1.0 if metric.high == "1" else math.inf
+        yield "", _sample(names, examples, Pooled(metric, of_places, examples), (-math.inf, most))
     elif fitted and set(records["input"]) == {"text"}:
         models = sorted(there["model"].unique(), key=lambda name: str(name).startswith(TWIN))
         twins = [model for model in models if str(model).startswith(TWIN)]
@@ -178,7 +177,7 @@ class _Ends:
 
     def __call__(self, columns: Floats) -> tuple[Floats, Floats]:
         """As `PairSample.of_columns`."""
-        values, without = (self._ends(of) for of in self.each(columns))
+        values, without = map(self._ends, self.each(columns))
         return values, without
 
     @staticmethod
@@ -191,7 +190,7 @@ class _Ends:
 def _kept(records: pd.DataFrame, layers: Sequence[str], fitted: bool) -> tuple[tuple[str, ...], dict[str, Kept]]:
     """Ids of the examples, sorted, at most so many; and at each layer the rows of each."""
     ids = sorted(map(str, records["example"].unique()))
-    most = MOST_EXAMPLES[fitted]
+    most = MOST_FITTED if fitted else MOST_OF_LAYERS
     chosen = ids if len(ids) <= most else sorted(random.Random(0).sample(ids, most))
     found: dict[str, Kept] = {}
     for point in layers:

@@ -37,7 +37,8 @@ def metric_numbers(
         `point`, `input`, `rows` (`all`, or `matched` where as many were drawn everywhere), `value`, `interval`, `n`
         (examples with a number) and, where some have none, `no_value`: how many, by reason. What does not exist is
         None. Statistics of pairs are of the image states at a point and the texts' at the LLM; those of which more is
-        better have `null`, see `mmerank.analysis.pairing.against_null`. Of a metric of records, which has no place
+        better have `null`, see `mmerank.analysis.pairing.against_null`. Metrics of pooled rows stand at the layers
+        that they are taken of, see `mmerank.analysis.metrics.pooled`. Of a metric of records, which has no place
         among the measurements, `point` is empty for pairs, and `input` the name of the number.
     """
     asked = set(columns_of(records))
