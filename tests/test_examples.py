@@ -1,4 +1,4 @@
-"""The commands of the documents run as they stand, in a folder that holds what they name, as small models and data."""
+"""The commands of the documents run as they stand, in a folder that holds small models and data under their names."""
 
 from __future__ import annotations
 
