@@ -1,13 +1,12 @@
 """Pages of the documentation that are made of something else, so that nothing is written twice; mkdocs runs it.
 
-README.md gives the first page and those on language models and on probing; CONTRIBUTING.md and CHANGELOG.md one each;
+README.md gives the first page, CONTRIBUTING.md and CHANGELOG.md one each;
 the command line its reference, from the code; the public names theirs, for mkdocstrings; each notebook a page with
 its outputs.
 """
 
 import inspect
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -21,10 +20,9 @@ import mmerank
 from mmerank.commands.app import app
 
 ROOT = Path(__file__).parents[1]
-# Sections of README.md that are pages of their own.
-SECTIONS = {"text.md": "Language models: Diff-eRank", "probing.md": "Probe your own model"}
 # In a table, where a bare one ends a cell, but in code.
 BAR = "\\|"
+BRACKET = "\\["  # else the beginning of a link
 # Where documents point outside docs/ to what is a page here.
 PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "../README.md": "index.md"}
 
@@ -46,19 +44,25 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Lead links of documents to what is a page here.
+
+    Args:
+        markdown: Of any page.
+
+    Returns:
+        The same with links to pages.
+    """
+    return relinked(markdown).replace(".ipynb)", ".md)")
+
+
 def pages() -> Iterator[tuple[str, str]]:
     """All pages that are made.
 
     Yields:
         File name in docs/, and Markdown.
     """
-    readme = (ROOT / "README.md").read_text()
-    for name, title in SECTIONS.items():
-        section = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## )", readme, re.MULTILINE | re.DOTALL)
-        assert section is not None, f"README.md has no section {title!r}"
-        yield name, relinked(f"# {title}\n{section[1]}")
-        readme = readme.replace(section[0], "")
-    yield "index.md", relinked(readme)
+    yield "index.md", relinked((ROOT / "README.md").read_text())
     yield "contributing.md", relinked((ROOT / "CONTRIBUTING.md").read_text())
     yield "changelog.md", relinked((ROOT / "CHANGELOG.md").read_text())
     yield "command-line.md", command_line()
@@ -110,7 +114,7 @@ def command_line() -> str:
             default = parameter.default
             stated = default not in (None, "") and default is not False and default != [] and not callable(default)
             shown = f"`{default}`" if stated else ""
-            lines.append(f"| {names} | {shown} | {text.replace('|', BAR)} |")
+            lines.append(f"| {names} | {shown} | {text.replace('|', BAR).replace('[', BRACKET)} |")
         lines.append("")
     return "\n".join(lines)
 

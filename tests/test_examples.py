@@ -1,4 +1,4 @@
-"""The commands of the documents run as they stand, in a folder that holds what they name, as small ones."""
+"""The commands of the documents run as they stand, in a folder that holds small models and data under their names."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import transformers
 import typer
 
+import mmerank
 from mmerank.__main__ import main
 from mmerank.commands.app import app
 from mmerank.inputs import hub
-from tests.adapters.text_cases import OPT
+from tests.adapters.text_cases import OPT, opt_tokenizer
 from tests.conftest import GOLDEN
-from tests.test_docs import DOCUMENTS, FENCE, commands
+from tests.test_docs import DOCUMENTS, FENCE, ROOT, commands
+from tests.test_monitor import PROBES, logged, small_model, trainer
 from tests.test_texts import jsonl
 
 # What the documents name that no small folder stands for: revisions on the hub, lm-eval's own data, tables of the
 # paper (tests/test_reproduction.py), and models of the web.
 NOT_HERE = ("--revisions", "--accuracy", "--models-from", "reproduce table6", "reproduce figure1")
+README = ROOT / "README.md"
 SAMPLES: list[dict[str, Any]] = json.loads((GOLDEN / "samples.json").read_text())
 
 
@@ -99,6 +103,17 @@ def test_commands_run(folder: Path, document: str, capsys: pytest.CaptureFixture
     for words in here:
         run(words)
     assert "eRank" in capsys.readouterr().out
+
+
+def test_the_monitored_trainer_of_the_readme(tmp_path: Path) -> None:
+    (block,) = [content for _, content in FENCE.findall(README.read_text()) if "def monitored" in content]
+    namespace: dict[str, Any] = {"mmerank": mmerank}
+    exec(block, namespace)
+    opt_tokenizer(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
+    training = namespace["monitored"](trainer(tmp_path / "out", tokenizer, small_model(), 1), PROBES)
+    training.train()
+    assert logged(training.state.log_history)
 
 
 def test_commands_in_sentences_have_the_options_that_they_name() -> None:

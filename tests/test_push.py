@@ -228,6 +228,8 @@ def test_names_of_runs_on_the_hub(hub: Hub, name: str, error: type[Exception], m
     [
         ("untrained seed 0 of /home/me/a b/model", "untrained seed 0 of model"),
         (r"C:\Users\me\model", "model"),
+        ("/home/me/model/", "model/"),
+        ("['/home/me/a', '/home/me/b']", "['a', 'b']"),
         ("file:///home/me/pairs.csv", "pairs.csv"),
         ("ViT-B-32:/home/me/clip.pt", "ViT-B-32:clip.pt"),
         ("csv:s3://bucket/a/b.csv?images=/home/me/b", "csv:s3://bucket/a/b.csv?images=b"),

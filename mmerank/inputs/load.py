@@ -142,7 +142,7 @@ def load_data(
 
     Example:
         >>> rows = [{"file": "a.png", "caption": "A cat."}, {"file": "b.png", "caption": "A dog."}]
-        >>> [example.text for example in load_data(rows, image="file", response="caption", instruction="")]
+        >>> sorted(example.text for example in load_data(rows, image="file", response="caption", instruction=""))
         ['A cat.', 'A dog.']
     """
     columns = Columns(image, response, instruction, id)

@@ -26,9 +26,9 @@ NOT_SHARED = "not shared, since a reason may quote the data"
 _END = r"/\\?#&'\""  # of a folder's name
 _FOLDERS = re.compile(
     # /home/me/, ~/, file:///home/me/; no slash behind a word, as in owner/name, or of https://
-    rf"file:///(?:[^{_END}]+/)*|(?<![\w/.)\]~*-])(?:~[\w.-]*)?/(?![/\s])(?:[^{_END}]+/)*"
+    rf"(?:file:///(?:[^{_END}]+/)*|(?<![\w/.)\]~*-])(?:~[\w.-]*)?/(?![/\s])(?:[^{_END}]+/)*"
     rf"|(?<!\w)[A-Za-z]:[\\/](?:[^{_END}]+[\\/])*"
-    rf"|\\\\(?:[^{_END}]+\\)*"
+    rf"|\\\\(?:[^{_END}]+\\)*)(?=[^{_END}])"  # the last part stays, also before a slash
 )
 _ACCOUNT = re.compile(r"(?<=://)[^/\s@]+@")
 _TOKENS = ("strongest_token", "decisive_token")
