@@ -19,7 +19,7 @@ from mmerank.durable import whole
 from mmerank.errors import RunFolderError
 from mmerank.files import NotAFileError, regular_bytes
 from mmerank.runs.columns import DamagedPart
-from mmerank.runs.record import SCHEMA, Record, complete, records_of, table_of
+from mmerank.runs.record import PICTURES, SCHEMA, Record, complete, fields_for, records_of, table_of
 from mmerank.runs.rules import Rules
 from mmerank.runs.settings import read_settings
 
@@ -52,7 +52,8 @@ def write_part(path: Path, records: Iterable[Record], metrics: Sequence[pa.Field
         Where it is: the name has the file's digest, too.
     """
     sink = pa.BufferOutputStream()
-    table = table_of(records, pa.schema([*SCHEMA, *metrics]))
+    rows = list(records)
+    table = table_of(rows, pa.schema([*SCHEMA, *fields_for(rows), *metrics]))
     table = table.replace_schema_metadata({_OF: of}) if of else table
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     content = sink.getvalue()
@@ -104,12 +105,12 @@ def read_part(part: Path, rules: Rules) -> pa.Table:
     if name is not None and _digest(content) != name[2]:
         raise DamagedPart("its content is not what was written: the digest in its name is of something else")
     table = read_table(content, sound=name is not None)
-    columns = table.num_columns - len(rules.metrics)
-    known = [*list(SCHEMA)[:columns], *rules.metrics]
-    # What earlier versions wrote has no metrics.
-    if columns not in ([len(SCHEMA)] if rules.metrics else VERSIONS) or table.schema.remove_metadata() != pa.schema(
-        known
-    ):
+    several = [PICTURES] if PICTURES.name in table.column_names else []
+    columns = table.num_columns - len(several) - len(rules.metrics)
+    known = [*list(SCHEMA)[:columns], *several, *rules.metrics]
+    # What earlier versions wrote has no metrics, and no several pictures.
+    versions = [len(SCHEMA)] if rules.metrics or several else VERSIONS
+    if columns not in versions or table.schema.remove_metadata() != pa.schema(known):
         raise DamagedPart("other columns than those of records")
     if (table.schema.metadata or {}).get(_OF) not in (None, rules.of.encode()):
         raise DamagedPart("a part of another run, of other data")
@@ -140,7 +141,9 @@ def read_whole(folder: Path, *, model: str | None = None, without: Collection[st
     for part in parts:
         assert rules is not None
         try:
-            here = complete(read_part(part, rules), schema)
+            here = read_part(part, rules)
+            several = [PICTURES] if PICTURES.name in here.column_names and PICTURES.name not in without else []
+            here = complete(here, pa.schema([*schema, *several]))
         except FileNotFoundError:
             continue  # the run goes on at this moment, and has set it aside
         except DamagedPart as error:
@@ -156,7 +159,7 @@ def read_whole(folder: Path, *, model: str | None = None, without: Collection[st
             here = here.filter(pa.array([key not in known for key in keys]))
         known.update(keys)
         found.append(here)
-    return pa.concat_tables(found) if found else schema.empty_table()
+    return pa.concat_tables(found, promote_options="default") if found else schema.empty_table()
 
 
 def read_records(folder: Path, *, model: str | None = None) -> list[Record]:
