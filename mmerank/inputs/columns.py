@@ -9,7 +9,7 @@ from typing import Any
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs.example import Example, Skipped, kind, no_picture
 from mmerank.inputs.rows import column_text, entries_of, without_repeated_texts
-from mmerank.inputs.sources import Place, picture_sources
+from mmerank.inputs.sources import Place, as_list, picture_sources
 from mmerank.inputs.table_files import Row, Table
 
 
@@ -104,7 +104,7 @@ class Columns:
         if (value := row.get(self.image)) is None:
             raise DataError("no image")
         if (source := picture_sources(value, within)) is None:
-            found = no_picture(list(value) if getattr(value, "ndim", None) == 1 else value)
+            found = no_picture(as_list(value))
             raise DataError(f"{self.image} is {found}, expected a path, the content of a file or a picture")
         return Example(name, source, asked, response)
 

@@ -59,14 +59,19 @@ def picture_sources(value: object, within: Place | None = None) -> Pictures | No
     Raises:
         DataError: As of `picture_source`.
     """
-    if getattr(value, "ndim", None) == 1:  # a list in a column of pandas
-        value = list(value)  # type: ignore[call-overload]
+    value = as_list(value)
     if not isinstance(value, (list, tuple)):
         return picture_source(value, within)
     found = [source for of in value if (source := picture_source(of, within)) is not None]
     if not found or len(found) < len(value):
         return None
     return found[0] if len(found) == 1 else tuple(found)
+
+
+def as_list(value: object) -> object:
+    """A list in a column of pandas, which is an array there, as a list; anything else as it is."""
+    is_array = hasattr(value, "dtype") and getattr(value, "ndim", None) == 1
+    return list(value) if is_array else value  # type: ignore[call-overload]
 
 
 def picture_content(value: object, within: Place | None = None) -> bytes:

@@ -18,7 +18,7 @@ from mmerank import Alignment, Convention, Example, align, load_data, perturb
 from mmerank.errors import DataError
 from mmerank.inputs.contents import content_of, difference, picture_stamp
 from mmerank.inputs.example import fingerprint
-from mmerank.inputs.pictures import open_pictures
+from mmerank.inputs.pictures import Encoded, open_pictures
 from mmerank.inputs.transforms.transform import parse
 from mmerank.inputs.variants import variant
 from mmerank.runs.parts import read_records
@@ -108,6 +108,8 @@ def test_batches_order_and_separate_passes_change_nothing(name: str) -> None:
 
 
 def test_a_list_of_one_is_a_picture(tmp_path: Path) -> None:
+    (buffer,) = Example("a", memoryview(b"of a file"), "", "b").pictures  # it has one dimension, and is no list
+    assert isinstance(buffer, Encoded) and buffer.read() == b"of a file"
     listed = [Example(of.id, [of.image], of.instruction, of.response) for of in EXAMPLES]
     assert listed == EXAMPLES and fingerprint(listed) == fingerprint(EXAMPLES)
     before = align(adapter("internvl"), EXAMPLES)
