@@ -303,7 +303,9 @@ def test_one_degenerate_example_leaves_the_others() -> None:
         ({"response": 5}, "the response is a number (5), expected text"),
         ({"id": 7.5}, "the id is a number (7.5), expected text"),
         ({"image": 3.5}, "the image is a number (3.5), expected a path, a file's content or a picture"),
-        ({"image": (Image.new("L", (9, 9)),) * 2}, "it has 2 pictures; examples with one are measured"),
+        ({"image": (Image.new("L", (9, 9)),) * 2}, "reads one (its adapter takes no more)"),
+        ({"image": [Image.new("L", (9, 9)), 7]}, "the image is a list of 2, whose picture 2 is a number (7)"),
+        ({"image": []}, "the image is an empty list, expected a path"),
         ({"image": Image.new("1", (300_000, 10))}, "padded to a square, it has 300000 x 300000 px, over the limit"),
     ],
 )

@@ -129,6 +129,8 @@ FIRST: dict[str, Callable[[Record], Record]] = {
     ),
     "loss of example 'a' cannot be 1.0": lambda r: replace(r, loss=1.0, predicted=8),
     "matched of example 'a' cannot be 1 numbers": lambda r: replace(r, matched=np.zeros(1)),
+    "entropy_pictures of example 'a' cannot be 1 numbers": lambda r: replace(r, entropy_pictures=np.zeros(1)),
+    "entropy_pictures of example 'a' cannot be 2 numbers": lambda r: replace(r, entropy_pictures=np.full(2, 99.0)),
     "mean_state of example 'a' cannot be 4 numbers": lambda r: replace(r, mean_state=np.zeros(4, np.float32)),
     "entropy_text of example 'a' cannot be 1.0": lambda r: replace(r, entropy_text=1.0),
     "strongest_row of example 'a' cannot be 2": lambda r: replace(r, strongest_row=2),

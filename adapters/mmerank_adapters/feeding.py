@@ -13,6 +13,7 @@ from transformers import ProcessorMixin
 from mmerank.convention import SequenceForm
 from mmerank.errors import DataError, ModelError, first_line
 from mmerank.inputs.example import Example
+from mmerank.inputs.pictures import Opened
 from mmerank.inputs.sequence import IMAGE_ID, Kind, Role, TokenSequence
 
 # For nothing but a loss.
@@ -49,7 +50,7 @@ class Feeder:
         self.guessed = ""  # why nothing is put in for a picture
         self.placeholder = self._placeholder() if placeholder is None else placeholder
         self._text_by_tokenizer = False
-        self._around: tuple[Image.Image | None, dict[str, Any] | None] = (None, None)
+        self._around: tuple[Opened | None, dict[str, Any] | None] = (None, None)
         self._learn()
 
     def _learn(self) -> None:
@@ -115,11 +116,11 @@ class Feeder:
             return ""
         return token
 
-    def processed(self, text: str, picture: Image.Image | None, **options: Any) -> dict[str, Any]:
+    def processed(self, text: str, picture: Opened | None, **options: Any) -> dict[str, Any]:
         """What comes out, on the CPU, for one sample without padding.
 
         Args:
-            text: With what stands for the picture.
+            text: With what stands for the picture, or for each of several.
             picture: None for text alone.
             **options: Further ones.
 
@@ -131,7 +132,8 @@ class Feeder:
         """
         try:
             if picture is not None:
-                made = self.processor(text=text, images=picture, return_tensors="pt", **options)
+                images = [*picture] if isinstance(picture, tuple) else picture
+                made = self.processor(text=text, images=images, return_tensors="pt", **options)
             elif self._text_by_tokenizer:
                 made = self.tokenizer(text, return_tensors="pt", **options)
             else:
@@ -140,12 +142,12 @@ class Feeder:
             raise DataError(f"the model's processor refuses it ({first_line(error)})") from error
         return {key: value for key, value in made.items() if key not in _LEFT_OUT and value is not None}
 
-    def taken_apart(self, text: str, picture: Image.Image) -> tuple[TokenSequence, dict[str, Any]]:
-        """What comes out for a picture with a text behind it.
+    def taken_apart(self, text: str, picture: Opened) -> tuple[TokenSequence, dict[str, Any]]:
+        """What comes out for a picture, or several, with a text behind.
 
         Args:
             text: May be empty.
-            picture: Mode RGB.
+            picture: Mode RGB; a tuple of several.
 
         Returns:
             What is the sequence's, without roles, and what is the picture's.
@@ -153,9 +155,13 @@ class Feeder:
         Raises:
             DataError: The processor refuses the picture.
         """
-        made = self.processed(self.placeholder + text, picture)
+        made = self.processed(self._start(picture) + text, picture)
         sequence = self._sequence(made, [Role.TEMPLATE] * made["input_ids"].shape[1], ())
         return sequence, {key: value for key, value in made.items() if key in self.of_picture}
+
+    def _start(self, picture: Opened) -> str:
+        """What stands for a picture, once for each of several."""
+        return self.placeholder * (len(picture) if isinstance(picture, tuple) else 1)
 
     def sequence(self, example: Example, kind: Kind, form: SequenceForm, image_ids: Collection[int]) -> TokenSequence:
         """What the LLM reads for an example.
@@ -173,22 +179,21 @@ class Feeder:
             DataError: The processor refuses the picture.
             ModelError: There is no chat template, or it fails.
         """
-        picture = example.image if kind != "text" else None
-        assert picture is None or isinstance(picture, Image.Image)
+        picture: Any = example.image if kind != "text" else None  # opened
         if form == "template":
             text, parts = self._templated(example, kind)
             around = {"add_special_tokens": False} if self._has_bos(text) else {}
             made = self.processed(text, picture, **around)
             roles = self._template_roles(made, text, parts, around)
         else:
-            start = "" if kind == "text" else self.placeholder
+            start = "" if picture is None else self._start(picture)
             without = self._without_text(start, picture)
             made = without if kind == "image" else self.processed(start + example.text, picture)
             roles = _inserted(_ids(made), _ids(without))
         return self._sequence(made, roles, image_ids)
 
-    def _without_text(self, start: str, picture: Image.Image | None) -> dict[str, Any]:
-        """What stands around a text: made once for one picture, and once for none."""
+    def _without_text(self, start: str, picture: Opened | None) -> dict[str, Any]:
+        """What stands around a text: made once for a picture, or several, and once for none."""
         last, made = self._around
         if made is None or last is not picture:
             try:
@@ -229,7 +234,7 @@ class Feeder:
 
     def _templated(self, example: Example, kind: Kind) -> tuple[str, list[str]]:
         """The exchange in the model's chat template, and the parts of it that are the example's."""
-        question: list[dict[str, str]] = [] if kind == "text" else [{"type": "image"}]
+        question: list[dict[str, str]] = [] if kind == "text" else [{"type": "image"} for _ in example.pictures]
         parts = []
         if kind != "image" and example.instruction:
             parts.append(example.instruction)

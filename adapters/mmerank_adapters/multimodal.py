@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMu
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import MmerankError, ModelError, UsageError, first_line
 from mmerank.inputs.example import Example
+from mmerank.inputs.pictures import Opened
 from mmerank.inputs.sequence import Kind, Role, TokenSequence
 from mmerank.models.checkpoints import configuration
 from mmerank.models.devices import placement
@@ -37,6 +38,7 @@ from mmerank_adapters.feeding import Feeder, noise, tensors, with_places_at
 from mmerank_adapters.inspection import Inspector
 from mmerank_adapters.passes import bound, tensors_of, until
 from mmerank_adapters.prints import found_in, prints, rows_of
+from mmerank_adapters.several import Several
 from mmerank_adapters.words import WORDS, Word
 
 _CLASSES = (AutoModelForImageTextToText, AutoModelForMultimodalLM)
@@ -96,6 +98,7 @@ class Multimodal:
         }
         self.vision_points: Mapping[str, Point] = {"default": self.points["vision"]}
         self.layers: Sequence[Point] = (Point(found.blocks[0], "input"), *map(Point, found.blocks[:-1]), llm)
+        self._several = Several(self._of_several)
         self.undefined: Mapping[str, str] = {"erank3": _CROSS} if found.entry == "cross" else {}
         self.source: Mapping[str, Any] = {**source, "inspection": self._told()}
 
@@ -210,11 +213,22 @@ class Multimodal:
             twin.source = {**twin.source, "zero_gates": gates}
         return twin
 
-    def pixels(self, picture: Image.Image, layout: ImageLayout) -> dict[str, Any]:
-        """What the processor makes of a picture.
+    @property
+    def one_picture(self) -> str:
+        """Why an example may have one picture alone; empty where it may have several."""
+        if self._found.entry == "cross":
+            return _CROSS
+        if self._found.inserted or not self._found.image_ids:
+            return "the model itself puts in the rows of a picture, so what stands where is not known of several"
+        if self._reads_text:
+            return "its connector reads the text"
+        return ""
+
+    def pixels(self, picture: Opened, layout: ImageLayout) -> dict[str, Any]:
+        """What the processor makes of a picture, or of several.
 
         Args:
-            picture: Mode RGB.
+            picture: Mode RGB; a tuple of several.
             layout: `model`.
 
         Returns:
@@ -229,7 +243,8 @@ class Multimodal:
                 "models with an adapter of their own"
             )
         alone, inputs = self._feeder.taken_apart("", picture)
-        return {"alone": alone, "inputs": inputs}
+        sizes = {"sizes": [of.size for of in picture]} if isinstance(picture, tuple) else {}
+        return {"alone": alone, "inputs": inputs, **sizes}
 
     def sequence(self, example: Example, kind: Kind, form: SequenceForm) -> TokenSequence:
         """What the LLM reads for one example.
@@ -254,12 +269,43 @@ class Multimodal:
             vision_point: `default`.
 
         Returns:
-            The rows of each picture.
+            The rows of each of these.
         """
-        return [self._encoded(of["alone"], of["inputs"]) for of in pixels]
+        found = []
+        for of in pixels:
+            placed = list[Tensor]()
+            encoded = self._encoded(of["alone"], of["inputs"], placed=placed)
+            if "sizes" in of:
+                encoded.spans = self._several.spans(encoded, placed, of["sizes"])
+            found.append(encoded)
+        return found
 
-    def _encoded(self, sequence: TokenSequence, inputs: Mapping[str, Any], *, whole: bool = False) -> Encoded:
-        """The rows of a picture that is read with a sequence; `whole` if the LLM runs up to its final norm."""
+    def _of_several(self, pictures: tuple[Image.Image, ...]) -> tuple[Encoded, list[Tensor]]:
+        placed = list[Tensor]()
+        return self._encoded(*self._feeder.taken_apart("", pictures), placed=placed), placed
+
+    def _encoded(
+        self,
+        sequence: TokenSequence,
+        inputs: Mapping[str, Any],
+        *,
+        whole: bool = False,
+        placed: list[Tensor] | None = None,
+    ) -> Encoded:
+        """The rows of pictures that are read with a sequence.
+
+        Args:
+            sequence: What the LLM reads.
+            inputs: The pictures'.
+            whole: Whether the LLM runs up to its final norm.
+            placed: Gets prints of what entered the LLM at the image positions.
+
+        Returns:
+            The rows of all pictures together.
+
+        Raises:
+            ModelError: They did not pass the points.
+        """
         found, entered = self._found, list[Tensor]()
         end = until(self._final) if whole else until(self._modules[found.blocks[0]], entered=True)
         with self._read_rows(entered, sequence) as read, end:
@@ -280,6 +326,8 @@ class Multimodal:
             if found.added:
                 rows = rows - self._embedded(sequence)[places]
             known = prints(rows)
+            if placed is not None:
+                placed.append(known)
             held = found_in(known, own, connector.dtype)
             if bool(held.any()):
                 filled = held.tolist()

@@ -21,7 +21,7 @@ class ArrowRows:
         rows: A `datasets.Dataset`, or rows in a list.
         name: For messages.
         fingerprint: What the content is known by; empty where nothing is known, and pictures must be looked at.
-        image: The column of pictures, if there is one.
+        image: The column of pictures, or of lists of them, if there is one.
         within: See `mmerank.inputs.sources.picture_source`.
         explained: Around whatever `datasets` does.
     """
@@ -47,6 +47,10 @@ class ArrowRows:
             self._fields = list(features)
             self._of_text = [field for field in features if getattr(features[field], "dtype", "") in _TEXT]
             rows = undecoded(rows, image)
+        if isinstance(rows, list):
+            self._listed = any(isinstance(row.get(image), list) for row in rows)
+        else:
+            self._listed = image in rows.features and _is_list(rows.features[image])
         self._rows = rows
         # A path stands in the row; what is larger is read when it is needed.
         self._late = image if image in self._fields and image not in self._of_text else None
@@ -74,12 +78,25 @@ class ArrowRows:
         """The names of the columns of text."""
         return self._of_text
 
-    def _picture(self, number: int, column: str) -> Encoded:
-        return Encoded(
-            f"the picture of row {number + 1}",
-            lambda: picture_content(self._rows[number][column], self._within),
-            f"{self.name} {self.fingerprint} {column} {number}" if self.fingerprint else "",
-        )
+    def _picture(self, number: int, column: str) -> Encoded | list[Encoded] | None:
+        """The picture in a row; of a column of lists, those in the list."""
+        name, stamp = f"the picture of row {number + 1}", f"{self.name} {self.fingerprint} {column} {number}"
+        if not self._listed:
+            return Encoded(
+                name,
+                lambda: picture_content(self._rows[number][column], self._within),
+                stamp if self.fingerprint else "",
+            )
+
+        def encoded(place: int) -> Encoded:
+            return Encoded(
+                f"picture {place + 1} of row {number + 1}",
+                lambda: picture_content(self._rows[number][column][place], self._within),
+                f"{stamp} {place}" if self.fingerprint else "",
+            )
+
+        listed = self._rows[number][column]
+        return None if listed is None else [encoded(place) for place in range(len(listed))]
 
 
 def undecoded(dataset: Any, image: str | None) -> Any:
@@ -96,6 +113,15 @@ def undecoded(dataset: Any, image: str | None) -> Any:
 
     dataset = dataset.with_format(None)
     features = dataset.features or {}
+    stored = datasets.Image(decode=False)
     if image in features and isinstance(features[image], datasets.Image):
-        return dataset.cast_column(image, datasets.Image(decode=False))
+        return dataset.cast_column(image, stored)
+    if image in features and _is_list(features[image]) and isinstance(features[image].feature, datasets.Image):
+        return dataset.cast_column(image, type(features[image])(stored))
     return dataset
+
+
+def _is_list(feature: Any) -> bool:
+    import datasets
+
+    return isinstance(feature, (datasets.List, datasets.LargeList))

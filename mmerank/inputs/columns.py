@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmerank.errors import DataError, UsageError
-from mmerank.inputs.example import Example, Skipped, kind
+from mmerank.inputs.example import Example, Skipped, kind, no_picture
 from mmerank.inputs.rows import column_text, entries_of, without_repeated_texts
-from mmerank.inputs.sources import Place, picture_source
+from mmerank.inputs.sources import Place, as_list, picture_sources
 from mmerank.inputs.table_files import Row, Table
 
 
@@ -18,7 +18,7 @@ class Columns:
     """The names of the columns that examples are made of.
 
     Attributes:
-        image: With the picture; None for texts alone.
+        image: With the picture, or a list of several; None for texts alone.
         response: With the answer, the caption or the text.
         instruction: With what the model is asked; empty for none; None where nobody said so.
         id: With what an example is known by. Default: `id` where there is such a column, else rows are numbered.
@@ -103,8 +103,9 @@ class Columns:
             return Example(name, None, asked, response)
         if (value := row.get(self.image)) is None:
             raise DataError("no image")
-        if (source := picture_source(value, within)) is None:
-            raise DataError(f"{self.image} is {kind(value)}, expected a path, the content of a file or a picture")
+        if (source := picture_sources(value, within)) is None:
+            found = no_picture(as_list(value))
+            raise DataError(f"{self.image} is {found}, expected a path, the content of a file or a picture")
         return Example(name, source, asked, response)
 
     def entries(self, rows: Iterable[tuple[int, Row]], within: Place | None = None) -> Iterator[Example | Skipped]:

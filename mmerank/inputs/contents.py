@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import xxhash
-from PIL import Image
 
 from mmerank.errors import DataError, SourceError
 from mmerank.inputs.example import Example
-from mmerank.inputs.pictures import Encoded, open_picture
+from mmerank.inputs.pictures import Encoded, Opened, Pictures, open_pictures
 
 
 class Content(NamedTuple):
@@ -18,9 +17,11 @@ class Content(NamedTuple):
 
     Attributes:
         text_digest: Of instruction and response.
-        picture_digest: Of size and pixels, upright and in RGB, so that it does not matter how the picture is kept.
+        picture_digest: Of size and pixels, upright and in RGB, so that it does not matter how the picture is kept; of
+            several, of their digests.
         picture_stamp: Bytes and time of modification (ns) of the picture's file; of one in a table of the hub,
-            commit and row. As long as they are the same, the picture is taken for the same without decoding it.
+            commit and row; of several, those of each. As long as they are the same, the picture is taken for the same
+            without decoding it.
     """
 
     text_digest: str = ""
@@ -28,12 +29,12 @@ class Content(NamedTuple):
     picture_stamp: str = ""
 
 
-def content_of(example: Example, picture: Image.Image | None = None, stamp: str = "") -> Content:
+def content_of(example: Example, picture: Opened | None = None, stamp: str = "") -> Content:
     """What an example is known by.
 
     Args:
         example: Any.
-        picture: Its picture, as `mmerank.inputs.pictures.open_picture` gives it, where it is measured.
+        picture: Its picture, as `mmerank.inputs.pictures.open_pictures` gives it, where it is measured.
         stamp: Of the picture's file, taken before it was opened.
 
     Returns:
@@ -43,13 +44,18 @@ def content_of(example: Example, picture: Image.Image | None = None, stamp: str 
     return Content(text, "" if picture is None else picture_digest(picture), stamp)
 
 
-def picture_digest(picture: Image.Image) -> str:
-    """A hash of size and pixels, 16 hexadecimal digits."""
+def picture_digest(picture: Opened) -> str:
+    """A hash of size and pixels, 16 hexadecimal digits; of several pictures, of their hashes in their order."""
+    if isinstance(picture, tuple):
+        return xxhash.xxh3_64_hexdigest(" ".join(map(picture_digest, picture)).encode())
     return xxhash.xxh3_64_hexdigest(f"{picture.mode} {picture.size} ".encode() + picture.tobytes())
 
 
-def picture_stamp(source: Path | Encoded | Image.Image | None) -> str:
-    """What tells without reading a picture that it is the same; empty where nothing does."""
+def picture_stamp(source: Pictures | None) -> str:
+    """What tells without reading a picture, or several, that it is the same; empty where nothing does."""
+    if isinstance(source, tuple):
+        stamps = [picture_stamp(of) for of in source]
+        return ", ".join(stamps) if all(stamps) else ""
     if not isinstance(source, Path):
         return source.stamp if isinstance(source, Encoded) else ""
     try:
@@ -77,11 +83,12 @@ def difference(example: Example, known: Content, *, max_pixels: int) -> str | No
     image, stamp = example.image, picture_stamp(example.image)
     if not known.picture_digest or image is None or stamp == known.picture_stamp != "":
         return None
-    if isinstance(image, Path) and not stamp:
+    files = [of for of in example.pictures if isinstance(of, Path)]
+    if not all(map(picture_stamp, files)):
         return None
-    name = f" ({image})" if isinstance(image, Path) else ""
+    name = f" ({', '.join(map(str, files))})" if files else ""
     try:
-        same = picture_digest(open_picture(image, max_pixels=max_pixels)) == known.picture_digest
+        same = picture_digest(open_pictures(image, max_pixels=max_pixels)) == known.picture_digest
     except SourceError:
         return None
     except DataError as error:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from PIL import Image
 
 from mmerank.errors import DataError
-from mmerank.inputs.pictures import Encoded
-from mmerank.inputs.sources import picture_source
+from mmerank.inputs.pictures import Encoded, Picture, Pictures
+from mmerank.inputs.sources import picture_sources
 
 IMAGE_TAG = "<image>"
 _ORIENTATION = 0x0112  # in EXIF
@@ -21,18 +21,19 @@ _ORIENTATION = 0x0112  # in EXIF
 
 @dataclass(frozen=True, init=False)
 class Example:
-    """One sample: a picture with an instruction and a response, or a text alone (the response).
+    """One sample: a picture, or several, with an instruction and a response, or a text alone (the response).
 
     Args:
         id: Text, or a whole number, which becomes text.
         image: A path or an address (`s3://...`); the content of a file; both as `datasets` keeps them,
-            `{"bytes", "path"}`; an opened picture; or None.
+            `{"bytes", "path"}`; an opened picture; a list of several of these, in their order; or None.
         instruction: Text.
         response: Text.
 
     Attributes:
         id: Unique in its data set.
-        image: A file, or the content of one, opened when it is needed; or a picture; None for text alone.
+        image: A file, or the content of one, opened when it is needed; or a picture; a tuple of several, never of
+            one; None for text alone.
         instruction: What the model is asked; may be empty.
         response: What it should answer.
 
@@ -42,23 +43,30 @@ class Example:
     """
 
     id: str
-    image: Path | Encoded | Image.Image | None
+    image: Pictures | None
     instruction: str
     response: str
 
     def __init__(
         self,
         id: str | int,
-        image: str | Path | Encoded | Image.Image | bytes | Mapping[str, Any] | None,
+        image: str | Path | Encoded | Image.Image | bytes | Mapping[str, Any] | Sequence[Any] | None,
         instruction: str,
         response: str,
     ):
         # What is of another type stays as it is, and is skipped with the reason.
-        source = picture_source(image)
+        source = picture_sources(image)
         number = isinstance(id, Integral) and not isinstance(id, bool)
         values = {"id": str(int(id)) if number else id, "image": image if source is None else source}
         for name, value in {**values, "instruction": instruction, "response": response}.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Its pictures in their order, of any number."""
+        if self.image is None:
+            return ()
+        return self.image if isinstance(self.image, tuple) else (self.image,)
 
     @property
     def text(self) -> str:
@@ -189,11 +197,19 @@ def _checked(entry: Example | Skipped) -> Example | Skipped:
         if not value.isascii() and value != value.encode("utf-8", "replace").decode():
             shown = entry.id.encode("utf-8", "replace").decode()
             return Skipped(shown, f"the {name} holds half of a surrogate pair, which is no character")
-    if isinstance(entry.image, (list, tuple)) and len(entry.image) > 1:
-        return Skipped(entry.id, f"it has {len(entry.image)} pictures; examples with one are measured")
-    if not isinstance(entry.image, (Path, Image.Image, Encoded, type(None))):
-        return Skipped(entry.id, f"the image is {kind(entry.image)}, expected a path, a file's content or a picture")
+    known = (Path, Image.Image, Encoded)
+    if isinstance(entry.image, list) or not all(isinstance(of, known) for of in entry.pictures):
+        found = no_picture(entry.image)
+        return Skipped(entry.id, f"the image is {found}, expected a path, a file's content or a picture")
     return entry
+
+
+def no_picture(value: object) -> str:
+    """What is given in the place of a picture, or of several in a list, in words, for messages."""
+    if not isinstance(value, (list, tuple)) or not value:
+        return "an empty list" if isinstance(value, (list, tuple)) else kind(value)
+    wrong = next((i for i, of in enumerate(value) if picture_sources(of) is None or isinstance(of, (list, tuple))), 0)
+    return f"a list of {len(value)}, whose picture {wrong + 1} is {kind(value[wrong])}"
 
 
 def _require_entry(entry: object) -> None:
@@ -286,16 +302,16 @@ def fingerprint(examples: Iterable[Example | Skipped]) -> str:
         if isinstance(entry, Skipped):
             digest.update(repr((entry.id, entry.reason)).encode())
             continue
-        named = entry.image.name if isinstance(entry.image, Encoded) else entry.image
-        picture = _picture_in_memory(entry.image) or (None if named is None else str(named))
+        known = [_known_by(picture) for picture in entry.pictures]
+        picture = known if len(known) > 1 else next(iter(known), None)
         digest.update(repr((entry.id, picture, entry.instruction, entry.response)).encode())
     return digest.hexdigest()[:16]
 
 
-def _picture_in_memory(image: Path | Encoded | Image.Image | None) -> tuple[Any, ...] | None:
-    """Its content; None of what is yet to be read, and looked at when it is measured."""
+def _known_by(image: Picture) -> tuple[Any, ...] | str:
+    """The content of a picture in memory; the name of what is yet to be read, and looked at when it is measured."""
     if not isinstance(image, Image.Image):
-        return None
+        return str(image.name if isinstance(image, Encoded) else image)
     try:
         pixels = hashlib.sha256(image.tobytes()).hexdigest()
     except Exception:  # opened late, and damaged: skipped with its reason when it is measured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,14 @@ def _llava_entry(record: Any, index: int, images: Path) -> Example | Skipped:
         turns = _turns(record)
         if not isinstance(turns, list):
             raise DataError("no list of conversations" if turns is None else f"conversations is {kind(turns)}")
-        question, answer = _exchange(turns)
+        question, answer = _exchange(turns, several=_several(record))
         response = answer.strip()
         if not response:
             raise DataError("the response is empty")
-        return Example(name, _inside(images, _picture(record)), question.replace(IMAGE_TAG, "").strip(), response)
+        pictures = [_inside(images, picture) for picture in _pictures(record)]
+        if len(pictures) > 1:
+            question = _without_tags(question, len(pictures))
+        return Example(name, pictures, question.replace(IMAGE_TAG, "").strip(), response)
     except DataError as error:
         return Skipped(name, str(error))
 
@@ -145,7 +149,7 @@ def _turns(record: dict[str, Any]) -> Any:
     return record["conversations"] if "conversations" in record else record.get("messages")
 
 
-def _exchange(turns: list[Any]) -> tuple[str, str]:
+def _exchange(turns: list[Any], *, several: bool) -> tuple[str, str]:
     """The first human turn and the answer to it, whatever was said before: a greeting, a system prompt."""
     if others := [turn for turn in turns if not isinstance(turn, dict)]:
         raise DataError(f"a turn in conversations is {kind(others[0])}, expected an object")
@@ -161,19 +165,23 @@ def _exchange(turns: list[Any]) -> tuple[str, str]:
     if answered != asked + 1:
         between = ", ".join(map(repr, map(str, names[asked + 1 : answered])))
         raise DataError(f"between the first turn from 'human' and the answer there are others, from {between}")
-    return _value(turns[asked], "human"), _value(turns[answered], "gpt")
+    return _value(turns[asked], "human", several=several), _value(turns[answered], "gpt")
 
 
-def _value(turn: dict[str, Any], speaker: str) -> str:
+def _value(turn: dict[str, Any], speaker: str, *, several: bool = False) -> str:
     value = turn.get("content") if turn.get("value") is None else turn["value"]
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
         # The parts of a chat's message; its picture stands in the record.
         kinds = [part.get("type", "text") for part in value]
         if others := [name for name in kinds if name not in ("text", "image", "image_url")]:
             raise DataError(f"a part of the {speaker} turn is of type {others[0]!r:.40}, expected text or image")
-        if (pictures := len(value) - kinds.count("text")) > 1:
+        if (pictures := len(value) - kinds.count("text")) > 1 and not several:
             raise DataError(f"the {speaker} turn has {pictures} pictures, expected one")
-        texts = [part.get("text") for part, name in zip(value, kinds, strict=True) if name == "text"]
+        texts = [
+            part.get("text") if name == "text" else IMAGE_TAG
+            for part, name in zip(value, kinds, strict=True)
+            if name == "text" or several
+        ]
         wrong = [text for text in texts if not isinstance(text, str)]
         value = wrong[0] if wrong else "\n".join(texts)
     if not isinstance(value, str):
@@ -181,8 +189,28 @@ def _value(turn: dict[str, Any], speaker: str) -> str:
     return value
 
 
-def _picture(record: dict[str, Any]) -> Any:
-    """The name of a record's one picture, which may stand in a list."""
+def _without_tags(question: str, pictures: int) -> str:
+    """The text beside several pictures, which stand before it: one tag for each at its ends, or none."""
+    tag = re.escape(IMAGE_TAG)
+    found = re.fullmatch(rf"((?:\s*{tag})*)\s*(.*?)((?:\s*{tag})*)\s*", question, re.DOTALL)
+    assert found is not None  # it matches any text
+    if IMAGE_TAG in found[2]:
+        raise DataError(
+            f"{IMAGE_TAG} stands inside of the human turn; several pictures are read before the text, so their tags "
+            "may stand at its beginning or end"
+        )
+    if (tags := question.count(IMAGE_TAG)) not in (0, pictures):
+        raise DataError(f"the human turn has {tags} {IMAGE_TAG} for {pictures} pictures")
+    return found[2]
+
+
+def _several(record: dict[str, Any]) -> bool:
+    """Whether a record lists more than one picture."""
+    return any(isinstance(record.get(key), list) and len(record[key]) > 1 for key in ("image", "images"))
+
+
+def _pictures(record: dict[str, Any]) -> list[Any]:
+    """The names of a record's pictures, of which one need not stand in a list."""
     stated = [key for key in ("image", "images") if key in record]
     if not stated:
         raise DataError("no image")
@@ -190,11 +218,9 @@ def _picture(record: dict[str, Any]) -> Any:
         raise DataError("both image and images, expected one of them")
     key = (given or stated)[0]
     value = record[key]
-    if not isinstance(value, list):
-        return value
-    if len(value) != 1:
-        raise DataError(f"{key} lists {len(value)} pictures, expected one")
-    return value[0]
+    if value == []:
+        raise DataError(f"{key} lists no picture")
+    return value if isinstance(value, list) else [value]
 
 
 def _minigpt_entry(record: Any, index: int, images: Path) -> Example | Skipped:

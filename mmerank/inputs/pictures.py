@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,49 @@ class Encoded:
     name: str
     read: Callable[[], bytes]
     stamp: str = ""
+
+
+# As an example holds them: one, or several in their order.
+Picture = Path | Encoded | Image.Image
+Pictures = Picture | tuple[Picture, ...]
+Opened = Image.Image | tuple[Image.Image, ...]
+_From = TypeVar("_From")
+_To = TypeVar("_To")
+
+
+def of_each(pictures: _From | tuple[_From, ...], make: Callable[[_From, int], _To]) -> _To | tuple[_To, ...]:
+    """What is made of a picture, or of each of several.
+
+    Args:
+        pictures: One, or several.
+        make: Gets a picture and its place, from 0.
+
+    Returns:
+        One, or as many.
+
+    Raises:
+        DataError: As raised for one of them; of several, it says which.
+    """
+    if not isinstance(pictures, tuple):
+        return make(pictures, 0)
+    made = []
+    for i, picture in enumerate(pictures):
+        try:
+            made.append(make(picture, i))
+        except DataError as error:
+            raise type(error)(f"picture {i + 1} of {len(pictures)}: {error}") from error
+    return tuple(made)
+
+
+def open_pictures(source: Pictures, *, max_pixels: int = MAX_PIXELS) -> Opened:
+    """One picture, or each of several, as `open_picture` opens it; of several, an error says which."""
+
+    def opened_one(picture: Picture, place: int) -> Image.Image:
+        return open_picture(picture, max_pixels=max_pixels)
+
+    if not isinstance(source, tuple):
+        return opened_one(source, 0)
+    return of_each(source, opened_one)
 
 
 def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:

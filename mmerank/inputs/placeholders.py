@@ -1,4 +1,4 @@
-"""Signs in a text that stand for its picture: taken off at an end of it, and the reason of a skip anywhere else."""
+"""Signs in a text that stand for its pictures: taken off at an end of it, and the reason of a skip anywhere else."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def without_placeholder(signs: tuple[str, ...], example: Example) -> Example | S
     """The example without the sign for its picture and the white space beside it.
 
     As LLaVA's data have it, it stands before the instruction or behind it; of a text without an instruction, before
-    or behind the whole.
+    or behind the whole. Of several pictures, each has a sign there, or none has.
 
     Args:
         signs: What stands for a picture, longer ones first.
@@ -78,18 +78,25 @@ def without_placeholder(signs: tuple[str, ...], example: Example) -> Example | S
     """
     if example.image is None or not any(sign in example.instruction or sign in example.response for sign in signs):
         return example
-    if example.instruction.strip():
-        found = replace(example, instruction=_stripped(signs, example.instruction))
-    else:
-        found = replace(example, response=_stripped(signs, example.response))
+    name, count, taken = "instruction" if example.instruction.strip() else "response", len(example.pictures), 0
+    found = example
+    while taken < count and (text := _stripped(signs, getattr(found, name))) != getattr(found, name):
+        found, taken = _with_text(found, name, text), taken + 1
+    if 0 < taken < count:
+        return Skipped(example.id, f"the {name} holds a sign for {taken} of {count} pictures")
     for name in ("instruction", "response"):
         if left := [sign for sign in signs if sign in getattr(found, name)]:
             what = f"{left[0]}, the sign for a picture, " + ("once more" if found != example else "inside of it")
             return Skipped(
                 example.id,
-                f"the {name} holds {what}; it may stand once, before the text or behind the instruction",
+                f"the {name} holds {what}; it may stand once{' for each' if count > 1 else ''}, before the text or "
+                "behind the instruction",
             )
     return found
+
+
+def _with_text(example: Example, name: str, text: str) -> Example:
+    return replace(example, instruction=text) if name == "instruction" else replace(example, response=text)
 
 
 def _stripped(signs: tuple[str, ...], text: str) -> str:

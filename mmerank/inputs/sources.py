@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmerank.errors import DataError
 from mmerank.files import regular_bytes
-from mmerank.inputs.pictures import Encoded
+from mmerank.inputs.pictures import Encoded, Pictures
 from mmerank.inputs.remote import is_address, remote_bytes
 
 # A folder, or the address of one.
@@ -44,6 +44,34 @@ def picture_source(value: object, within: Place | None = None) -> Path | Encoded
         content, path = value.get("bytes"), value.get("path")
         return picture_source(path if content is None else content, within)
     return None
+
+
+def picture_sources(value: object, within: Place | None = None) -> Pictures | None:
+    """A picture as an example holds it, or several of them where a list is given; a list of one is a picture.
+
+    Args:
+        value: As for `picture_source`, or a list of such.
+        within: As there.
+
+    Returns:
+        One, or several; None where one of them is anything else, or the list is empty.
+
+    Raises:
+        DataError: As of `picture_source`.
+    """
+    value = as_list(value)
+    if not isinstance(value, (list, tuple)):
+        return picture_source(value, within)
+    found = [source for of in value if (source := picture_source(of, within)) is not None]
+    if not found or len(found) < len(value):
+        return None
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def as_list(value: object) -> object:
+    """A list in a column of pandas, which is an array there, as a list; anything else as it is."""
+    is_array = hasattr(value, "dtype") and getattr(value, "ndim", None) == 1
+    return list(value) if is_array else value  # type: ignore[call-overload]
 
 
 def picture_content(value: object, within: Place | None = None) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs.example import Example
-from mmerank.inputs.pictures import MAX_PIXELS, open_picture
+from mmerank.inputs.pictures import MAX_PIXELS, of_each, open_pictures
 from mmerank.inputs.transforms.own import OwnTransform, as_transform, forms
 from mmerank.inputs.transforms.transform import Transform, parse
 
@@ -209,12 +209,18 @@ def _other_picture(
         if source is not None:
             other = source[example.id]
             try:
-                image = other.image and open_picture(other.image, max_pixels=max_pixels)
+                image = other.image and open_pictures(other.image, max_pixels=max_pixels)
             except DataError as error:
                 raise type(error)(f"the picture of example {other.id!r}: {error}") from None
         assert image is not None  # a probe measures no example without
-        picture = open_picture(image, max_pixels=max_pixels)
-        return replace(example, image=transform.picture(picture, example=example.id, seed=seed))
+        # Each of several with a draw of its own, the first with that of a picture alone.
+        changed = of_each(
+            open_pictures(image, max_pixels=max_pixels),
+            lambda picture, i: transform.picture(
+                picture, example=f"{example.id}/picture {i + 1}" if i else example.id, seed=seed
+            ),
+        )
+        return replace(example, image=changed)
 
     return of
 

@@ -18,7 +18,7 @@ import torch
 from mmerank.analysis.metrics.clip_score import ClipEmbeddings
 from mmerank.durable import whole
 from mmerank.engine.progress import Meter
-from mmerank.errors import RunFolderError
+from mmerank.errors import DataError, RunFolderError
 from mmerank.files import NotAFileError, regular_bytes
 from mmerank.inputs.example import Example, Skipped, unique
 from mmerank.inputs.pictures import MAX_PIXELS, open_picture
@@ -75,10 +75,15 @@ class Clip:
             (e,) and (e,), float32 numpy arrays, and whether the text is longer than the model reads.
 
         Raises:
-            DataError: The picture cannot be read.
+            DataError: The picture cannot be read, or there are several.
         """
-        assert example.image is not None  # it has been measured
-        picture = self._preprocess(open_picture(example.image, max_pixels=max_pixels))[None].to(self._device)
+        if len(example.pictures) != 1:
+            raise DataError(
+                f"example {example.id!r} has {len(example.pictures)} pictures, and CLIP's score is of one beside its "
+                "text; leave out --clip, or these examples"
+            )
+        (source,) = example.pictures
+        picture = self._preprocess(open_picture(source, max_pixels=max_pixels))[None].to(self._device)
         text = PROMPT + example.response
         ids = self._tokenizer([text])
         whole = self._tokenizer([text], context_length=len(text.encode()) + ids.shape[1])

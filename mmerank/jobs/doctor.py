@@ -19,7 +19,7 @@ from mmerank.engine.probe import Probe
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError, ModelError
 from mmerank.inputs.example import Example, Skipped
-from mmerank.inputs.pictures import MAX_PIXELS, open_picture
+from mmerank.inputs.pictures import MAX_PIXELS, open_pictures
 from mmerank.inputs.sequence import KINDS, Role, TokenSequence
 from mmerank.models.adapter import Adapter
 from mmerank.models.encoded import Encoded
@@ -116,9 +116,9 @@ def examine(
     )
 
 
-def _opened(example: Example, max_pixels: int) -> Image.Image:
+def _opened(example: Example, max_pixels: int) -> Any:
     assert example.image is not None  # it has been measured
-    return open_picture(example.image, max_pixels=max_pixels)
+    return open_pictures(example.image, max_pixels=max_pixels)
 
 
 @torch.inference_mode()

@@ -57,7 +57,11 @@ class Adapter(LoadedModel, Protocol):
     undefined: Mapping[str, str]
 
     def pixels(self, picture: Image.Image, layout: ImageLayout) -> Any:
-        """What `encode_images` takes for one RGB picture: (c, h, w), float32, or tensors by name; on the CPU."""
+        """What `encode_images` takes for one RGB picture: (c, h, w), float32, or tensors by name; on the CPU.
+
+        Of an adapter that takes several, which says so by an empty `one_picture`, also for a tuple of pictures, the
+        rows of each of which its `encode_images` tells by `Encoded.spans`.
+        """
         ...
 
     def sequence(self, example: Example, kind: Kind, form: SequenceForm) -> TokenSequence:
@@ -65,7 +69,7 @@ class Adapter(LoadedModel, Protocol):
         ...
 
     def encode_images(self, pixels: Sequence[Any], vision_point: str = "default") -> list[Encoded]:
-        """Run vision encoder and connector on what `pixels` gave, and read them; one entry for each picture.
+        """Run vision encoder and connector on what `pixels` gave, and read them; one entry for each of these.
 
         `mmerank.models.encoded.encoded` reads a batch that goes through them as one.
         """

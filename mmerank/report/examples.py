@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.embedded import UNTRAINED
@@ -174,10 +175,21 @@ def _picture(example: Example | None) -> str:
     if example is None or example.image is None:
         return ""
     try:
-        picture = open_picture(example.image)
+        pictures = [open_picture(of) for of in example.pictures]
     except (MmerankError, OSError):
         return ""
-    picture.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    for each in pictures:
+        each.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    picture = _side_by_side(pictures)
     out = io.BytesIO()
     picture.convert("RGB").save(out, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    if len(pictures) == 1:
+        return pictures[0]
+    row = Image.new("RGB", (sum(of.width for of in pictures), max(of.height for of in pictures)), "white")
+    for i, picture in enumerate(pictures):
+        row.paste(picture, (sum(of.width for of in pictures[:i]), 0))
+    return row

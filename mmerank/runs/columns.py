@@ -137,6 +137,15 @@ class Columns:
         fine = np.isfinite(values) if most is None else np.isnan(values) | ((values >= -SLACK) & (values <= most))
         self.require(np.add.reduceat(np.append(~fine, False), offsets[:-1]) * (np.diff(offsets) > 0) == 0, name)
 
+    def check_pictures(self, name: str, where: Column) -> None:
+        """Entropies of the rows of two or more pictures, or NaN, and at these rows alone."""
+        there = self.table[name].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
+        offsets, values = self._lists(name, there)
+        self.require(~there | (where & (np.diff(offsets) > 1)), name)
+        most = np.repeat(np.log(np.maximum(self["n"], 1.0)) + SLACK, np.diff(offsets))
+        fine = np.isnan(values) | ((values >= -SLACK) & (values <= most))
+        self.require(np.add.reduceat(np.append(~fine, False), offsets[:-1]) * (np.diff(offsets) > 0) == 0, name)
+
     def check_embeddings(self, where: Column) -> None:
         """Embeddings of finite numbers at these rows alone, of one width for the models and sides that have one."""
         offsets, values = self._lists("embedding", where)

@@ -19,7 +19,7 @@ from mmerank.durable import whole
 from mmerank.errors import RunFolderError
 from mmerank.files import NotAFileError, regular_bytes
 from mmerank.runs.columns import DamagedPart
-from mmerank.runs.record import SCHEMA, Record, complete, records_of, table_of
+from mmerank.runs.record import PICTURES, SCHEMA, Record, complete, fields_for, records_of, table_of
 from mmerank.runs.rules import Rules
 from mmerank.runs.settings import read_settings
 
@@ -54,7 +54,8 @@ def write_part(path: Path, records: Iterable[Record], metrics: Sequence[pa.Field
     Returns:
         Where it is: the name has the file's digest, too.
     """
-    return write_table(path, table_of(records, pa.schema([*SCHEMA, *metrics])), of=of)
+    rows = list(records)
+    return write_table(path, table_of(rows, pa.schema([*SCHEMA, *fields_for(rows), *metrics])), of=of)
 
 
 def write_table(path: Path, table: pa.Table, *, of: str = "") -> Path:
@@ -120,11 +121,12 @@ def read_part(part: Path, rules: Rules) -> pa.Table:
     if name is not None and _digest(content) != name[2]:
         raise DamagedPart("its content is not what was written: the digest in its name is of something else")
     table = read_table(content, sound=name is not None)
-    columns = table.num_columns - len(rules.metrics)
-    known = [*list(SCHEMA)[:columns], *rules.metrics]
-    if columns not in (_WITH_METRICS if rules.metrics else VERSIONS) or table.schema.remove_metadata() != pa.schema(
-        known
-    ):
+    several = [PICTURES] if PICTURES.name in table.column_names else []
+    columns = table.num_columns - len(several) - len(rules.metrics)
+    known = [*list(SCHEMA)[:columns], *several, *rules.metrics]
+    # What earlier versions wrote has no several pictures, and before that no metrics.
+    versions = [len(SCHEMA)] if several else _WITH_METRICS if rules.metrics else VERSIONS
+    if columns not in versions or table.schema.remove_metadata() != pa.schema(known):
         raise DamagedPart("other columns than those of records")
     if (table.schema.metadata or {}).get(_OF) not in (None, rules.of.encode()):
         raise DamagedPart("a part of another run, of other data")
@@ -155,7 +157,9 @@ def read_whole(folder: Path, *, model: str | None = None, without: Collection[st
     for part in parts:
         assert rules is not None
         try:
-            here = complete(read_part(part, rules), schema)
+            here = read_part(part, rules)
+            several = [PICTURES] if PICTURES.name in here.column_names and PICTURES.name not in without else []
+            here = complete(here, pa.schema([*schema, *several]))
         except FileNotFoundError:
             continue  # the run goes on at this moment, and has set it aside
         except DamagedPart as error:
@@ -171,7 +175,7 @@ def read_whole(folder: Path, *, model: str | None = None, without: Collection[st
             here = here.filter(pa.array([key not in known for key in keys]))
         known.update(keys)
         found.append(here)
-    return pa.concat_tables(found) if found else schema.empty_table()
+    return pa.concat_tables(found, promote_options="default") if found else schema.empty_table()
 
 
 def read_records(folder: Path, *, model: str | None = None) -> list[Record]:

@@ -58,6 +58,9 @@ class Record:
         rows_image: Some of the image rows of a pair, chosen by the example's id, (k, d) as one list, float32, where
             pooled metrics are asked for.
         rows_text: The same of its text rows, or of a text.
+        entropy_pictures: Of an example with several pictures, where their rows are measured (`vision`, `connector`,
+            and the `pair` at the `llm`): entropy of each one's rows alone, in the order of the pictures, NaN where it
+            has none; None of anything else.
         metrics: What else was asked for, by the name of its column (`VALUE` and the name of the metric, `MATCHED` and
             the name where rows were drawn to match): the number, why there is none, or None where it is not of these
             rows.
@@ -96,6 +99,7 @@ class Record:
     embedding: NDArray[np.float32] | None = None
     rows_image: NDArray[np.float32] | None = None
     rows_text: NDArray[np.float32] | None = None
+    entropy_pictures: NDArray[np.float64] | None = None
     metrics: Mapping[str, float | str | None] = field(default_factory=dict)
 
 
@@ -103,6 +107,9 @@ class Record:
 # number is missing, as JSON by column.
 VALUE, MATCHED = "metric:", "matched:"
 NO_VALUE = "no_value"
+
+# Behind those of SCHEMA, in parts with a record of several pictures alone.
+PICTURES = pa.field("entropy_pictures", pa.list_(pa.float64()))
 
 # In the order of the fields. Later versions may add some at the end, see `mmerank.runs.parts.VERSIONS`.
 SCHEMA = pa.schema(
@@ -162,6 +169,11 @@ def open_fields(metrics: Sequence[str], *, matched: bool) -> list[pa.Field]:
     return [*named, pa.field(NO_VALUE, pa.string())] if named else []
 
 
+def fields_for(records: Iterable[Record]) -> list[pa.Field]:
+    """The columns that records need beside those that all have: none without several pictures."""
+    return [PICTURES] if any(record.entropy_pictures is not None for record in records) else []
+
+
 def to_frame(records: Iterable[Record], *, spectrum: bool = True) -> pd.DataFrame:
     """A table with a row per record, and the effective rank beside the entropy.
 
@@ -176,7 +188,8 @@ def to_frame(records: Iterable[Record], *, spectrum: bool = True) -> pd.DataFram
     # In the order of a run's parts.
     named = sorted({name for row in rows for name in row.metrics}, key=lambda name: (name.startswith(MATCHED), name))
     added = [*(pa.field(name, pa.float64()) for name in named), *([pa.field(NO_VALUE, pa.string())] if named else [])]
-    return frame_of(table_of(rows, pa.schema([*(SCHEMA if spectrum else _WITHOUT_SPECTRUM), *added])))
+    columns = [*(SCHEMA if spectrum else _WITHOUT_SPECTRUM), *fields_for(rows), *added]
+    return frame_of(table_of(rows, pa.schema(columns)))
 
 
 def frame_of(table: pa.Table) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from mmerank.eranks import ERANKS
 from mmerank.errors import RunFolderError
 from mmerank.models.layers import encoder_layers, layer_numbers
 from mmerank.runs.columns import ROUNDING, SLACK, Column, Columns, DamagedPart
-from mmerank.runs.record import open_fields
+from mmerank.runs.record import PICTURES, open_fields
 from mmerank.runs.settings import STATED, convention_in, data_fingerprint, record_fingerprint
 
 # No model has more layers; `all` and `middle` name others for each number of them.
@@ -88,6 +88,10 @@ class Rules:
         of_encoders = isinstance(self._convention, EncoderConvention)
         at_layer = self._check_encoded(part) if of_encoders else self._check_whole(part)
         part.check_numbers(centred=self._convention.centre == "mean")
+        if not part.lacks(PICTURES.name):
+            of_pictures = part.equals("point", "vision") | part.equals("point", "connector")
+            of_pictures |= part.equals("point", "llm") & part.equals("input", "pair")
+            part.check_pictures(PICTURES.name, of_pictures & isinstance(self._convention, Convention))
         if not of_encoders and not part.lacks("embedding"):
             part.check_lists("embedding", None, at_layer, most=None)
         if not part.lacks("rows_image"):

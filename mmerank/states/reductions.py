@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ class RowStudy:
         decode: Token ids -> text, the tokenizer's.
         by_role: Whether image rows and text rows are measured even if the convention does not ask for it.
         keep_mean: Whether the mean state is kept even so.
+        pictures: How many of the image rows each of several pictures has, in their order; empty of one picture.
     """
 
     convention: Convention
@@ -33,6 +36,7 @@ class RowStudy:
     decode: Callable[[list[int]], str]
     by_role: bool = False
     keep_mean: bool = False
+    pictures: tuple[int, ...] = ()
 
     def fields(self, tokens: TokenSet, h: Tensor, *, example: str, point: str, input_kind: str) -> dict[str, Any]:
         """Fields of the record, by the names that `mmerank.runs.record.Record` has for them.
@@ -60,6 +64,8 @@ class RowStudy:
                 found["curve"] = np.array([_mean(values) for values in curve])
         if asked.rows or self.by_role:
             found |= self._by_role(tokens)
+        if self.pictures:
+            found["entropy_pictures"] = self._by_picture(tokens)
         if asked.rows:
             found |= self._without_one(tokens)
         if asked.companions or self.keep_mean:
@@ -77,6 +83,12 @@ class RowStudy:
             "entropy_modality": (Role.IMAGE, Role.TEXT),
         }
         return {name: float(tokens.entropies(torch.tensor([self._of(*roles)]))) for name, roles in parts.items()}
+
+    def _by_picture(self, tokens: TokenSet) -> np.ndarray[Any, np.dtype[np.float64]]:
+        rows = iter(self._of(Role.IMAGE))
+        each = [list(islice(rows, count)) for count in self.pictures]
+        assert next(rows, None) is None and [*map(len, each)] == [*self.pictures], "rows of no picture, or too few"
+        return np.array([float(tokens.entropies(torch.tensor([of]))) if len(of) > 1 else math.nan for of in each])
 
     def _without_one(self, tokens: TokenSet) -> dict[str, Any]:
         """The longest row, and the one whose removal changes the collision entropy most: entropy without it."""

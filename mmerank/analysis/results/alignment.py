@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from mmerank.analysis.intervals import intervals, layer_eranks
@@ -31,7 +32,7 @@ from mmerank.runs.folder import versions as installed
 from mmerank.runs.record import Record, to_frame
 
 # What a result has beside eRank1 to eRank5, by its name in Python and in the JSON, where it was asked for.
-ASIDE = ("matched", "token_curve", "rows", "companions", "layers", "metrics")
+ASIDE = ("matched", "token_curve", "rows", "companions", "layers", "metrics", "pictures")
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,21 @@ class AlignmentResult:
         """Each metric at each place, see `mmerank.analysis.results.metrics`; None if none was asked for."""
         frame = to_frame(self._all_records, spectrum=False)
         return metric_numbers(frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap) or None
+
+    @cached_property
+    def pictures(self) -> dict[str, dict[str, list[float]]] | None:
+        """Effective rank of each picture's rows, by example, of those that have several; None where none has.
+
+        Of each example `erank1`, `erank2` and `erank5`: a number for each picture in its order, NaN where its rows
+        have none. Those of `erank5` are of its rows at the LLM in the pass of the pair, where a causal LLM has read
+        the pictures before it.
+        """
+        found: dict[str, dict[str, list[float]]] = {}
+        for record in self.records:
+            if record.entropy_pictures is not None:
+                label = next(name for name, where in ERANKS.items() if where == (record.point, record.input))
+                found.setdefault(record.example, {})[label] = np.exp(record.entropy_pictures).tolist()
+        return found or None
 
     @cached_property
     def _frame(self) -> pd.DataFrame:

@@ -92,6 +92,8 @@ class Encoders:
         """Whether there is a picture and, where texts are read, a response; else texts are not looked at."""
         if example.image is None:
             return Skipped(example.id, "no image")
+        if len(example.pictures) > 1:
+            return Skipped(example.id, f"it has {len(example.pictures)} pictures, and an encoder reads one")
         if "text" in self.chosen and not example.response.strip():
             return Skipped(example.id, "the response, which is what a text encoder reads, is empty")
         return example
@@ -116,6 +118,7 @@ class Encoders:
     def load(self, item: Prepared) -> Loaded:
         """The picture, by the encoder's own preprocessing."""
         picture, content = opened(item.example, self.max_pixels)
+        assert not isinstance(picture, tuple)  # `usable` saw to it
         return Loaded(item, waiting(self.adapter.pixels(picture), self._device), content)
 
     def start(self, batch: list[Loaded], ask: Ask) -> Finish:

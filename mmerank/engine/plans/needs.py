@@ -68,14 +68,24 @@ class Needs:
         whole = [variant for variant in self.variants if variant.read == "all"]
         self._with_metrics = {key(*where, variant) for where in self.measured for variant in whole}
 
-    def study(self, rows: TokenSequence, point: str, kind: str) -> RowStudy | None:
-        """What else is asked of rows; of a layer's only their eRanks by role, which the last one has, too."""
+    def study(self, rows: TokenSequence, point: str, kind: str, pictures: tuple[int, ...] = ()) -> RowStudy | None:
+        """What else is asked of rows; of a layer's only their eRanks by role, which the last one has, too.
+
+        Args:
+            rows: What they are.
+            point: Where.
+            kind: Of which input.
+            pictures: How many of the image rows each of several pictures has.
+
+        Returns:
+            None where nothing is.
+        """
         by_role = bool(self.points) and kind == "pair"
         asked = Convention() if point in self.points else self.convention
         keep_mean = self._keep_means and point not in self.points
-        if not (by_role or keep_mean or asked.studies_rows):
+        if not (by_role or keep_mean or asked.studies_rows or pictures):
             return None
-        return RowStudy(asked, rows, self.adapter.tokenizer.decode, by_role, keep_mean)
+        return RowStudy(asked, rows, self.adapter.tokenizer.decode, by_role, keep_mean, pictures)
 
     def metrics(self, rows: TokenSequence, of: Key) -> Metrics | None:
         """The metrics of rows; none of what is measured for a null alone."""

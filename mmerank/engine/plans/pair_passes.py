@@ -21,7 +21,7 @@ from mmerank.errors import CaptureError, DataError
 from mmerank.inputs.contents import Content
 from mmerank.inputs.sequence import Kind, TokenSequence, image_places
 from mmerank.inputs.variants import ORIGINAL, Variant, Version
-from mmerank.models.encoded import Encoded
+from mmerank.models.encoded import Encoded, Spans
 from mmerank.models.hooks import capture
 from mmerank.transfer import for_each_tensor, sent
 
@@ -38,6 +38,7 @@ class Loaded:
     rows: dict[Key, tuple[Tensor, TokenSequence]] = field(default_factory=dict)  # stacked when the batch is through
     tokens: int = 0
     filled: dict[Version, Sequence[bool]] = field(default_factory=dict)  # of a picture's places, where not all
+    spans: dict[Version, Spans] = field(default_factory=dict)  # of several pictures
 
     def read(self, image: Version, text: Version) -> dict[Kind, TokenSequence]:
         """What the LLM reads, by kind of input."""
@@ -87,6 +88,10 @@ class PairPasses:
         for loaded, of in zip(self.batch, images, strict=True):
             if of.filled is not None:
                 loaded.filled[image] = of.filled
+            if isinstance(of.spans, Spans):
+                loaded.spans[image] = of.spans
+            elif of.spans is not None:
+                loaded.unreadable.setdefault(image, DataError(of.spans))
         return images
 
     def _read_images(self, image: Version, images: Sequence[Encoded]) -> None:
@@ -181,12 +186,13 @@ class PairPasses:
 
     def _ask(self, h: Tensor, rows: TokenSequence, of: Key, loaded: Loaded) -> None:
         point, kind, image, text, _ = of
+        spans = None if image is None else loaded.spans.get(image)
         loaded.outcomes[of] = self.ask(
             h,
             loaded.item.id,
             point,
             kind,
             text_cut=0 if text is None else loaded.item.reading(image or ORIGINAL, text).text_cut,
-            study=self.needs.study(rows, point, kind),
+            study=self.needs.study(rows, point, kind, () if spans is None else spans.of(point, kind)),
             metrics=self.needs.metrics(rows, of),
         )

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from PIL import Image
 
 from mmerank.convention import Convention
 from mmerank.engine.batches import Budget, budget_for
@@ -27,6 +26,9 @@ from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import placeholders, without_placeholder
 from mmerank.inputs.variants import BASE, ORIGINAL, Variant, Version
 from mmerank.models.adapter import Adapter
+
+# Of an adapter that says nothing of several.
+ONE_PICTURE = "its adapter takes no more"
 
 
 @dataclass
@@ -75,6 +77,8 @@ class Pairs:
         """The example without what stands in its text for the picture."""
         if example.image is None:
             return Skipped(example.id, "no image")
+        if (count := len(example.pictures)) > 1 and (why := getattr(self.adapter, "one_picture", ONE_PICTURE)):
+            return Skipped(example.id, f"it has {count} pictures, and {self.adapter.name} reads one ({why})")
         plain = without_placeholder(self.placeholders, example)
         if not isinstance(plain, Skipped) and not plain.text.strip():
             return Skipped(example.id, "the text is empty")
@@ -106,8 +110,7 @@ class Pairs:
         return loaded
 
     def _pixels(self, example: Example, image: Version) -> Any:
-        picture = image.of(example).image
-        assert isinstance(picture, Image.Image)
+        picture: Any = image.of(example).image  # opened; several only where the adapter takes them
         pixels = self.adapter.pixels(picture, self.convention.image_layout)
         return waiting(pixels, next(self.adapter.model.parameters()).device)
 

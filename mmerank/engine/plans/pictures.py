@@ -5,28 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mmerank.inputs.contents import Content, content_of, picture_stamp
 from mmerank.inputs.example import Example
-from mmerank.inputs.pictures import open_picture
+from mmerank.inputs.pictures import Opened, open_pictures
 from mmerank.transfer import for_each_tensor
 
 
-def opened(example: Example, max_pixels: int) -> tuple[Image.Image, Content]:
-    """The picture of an example, and what the example is known by as it is now.
+def opened(example: Example, max_pixels: int) -> tuple[Opened, Content]:
+    """The picture of an example, or its several, and what the example is known by as it is now.
 
     Args:
         example: With a picture.
-        max_pixels: Most pixels that it may have.
+        max_pixels: Most pixels that each may have.
 
     Returns:
         The picture, upright and in RGB, and hashes of picture and text. A DataError where it cannot be read.
     """
     assert example.image is not None  # the plan saw to it
     stamp = picture_stamp(example.image)  # before: what is written meanwhile is looked at again
-    picture = open_picture(example.image, max_pixels=max_pixels)
+    picture = open_pictures(example.image, max_pixels=max_pixels)
     return picture, content_of(example, picture, stamp)
 
 

@@ -11,7 +11,7 @@ from mmerank.engine.measurement import unreadable
 from mmerank.engine.plans.passes import Passes
 from mmerank.errors import DataError
 from mmerank.inputs.example import Example, Skipped
-from mmerank.inputs.pictures import open_picture
+from mmerank.inputs.pictures import open_pictures
 from mmerank.inputs.sequence import KINDS, Kind, TokenSequence
 from mmerank.inputs.variants import ORIGINAL, Version
 from mmerank.models.adapter import Adapter
@@ -107,7 +107,7 @@ class Reader:
         if self.adapter.image_tokens:
             return {ORIGINAL: example.image}
         assert example.image is not None  # the plan saw to it
-        opened = replace(example, image=open_picture(example.image, max_pixels=self.max_pixels))
+        opened = replace(example, image=open_pictures(example.image, max_pixels=self.max_pixels))
         shown = {}
         for image in self.passes.images:
             try:
