@@ -203,7 +203,7 @@ def metric_tests(
     """
     each = {
         of: tests
-        for of in dict.fromkeys(metric.name for metric in listed_metrics(records))
+        for of in (metric.name for metric in listed_metrics(records))
         if (tests := paired_tests(records, aggregate=aggregate, bootstrap=bootstrap, of=of))
     }
     together = iter(controlled((one for tests in each.values() for one in tests.values()), false_discovery))

@@ -30,12 +30,12 @@ def push(
     """
     from mmerank.report.folders import run_folders
 
-    run_folders(runs)  # what is not there is told before anything heavy is imported
+    folders = run_folders(runs)  # what is not there is told before anything heavy is imported
 
     from rich.console import Console
 
     from mmerank.report.push import push as send
 
     with Console(stderr=True).status("reading runs and sending them"):  # shown in a terminal only
-        address = send(runs, to, private=private, with_data=with_data)
+        address = send(folders, to, private=private, with_data=with_data)
     typer.echo(address)

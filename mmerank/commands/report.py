@@ -23,7 +23,7 @@ def report(
     """Tables, figures and one HTML page from finished runs, without the models."""
     from mmerank.report.folders import run_folders
 
-    run_folders(runs)  # what is not there is told before anything heavy is imported
+    folders = run_folders(runs)  # what is not there is told before anything heavy is imported
 
     from rich.console import Console
 
@@ -33,6 +33,7 @@ def report(
     asked = {"html": html, "latex": latex, "csv": csv, "markdown": markdown}
     with Console(stderr=True).status("reading runs, drawing and writing"):  # shown in a terminal only
         formats = [name for name, wanted in asked.items() if wanted]
-        written = write(runs, out, formats=formats, with_data=with_data, names=names)
+        # Without --out what was named decides where to, or that it cannot be told; else it is not looked for again.
+        written = write(runs if out is None else folders, out, formats=formats, with_data=with_data, names=names)
     for path in written:
         typer.echo(path)

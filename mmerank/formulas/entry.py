@@ -11,6 +11,8 @@ Kind = Literal["spectral", "geometric", "between modalities", "paired states", "
 
 SVD = "n d min(n, d)"
 SQUARE = "n² d"
+MOST = "min(n-1, d)"  # what an effective rank of n centred rows can be
+LAYER_BY_LAYER = "Layer by Layer, arXiv:2502.02013"
 
 # Of two layers, rows that a map is fitted to and others that it is measured on; of several, image rows and text rows.
 FITTED = ("x", "y", "x_new", "y_new")
@@ -18,6 +20,7 @@ OF_LAYERS = ("layers",)
 POOLED = (FITTED, OF_LAYERS)
 # Rows that are kept of an example and hook point where a pooled metric asks for them: of two modalities half of each.
 SAMPLED = 32
+KEPT = f"pooled rows, {SAMPLED} of an example and layer: {4 * SAMPLED} d bytes"
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,21 @@ from functools import partial
 
 from mmerank.errors import UsageError, did_you_mean
 from mmerank.formulas import between, contrastive, information, similarity
-from mmerank.formulas.entry import OF_LAYERS, SAMPLED, SVD, between_modalities, of_paired_states
+from mmerank.formulas.entry import (
+    KEPT,
+    LAYER_BY_LAYER,
+    MOST,
+    OF_LAYERS,
+    SVD,
+    between_modalities,
+    of_paired_states,
+)
 from mmerank.formulas.table_of_rows import OF_ROWS
 
-_LAYERS = "Layer by Layer, arXiv:2502.02013"
 _GAP = "Liang et al. 2022"
 _MIR = "MIR, arXiv:2410.07167"
 _HUH = "Huh et al., arXiv:2405.07987"
 _WANG = "Wang and Isola, arXiv:2005.10242"
-_KEPT = f"pooled rows, {SAMPLED} of an example and layer: {4 * SAMPLED} d bytes"
-_D = "min(n-1, d)"
 
 _OF_MODALITIES = (
     between_modalities(
@@ -81,7 +86,7 @@ _OF_MODALITIES = (
         "",
         _MIR,
         takes=OF_LAYERS,
-        needs=_KEPT,
+        needs=KEPT,
         follows_rows=True,
         cost="n m (d + min(n, m)) of each layer",
     ),
@@ -93,7 +98,7 @@ _OF_MODALITIES = (
         "",
         "MIR's code, its default; may be rounding",
         takes=OF_LAYERS,
-        needs=_KEPT,
+        needs=KEPT,
         better="neither",
         follows_rows=True,
         cost="(n + m + d) d² of each layer",
@@ -157,7 +162,7 @@ _OF_MODALITIES = (
         "LiDAR",
         contrastive.lidar,
         "1",
-        _D,
+        MOST,
         "LiDAR, ICLR 2024",
         takes=("views",),
         needs="mean states of several views",
@@ -173,7 +178,13 @@ _OF_MODALITIES = (
         cost="n² (n + d)",
     ),
     of_paired_states(
-        "dime_10_perms_linear", "DiME, 10 permutations, nats", information.dime, "", "ln n", _LAYERS, cost="10 n³"
+        "dime_10_perms_linear",
+        "DiME, 10 permutations, nats",
+        information.dime,
+        "",
+        "ln n",
+        LAYER_BY_LAYER,
+        cost="10 n³",
     ),
 )
 

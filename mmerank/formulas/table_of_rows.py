@@ -5,28 +5,32 @@ from __future__ import annotations
 from functools import partial
 
 from mmerank.formulas import geometric, spectral
-from mmerank.formulas.entry import FITTED, SAMPLED, of_geometry, of_spectrum
+from mmerank.formulas.entry import (
+    FITTED,
+    KEPT,
+    LAYER_BY_LAYER,
+    MOST,
+    of_geometry,
+    of_spectrum,
+)
 
 _DIFF_ERANK = "Diff-eRank, arXiv:2401.17139, Def. 3.1-3.3"
 _ROY = "Roy and Vetterli, EUSIPCO 2007"
 _RENYI = "Rényi, of the spectrum of Diff-eRank, arXiv:2401.17139"
 _ALPHA = "alpha-ReQ, NeurIPS 2022"
 _NUCLEAR = "Matrix Nuclear-Norm, arXiv:2410.10672"
-_LAYERS = "Layer by Layer, arXiv:2502.02013"
 _LINEAR = "Razzhigaev et al. 2024"
-_KEPT = f"pooled rows, {SAMPLED} of an example and layer: {4 * SAMPLED} d bytes"
 _SIGMA = "singular values of the rows"
 _CENTRED = "singular values of the centred rows"
-_D = "min(n-1, d)"
 
 OF_ROWS = (
-    of_spectrum("erank_diff_erank", "eRank", spectral.erank, "1", _D, _DIFF_ERANK),
+    of_spectrum("erank_diff_erank", "eRank", spectral.erank, "1", MOST, _DIFF_ERANK),
     of_spectrum(
         "erank_sigma_of_centred_unit",
         "eRank of singular values, unit rows",
         spectral.erank_of_sigma,
         "1",
-        _D,
+        MOST,
         _DIFF_ERANK,
     ),
     of_spectrum(
@@ -43,7 +47,7 @@ OF_ROWS = (
         "eRank of singular values, centred",
         spectral.erank_centred,
         "1",
-        _D,
+        MOST,
         _ROY,
         needs=_CENTRED,
     ),
@@ -55,7 +59,7 @@ OF_ROWS = (
         "eRank, rows not unit",
         spectral.erank_not_unit,
         "1",
-        _D,
+        MOST,
         _DIFF_ERANK + ", without unit rows",
         needs=_CENTRED,
     ),
@@ -65,7 +69,7 @@ OF_ROWS = (
         spectral.matrix_entropy_uncentred,
         "0",
         "ln min(n, d)",
-        _LAYERS,
+        LAYER_BY_LAYER,
         needs="spectrum of unit rows",
     ),
     of_spectrum(
@@ -73,7 +77,7 @@ OF_ROWS = (
         "Rényi entropy, order 1/2",
         partial(spectral.renyi_entropy, order=0.5),
         "0",
-        f"ln {_D}",
+        f"ln {MOST}",
         _RENYI,
     ),
     of_spectrum(
@@ -81,19 +85,19 @@ OF_ROWS = (
         "Rényi entropy, order 2",
         partial(spectral.renyi_entropy, order=2.0),
         "0",
-        f"ln {_D}",
+        f"ln {MOST}",
         _RENYI,
     ),
     of_spectrum(
-        "participation_ratio", "Participation ratio", spectral.participation_ratio, "1", _D, "Gao et al. 2017"
+        "participation_ratio", "Participation ratio", spectral.participation_ratio, "1", MOST, "Gao et al. 2017"
     ),
-    of_spectrum("stable_rank", "Stable rank", spectral.stable_rank, "1", _D, "Rudelson and Vershynin 2007"),
-    of_spectrum("k_energy_90", "Directions of 90 %", spectral.k_energy, "1", _D, "of the spectrum of Diff-eRank"),
+    of_spectrum("stable_rank", "Stable rank", spectral.stable_rank, "1", MOST, "Rudelson and Vershynin 2007"),
+    of_spectrum("k_energy_90", "Directions of 90 %", spectral.k_energy, "1", MOST, "of the spectrum of Diff-eRank"),
     of_spectrum(
         "anisotropy_mllm_microscope",
         "Anisotropy",
         spectral.anisotropy,
-        f"1/{_D}",
+        f"1/{MOST}",
         "1",
         "LLM-Microscope",
         needs=_CENTRED,
@@ -117,7 +121,7 @@ OF_ROWS = (
         needs="column norms of centred unit rows",
         cost="n d",
     ),
-    of_spectrum("nuclear_norm_exact_over_n", "Nuclear norm", spectral.nuclear_norm, "1/√n", f"√({_D}/n)", _NUCLEAR),
+    of_spectrum("nuclear_norm_exact_over_n", "Nuclear norm", spectral.nuclear_norm, "1/√n", f"√({MOST}/n)", _NUCLEAR),
     of_spectrum(
         "alpha_req_ols_ranks3to20",
         "alpha-ReQ, least squares, ranks 3-20",
@@ -207,7 +211,7 @@ OF_ROWS = (
         "1",
         _LINEAR + ", on other rows than those of the fit",
         takes=FITTED,
-        needs=_KEPT,
+        needs=KEPT,
         follows_rows=True,
         cost="n d²",
     ),
@@ -219,7 +223,7 @@ OF_ROWS = (
         "1",
         _LINEAR + ", on other rows than those of the fit",
         takes=FITTED,
-        needs=_KEPT,
+        needs=KEPT,
         follows_rows=True,
         cost="n d²",
     ),

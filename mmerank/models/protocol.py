@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from inspect import get_annotations
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self
 
 from torch import nn
-
-_Model = TypeVar("_Model", bound="LoadedModel")
 
 
 class LoadedModel(Protocol):
@@ -29,7 +27,7 @@ class LoadedModel(Protocol):
     model: nn.Module
     max_tokens: int
 
-    def untrained(self: _Model, seed: int) -> _Model:
+    def untrained(self, seed: int) -> Self:
         """The same configuration with fresh random weights, in eval mode; same tokenizer, dtype and device."""
         ...
 

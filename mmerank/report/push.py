@@ -108,8 +108,9 @@ def _write(folders: dict[str, Path], stage: Path, to: str, *, with_data: bool) -
     """All that goes up, read back as a reader will."""
     for name, folder in folders.items():
         share(folder, stage / RUNS / name, as_it_is=with_data)
+        job = read_settings(folder, needs=("job",))["job"]
         for result in results_in(read_summary(folder)):
-            stored(folder, read_settings(folder, needs=("job",))["job"], result["model"])
+            stored(folder, job, result["model"])
     read = read_runs([stage / RUNS / name for name in folders])
     for run in read:
         if further := sorted(set(run.frames) - set(run.results)):

@@ -134,8 +134,7 @@ class Columns:
         if lengths is None:
             return
         self.require(np.diff(offsets) == np.where(wanted, lengths, 0), name)
-        fine = np.isfinite(values) if most is None else np.isnan(values) | ((values >= -SLACK) & (values <= most))
-        self.require(np.add.reduceat(np.append(~fine, False), offsets[:-1]) * (np.diff(offsets) > 0) == 0, name)
+        self._check_values(name, offsets, values, most)
 
     def check_pictures(self, name: str, where: Column) -> None:
         """Entropies of the rows of two or more pictures, or NaN, and at these rows alone."""
@@ -143,7 +142,10 @@ class Columns:
         offsets, values = self._lists(name, there)
         self.require(~there | (where & (np.diff(offsets) > 1)), name)
         most = np.repeat(np.log(np.maximum(self["n"], 1.0)) + SLACK, np.diff(offsets))
-        fine = np.isnan(values) | ((values >= -SLACK) & (values <= most))
+        self._check_values(name, offsets, values, most)
+
+    def _check_values(self, name: str, offsets: Column, values: Column, most: float | Column | None) -> None:
+        fine = np.isfinite(values) if most is None else np.isnan(values) | ((values >= -SLACK) & (values <= most))
         self.require(np.add.reduceat(np.append(~fine, False), offsets[:-1]) * (np.diff(offsets) > 0) == 0, name)
 
     def check_embeddings(self, where: Column) -> None:

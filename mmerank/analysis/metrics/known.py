@@ -75,8 +75,7 @@ def listed_metrics(records: pd.DataFrame) -> tuple[Metric, ...]:
     Returns:
         In the order of tables.
     """
-    asked = set(columns_of(records))
-    return tuple(of for of in metrics_of(records) if of.name in asked or not of.own_place)
+    return tuple(of for of in metrics_of(records) if not of.own_place)
 
 
 def on_equal_rows(name: str) -> bool:
