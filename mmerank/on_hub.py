@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mmerank.errors import first_line
+
 # Longer than any answer takes; without one, the libraries below say what is wrong.
 HUB_TIMEOUT_S = 5.0
 NO_ANSWER = "the hub gives no answer"
@@ -48,5 +50,4 @@ def reason_of(error: Exception) -> str:
         return "no such repository; of a private one, `hf auth login` first"
     if isinstance(error, hub.RevisionNotFoundError):
         return "no such revision"
-    reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-    return f"{NO_ANSWER}: {reason}"
+    return f"{NO_ANSWER}: {first_line(error)}"
