@@ -24,7 +24,12 @@ ROOT = Path(__file__).parents[1]
 BAR = "\\|"
 BRACKET = "\\["  # else the beginning of a link
 # Where documents point outside docs/ to what is a page here.
-PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "../README.md": "index.md"}
+PAGES = {
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "../README.md": "index.md",
+    "../CONTRIBUTING.md": "contributing.md",
+}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -53,14 +53,18 @@ def commands() -> list[tuple[str, list[str]]]:
         for language, content in blocks(document):
             if language == "bash":
                 lines = content.replace("\\\n", " ").splitlines()
-                found += [(document.name, shlex.split(line, comments=True)) for line in lines if line.strip()]
+                found += [(document.name, words) for line in lines if (words := shlex.split(line, comments=True))]
     return found
+
+
+def unlaunched(words: list[str]) -> list[str]:
+    """Our command, without the launcher that starts it several times."""
+    return words[words.index("-m") + 1 :] if words[0] in ("accelerate", "torchrun", "srun") else words
 
 
 @pytest.mark.parametrize(("document", "words"), commands(), ids=lambda x: x if isinstance(x, str) else " ".join(x))
 def test_shell_commands_exist(document: str, words: list[str]) -> None:
-    if words[0] in ("accelerate", "torchrun"):  # which start ours
-        words = words[words.index("-m") + 1 :]
+    words = unlaunched(words)
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif words[0] == "mmerank":

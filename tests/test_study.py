@@ -11,8 +11,9 @@ from filelock import FileLock
 
 from mmerank import align, load, load_data
 from mmerank.__main__ import main
-from mmerank.errors import RunFolderError, UsageError
+from mmerank.errors import UsageError
 from mmerank.jobs.study import Cell, no_longer, read_study, run_study, standing, write_cells
+from mmerank.processes import Rank, rank
 
 KNOWN = {
     "align": ["models", "data", "limit", "layers", "sequence", "dtype"],
@@ -138,15 +139,38 @@ def test_an_edited_file_keeps_what_was_run(tmp_path: Path, ran: list[str]) -> No
     assert no_longer(found, folder) == [first.name] and standing(found[0], folder).state == "left"
 
 
-def test_two_studies_in_one_folder(tmp_path: Path, ran: list[str]) -> None:
+def test_a_cell_that_another_study_is_at_is_left_to_it(tmp_path: Path, ran: list[str]) -> None:
+    found = cells(tmp_path, {"models": ["good", "bad", "other"], "data": ["x"], "jobs": ["align"]})
+    folder = tmp_path / "s"
+    write_cells(found, folder, ARGUMENT)
+    mine = run_study(found, folder)
+    assert next(mine).state == "done"
+    with FileLock(folder / "cells" / f".{found[1].name}.lock"):
+        assert next(mine).state == "running" and ran == ["good"]
+    assert next(mine).state == "done" and ran == ["good", "other"]
+    assert [of.state for of in run_study(found, folder)] == ["done", "failed", "done"]
+
+
+def test_tasks_of_one_launch_run_cells_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[str]
+) -> None:
     found = cells(tmp_path, {"models": ["good"], "data": ["x"], "jobs": ["align"]})
     write_cells(found, tmp_path / "s", ARGUMENT)
-    with (
-        FileLock(tmp_path / "s" / "cells" / ".lock"),
-        pytest.raises(RunFolderError, match="another study is running"),
-    ):
-        list(run_study(found, tmp_path / "s"))
-    assert not ran
+    given: dict[str, str] = {}
+    run = subprocess.run
+
+    def seen(command: list[str], env: dict[str, str], **settings: Any) -> Any:
+        given.update(env)
+        return run(command, **settings)
+
+    monkeypatch.setattr("mmerank.jobs.study.subprocess.run", seen)
+    for name, value in {"PROCID": 1, "STEP_NUM_TASKS": 2, "LOCALID": 1}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    assert rank().count == 2
+    assert [of.state for of in run_study(found, tmp_path / "s")] == ["done"]
+    for variable, stated in given.items():
+        monkeypatch.setenv(variable, stated)
+    assert rank() == Rank()
 
 
 def status_of(*arguments: str) -> int:

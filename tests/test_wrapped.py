@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from mmerank import align, capture, diff, load, wrap_text
+from mmerank import align, capture, diff, load, wrap, wrap_text
 from mmerank.errors import ModelError
 from mmerank.models.wrapped import evaluated, unwrapped
 from tests.adapters.cases import LLAVA, examples
@@ -160,3 +160,14 @@ def test_what_is_compiled_in_place_within_a_model_is_run_as_it_is_written() -> N
     adapter = load(GOLDEN / "llava_tiny" / "hf_model", device="cpu")
     adapter.model.model.language_model.compile(backend=lambda *_: pytest.fail("compiled"))  # type: ignore[union-attr]
     assert align(adapter, examples()).erank5 == align(LLAVA.adapter, examples()).erank5
+
+
+def test_what_is_no_processor_or_tokenizer_is_said(model: Any) -> None:
+    tokenizer, llava = OPT.adapter.tokenizer, load("demo-llava").model
+    for given in (None, tokenizer):
+        with pytest.raises(ModelError, match=f"mine: expected the processor .* got {type(given).__name__}"):
+            wrap(llava, given, name="mine")
+    with pytest.raises(ModelError, match="mine: expected the tokenizer .* got NoneType"):
+        wrap_text(model, None, name="mine")
+    with pytest.raises(ModelError, match="mine: expected the tokenizer .*; give `processor.tokenizer`"):
+        wrap_text(model, SimpleNamespace(tokenizer=tokenizer), name="mine")

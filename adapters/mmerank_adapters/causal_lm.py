@@ -158,8 +158,14 @@ class LanguageModel:
             The adapter; its `model` is `model` itself, in the mode it was in.
 
         Raises:
-            ModelError: The model is of a kind that this adapter does not understand.
+            ModelError: The model is of a kind that this adapter does not understand, or the tokenizer is none.
         """
+        if not hasattr(tokenizer, "init_kwargs"):
+            inner = "; give `processor.tokenizer`" if hasattr(tokenizer, "tokenizer") else ""
+            raise ModelError(
+                f"{name}: expected the tokenizer of the model, as AutoTokenizer.from_pretrained(CHECKPOINT) "
+                f"loads it, got {type(tokenizer).__name__}{inner}"
+            )
         causal = _kind(model) in _class_names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
         if not causal and _kind(model) not in _class_names(MODEL_MAPPING_NAMES):
             raise ModelError(

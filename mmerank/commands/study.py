@@ -38,6 +38,7 @@ def study(
     """A grid of runs from one file: models, data and jobs.
 
     Each cell is a run folder; `mmerank report DIR` reads them all. What is done stays, what failed is tried again.
+    The same command on several GPUs or nodes at once shares the cells.
     """
     from rich.console import Console
 
@@ -82,7 +83,7 @@ def _say(found: list[Any], folder: Path, json_file: str | None, table: Any) -> N
 
 
 def _end(found: list[Any]) -> None:
-    if any(of.state != "done" for of in found):
+    if any(of.state not in ("done", "running") for of in found):
         raise typer.Exit(1)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,12 +19,13 @@ from filelock import FileLock, Timeout
 from mmerank.durable import own_folder, whole
 from mmerank.errors import RunFolderError, UsageError, did_you_mean, first_line
 from mmerank.files import regular_bytes
+from mmerank.processes import rank
 from mmerank.runs.cache import folder_name
 from mmerank.runs.settings import SUMMARY
 
 JOBS = ("align", "perturb", "diff", "encode")
 CELLS = "cells"  # beside the run folders: what each was asked for, and what it said
-State = Literal["done", "failed", "begun", "left"]
+State = Literal["done", "failed", "running", "begun", "left"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Standing:
-    """What has become of a cell: its state, and why it failed."""
+    """What has become of a cell: its state (`running` is one that another study is at), and why it failed."""
 
     cell: Cell
     state: State
@@ -127,32 +130,38 @@ def standing(cell: Cell, folder: Path) -> Standing:
 def run_study(cells: list[Cell], folder: Path) -> Iterator[Standing]:
     """Run what is not done, one cell after the other, each in a process of its own; one that fails stops no other.
 
+    Several studies in one folder, on as many GPUs or nodes, share the cells: none runs one that another is at.
+
     Args:
         cells: Those of the study, whose files lie in the folder already (`write_cells`).
-        folder: Of the study; of two studies in one folder the second is refused.
+        folder: Of the study.
 
     Yields:
-        What became of each cell.
+        What became of each cell; `running` where another study is at it.
 
     Raises:
-        RunFolderError: Another study runs in the folder.
+        RunFolderError: The file system has no locks.
     """
-    with _alone(folder):
-        for cell in cells:
-            if standing(cell, folder).state == "done":
-                yield Standing(cell, "done")
-                continue
-            failed = folder / CELLS / f"{cell.name}.failed"
-            failed.unlink(missing_ok=True)
-            with (folder / CELLS / f"{cell.name}.log").open("wb") as log:
-                command = [sys.executable, "-m", "mmerank", cell.job, "--config", str(_file(folder, cell))]
-                done = subprocess.run(
-                    [*command, "--out", str(folder / cell.name)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
-                )
-            if done.returncode:
-                with whole(failed) as unfinished:
-                    unfinished.write_text(_said(Path(log.name), done.returncode) + "\n", encoding="utf-8")
-            yield standing(cell, folder)
+    for cell in cells:
+        with _taken(folder, cell) as taken:
+            if taken and standing(cell, folder).state != "done":
+                _run(cell, folder)
+            found = standing(cell, folder) if taken else Standing(cell, "running")
+        yield found
+
+
+def _run(cell: Cell, folder: Path) -> None:
+    failed = folder / CELLS / f"{cell.name}.failed"
+    failed.unlink(missing_ok=True)
+    # Of several tasks that a launcher started, each runs cells of its own.
+    alone = {"RANK": "0", "WORLD_SIZE": "1"} if rank().count > 1 else {}
+    with (folder / CELLS / f"{cell.name}.log").open("wb") as log:
+        command = [sys.executable, "-m", "mmerank", cell.job, "--config", str(_file(folder, cell))]
+        command += ["--out", str(folder / cell.name)]
+        done = subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **alone})
+    if done.returncode:
+        with whole(failed) as unfinished:
+            unfinished.write_text(_said(Path(log.name), done.returncode) + "\n", encoding="utf-8")
 
 
 def write_cells(cells: list[Cell], folder: Path, argument: Mapping[str, str]) -> None:
@@ -191,12 +200,21 @@ def _file(folder: Path, cell: Cell) -> Path:
     return folder / CELLS / f"{cell.name}.yaml"
 
 
-def _alone(folder: Path) -> Any:
-    lock = FileLock(folder / CELLS / ".lock")
+@contextmanager
+def _taken(folder: Path, cell: Cell) -> Iterator[bool]:
+    """Have a cell for this process alone while the block runs, if no other has it; a process that dies lets go."""
+    lock = FileLock(folder / CELLS / f".{cell.name}.lock")
     try:
-        return lock.acquire(timeout=0)
+        lock.acquire(timeout=0)
     except Timeout:
-        raise RunFolderError(f"{folder}: another study is running in this folder") from None
+        yield False
+        return
+    except (OSError, NotImplementedError) as error:
+        raise RunFolderError(f"{folder}: cannot be locked ({first_line(error)})") from None
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _said(log: Path, status: int) -> str:

@@ -133,7 +133,7 @@ def wrap(model: Any, processor: Any, *, name: str) -> Adapter:
         measured.
 
     Raises:
-        ModelError: No adapter understands it.
+        ModelError: No adapter understands the model, or the processor does not prepare both pictures and texts.
     """
     from mmerank.models.wrapped import unwrapped
 
@@ -141,6 +141,11 @@ def wrap(model: Any, processor: Any, *, name: str) -> Adapter:
     config: Any = getattr(inner, "config", None)
     if not hasattr(config, "to_dict"):
         raise ModelError(f"{name}: expected a multimodal model of transformers, got {type(model).__name__}")
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise ModelError(
+            f"{name}: expected the processor of the model, as AutoProcessor.from_pretrained(CHECKPOINT) "
+            f"loads it, with an image processor and a tokenizer; got {type(processor).__name__}"
+        )
     family = family_of(config.to_dict(), name)
     if not hasattr(family, "wrap"):
         raise ModelError(f"{name}: the adapter {family.__name__} loads checkpoints alone, no model in memory")

@@ -92,13 +92,11 @@ def _fed(adapter: Adapter | TextAdapter) -> dict[str, Any]:
 
 def _encoded(encoder: Encoder) -> dict[str, Any]:
     """What decides of what is fed to an encoder; tokenizers of libraries of its kind have no form in common."""
-    tokenizer = getattr(encoder, "tokenizer", None)
     read = _attempted(lambda: encoder.tokens(_TEXT).ids)
-    vocabulary = tokenizer_fingerprint(tokenizer) if hasattr(tokenizer, "init_kwargs") else type(tokenizer).__name__
     return {
         "pixels": _digest(_attempted(lambda: encoder.pixels(_picture()))),
         "reading": _digest([read, encoder.max_tokens]),
-        "tokenizer": vocabulary,
+        "tokenizer": tokenizer_fingerprint(getattr(encoder, "tokenizer", None)),
     }
 
 

@@ -43,7 +43,7 @@ class TextAdapter(LoadedModel, Protocol):
     Beside what `mmerank.models.protocol.LoadedModel` has (`name`, `source`, `model`, `max_tokens`, `untrained`):
 
     Attributes:
-        tokenizer: As transformers loads it.
+        tokenizer: As transformers loads it; of an adapter of one's own it may be another, or None.
         predicts_next: Whether `logits` predict the next token; False for encoders.
         layers: Where hidden states are read, as transformers orders its `hidden_states`: what enters the first
             block, what leaves each block but the last, and at last the final representation: after the final norm
@@ -191,11 +191,14 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A hash of what a tokenizer does to a text, wherever it was loaded from.
 
     Args:
-        tokenizer: As transformers loads it.
+        tokenizer: As transformers loads it, or another, or None.
 
     Returns:
-        16 hexadecimal digits.
+        16 hexadecimal digits; of what is none of transformers, the name of its class: what it gives for a text is
+        known by the ids that the model is fed.
     """
+    if not hasattr(tokenizer, "init_kwargs"):
+        return type(tokenizer).__name__
     if tokenizer.is_fast:
         content = _of_fast(tokenizer.backend_tokenizer.to_str())
     else:

@@ -30,7 +30,8 @@ def study_table(found: Sequence[Any], folder: Path, earlier: Sequence[str]) -> R
         options = ", ".join(f"{key} {_short(value)}" for key, value in of.cell.options.items())
         table.add_row(*(Text(word) for word in (of.cell.job, of.cell.model, of.cell.data, options, of.state)))
     counts = Counter(of.state for of in found)
-    lines = [", ".join(f"{counts[state]} {state}" for state in ("done", "failed", "begun", "left") if counts[state])]
+    states = ("done", "failed", "running", "begun", "left")
+    lines = [", ".join(f"{counts[state]} {state}" for state in states if counts[state])]
     lines += [f"failed: {of.cell.job} of {of.cell.model}: {of.reason}" for of in found if of.reason]
     if earlier:
         lines.append(f"kept, no longer in the file: {', '.join(earlier)}")
