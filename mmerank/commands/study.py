@@ -63,6 +63,9 @@ def study(
                 found.append(done)
                 if len(found) < len(cells):
                     status.update(f"{len(found) + 1} of {len(cells)}: {cells[len(found)].name}")
+        for i, of in enumerate(found):  # others have gone on meanwhile
+            if of.state == "running" and (now := standing(of.cell, folder)).state in ("done", "failed"):
+                found[i] = now
     _say(found, folder, json_file, study_table(found, folder, no_longer(cells, folder)))
     if not dry_run:
         _end(found)
