@@ -78,6 +78,8 @@ def test_summary(results: dict[str, Any]) -> None:
     assert table.loc["erank4", "mean_rows"] == sum(r.n for r in records) / 3
     assert table.loc["matched_erank4", "mean_rows"] == 4 and table.loc["stable_rank/llm/text", "point"] == "llm"
     assert math.isnan(table.loc["image_text_alignment", "mean_rows"])
+    ratio = table.loc["participation_ratio4"]
+    assert list(ratio[["point", "input", "mean_rows"]]) == ["llm", "text", table.loc["erank4", "mean_rows"]]
 
     changes = results["perturb"].summary().set_index(["transform", "quantity"])
     test = results["perturb"].tests["rotate:90"]["erank1"]

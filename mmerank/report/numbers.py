@@ -232,7 +232,7 @@ def placed(runs: Sequence[Finished], numbers: pd.DataFrame) -> pd.DataFrame:
         for model, frame in run.frames.items()
         for key, of in frame[frame["model"] == model].groupby(["transform", "point", "input"])
     }
-    counted = table["quantity"].str.contains("erank") | table["metric"].str.startswith((VALUE, MATCHED_VALUE))
+    counted = table["quantity"].str.contains("erank|participation_ratio") | table["metric"].str.startswith((VALUE, MATCHED_VALUE))
     keys = zip(*(table[name] for name in ("run", "model", "transform", "point", "input")), strict=True)
     behind = pd.Series([means.get(key, math.nan) for key in keys], index=table.index)
     rows = pd.to_numeric(table["rows"], errors="coerce")
@@ -243,8 +243,8 @@ def placed(runs: Sequence[Finished], numbers: pd.DataFrame) -> pd.DataFrame:
 def _place(of: str, name: str, point: str) -> tuple[str, str]:
     """Hook point and input of a number; empty where it is of several."""
     plain = name.removeprefix(metric(of).prefix) if of != "accuracy" else name
-    if plain in ERANKS:
-        return ERANKS[plain]
+    if (label := plain.replace("participation_ratio", "erank")) in ERANKS:
+        return ERANKS[label]
     if of.startswith((VALUE, MATCHED_VALUE)):
         _, *where, kind = plain.split("/")
         return point or "/".join(where), "text" if kind in ("trained", "untrained", "difference") else kind
