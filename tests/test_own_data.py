@@ -261,7 +261,7 @@ def test_broken_rows_of_a_frame_cost_themselves() -> None:
     assert [entry.reason for entry in found if isinstance(entry, Skipped)] == [
         "row 1: caption is null, expected text",
         "row 2: no image",
-        "row 3: file is a number (3.5), expected a path, the content of a file or a picture",
+        "row 3: file is a number (3.5), expected a path, the content of a file or a PIL picture",
     ]
     twice = load_data(rows(["a.png"] * 3, id="same"), **PAIRS)
     assert [type(entry).__name__ for entry in twice] == ["Example", "Skipped", "Skipped"]

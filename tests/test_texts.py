@@ -88,7 +88,7 @@ def test_repeated_texts(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"good\nGr\xfc\xdfe\n", r"line 2 is not UTF-8 \(invalid start byte at byte 3\); convert the file"),
-        ("Grüße".encode("utf-16"), "line 1 is not UTF-8"),
+        ("Grüße".encode("utf-16"), "stored as UTF-16; save it as UTF-8"),
         (b"", "empty file"),
     ],
 )

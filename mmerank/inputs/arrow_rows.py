@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from mmerank.errors import DataError
 from mmerank.inputs.pictures import Encoded
 from mmerank.inputs.sources import Place, picture_content
 from mmerank.inputs.table_files import Row
@@ -108,9 +109,17 @@ def undecoded(dataset: Any, image: str | None) -> Any:
 
     Returns:
         The same, cast where it would decode them.
+
+    Raises:
+        DataError: It has a transform, which makes rows that are nowhere stored.
     """
     import datasets
 
+    if (getattr(dataset, "format", None) or {}).get("type") == "custom":
+        raise DataError(
+            "the data set has a transform of its own (with_transform, set_transform), which would not be applied; "
+            "put what it does into the rows with map, or give mmerank.Example objects"
+        )
     dataset = dataset.with_format(None)
     features = dataset.features or {}
     stored = datasets.Image(decode=False)

@@ -56,7 +56,8 @@ class Columns:
         Raises:
             DataError: Says what is missing, and which columns there are.
         """
-        listed = ", ".join(map(str, found)) or "none"
+        # A blank at an end, as of "a, b" in a table of commas, is not seen otherwise.
+        listed = ", ".join(str(of) if str(of) == str(of).strip() else repr(of) for of in found) or "none"
         if self.response is None:
             raise DataError(f"{data}: say which column holds the text, response=COLUMN; columns: {listed}")
         if missing := [name for name in self.stated.values() if name and name not in found]:
@@ -73,6 +74,8 @@ class Columns:
     def own_id(self, row: dict[str, Any]) -> str | None:
         """The id in a row, text or a whole number; DataError where a column was named for it that has none."""
         value = row.get(self.id or "id")
+        if isinstance(value, float) and value.is_integer():  # what pandas makes of whole numbers where one is missing
+            value = int(value)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         # What cannot be written as UTF-8 cannot stand in a report.
@@ -105,7 +108,7 @@ class Columns:
             raise DataError("no image")
         if (source := picture_sources(value, within)) is None:
             found = no_picture(as_list(value))
-            raise DataError(f"{self.image} is {found}, expected a path, the content of a file or a picture")
+            raise DataError(f"{self.image} is {found}, expected a path, the content of a file or a PIL picture")
         return Example(name, source, asked, response)
 
     def entries(self, rows: Iterable[tuple[int, Row]], within: Place | None = None) -> Iterator[Example | Skipped]:

@@ -200,7 +200,7 @@ def _checked(entry: Example | Skipped) -> Example | Skipped:
     known = (Path, Image.Image, Encoded)
     if isinstance(entry.image, list) or not all(isinstance(of, known) for of in entry.pictures):
         found = no_picture(entry.image)
-        return Skipped(entry.id, f"the image is {found}, expected a path, a file's content or a picture")
+        return Skipped(entry.id, f"the image is {found}, expected a path, a file's content or a PIL picture")
     return entry
 
 

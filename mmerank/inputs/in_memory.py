@@ -20,7 +20,7 @@ FIRST = 16
 def is_table(data: object) -> bool:
     """Whether this is a table that `from_memory` reads."""
     if isinstance(data, (list, tuple)):
-        return bool(data) and any(isinstance(row, Mapping) for row in data)
+        return not data or any(isinstance(row, Mapping) for row in data)
     return _is(data, "pandas", "DataFrame") or _is(data, "datasets", "Dataset") or is_stream(data)
 
 

@@ -68,7 +68,7 @@ def lines(path: Path, digest: Digest | None = None, *, pipe: bool = False) -> It
         One line after the other; the end of the last one may be missing.
 
     Raises:
-        DataError: The file is missing, cannot be read or unpacked, or has a line without end.
+        DataError: The file is missing, cannot be read or unpacked, is UTF-16, or has a line without end.
     """
     try:
         with opened(path, pipe=pipe) as raw:
@@ -77,6 +77,8 @@ def lines(path: Path, digest: Digest | None = None, *, pipe: bool = False) -> It
             for i, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b"")):
                 if len(line) == LONGEST_LINE:
                     raise DataError(f"{path}: line {i + 1} has {LONGEST_LINE / 1e6:g} MB and more, expected texts")
+                if i == 0 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise DataError(f"{path}: stored as UTF-16; save it as UTF-8")
                 start = 3 if i == 0 and line.startswith(b"\xef\xbb\xbf") else 0
                 yield line[start:].removesuffix(b"\n").removesuffix(b"\r")
     except (OSError, EOFError, zlib.error) as error:

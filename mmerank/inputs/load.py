@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -186,6 +187,8 @@ def _with_columns(data: str, columns: Columns) -> str:
     if not given:
         return data
     if name not in (*KINDS, "hub"):
+        if name not in _READERS and (meant := _as_path(data)):
+            raise UsageError(f"unknown data {data!r}{meant}")
         raise UsageError(
             f"{data!r}: {', '.join(given)} name columns, which only {', '.join(f'{kind}:' for kind in KINDS)} "
             "and hub: have; of text: the column stands behind a #"
@@ -217,7 +220,12 @@ def _no_text(data: object) -> str:
     entries = list(data) if isinstance(data, (DataSet, list, tuple)) else []
     if entries and all(isinstance(entry, (Example, Skipped)) for entry in entries):
         return f"{kind} of examples, which mmerank.align, perturb and diff take as they are"
-    return f"{kind}; known: {', '.join(FORMS)}"
+    if isinstance(data, Mapping):
+        return f"{kind}; of columns, pandas.DataFrame(DATA) makes a table"
+    return (
+        f"{kind}; a table is a DataFrame, a datasets.Dataset or a list of dictionaries; whatever else there is "
+        "becomes mmerank.Example objects, which mmerank.align, perturb and diff take as they are"
+    )
 
 
 def _as_path(data: str) -> str:

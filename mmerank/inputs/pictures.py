@@ -141,7 +141,8 @@ def _picture(source: Path | Encoded | Image.Image, max_pixels: int) -> Image.Ima
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"{name}: no such file in {_folder(source)}") from None
+        folder = f" in {source.parent}" if isinstance(source, Path) else ""
+        raise DataError(f"{name}: no such file{folder}") from None
     except UnidentifiedImageError:
         raise DataError(f"{name}: not an image in a format that is read: {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
@@ -292,7 +293,3 @@ def _eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
         part = flat[start : start + _CHUNK].astype(np.int64)
         found[start : start + _CHUNK] = (part.clip(0, 65535) / 257).round()
     return found.reshape(values.shape)
-
-
-def _folder(source: Path | Encoded | Image.Image) -> str:
-    return str(source.parent) if isinstance(source, Path) else "memory"

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -14,6 +14,8 @@ from mmerank.errors import DataError, SourceError, first_line
 
 # Two letters at least: one is a drive of Windows.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::[^/]*)?://")
+
+_GONE = (404, 410)  # answers of the web that say that there is none
 
 
 def is_address(name: str) -> bool:
@@ -55,7 +57,9 @@ def opened_there(address: str) -> Iterator[BinaryIO]:
         The file; most file systems fetch only what is read of it.
 
     Raises:
+        FileNotFoundError: There is none.
         DataError: What fsspec needs for such addresses is not installed.
+        SourceError: The web does not give it.
     """
     import fsspec
 
@@ -63,7 +67,16 @@ def opened_there(address: str) -> Iterator[BinaryIO]:
         there = fsspec.open(address, "rb")
     except (ImportError, ValueError) as error:
         raise DataError(f"{address}: {first_line(error)}") from error
-    with there as file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(there)
+        except FileNotFoundError as error:
+            # fsspec says so of the web whatever went wrong there.
+            cause = error.__cause__ or error
+            answer = getattr(cause, "status", None)
+            if isinstance(cause, FileNotFoundError) or answer in _GONE or not (answer or isinstance(cause, OSError)):
+                raise
+            raise SourceError(f"{address}: cannot be fetched ({first_line(cause)})") from error
         yield cast(BinaryIO, file)
 
 

@@ -153,7 +153,7 @@ def _fields(place: Place, file: BinaryIO, member: tarfile.TarInfo, ending: str) 
             return {ending: text}
         found = json.loads(text)
     except (ValueError, RecursionError):
-        return {}  # no text: the row says that it has no such field
+        return {ending: content}  # the row says that it is no text
     return {f"json.{name}": value for name, value in found.items()} if isinstance(found, dict) else {}
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mmerank.errors import DataError
 from mmerank.files import regular_bytes
+from mmerank.inputs.layouts import at_home
 from mmerank.inputs.pictures import Encoded, Pictures
 from mmerank.inputs.remote import is_address, remote_bytes
 
@@ -111,7 +112,9 @@ def _file(value: Place, within: Place | None) -> Path | Encoded:
         if not _below(address, within):
             raise DataError(f"image {str(value)!r:.300} points outside the image folder")
         return Encoded(address, partial(remote_bytes, address))
-    return Path(value) if within is None else inside(within, str(value))
+    if within is None:
+        return at_home(str(value)) if str(value).startswith("~") else Path(value)
+    return inside(within, str(value))
 
 
 def _below(address: str, folder: str) -> bool:

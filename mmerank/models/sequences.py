@@ -102,7 +102,9 @@ def tokenized(tokenizer: Any, *parts: tuple[str, Role]) -> TokenSequence:
     Returns:
         The sequence.
     """
-    encoded = tokenizer("".join(part for part, _ in parts), add_special_tokens=False, return_offsets_mapping=True)
+    whole = "".join(part for part, _ in parts)
+    # Not verbose: longer texts than the model reads are cut afterwards, and counted.
+    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     spans, position = [], 0
     for part, role in parts:
         if role is Role.TEXT:

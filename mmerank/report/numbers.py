@@ -232,7 +232,8 @@ def placed(runs: Sequence[Finished], numbers: pd.DataFrame) -> pd.DataFrame:
         for model, frame in run.frames.items()
         for key, of in frame[frame["model"] == model].groupby(["transform", "point", "input"])
     }
-    counted = table["quantity"].str.contains("erank|participation_ratio") | table["metric"].str.startswith((VALUE, MATCHED_VALUE))
+    eranks = table["quantity"].str.contains("erank|participation_ratio")
+    counted = eranks | table["metric"].str.startswith((VALUE, MATCHED_VALUE))
     keys = zip(*(table[name] for name in ("run", "model", "transform", "point", "input")), strict=True)
     behind = pd.Series([means.get(key, math.nan) for key in keys], index=table.index)
     rows = pd.to_numeric(table["rows"], errors="coerce")
