@@ -222,3 +222,9 @@ def test_digests_tell_functions_apart() -> None:
     assert digest_of(Blur(1)) == digest_of(Blur(1)) != digest_of(Blur(2))
     typed, other = (eval(f"lambda picture: picture.rotate({by})") for by in (1, 2))
     assert digest_of(typed) != digest_of(other)
+
+
+def test_a_partial_wants_a_name() -> None:
+    """Two of one function would be told apart by none."""
+    with pytest.raises(UsageError, match=r"no name; .* mmerank\.transform\(NAME, function\)"):
+        asked_for([functools.partial(fog, strength=1)])

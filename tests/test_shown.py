@@ -200,3 +200,27 @@ def test_names_of_a_command(tmp_path: Path) -> None:
     assert "| demo | theirs | 2 |" in (tmp_path / "run" / "report" / "tables.md").read_text()
     assert "expected NAME=MODEL" in failure(*asked, "--name", "ours")[1]
     assert "no model 'nobody' here; there are demo-llava" in failure(*asked, "--name", "ours=nobody")[1]
+
+
+def test_arguments_of_another_type_are_answered_in_words(results: dict[str, Any]) -> None:
+    one, both = results["align"], results["several"]
+    for shown in (one, both, results["comparison"]):
+        for names in (["Ours"], "Ours", {"llava": 3}):
+            with pytest.raises(TypeError, match="names: expected a dictionary"):
+                shown.to_markdown(names=names)
+        with pytest.raises(TypeError, match=r"columns: .* write \['erank5'\]"):
+            shown.to_latex(columns="erank5")
+        with pytest.raises(UsageError, match="columns: expected at least one number"):
+            shown.to_latex(columns=[])
+        with pytest.raises(TypeError, match="ax: expected matplotlib's Axes, one of them, got ndarray"):
+            shown.plot(Figure().subplots(1, 2))
+    with pytest.raises(TypeError, match="expected a list of results, got one Alignment"):
+        Results(one)
+    with pytest.raises(TypeError, match="tracker: expected a name, as 'wandb'"):
+        one.track(None)
+    with pytest.raises(TypeError, match="names: expected two"):
+        compare(*both, names={"llava": "Ours"})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"quantities: .* write \['erank5'\]"):
+        compare(*both, quantities="erank5")
+    with pytest.raises(TypeError, match="limit: expected an int, got '3'"):
+        align(LLAVA.adapter, load_data("demo"), limit="3")  # type: ignore[arg-type]

@@ -27,8 +27,11 @@ class Selection:
         """Refuse what selects nothing, or cannot be drawn.
 
         Raises:
-            UsageError: `limit` is below 1, or there is a seed without a limit.
+            TypeError: `limit` is no int.
+            UsageError: It is below 1, or there is a seed without a limit.
         """
+        if self.limit is not None and type(self.limit) is not int:
+            raise TypeError(f"limit: expected an int, got {self.limit!r:.100}")
         if self.limit is None and self.seed is not None:
             raise UsageError(f"seed {self.seed} draws a sample, so it needs a limit")
         if self.limit is not None and self.limit < 1:
@@ -44,6 +47,7 @@ class Selection:
             The entries; of a stream another one, read as it is asked.
 
         Raises:
+            TypeError: As of `check`.
             UsageError: As of `check`; or a stream would have to be read whole for a sample.
         """
         self.check()

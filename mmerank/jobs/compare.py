@@ -110,7 +110,7 @@ def compare(
         The differences.
 
     Raises:
-        TypeError: One is something else.
+        TypeError: One is something else, or `quantities` or `names`.
         ValueError: The two have no example in common, are of different data sets or aggregates, have other texts or
             pictures under the same ids, there is no such quantity, or no numbers on equally many rows.
     """
@@ -131,6 +131,10 @@ def compare(
     (frame_a, by_a), (frame_b, by_b) = _records(a, aggregate), _records(b, aggregate)
     if by_a != by_b:
         raise ValueError(f"expected the same aggregate on both sides, got {by_a} and {by_b}")
+    if isinstance(quantities, str):
+        raise TypeError(f"quantities: expected a list, got the text {quantities!r}; write [{quantities!r}]")
+    if names is not None and (not isinstance(names, (tuple, list)) or len(names) != 2):
+        raise TypeError(f"names: expected two, what A and B are called, got {names!r:.100}")
     if names is None:
         names = (getattr(a, "name", "") or shown_name(frame_a), getattr(b, "name", "") or shown_name(frame_b))
     found = compared(

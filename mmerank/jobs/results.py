@@ -13,7 +13,7 @@ from mmerank.jobs.align import Alignment
 from mmerank.jobs.diff import Diff
 from mmerank.jobs.encode import Encoding
 from mmerank.jobs.perturb import Perturbation
-from mmerank.jobs.shown import Names, Result
+from mmerank.jobs.shown import Names, Result, check_names
 from mmerank.report.folders import run_folders
 from mmerank.runs.settings import read_settings, read_summary, results_in
 
@@ -33,6 +33,9 @@ class Results(Result, Sequence[Any]):
     """
 
     def __init__(self, results: Sequence[Any], *, names: Names = None):
+        check_names(names)
+        if isinstance(results, Result) and not isinstance(results, Results):
+            raise TypeError(f"expected a list of results, got one {type(results).__name__}")
         self._results = tuple(results)
         self._names = dict(names or {})
         for result in self._results:

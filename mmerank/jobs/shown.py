@@ -28,11 +28,26 @@ if TYPE_CHECKING:
     from mmerank.report.printed import Listed, Printed
 
 Names = Mapping[str, str] | None
+Columns = Sequence[str] | None
 
 _LABEL = re.compile(r"[\w:./+ -]*", re.ASCII)
 _SHOWN = ("quantity", "value", "low", "high", "n", "point", "input", "mean_rows")
 _CHANGES = ("change", "change_low", "change_high", "change_q")
 _WITHOUT_SPECTRUM = SCHEMA.remove(SCHEMA.get_field_index("spectrum"))
+
+
+def check_names(names: object) -> None:
+    """Refuse what does not say what to call whom.
+
+    Args:
+        names: What was given.
+
+    Raises:
+        TypeError: It is no dictionary of text.
+    """
+    told = isinstance(names, Mapping) and all(isinstance(of, str) for of in (*names, *names.values()))
+    if names is not None and not told:
+        raise TypeError(f"names: expected a dictionary, what is shown to what to call it, got {names!r:.100}")
 
 
 class Shown(ABC):
@@ -43,7 +58,7 @@ class Shown(ABC):
         """A row for each quantity."""
 
     @abstractmethod
-    def _tables(self, names: Names, columns: Sequence[str] | None) -> Sequence[Printed | Listed]:
+    def _tables(self, names: Names, columns: Columns) -> Sequence[Printed | Listed]:
         """The tables in the form that every renderer takes."""
 
     @abstractmethod
@@ -54,7 +69,7 @@ class Shown(ABC):
     def _in_short(self) -> Mapping[str, Any]:
         """What `repr` tells."""
 
-    def to_markdown(self, *, names: Names = None, columns: Sequence[str] | None = None) -> str:
+    def to_markdown(self, *, names: Names = None, columns: Columns = None) -> str:
         """The numbers as a table in GitHub's Markdown.
 
         Args:
@@ -63,11 +78,15 @@ class Shown(ABC):
 
         Returns:
             Text that ends in a line break.
+
+        Raises:
+            TypeError: `names` or `columns` is of another type.
+            UsageError: There is no such number, or nothing is called so.
         """
         from mmerank.report.printed import Printed
         from mmerank.report.render.formats import markdown, markdown_list
 
-        tables = self._tables(names, columns)
+        tables = self._checked_tables(names, columns)
         return "\n".join(markdown(of) if isinstance(of, Printed) else markdown_list(of) for of in tables)
 
     def to_latex(
@@ -76,7 +95,7 @@ class Shown(ABC):
         label: str = "",
         caption: str = "",
         names: Names = None,
-        columns: Sequence[str] | None = None,
+        columns: Columns = None,
     ) -> str:
         r"""The numbers as a table in LaTeX, for the packages booktabs and graphicx.
 
@@ -90,7 +109,8 @@ class Shown(ABC):
             `table*` environments.
 
         Raises:
-            UsageError: `label` has a character that LaTeX does not take there.
+            TypeError: As of `to_markdown`.
+            UsageError: As there; or `label` has a character that LaTeX does not take.
         """
         from mmerank.report.printed import Printed
         from mmerank.report.render.formats import latex, latex_list
@@ -98,7 +118,7 @@ class Shown(ABC):
         if not _LABEL.fullmatch(label):
             raise UsageError(f"label: expected letters, digits and any of :./+-_ , got {label!r}")
         found = []
-        for i, of in enumerate(self._tables(names, columns)):
+        for i, of in enumerate(self._checked_tables(names, columns)):
             told = {"label": label and label + (f"-{i + 1}" if i else ""), "caption": "" if i else caption}
             found.append(latex(of, **told) if isinstance(of, Printed) else latex_list(of, **told))
         return "\n".join(found)
@@ -111,9 +131,16 @@ class Shown(ABC):
 
         Returns:
             The axes.
+
+        Raises:
+            TypeError: `ax` is something else, as a figure, or several.
         """
+        from matplotlib.axes import Axes
+
         from mmerank.report.figures.style import styled
 
+        if ax is not None and not isinstance(ax, Axes):
+            raise TypeError(f"ax: expected matplotlib's Axes, one of them, got {type(ax).__name__}")
         with styled():
             if ax is None:
                 from matplotlib import pyplot
@@ -121,6 +148,14 @@ class Shown(ABC):
                 _, ax = pyplot.subplots(figsize=(5.4, 3.2), layout="constrained")
             self._draw(ax)
         return ax
+
+    def _checked_tables(self, names: Names, columns: Columns) -> Sequence[Printed | Listed]:
+        check_names(names)
+        if isinstance(columns, str):
+            raise TypeError(f"columns: expected a list, got the text {columns!r}; write [{columns!r}]")
+        if columns is not None and not columns:
+            raise UsageError("columns: expected at least one number, as summary() names them")
+        return self._tables(names, columns)
 
     def _repr_html_(self) -> str:
         from mmerank.report.render.html import fragment
@@ -151,10 +186,13 @@ class Result(Shown):
             folder: For `tensorboard`, which writes files.
 
         Raises:
+            TypeError: It is neither a name nor a tracker.
             UsageError: The tracker is unknown or not installed.
         """
         from mmerank.jobs.tracking import track
 
+        if not isinstance(tracker, str) and not hasattr(tracker, "store_init_configuration"):
+            raise TypeError(f"tracker: expected a name, as 'wandb', or a tracker of accelerate, got {tracker!r:.100}")
         if rank().leads:
             track(self._runs, tracker, project=project, folder=folder)
 
@@ -188,7 +226,7 @@ class Result(Shown):
 
         return "\n\n".join(paragraph for run in self._runs for paragraph in how_to_report(run))
 
-    def _tables(self, names: Names, columns: Sequence[str] | None) -> Sequence[Printed | Listed]:
+    def _tables(self, names: Names, columns: Columns) -> Sequence[Printed | Listed]:
         from mmerank.report.numbers import all_numbers
         from mmerank.report.printed import renamed
         from mmerank.report.tables import chosen_tables

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from threading import Lock
 from typing import Any
@@ -154,7 +155,9 @@ def as_transform(given: object) -> OwnTransform:
         UsageError: It has strengths and none was named, or cannot be a transform.
     """
     if callable(given) and not isinstance(given, OwnTransform):
-        given = transform(getattr(given, "__name__", type(given).__name__), given)
+        # A partial has no name of its own, as little as a lambda.
+        name = "<partial>" if isinstance(given, partial) else getattr(given, "__name__", type(given).__name__)
+        given = transform(name, given)
     if not isinstance(given, OwnTransform):
         raise TypeError(
             f"transforms: expected names, as 'rotate:90', or functions, got {given!r:.100} ({type(given).__name__}) "
