@@ -227,4 +227,4 @@ def test_digests_tell_functions_apart() -> None:
 def test_a_partial_wants_a_name() -> None:
     """Two of one function would be told apart by none."""
     with pytest.raises(UsageError, match=r"no name; .* mmerank\.transform\(NAME, function\)"):
-        asked_for([functools.partial(fog, strength=1)])
+        asked_for([functools.partial(fog, strength=1)], [], 1)
