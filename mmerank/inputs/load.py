@@ -220,6 +220,8 @@ def _no_text(data: object) -> str:
     entries = list(data) if isinstance(data, (DataSet, list, tuple)) else []
     if entries and all(isinstance(entry, (Example, Skipped)) for entry in entries):
         return f"{kind} of examples, which mmerank.align, perturb and diff take as they are"
+    if entries and all(isinstance(entry, str) for entry in entries):
+        return f"{kind} of texts; load_data([{{'text': of}} for of in DATA], response='text') takes them"
     if isinstance(data, Mapping):
         return f"{kind}; of columns, pandas.DataFrame(DATA) makes a table"
     return (
