@@ -210,6 +210,16 @@ def in_order(metrics: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(set(metrics)))
 
 
+# What a choice that is no word may be, by its default.
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    str: ((str,), "text"),
+    bool: ((bool,), "True or False"),
+    int: ((int,), "a whole number"),
+    type(None): ((int, type(None)), "a whole number, or None"),
+    tuple: ((tuple, list), "a list"),
+}
+
+
 def _check_choices(convention: AnyConvention) -> None:
     hints = get_type_hints(type(convention))
     for field in fields(convention):
@@ -217,3 +227,8 @@ def _check_choices(convention: AnyConvention) -> None:
         value = getattr(convention, field.name)
         if known and value not in known:
             raise ValueError(f"unknown {field.name} {value!r}; known: {', '.join(known)}")
+        kinds, words = _KINDS[type(field.default)]
+        if type(value) not in kinds:
+            raise TypeError(f"{field.name}: expected {words}, got {value!r:.100}")
+        if tuple in kinds:
+            object.__setattr__(convention, field.name, tuple(value))

@@ -302,7 +302,7 @@ def test_one_degenerate_example_leaves_the_others() -> None:
         ({"id": "\ud800"}, "the id holds half of a surrogate pair"),
         ({"response": 5}, "the response is a number (5), expected text"),
         ({"id": 7.5}, "the id is a number (7.5), expected text"),
-        ({"image": 3.5}, "the image is a number (3.5), expected a path, a file's content or a picture"),
+        ({"image": 3.5}, "the image is a number (3.5), expected a path, a file's content or a PIL picture"),
         ({"image": (Image.new("L", (9, 9)),) * 2}, "reads one (its adapter takes no more)"),
         ({"image": [Image.new("L", (9, 9)), 7]}, "the image is a list of 2, whose picture 2 is a number (7)"),
         ({"image": []}, "the image is an empty list, expected a path"),

@@ -83,7 +83,10 @@ def test_a_web_that_is_gone_stops_a_run(web: str) -> None:
         ({"file": ["a.png"], "caption": ["A"]}, r"got dict; of columns, pandas.DataFrame\(DATA\) makes a table"),
         ((row for row in rows(["a.png"] * 3)), "got generator; a table is"),
         (pd.Series(["A text."]), "got Series; a table is"),
-        (["A text.", "Another."], r"got list of texts; load_data\(\[{'text': of} for of in DATA\], response='text'\)"),
+        (
+            ["A text.", "Another."],
+            r"list of texts; load_data\(\[{'text': of} for of in DATA\], response='text'\)",
+        ),
     ],
     ids=["numbers", "columns", "generator", "series", "texts"],
 )

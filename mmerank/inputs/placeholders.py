@@ -35,7 +35,7 @@ def placeholders(model: Any, tokenizer: Any) -> tuple[str, ...]:
 
     Args:
         model: A model with a configuration of transformers, or without.
-        tokenizer: The LLM's, as transformers loads it.
+        tokenizer: The LLM's, as transformers loads it, or another, or None.
 
     Returns:
         Strings, longer ones first.
@@ -43,7 +43,7 @@ def placeholders(model: Any, tokenizer: Any) -> tuple[str, ...]:
     config: Any = getattr(model, "config", None)
     stated = config.to_dict() if hasattr(config, "to_dict") else {}
     numbers = [value for name, value in stated.items() if _NAMES.fullmatch(name) and type(value) is int]
-    known = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
+    known = {number: token.content for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
     own = [known.get(number) for number in numbers] + [getattr(tokenizer, "image_token", None)]
     signs = {*USUAL, *(token for token in own if isinstance(token, str) and token)}
     return tuple(sorted(signs, key=lambda sign: (-len(sign), sign)))

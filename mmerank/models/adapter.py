@@ -36,7 +36,7 @@ class Adapter(LoadedModel, Protocol):
     Beside what `mmerank.models.protocol.LoadedModel` has (`name`, `source`, `model`, `max_tokens`, `untrained`):
 
     Attributes:
-        tokenizer: The LLM's, as transformers loads it.
+        tokenizer: The LLM's, as transformers loads it; of an adapter of one's own it may be another, or None.
         points: Hook point for each of `vision`, `connector` and `llm`.
         vision_points: Named alternatives for `vision`; `default` is the one in `points`.
         layers: Of the LLM, as transformers orders its `hidden_states`: what enters the first block, the output of
@@ -188,6 +188,9 @@ def check_adapter(adapter: object) -> None:
             f"expected a model that mmerank.load(MODEL) returns, got {type(adapter).__name__}; mmerank.diff measures "
             "language models, which mmerank.load_text(MODEL) loads"
         )
+    for name, wanted in {"points": ("vision", "connector", "llm"), "vision_points": ("default",)}.items():
+        if missing := [point for point in wanted if point not in getattr(adapter, name)]:
+            raise TypeError(f"{type(adapter).__name__} is no adapter yet: its {name} have no {', '.join(missing)}")
 
 
 def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:

@@ -86,7 +86,8 @@ def outside(sequence: TokenSequence, rows: int | None, tokenizer: Any) -> str | 
     """
     for i, role in zip(sequence.ids, sequence.roles, strict=True):
         if not (i == IMAGE_ID and role is Role.IMAGE) and (i < 0 or (rows is not None and i >= rows)):
-            token = "" if i < 0 else f" ({tokenizer.convert_ids_to_tokens(i)!r})"
+            named = getattr(tokenizer, "convert_ids_to_tokens", None)
+            token = f" ({named(i)!r})" if named and i >= 0 else ""
             return f"token {i}{token} has no row in the model's embedding of {rows}"
     return None
 

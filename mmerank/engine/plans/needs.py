@@ -85,7 +85,7 @@ class Needs:
         keep_mean = self._keep_means and point not in self.points
         if not (by_role or keep_mean or asked.studies_rows or pictures):
             return None
-        return RowStudy(asked, rows, self.adapter.tokenizer.decode, by_role, keep_mean, pictures)
+        return RowStudy(asked, rows, getattr(self.adapter.tokenizer, "decode", str), by_role, keep_mean, pictures)
 
     def metrics(self, rows: TokenSequence, of: Key) -> Metrics | None:
         """The metrics of rows; none of what is measured for a null alone."""
