@@ -21,6 +21,7 @@ from mmerank.models.chat_template import ANSWER, PICTURE, QUESTION, other_templa
 from mmerank.models.checkpoints import configuration
 from mmerank.models.devices import placement
 from mmerank.models.encoded import Encoded, encoded
+from mmerank.models.head import head_logits
 from mmerank.models.hooks import Point
 from mmerank.models.plausible import check_built
 from mmerank.models.sequences import bare_sequence, begin, end, padded, spliced_embeddings, tokenized
@@ -316,6 +317,17 @@ class Llava:
         self._core.language_model(
             inputs_embeds=embeddings, attention_mask=sent(mask, embeddings.device), use_cache=False
         )
+
+    def logits(self, h: Tensor) -> Tensor:
+        """The LM head.
+
+        Args:
+            h: Final hidden states, (..., d).
+
+        Returns:
+            (..., vocabulary), in the model's dtype.
+        """
+        return head_logits(self.model, self.model.config.text_config, h)
 
 
 def _check_layers(config: Any, checkpoint: str | Path) -> None:
