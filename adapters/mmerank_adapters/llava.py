@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, CLIPImageProcessorPil
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, CLIPImageProcessorPil
 
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
@@ -191,7 +192,11 @@ class Llava:
             "dtype": str(model.dtype).removeprefix("torch."),
             "ignored": [],
         }
-        return cls(model, processor.tokenizer, CLIPImageProcessorPil.from_dict(settings), name=name, source=source)
+        adapter = cls(
+            model, processor.tokenizer, CLIPImageProcessorPil.from_dict(settings), name=name, source=source
+        )
+        adapter.processor = processor
+        return adapter
 
     def untrained(self, seed: int) -> Llava:
         """The same configuration with the weights that transformers' own initialisation draws.
@@ -317,6 +322,13 @@ class Llava:
         self._core.language_model(
             inputs_embeds=embeddings, attention_mask=sent(mask, embeddings.device), use_cache=False
         )
+
+    @cached_property
+    def processor(self) -> Any:
+        """The checkpoint's processor, as transformers loads it, for generation alone."""
+        if "checkpoint" not in self.source:
+            raise ModelError(f"{self.name}: an untrained twin has no processor to generate with")
+        return AutoProcessor.from_pretrained(self.source["checkpoint"], trust_remote_code=False)
 
     def logits(self, h: Tensor) -> Tensor:
         """The LM head.

@@ -52,6 +52,15 @@ _PAIRS_HELP = (
     "hub:NAME?image=A&response=B, csv:FILE, jsonl:FILE, parquet:FILE, saved:DIR, webdataset:FILES, or demo."
 )
 Data = Annotated[str, typer.Option(metavar="DATA", help=_PAIRS_HELP, show_default=False)]
+Questions = Annotated[
+    str,
+    typer.Option(
+        metavar="DATA",
+        help="pope:FILE, scienceqa:FILE, mmbench:FILE, choices:FILE (your own), each also as KIND:hub:NAME\\[:SPLIT]; "
+        "or lm-eval:TASK, a generation task of lm-eval or a YAML file, which may run code.",
+        show_default=False,
+    ),
+]
 DataWithDefault = Annotated[str, typer.Option(metavar="DATA", help=_PAIRS_HELP)]
 
 _COLUMNS = "Columns of csv:, jsonl:, parquet:, saved:, webdataset: and hub: data"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -44,7 +44,7 @@ class AnswerFolder:
             if not stated.is_file() and path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise RunFolderError(f"{path}: not empty, and not a folder of scores (no {STATED}); name another")
             if stated.is_file():
-                there = json.loads(regular_bytes(stated))
+                there = _object(stated)
                 differing = sorted(key for key in {*there, *asked} if there.get(key) != asked.get(key))
                 if differing:
                     known = "; ".join(f"{key}: {there.get(key)!r} there, {asked.get(key)!r} here" for key in differing)
@@ -54,15 +54,16 @@ class AnswerFolder:
                 _write(stated, json.dumps(asked, indent=1) + "\n")
             own_folder(path / _ANSWERS)
 
-    def done(self, model: str, source: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """What a model answered so far, in whichever process.
+    def entries(self, model: str, source: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """What is known of a model's questions so far, from whichever process.
 
         Args:
             model: Its name.
             source: What it is known by.
 
         Returns:
-            JSON values by id of the question; a line that a killed process left unfinished does not count.
+            JSON values by id of the question, of several the last answer; a line that a killed process left
+            unfinished does not count.
 
         Raises:
             RunFolderError: They are of another model of that name.
@@ -71,31 +72,27 @@ class AnswerFolder:
         known = json.loads(json.dumps(source))
         for file in sorted((self.path / _ANSWERS).glob(f"{folder_name(model)}.*.jsonl")):
             with self._explained():
-                lines = regular_bytes(file).split(b"\n")
-            for place, line in enumerate(lines[:-1]):
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue
-                if place == 0 and entry.get("source") != known:
-                    raise RunFolderError(
-                        f"{self.path}: {model} is another model there (other weights, configuration or versions); "
-                        "name another folder"
-                    )
-                if place:
-                    found[entry["id"]] = entry
+                head, *lines = regular_bytes(file).split(b"\n")[:-1] or [b"{}"]
+            if _parsed(head).get("source") != known:
+                raise RunFolderError(
+                    f"{self.path}: {model} is another model there (other weights, configuration or versions); name "
+                    "another folder"
+                )
+            for name, entry in (of for line in lines for of in _parsed(line).items()):
+                if "skipped" not in entry or name not in found:
+                    found[name] = entry
         return found
 
     @contextmanager
-    def writing(self, model: str, source: Mapping[str, Any]) -> Iterator[IO[str]]:
-        """A file to add answers to, a line each, while the block runs; a process that dies lets go.
+    def writing(self, model: str, source: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+        """What adds answers, a line each, while the block runs; a process that dies lets go.
 
         Args:
             model: Its name.
             source: What it is known by.
 
         Yields:
-            The file.
+            Takes the JSON values of a question, by its id.
 
         Raises:
             RunFolderError: Another process writes there.
@@ -106,14 +103,21 @@ class AnswerFolder:
                 lock = FileLock(file.with_suffix(".lock")).acquire(timeout=0)
             except Timeout:
                 raise RunFolderError(f"{self.path}: another process is answering here") from None
-        with lock, self._explained():
-            torn = file.exists() and not regular_bytes(file).endswith(b"\n")
-            with file.open("a", encoding="utf-8") as out:
-                if torn:  # by a process that was killed
-                    out.write("\n")
-                if file.stat().st_size == 0:
-                    out.write(json.dumps({"model": model, "source": source}) + "\n")
-                yield out
+        with lock:
+            with self._explained():
+                content = regular_bytes(file) if file.exists() else b""
+                if not content.endswith(b"\n"):  # new, or by a process that was killed
+                    head = json.dumps({"model": model, "source": source}) + "\n"
+                    _write(file, content[: content.rfind(b"\n") + 1].decode() or head)
+                out = file.open("a", encoding="utf-8")
+            with out:
+
+                def add(answer: Mapping[str, Any]) -> None:
+                    with self._explained():
+                        out.write(json.dumps(answer) + "\n")
+                        out.flush()
+
+                yield add
 
     def write_scores(self, csv: str, summary: Mapping[str, Any]) -> None:
         """Write `scores.csv` and `summary.json`.
@@ -135,10 +139,24 @@ class AnswerFolder:
                 f"{self.path}: cannot be written ({reason(error)}); what is written stays, and the same command "
                 "continues"
             ) from error
-        except ValueError as error:
-            if isinstance(error, RunFolderError):
-                raise
-            raise RunFolderError(f"{self.path}: {STATED} is damaged ({error})") from error
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(regular_bytes(path))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path}: damaged, so it is not known what the folder holds; name another")
+    return content
 
 
 def _write(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -133,6 +134,12 @@ class ScoreResult:
         return pd.DataFrame(rows)
 
     @property
+    def constant(self) -> float:
+        """The score of who always names the choice in one place; NaN of a task of lm-eval."""
+        places = Counter(answer.right for answer in self.answers)
+        return max(places.values()) / len(self.answers) if places else math.nan
+
+    @property
     def benchmark(self) -> str:
         """What tables call the benchmark: the DATA argument without folders and options."""
         kind, _, place = self.data.partition(":")
@@ -147,6 +154,7 @@ class ScoreResult:
             "n": self.n,
             "numbers": {name: _plain(of) for name, of in self.numbers.items()},
             "chance": _or_none(self.chance),
+            "constant": _or_none(self.constant),
             "categories": {name: _plain(of) for name, of in self.categories.items()},
             "convention": dict(self.convention),
             "skipped": [{"id": of.id, "reason": of.reason} for of in self.skipped],
