@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,14 +37,12 @@ def lm_head(reader: Reader, feeder: Feeder, name: str) -> Callable[[Tensor], Ten
         with capture(model, {"llm": Point(reader.found.final)}, calls=None) as seen:
             own = getattr(forward(model, *feeder.taken_apart(TEXT, noise(0))), "logits", None)
         (h,) = seen["llm"]
-        ways: list[Any] = [config, None]  # some put the head of a family on without its scales
-        for way in ways if isinstance(own, Tensor) else ():
-            if same_logits(head_logits(model, way, h), own):
-                return lambda states, way=way: head_logits(model, way, states)
+        # Some put the head of a family on without its scales.
+        for way in (config, None):
+            if isinstance(own, Tensor) and same_logits(head_logits(model, way, h), own):
+                return partial(head_logits, model, way)
     except Exception as error:  # an encoder that reads more in its decoder has its own way to say so
-        raise ModelError(
-            f"{name}: no LM head was found behind {reader.found.final} ({first_line(error)})"
-        ) from error
+        raise ModelError(f"{name}: no LM head was found behind {reader.found.final} ({first_line(error)})") from error
     raise ModelError(
         f"{name}: its logits are not what its LM head makes of the states behind {reader.found.final}, so the "
         "likelihood of an answer is not known"

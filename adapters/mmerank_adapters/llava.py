@@ -192,9 +192,7 @@ class Llava:
             "dtype": str(model.dtype).removeprefix("torch."),
             "ignored": [],
         }
-        adapter = cls(
-            model, processor.tokenizer, CLIPImageProcessorPil.from_dict(settings), name=name, source=source
-        )
+        adapter = cls(model, processor.tokenizer, CLIPImageProcessorPil.from_dict(settings), name=name, source=source)
         adapter.processor = processor
         return adapter
 

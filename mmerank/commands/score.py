@@ -52,8 +52,7 @@ def score(
     by_lm_eval = data.startswith(_GENERATED)
     questions: Any = None
     if by_lm_eval:
-        if seed is not None:
-            raise UsageError("--seed: lm-eval takes the first questions of a task; leave it out")
+        _check_first(seed)
         check_tasks([data.removeprefix(_GENERATED)])
     else:
         questions = load_questions(data, answers=answers)
@@ -104,18 +103,27 @@ def score(
         _show(results, folder, keeping.json_file)
 
 
+def _check_first(seed: int | None) -> None:
+    if seed is not None:
+        raise UsageError("--seed: lm-eval takes the first questions of a task; leave it out")
+
+
 def _show(results: list[Score], folder: AnswerFolder | None, json_file: str | None) -> None:
     if not results:
         return
     import pandas as pd
     from rich.console import Console
 
+    from mmerank.analysis.results.score import score_rows
     from mmerank.report.render.formats import csv
     from mmerank.report.terminal.score import score_notes, score_tables
 
     summary = {"results": [result.to_dict() for result in results]}
     if folder is not None:
-        folder.write_scores(csv(pd.concat([result.summary() for result in results], ignore_index=True)), summary)
+        now = {result.model for result in results}
+        kept = [*(of for of in folder.results() if of["model"] not in now), *summary["results"]]
+        rows = [row for of in kept for row in score_rows(of)]
+        folder.write_scores(csv(pd.DataFrame(rows)), {"results": kept})
     if rank().leads and not write_json(summary, json_file):
         for table in score_tables(results):
             Console().print(table)

@@ -15,7 +15,7 @@ from mmerank.engine.plans.choices import Answered, Choices
 from mmerank.engine.probe import Probe
 from mmerank.engine.progress import Meter
 from mmerank.errors import DataError, MmerankError
-from mmerank.inputs.example import DataSet, Example, Skipped, check_examples, first_reason, kept, name_of, unique
+from mmerank.inputs.example import Example, Skipped, check_examples, first_reason, kept, name_of, unique
 from mmerank.inputs.example import fingerprint as fingerprint_of
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.questions import Question
@@ -92,9 +92,7 @@ def score(
     if out is not None and not isinstance(out, AnswerFolder):
         out = open_scores(out, questions, sequence=sequence, max_pixels=max_pixels, selection=Selection(limit, seed))
     source = {**identity(adapter), "versions": versions()}
-    probe = Probe(
-        Choices(adapter, sequence, max_pixels), Computing(batch_tokens=batch_tokens), adapter.name, source
-    )
+    probe = Probe(Choices(adapter, sequence, max_pixels), Computing(batch_tokens=batch_tokens), adapter.name, source)
     known = _Known(adapter.name, source, out)
     known.ask(probe, entries, strict=strict, shown=progress)
     found = known.all()

@@ -194,7 +194,9 @@ def no_copy(file: Path, stored: Mapping[str, Stored]) -> str | None:
     if file.suffix != ".safetensors" and not zipfile.is_zipfile(file):
         return None  # as torch wrote until 1.6: it would be read as a whole
     try:
-        return next((key for key, h in _tensors(file) if key in stored and not _alike(h, value_of(stored[key]))), None)
+        return next(
+            (key for key, h in _tensors(file) if key in stored and not _alike(h, value_of(stored[key]))), None
+        )
     except Exception:  # of another framework, or damaged
         return None
 

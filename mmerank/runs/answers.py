@@ -47,7 +47,9 @@ class AnswerFolder:
                 there = _object(stated)
                 differing = sorted(key for key in {*there, *asked} if there.get(key) != asked.get(key))
                 if differing:
-                    known = "; ".join(f"{key}: {there.get(key)!r} there, {asked.get(key)!r} here" for key in differing)
+                    known = "; ".join(
+                        f"{key}: {there.get(key)!r} there, {asked.get(key)!r} here" for key in differing
+                    )
                     raise RunFolderError(f"{path}: holds other scores ({known}); name another folder")
             else:
                 own_folder(path)
@@ -118,6 +120,13 @@ class AnswerFolder:
                         out.flush()
 
                 yield add
+
+    def results(self) -> list[dict[str, Any]]:
+        """The results in `summary.json`, of models that were scored here before; none where there is none."""
+        path = self.path / SUMMARY
+        with self._explained():
+            found = _object(path).get("results") if path.is_file() else None
+        return found if isinstance(found, list) else []
 
     def write_scores(self, csv: str, summary: Mapping[str, Any]) -> None:
         """Write `scores.csv` and `summary.json`.

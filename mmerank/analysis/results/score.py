@@ -112,26 +112,12 @@ class ScoreResult:
         return next(iter(self.numbers.values()))
 
     def summary(self) -> pd.DataFrame:
-        """A row for each number, as `--scores` of `mmerank report` reads them.
+        """A row for each number.
 
         Returns:
-            `model`, `benchmark`, `metric`, `value`, `n`, `unit`, `low`, `high`, `chance`.
+            Columns as in `score_rows`.
         """
-        rows = [
-            {
-                "model": self.name or self.model,
-                "benchmark": self.benchmark,
-                "metric": metric,
-                "value": of.value,
-                "n": of.n,
-                "unit": "fraction" if self.answers else "",
-                "low": of.low,
-                "high": of.high,
-                "chance": self.chance,
-            }
-            for metric, of in self.numbers.items()
-        ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame(score_rows(self.to_dict(), every=True))
 
     @property
     def constant(self) -> float:
@@ -151,6 +137,8 @@ class ScoreResult:
             "model": self.model,
             **({"name": self.name} if self.name else {}),
             "data": self.data,
+            "benchmark": self.benchmark,
+            "unit": "fraction" if self.answers else "",
             "n": self.n,
             "numbers": {name: _plain(of) for name, of in self.numbers.items()},
             "chance": _or_none(self.chance),
@@ -159,6 +147,33 @@ class ScoreResult:
             "convention": dict(self.convention),
             "skipped": [{"id": of.id, "reason": of.reason} for of in self.skipped],
         }
+
+
+def score_rows(result: Mapping[str, Any], *, every: bool = False) -> list[dict[str, Any]]:
+    """What `scores.csv` says of a result, as `--scores` of `mmerank report` reads it.
+
+    Args:
+        result: From `to_dict`.
+        every: All numbers of own questions, and not the score alone; of a task of lm-eval all are there.
+
+    Returns:
+        `model`, `benchmark`, `metric`, `value`, `n`, `unit`, `low`, `high`, `chance`.
+    """
+    numbers = result["numbers"].items()
+    return [
+        {
+            "model": result.get("name") or result["model"],
+            "benchmark": result["benchmark"],
+            "metric": metric,
+            "value": of["value"],
+            "n": of["n"],
+            "unit": result["unit"],
+            "low": of["low"],
+            "high": of["high"],
+            "chance": result["chance"],
+        }
+        for metric, of in (numbers if every or not result["unit"] else [*numbers][:1])
+    ]
 
 
 def scored(

@@ -50,4 +50,4 @@ def share_interval(right: Floats, groups: Sequence[Hashable], level: float = 0.9
     effective *= float(z / t) ** 2 if count < n else 1.0
     centre = (share + z**2 / (2 * effective)) / (1 + z**2 / effective)
     half = z / (1 + z**2 / effective) * math.sqrt(plain / effective + z**2 / (4 * effective**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))

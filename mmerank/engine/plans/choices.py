@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -119,10 +119,12 @@ class Choices:
 
     def __post_init__(self) -> None:
         name = self.adapter.name
-        if not hasattr(self.adapter, "logits"):
+        found = getattr(self.adapter, "logits", None)
+        if found is None:
             raise ModelError(f"{name}: its adapter has no `logits`, so the likelihood of an answer is not known")
         if not self.adapter.causal:
             raise ModelError(f"{name}: its LLM reads what stands behind a token, so it predicts no answers")
+        self._logits: Callable[[Tensor], Tensor] = found
         self.convention = Convention(sequence=self.form)
         self.placeholders = placeholders(self.adapter.model, self.adapter.tokenizer)
 
@@ -195,7 +197,7 @@ class Choices:
 
     def _loglikelihood(self, states: Tensor, scored: Scored) -> Tensor:
         """Sum over the tokens of a choice, nats, 0-dim float32."""
-        logits = self.adapter.logits(states[list(scored.positions)]).float()
+        logits = self._logits(states[list(scored.positions)]).float()
         wanted = torch.tensor(scored.ids, device=logits.device)
         return torch.log_softmax(logits, dim=-1).gather(-1, wanted[:, None]).sum()
 

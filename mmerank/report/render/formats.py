@@ -28,6 +28,7 @@ _LATEX = {
     "|": r"\textbar{}",  # else a dash
     "\N{MINUS SIGN}": "$-$",
     "Δ": r"$\Delta$",
+    "\N{GREEK SMALL LETTER RHO}": r"$\rho$",
     "…": r"\ldots{}",
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
 }

@@ -1,0 +1,149 @@
+"""Result files of lm-eval, lmms-eval and VLMEvalKit, read without any of them.
+
+lm-eval and lmms-eval write one form: `results`, by task, of `METRIC,FILTER`. VLMEvalKit writes a table or an object
+for each model and data set, and says which in the names of file and folder alone.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmerank.analysis.scores.entry import Scored
+from mmerank.errors import DataError, first_line
+
+# How files of VLMEvalKit end: MODEL_DATASET_acc.csv, behind the data set also the name of a judge.
+VLMEVALKIT = re.compile(r"(.+?)_(acc|score)\.(csv|json|xlsx)")
+_PRETRAINED = re.compile(r"(?:^|,)(?:peft|pretrained|model|model_name|path)=([^,]+)")
+_LABELS = ("split", "category", "task&skill", "task", "domain", "type", "index")
+_OVERALL = ("overall", "acc", "precision", "recall", "f1", "aacc", "facc", "qacc")
+
+
+def of_harness(path: Path, content: Mapping[str, Any]) -> Iterator[Scored]:
+    """Scores in `results_*.json` of lm-eval, or `*_results.json` of lmms-eval.
+
+    Args:
+        path: The file, for messages.
+        content: It.
+
+    Yields:
+        Each number of each task, without standard errors; with lm-eval's number of questions.
+
+    Raises:
+        DataError: It does not name its model, or has no number.
+    """
+    model = _model(path, content)
+    counts = content.get("n-samples") or {}
+    found = False
+    for task, numbers in content["results"].items():
+        if not isinstance(numbers, dict):
+            continue
+        counted = counts.get(task) if isinstance(counts, dict) else None
+        n = counted.get("effective") if isinstance(counted, dict) else numbers.get("sample_len")
+        for key, value in numbers.items():
+            metric, comma, way = key.partition(",")
+            if not comma or metric.endswith("_stderr") or isinstance(value, bool):
+                continue
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
+                continue
+            error = numbers.get(f"{metric}_stderr,{way}")
+            half = 1.959964 * error if isinstance(error, (int, float)) and error > 0 else math.nan
+            found = True
+            yield Scored(
+                model,
+                str(task),
+                float(value),
+                f"{path}: {task}, {key}",
+                metric=metric if way == "none" else f"{metric},{way}",
+                n=int(n) if isinstance(n, (int, float)) and math.isfinite(n) else 0,
+                low=float(value) - half,
+                high=float(value) + half,
+            )
+    if not found:
+        raise DataError(f"{path}: no number in its results")
+
+
+def _model(path: Path, content: Mapping[str, Any]) -> str:
+    config = content.get("config")
+    arguments = config.get("model_args") if isinstance(config, dict) else None
+    if isinstance(arguments, dict):
+        arguments = ",".join(f"{key}={value}" for key, value in arguments.items())
+    stated = content.get("model_name") or next(iter(_PRETRAINED.findall(str(arguments or ""))), "")
+    if not stated:
+        raise DataError(f"{path}: does not say of which model (model_name, or pretrained= in model_args)")
+    return str(stated)
+
+
+def of_vlmevalkit(path: Path, content: bytes, parsed: Any) -> Iterator[Scored]:
+    """Scores in `MODEL_DATASET_acc.csv`, `MODEL_DATASET_score.csv` or `MODEL_DATASET_score.json` of VLMEvalKit.
+
+    Args:
+        path: The file, in a folder that is named as its model, or below it.
+        content: Of a table.
+        parsed: Of an object of JSON; None of a table.
+
+    Yields:
+        Of a table the overall numbers, of each split; of an object every number.
+
+    Raises:
+        DataError: Model and data set are not told apart, or there is no number.
+    """
+    named = VLMEVALKIT.fullmatch(path.name)
+    assert named is not None  # what it was chosen by
+    model = next((of.name for of in path.absolute().parents if named[1].startswith(f"{of.name}_")), None)
+    if not model:
+        raise DataError(
+            f"{path}: VLMEvalKit says of which model a file is by the folder alone, MODEL/MODEL_DATASET_"
+            f"{named[2]}.{named[3]}; leave it there, or write a table with model, benchmark, value"
+        )
+    benchmark = named[1].removeprefix(f"{model}_")
+    numbers = _of_object(parsed) if parsed is not None else _of_table(path, content)
+    if not numbers:
+        raise DataError(f"{path}: no number in it")
+    for metric, value in numbers.items():
+        alone = "" if len(numbers) == 1 and metric.lower() == "overall" else metric
+        yield Scored(model, benchmark, value, f"{path}: {metric}", metric=alone)
+
+
+def _of_object(parsed: Any) -> dict[str, float]:
+    if not isinstance(parsed, dict):
+        return {}
+    return {str(key): of for key, value in parsed.items() if math.isfinite(of := _float(value))}
+
+
+def _of_table(path: Path, content: bytes) -> dict[str, float]:
+    import pandas as pd
+
+    try:
+        if path.suffix == ".xlsx":
+            frame = pd.read_excel(io.BytesIO(content), dtype=str)
+        else:
+            frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    except ImportError:
+        raise DataError(f"{path}: reading it needs openpyxl, which is not installed; save it as CSV") from None
+    except Exception as error:  # pandas has errors of its own
+        raise DataError(f"{path}: no table ({first_line(error)})") from None
+    columns = {str(name).strip().lower(): str(name) for name in frame.columns}
+    label = next((columns[name] for name in _LABELS if name in columns), None)
+    rows: list[Any] = frame.to_dict("records")
+    whole = [row for row in rows if label and str(row[label]).strip().lower() == "overall"] or rows
+    numeric = [name for name in columns.values() if name != label]
+    wanted = [columns[name] for name in _OVERALL if name in columns] or numeric
+    found = {}
+    for row in whole:
+        split = f" ({row[label]})" if label and len(whole) > 1 else ""
+        for name in wanted:
+            if math.isfinite(value := _float(row[name])):
+                found[f"{name}{split}"] = value
+    return found
+
+
+def _float(value: Any) -> float:
+    try:
+        return math.nan if isinstance(value, (bool, list, dict)) or value is None else float(value)
+    except ValueError:
+        return math.nan
