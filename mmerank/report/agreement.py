@@ -47,8 +47,8 @@ class Agreement:
         correlations: A row for each number and score: `job`, `data`, `quantity`, `rows`, `number` (its label), `main`
             (whether it stands first), `score`, `n`, `rho`, `p`, `exact`, `q` over all tests, `partial`, `partial_p`,
             `beside` (what it takes off).
-        points: A row for each of these and each model: `model`, `called`, `value`, `low`, `high`, `score_value`,
-            `score_low`, `score_high`, `questions`, `unit`, `mean_rows`, `parameters`.
+        points: A row for each of these and each model: `model`, `called`, `n` (examples), `value`, `low`, `high`,
+            `score_value`, `score_low`, `score_high`, `questions`, `unit`, `mean_rows`, `parameters`.
         cautions: Sentences, the weightiest first.
     """
 
@@ -83,7 +83,10 @@ def agreement(runs: Sequence[Finished], numbers: pd.DataFrame, scores: Sequence[
     table["q"] = math.nan
     if tested.any():
         table.loc[tested, "q"] = stats.false_discovery_control(table.loc[tested, "p"])
-    table = table.sort_values(["main", "score"], ascending=[False, True], kind="stable", ignore_index=True)
+    order = {name: i for i, name in enumerate(dict.fromkeys(of.name for of in scores))}
+    table["place"] = table["score"].map(order)
+    table = table.sort_values(["main", "place"], ascending=[False, True], kind="stable", ignore_index=True)
+    table = table.drop(columns="place")
     return Agreement(table, points, tuple(_cautions(runs, scores, of_models, table, points)))
 
 
@@ -142,6 +145,7 @@ def _points(
                     "score": of.name,
                     "model": model,
                     "called": called[run, model],
+                    "n": int(row["n"]),
                     "value": row["value"],
                     "low": row["low"],
                     "high": row["high"],

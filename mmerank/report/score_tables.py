@@ -10,45 +10,66 @@ import pandas as pd
 from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.statistics.rank_correlation import EXACT
 from mmerank.report.agreement import Agreement
-from mmerank.report.printed import Listed
+from mmerank.report.printed import Cell, Listed, Printed
 from mmerank.report.terminal.intervals import interval_text, q_text
 
 _RHO = "\N{GREEK SMALL LETTER RHO}"
 _MOST_SCORES = 6  # beside each other
 
 
-def score_tables(found: Agreement) -> list[Listed]:
-    """The models with their main numbers and scores, and every number against every score.
+def beside_table(found: Agreement) -> Printed:
+    """The models with their main numbers and their scores; scores beyond the first few stand in agreement_points.csv.
 
     Args:
         found: From `mmerank.report.agreement.agreement`.
 
     Returns:
-        Two tables, and a third where there are further numbers than the main ones.
+        A row for each data set and model.
+    """
+    main = found.points[found.points["main"]]
+    main = main if len(main) else found.points
+    numbers, scores = list(dict.fromkeys(main["number"])), list(dict.fromkeys(main["score"]))[:_MOST_SCORES]
+    rows = []
+    for _, some in main.groupby(["data", "model"], sort=False):
+        of_number = some.drop_duplicates("number").set_index("number").to_dict("index")
+        of_score = some.drop_duplicates("score").set_index("score").to_dict("index")
+        cells = [_number(of_number.get(name)) for name in numbers] + [_score(of_score.get(name)) for name in scores]
+        rows.append(((some["data"].iloc[0], some["called"].iloc[0]), int(some["n"].iloc[0]), tuple(cells)))
+    return Printed(str(main["job"].iloc[0]), "Numbers beside scores", (*numbers, *scores), tuple(rows))
+
+
+def score_tables(found: Agreement) -> list[Listed]:
+    """Every number against every score.
+
+    Args:
+        found: From `mmerank.report.agreement.agreement`.
+
+    Returns:
+        A table of the main numbers, and one of all others where there are any.
     """
     first = found.correlations["main"]
     parts = [("Numbers against scores", first), ("Further numbers against scores", ~first)]
-    return [*_beside(found.points), *(_against(title, found.correlations[of]) for title, of in parts if of.any())]
+    return [_against(title, found.correlations[of]) for title, of in parts if of.any()]
 
 
 def _against(title: str, table: pd.DataFrame) -> Listed:
-    told = ["number", "score"] if table["score"].nunique() > 1 else ["number"]
-    if len(told) == 1:
+    told = [*(["data"] if table["data"].nunique() > 1 else []), "number"]
+    if table["score"].nunique() > 1:
+        told.insert(0, "score")
+    else:
         title = title.replace("scores", str(table["score"].iloc[0]))
-    if table["data"].nunique() > 1:
-        told.insert(0, "data")
     beside = sorted({of for of in table["beside"] if of})
     heads = ["n", f"Spearman {_RHO}", "p", "q", *([f"partial {_RHO}"] if beside else [])]
     rows = []
     for row in table.to_dict("records"):
-        cells = [str(row["n"]), _signed(row["rho"]), q_text(row["p"]), q_text(row["q"])]
+        cells = [str(row["n"]), _signed(row["rho"]), _p(row["p"]), _p(row["q"])]
         if beside:
             off = "" if row["beside"] == beside[-1] else f", {row['beside']} off"
-            cells.append(f"{_signed(row['partial'])} (p {q_text(row['partial_p'])}{off})" if row["beside"] else "-")
+            cells.append(f"{_signed(row['partial'])} (p {_p(row['partial_p'])}{off})" if row["beside"] else "-")
         rows.append((tuple(str(row[name]) for name in told), tuple(cells)))
     legend = (
-        f"over models; p: two-sided, of all orders up to {EXACT} models; q: over all tests of numbers against scores "
-        "of this report (Benjamini and Hochberg)"
+        f"over n models; p: two-sided, of all orders up to {EXACT} models; q: over all tests of numbers against "
+        "scores of this report (Benjamini and Hochberg)"
     )
     if beside:
         legend += (
@@ -57,42 +78,27 @@ def _against(title: str, table: pd.DataFrame) -> Listed:
     return Listed(title, tuple(told), tuple(heads), tuple(rows), legend)
 
 
-def _beside(points: pd.DataFrame) -> list[Listed]:
-    """A row for each data set and model; scores beyond the first few stand in agreement_points.csv."""
-    main = points[points["main"]]
-    scores = list(dict.fromkeys(points["score"]))[:_MOST_SCORES]
-    numbers = list(dict.fromkeys(main["number"]))
-    if main.empty:
-        return []
-    told = ("data", "model") if main["data"].nunique() > 1 else ("model",)
-    rows = []
-    for _, some in main.groupby(["data", "model"], sort=False):
-        of_number = some.drop_duplicates("number").set_index("number").to_dict("index")
-        of_score = some.drop_duplicates("score").set_index("score").to_dict("index")
-        names = {"data": some["data"].iloc[0], "model": some["called"].iloc[0]}
-        cells = [_number(of_number.get(name)) for name in numbers] + [_score(of_score.get(name)) for name in scores]
-        rows.append((tuple(names[name] for name in told), tuple(cells)))
-    legend = "in brackets: 95 % intervals, of numbers over examples, of scores where their file has them"
-    return [Listed("Beside scores", told, (*numbers, *scores), tuple(rows), legend)]
-
-
-def _number(row: Any) -> str:
+def _number(row: Any) -> Cell:
     if row is None:
-        return "-"
+        return Cell("-")
     decimals = quantity(str(row["quantity"])).decimals
-    return _minus(f"{row['value']:.{decimals}f} {_interval(row['low'], row['high'], decimals)}".strip())
+    return Cell(_minus(f"{row['value']:.{decimals}f}"), _minus(_interval(row["low"], row["high"], decimals)))
 
 
-def _score(row: Any) -> str:
+def _score(row: Any) -> Cell:
     if row is None:
-        return "-"
+        return Cell("-")
     decimals = 3 if row["unit"] == "fraction" or abs(row["score_value"]) <= 1 else 1
     shown = f"{row['score_value']:.{decimals}f}{' %' if row['unit'] == 'percent' else ''}"
-    return _minus(f"{shown} {_interval(row['score_low'], row['score_high'], decimals)}".strip())
+    return Cell(_minus(shown), _minus(_interval(row["score_low"], row["score_high"], decimals)))
 
 
 def _interval(low: float, high: float, decimals: int) -> str:
     return interval_text((low, high) if math.isfinite(low) and math.isfinite(high) else None, decimals)
+
+
+def _p(value: float) -> str:
+    return q_text(value) if math.isfinite(value) else "-"
 
 
 def _signed(value: float) -> str:

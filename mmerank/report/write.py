@@ -23,7 +23,7 @@ from mmerank.report.folders import run_folders
 from mmerank.report.numbers import all_numbers, placed
 from mmerank.report.render.formats import csv, latex, latex_list, markdown, markdown_list
 from mmerank.report.render.html import Drawing, page
-from mmerank.report.score_tables import score_tables
+from mmerank.report.score_tables import beside_table, score_tables
 from mmerank.report.tables import null_table, printed_tables
 from mmerank.runs.fetched import is_on_hub
 
@@ -97,6 +97,8 @@ def report(
 
     wanted = formats or FORMATS
     tables, nulls = printed_tables(read, numbers), null_table(read)
+    if agreed:
+        tables.append(beside_table(agreed))
     lists = [*([nulls] if nulls else []), *(score_tables(agreed) if agreed else [])]
     if "csv" in wanted:
         write("numbers.csv", csv(placed(read, numbers)))

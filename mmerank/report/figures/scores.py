@@ -63,7 +63,7 @@ def against_score(points: pd.DataFrame, correlations: pd.DataFrame, order: list[
         told = f"\N{GREEK SMALL LETTER RHO} = {rho}, " if np.isfinite(of["rho"]) else ""
         axes.set_title(f"{shortened(str(data)) + ': ' if several else ''}{told}n = {of['n']}")
         axes.set_xlabel(shortened(str(number)))
-        axes.set_ylabel(shortened(str(rows["score"].iloc[0])))
         bare(axes)
+    figure.supylabel(shortened(str(points["score"].iloc[0])))
     legend(figure, grid)
     return figure

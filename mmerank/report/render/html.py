@@ -28,7 +28,7 @@ from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import skipped
 from mmerank.report.printed import Listed, Printed
 from mmerank.report.reopened import find_examples
-from mmerank.report.score_tables import score_tables
+from mmerank.report.score_tables import beside_table, score_tables
 from mmerank.report.tables import null_table, printed_tables
 
 # Rows of the table of examples, over all runs; the rest is in examples.csv.
@@ -92,6 +92,7 @@ def page(
             tables=printed_tables(runs, numbers),
             against=null_table(runs),
             drawings=[(d.caption, svg(d.figure, d.name), d.figure.get_figwidth() > _HALF_INCHES) for d in drawings],
+            beside=beside_table(agreed) if agreed else None,
             scores=score_tables(agreed) if agreed else [],
             cautions=[*(agreed.cautions if agreed else ()), *cautions(runs)],
             paragraphs=[paragraph for run in runs for paragraph in how_to_report(run)],
