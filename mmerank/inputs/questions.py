@@ -174,7 +174,7 @@ def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 def _text(row: Mapping[str, Any], names: Sequence[str], *, needed: bool = True) -> str | None:
     value = _first(row, names)
-    if not needed and (value is None or not str(value).strip() or value != value):
+    if not needed and (value is None or str(value).strip().lower() in ("", "nan")):
         return None
     if not isinstance(value, str):
         raise DataError(f"{names[0]} is {kind(value)}, expected text")

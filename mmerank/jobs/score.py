@@ -134,7 +134,8 @@ class _Known:
     def ask(self, probe: Probe[Any, Any], entries: Sequence[Example | Skipped], *, strict: bool, shown: bool) -> None:
         """Ask what is not answered, also what was skipped before; of several processes each its part."""
         done = {name for name, entry in self.all().items() if "skipped" not in entry}
-        own = [entry for entry in entries if entry.id not in done][rank().index :: rank().count]
+        # By their places in the data, which are the same in all processes whenever each of them begins.
+        own = [entry for entry in entries[rank().index :: rank().count] if entry.id not in done]
         keep: Any = self._held.update
         with ExitStack() as stack:
             if self._folder is not None and own:

@@ -45,7 +45,7 @@ def share_interval(right: Floats, groups: Sequence[Hashable], level: float = 0.9
     else:
         totals = np.bincount(group, weights=right - share)
         between = count / (count - 1) * float(totals @ totals) / n**2
-        effective = n / max(between * n / plain, 1.0)
+        effective = n / max(between * (n - 1) / plain, 1.0)
     t, z = stats.t.ppf((1 + level) / 2, count - 1), stats.norm.ppf((1 + level) / 2)
     effective *= float(z / t) ** 2 if count < n else 1.0
     centre = (share + z**2 / (2 * effective)) / (1 + z**2 / effective)

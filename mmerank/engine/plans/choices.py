@@ -179,26 +179,30 @@ class Choices:
         images = self.adapter.encode_images(each, "default")
         sequences = [run for loaded in batch for run in loaded.item.runs]
         shown = [image for loaded, image in zip(batch, images, strict=True) for _ in loaded.item.runs]
-        wanted = iter([(loaded.item, i) for loaded in batch for i in range(len(loaded.item.runs))])
-        found: list[list[Tensor | None]] = [[None] * len(loaded.item.scored) for loaded in batch]
-        place = {loaded.id: of for loaded, of in zip(batch, found, strict=True)}
+        wanted = iter([(i, run) for i, loaded in enumerate(batch) for run in range(len(loaded.item.runs))])
+        read: dict[tuple[int, int], Tensor] = {}  # by place in the batch and choice
 
         def reduce(h: Tensor) -> None:
-            for states, (item, run) in zip(h, wanted, strict=False):
-                for choice, scored in enumerate(item.scored):
+            for states, (i, run) in zip(h, wanted, strict=False):
+                for choice, scored in enumerate(batch[i].item.scored):
                     if scored.run == run:
-                        place[item.id][choice] = self._loglikelihood(states, scored)
+                        read[i, choice] = states[list(scored.positions)].clone()
 
         with capture(self.adapter.model, {"llm": self.adapter.points["llm"]}, reduce=reduce, calls=None):
             self.adapter.decode(sequences, shown)
         if next(wanted, None) is not None:
             raise CaptureError(f"{self.adapter.name}: its `decode` ran fewer sequences than it was given")
+        # Behind the pass: some adapters look at their LM head in a pass of its own when it is first asked for.
+        found = [
+            [self._loglikelihood(read[i, choice], scored.ids) for choice, scored in enumerate(loaded.item.scored)]
+            for i, loaded in enumerate(batch)
+        ]
         return partial(_results, batch, found)
 
-    def _loglikelihood(self, states: Tensor, scored: Scored) -> Tensor:
+    def _loglikelihood(self, states: Tensor, ids: Sequence[int]) -> Tensor:
         """Sum over the tokens of a choice, nats, 0-dim float32."""
-        logits = self._logits(states[list(scored.positions)]).float()
-        wanted = torch.tensor(scored.ids, device=logits.device)
+        logits = self._logits(states).float()
+        wanted = torch.tensor(ids, device=logits.device)
         return torch.log_softmax(logits, dim=-1).gather(-1, wanted[:, None]).sum()
 
 
@@ -245,10 +249,10 @@ def _own(whole: TokenSequence, without: TokenSequence) -> Sequence[int]:
     return [i for i in range(common, len(whole)) if whole.roles[i] is Role.TEXT]
 
 
-def _results(batch: Sequence[Loaded], found: Sequence[Sequence[Tensor | None]]) -> Iterator[Measured | Skipped]:
+def _results(batch: Sequence[Loaded], found: Sequence[Sequence[Tensor]]) -> Iterator[Measured | Skipped]:
     for loaded, of in zip(batch, found, strict=True):
         item = loaded.item
-        sums = tuple(float(value) for value in of if value is not None)
+        sums = tuple(map(float, of))
         if not all(map(math.isfinite, sums)):
             yield Skipped(item.id, "the likelihood of an answer is not finite", suspect="model")
             continue

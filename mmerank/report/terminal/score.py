@@ -75,7 +75,7 @@ def _cautions(of: ScoreResult) -> list[str]:
     if of.constant > of.chance + 0.1:
         found.append(f"  always the same choice would score {of.constant:.3f}: the right ones are not mixed")
     if tied := sum(0 < answer.correct() < 1 for answer in of.answers):
-        found.append(f"  {tied} right answers are as likely as another, and count as a part of one")
+        found.append(f"  right answers as likely as another: {tied}; each counts as a part of one")
     return found
 
 
