@@ -56,13 +56,16 @@ def markdown(table: Printed) -> str:
     Returns:
         Text that ends in a line break.
     """
-    lines = [[*table.names, "n", *table.heads], [*["---"] * len(table.names), *["---:"] * (1 + len(table.heads))]]
+    lines = [
+        [*table.names, "n", *map(_markdown, table.heads)],
+        [*["---"] * len(table.names), *["---:"] * (1 + len(table.heads))],
+    ]
     for names, n, cells in table.rows:
         lines.append([*(_markdown(name) for name in names), str(n), *map(_markdown_cell, cells)])
         if any(cell.paper for cell in cells):
             lines.append([*[""] * (len(names) - 1), "*paper*", "", *(cell.paper for cell in cells)])
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"### {table.title}\n\n{rows}\n\n{table.legend}\n"
+    return f"### {_markdown(table.title)}\n\n{rows}\n\n{table.legend}\n"
 
 
 def markdown_list(table: Listed) -> str:
@@ -74,10 +77,13 @@ def markdown_list(table: Listed) -> str:
     Returns:
         Text that ends in a line break.
     """
-    lines = [[*table.names, *table.heads], [*["---"] * len(table.names), *["---:"] * len(table.heads)]]
+    lines = [
+        [*table.names, *map(_markdown, table.heads)],
+        [*["---"] * len(table.names), *["---:"] * len(table.heads)],
+    ]
     lines += [[*map(_markdown, names), *cells] for names, cells in table.rows]
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"### {table.title}\n\n{rows}\n" + (f"\n{table.legend}\n" if table.legend else "")
+    return f"### {_markdown(table.title)}\n\n{rows}\n" + (f"\n{table.legend}\n" if table.legend else "")
 
 
 def latex(table: Printed, *, caption: str = "", label: str = "") -> str:
