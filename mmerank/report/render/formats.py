@@ -57,7 +57,7 @@ def markdown(table: Printed) -> str:
         Text that ends in a line break.
     """
     lines = [
-        [*table.names, "n", *map(_markdown, table.heads)],
+        [*table.names, "n", *map(_markdown_head, table.heads)],
         [*["---"] * len(table.names), *["---:"] * (1 + len(table.heads))],
     ]
     for names, n, cells in table.rows:
@@ -65,7 +65,7 @@ def markdown(table: Printed) -> str:
         if any(cell.paper for cell in cells):
             lines.append([*[""] * (len(names) - 1), "*paper*", "", *(cell.paper for cell in cells)])
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"### {_markdown(table.title)}\n\n{rows}\n\n{table.legend}\n"
+    return f"### {_markdown_head(table.title)}\n\n{rows}\n\n{table.legend}\n"
 
 
 def markdown_list(table: Listed) -> str:
@@ -78,12 +78,12 @@ def markdown_list(table: Listed) -> str:
         Text that ends in a line break.
     """
     lines = [
-        [*table.names, *map(_markdown, table.heads)],
+        [*table.names, *map(_markdown_head, table.heads)],
         [*["---"] * len(table.names), *["---:"] * len(table.heads)],
     ]
     lines += [[*map(_markdown, names), *cells] for names, cells in table.rows]
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"### {_markdown(table.title)}\n\n{rows}\n" + (f"\n{table.legend}\n" if table.legend else "")
+    return f"### {_markdown_head(table.title)}\n\n{rows}\n" + (f"\n{table.legend}\n" if table.legend else "")
 
 
 def latex(table: Printed, *, caption: str = "", label: str = "") -> str:
@@ -220,9 +220,14 @@ def _markdown_cell(cell: Cell) -> str:
     return " ".join(filter(None, (value, f"({change}{q})" if change else "", cell.interval)))
 
 
-def _markdown(text: str) -> str:
+def _markdown_head(text: str) -> str:
+    """The same of a head, as `d_z`: nothing is emphasised within a word."""
+    return _markdown(text, "\\`*|<>[]")
+
+
+def _markdown(text: str, signs: str = "\\`*_|<>[]") -> str:
     """One line, with nothing that a renderer would take for markup."""
     line = " ".join(text.split())
-    for sign in "\\`*_|<>[]":
+    for sign in signs:
         line = line.replace(sign, f"\\{sign}")
     return line
