@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +138,10 @@ def test_choices_of_one_token_share_a_pass(llava: Any, questions: list[Question]
 
 
 def test_score_of_the_demo(llava: Any, questions: list[Question]) -> None:
-    result = mmerank.score(llava, [*questions, Skipped("x", "no image")])
+    result = mmerank.score(llava, [*questions, Skipped("x", "no image"), questions[0]])
     assert result.score.value == 1 and result.n == 12 and result.chance == 0.25
-    assert result.skipped == (Skipped("x", "no image"),) and list(result.categories) == ["a", "b"]
+    twice = Skipped(questions[0].id, "the id occurs twice; the first record is kept")
+    assert result.skipped == (Skipped("x", "no image"), twice) and list(result.categories) == ["a", "b"]
     assert "n = 12 questions; chance 0.250" in str(result) and "skipped x: no image" in str(result)
     untrained = mmerank.score(llava.untrained(0), questions)
     assert untrained.score.low < 0.25 < untrained.score.high and "holds chance" in str(untrained)
@@ -151,6 +153,8 @@ def test_score_of_the_demo(llava: Any, questions: list[Question]) -> None:
 def test_what_is_no_question(llava: Any, questions: list[Question]) -> None:
     with pytest.raises(TypeError, match="load_questions"):
         mmerank.score(llava, mmerank.load_data("demo"))
+    with pytest.raises(DataError, match="'x': no image"):
+        mmerank.score(llava, [*questions, Skipped("x", "no image")], strict=True)
     with pytest.raises(DataError, match="no question could be asked; first: 'x'"):
         mmerank.score(llava, [Skipped("x", "no image")])
     two = Question("two", [questions[0].image, questions[1].image], "?", "a", ("a", "b"), 0)
@@ -220,6 +224,10 @@ def test_processes_share_the_questions(file: Path, tmp_path: Path, monkeypatch: 
 
 def test_another_model_of_the_name(llava: Any, questions: list[Question], tmp_path: Path) -> None:
     mmerank.score(llava, questions[:2], out=tmp_path)
+    assert "demo-llava,examples,acc,1.0,2,fraction" in (tmp_path / "scores.csv").read_text()
+    other = [replace(of, choices=of.choices[::-1], right=3 - of.right) for of in questions[:2]]
+    with pytest.raises(RunFolderError, match="holds other scores"):
+        mmerank.score(llava, other, out=tmp_path)
     twin = llava.untrained(0)
     twin.name = llava.name
     with pytest.raises(RunFolderError, match="another model there"):

@@ -111,19 +111,14 @@ def _check_first(seed: int | None) -> None:
 def _show(results: list[Score], folder: AnswerFolder | None, json_file: str | None) -> None:
     if not results:
         return
-    import pandas as pd
     from rich.console import Console
 
-    from mmerank.analysis.results.score import score_rows
-    from mmerank.report.render.formats import csv
+    from mmerank.jobs.score import write_scores
     from mmerank.report.terminal.score import score_notes, score_tables
 
     summary = {"results": [result.to_dict() for result in results]}
     if folder is not None:
-        now = {result.model for result in results}
-        kept = [*(of for of in folder.results() if of["model"] not in now), *summary["results"]]
-        rows = [row for of in kept for row in score_rows(of)]
-        folder.write_scores(csv(pd.DataFrame(rows)), {"results": kept})
+        write_scores(folder, results)
     if rank().leads and not write_json(summary, json_file):
         for table in score_tables(results):
             Console().print(table)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from mmerank.analysis.results.score import Answer, ScoreResult, scored
+from mmerank.analysis.results.score import Answer, ScoreResult, score_rows, scored
 from mmerank.computing import Computing
 from mmerank.convention import SequenceForm
 from mmerank.engine.collect import SUSPECT_IN_A_ROW
@@ -89,22 +90,47 @@ def score(
     entries = list(unique(Selection(limit, seed).held(questions)))
     if wrong := next((of for of in entries if isinstance(of, Example) and not isinstance(of, Question)), None):
         raise TypeError(f"expected questions from mmerank.load_questions, got the example {wrong.id!r}")
+    own_folder = out is not None and not isinstance(out, AnswerFolder)
     if out is not None and not isinstance(out, AnswerFolder):
         out = open_scores(out, questions, sequence=sequence, max_pixels=max_pixels, selection=Selection(limit, seed))
     source = {**identity(adapter), "versions": versions()}
     probe = Probe(Choices(adapter, sequence, max_pixels), Computing(batch_tokens=batch_tokens), adapter.name, source)
     known = _Known(adapter.name, source, out)
-    known.ask(probe, entries, strict=strict, shown=progress)
+    asked = [entry for entry in entries if isinstance(entry, Question)]
+    if strict and (left_out := next((entry for entry in entries if isinstance(entry, Skipped)), None)):
+        raise DataError(f"{left_out.id!r}: {left_out.reason}")
+    known.ask(probe, asked, strict=strict, shown=progress)
     found = known.all()
-    if lacking := [of for of in entries if of.id not in found]:
-        raise NotYet(f"{len(lacking)} of {len(entries)} questions are with other processes")
-    skipped = [Skipped(of.id, found[of.id]["skipped"]) for of in entries if "skipped" in found[of.id]]
-    answers = _answers(entries, found)
+    if lacking := [of for of in asked if of.id not in found]:
+        raise NotYet(f"{len(lacking)} of {len(asked)} questions are with other processes")
+    reasons = [of.reason if isinstance(of, Skipped) else found[of.id].get("skipped") for of in entries]
+    skipped = [Skipped(of.id, reason) for of, reason in zip(entries, reasons, strict=True) if reason]
+    answers = [_answer(question, found[question.id]) for question in asked if "skipped" not in found[question.id]]
     if not answers:
         raise DataError(f"{name_of(questions)}: no question could be asked{first_reason(skipped)}")
     convention = {"sequence": sequence, "max_pixels": max_pixels}
     result = scored(answers, model=adapter.name, data=name_of(questions), skipped=skipped, convention=convention)
-    return Score(**{name: getattr(result, name) for name in result.__dataclass_fields__})
+    found_score = Score(**{name: getattr(result, name) for name in result.__dataclass_fields__})
+    if out is not None and own_folder:
+        write_scores(out, [found_score])
+    return found_score
+
+
+def write_scores(folder: AnswerFolder, results: Sequence[ScoreResult]) -> None:
+    """Write `scores.csv` and `summary.json` of these results and of those that are there of other models.
+
+    Args:
+        folder: Of the benchmark.
+        results: At least one.
+    """
+    import pandas as pd
+
+    from mmerank.report.render.formats import csv
+
+    now = {result.model for result in results}
+    every = [*(of for of in folder.results() if of["model"] not in now), *(result.to_dict() for result in results)]
+    rows = [row for of in every for row in score_rows(of)]
+    folder.write_scores(csv(pd.DataFrame(rows)), {"results": every})
 
 
 def open_scores(
@@ -116,7 +142,13 @@ def open_scores(
     selection: Selection,
 ) -> AnswerFolder:
     """The folder for these settings, new or continued. Arguments and errors as in `score`."""
-    data = {"name": name_of(questions), "fingerprint": fingerprint_of(questions), **selection.to_dict()}
+    asked = [(of.id, of.instruction, of.choices, of.right) for of in questions if isinstance(of, Question)]
+    data = {
+        "name": name_of(questions),
+        "fingerprint": fingerprint_of(questions),
+        "questions": hashlib.sha256(repr(asked).encode()).hexdigest()[:16],
+        **selection.to_dict(),
+    }
     return AnswerFolder(Path(out), {"data": data, "sequence": sequence, "max_pixels": max_pixels})
 
 
@@ -131,7 +163,7 @@ class _Known:
         """JSON values by id: `loglikelihoods` and `tokens`, or `skipped`."""
         return self._held if self._folder is None else self._folder.entries(self._model, self._source)
 
-    def ask(self, probe: Probe[Any, Any], entries: Sequence[Example | Skipped], *, strict: bool, shown: bool) -> None:
+    def ask(self, probe: Probe[Any, Any], entries: Sequence[Question], *, strict: bool, shown: bool) -> None:
         """Ask what is not answered, also what was skipped before; of several processes each its part."""
         done = {name for name, entry in self.all().items() if "skipped" not in entry}
         # By their places in the data, which are the same in all processes whenever each of them begins.
@@ -159,17 +191,13 @@ class _Known:
                     meter.advance(found.tokens)
 
 
-def _answers(entries: Sequence[Example | Skipped], known: Mapping[str, Mapping[str, Any]]) -> list[Answer]:
-    return [
-        Answer(
-            id=question.id,
-            right=question.right,
-            loglikelihoods=tuple(known[question.id]["loglikelihoods"]),
-            tokens=tuple(known[question.id]["tokens"]),
-            characters=tuple(map(len, question.choices)),
-            category=question.category,
-            picture=question.picture,
-        )
-        for question in entries
-        if isinstance(question, Question) and "skipped" not in known[question.id]
-    ]
+def _answer(question: Question, known: Mapping[str, Any]) -> Answer:
+    return Answer(
+        id=question.id,
+        right=question.right,
+        loglikelihoods=tuple(known["loglikelihoods"]),
+        tokens=tuple(known["tokens"]),
+        characters=tuple(map(len, question.choices)),
+        category=question.category,
+        picture=question.picture,
+    )

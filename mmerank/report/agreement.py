@@ -16,17 +16,16 @@ from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.known import metric, quantity
 from mmerank.analysis.metrics.matched import MATCHED
 from mmerank.analysis.scores.entry import Scored
-from mmerank.analysis.statistics.rank_correlation import EXACT, PERMUTATIONS, partial, spearman
+from mmerank.analysis.statistics.rank_correlation import partial, spearman
 from mmerank.eranks import FINAL
 from mmerank.errors import DataError
+from mmerank.report.agreement_words import cautions, some
 from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import measured_by, placed
 from mmerank.report.paper.printed import named_size
 from mmerank.runs.record import MATCHED as MATCHED_VALUE
 from mmerank.runs.record import VALUE
 
-# Fewer models show next to nothing.
-FEW = 10
 # A number for each layer, or each modality at each layer, would be tests by the hundred.
 _BY_LAYER = ("layers", "encoder_layers")
 _SIZES = {"M": 1e6, "B": 1e9}
@@ -77,7 +76,7 @@ def agreement(runs: Sequence[Finished], numbers: pd.DataFrame, scores: Sequence[
     """
     of_models = _matched(runs, scores)
     points = _points(runs, numbers, of_models)
-    rows = [_row(key, some) for key, some in points.groupby(["group", "score"], sort=False)]
+    rows = [_row(of) for _, of in points.groupby(["group", "score"], sort=False)]
     table = pd.DataFrame(rows)
     tested = table["p"].notna()
     table["q"] = math.nan
@@ -87,7 +86,7 @@ def agreement(runs: Sequence[Finished], numbers: pd.DataFrame, scores: Sequence[
     table["place"] = table["score"].map(order)
     table = table.sort_values(["main", "place"], ascending=[False, True], kind="stable", ignore_index=True)
     table = table.drop(columns="place")
-    return Agreement(table, points, tuple(_cautions(runs, scores, of_models, table, points)))
+    return Agreement(table, points, tuple(cautions(runs, scores, of_models, table, points)))
 
 
 def _matched(runs: Sequence[Finished], scores: Sequence[Scored]) -> dict[tuple[str, str], list[Scored]]:
@@ -103,8 +102,8 @@ def _matched(runs: Sequence[Finished], scores: Sequence[Scored]) -> dict[tuple[s
     if not any(found.values()):
         here = sorted({run.names.get(model, model) for run in runs for model in run.frames})
         raise DataError(
-            f"scores: none is of a model of the runs; the scores are of {_some(sorted(by_name))}, the runs of "
-            f"{_some(here)}; --name NAME=MODEL calls a model of the runs as the scores do"
+            f"scores: none is of a model of the runs; the scores are of {some(sorted(by_name))}, the runs of "
+            f"{some(here)}; --name NAME=MODEL calls a model of the runs as the scores do"
         )
     return found
 
@@ -161,17 +160,17 @@ def _points(
     return pd.DataFrame(found)
 
 
-def _row(key: Any, some: pd.DataFrame) -> dict[str, Any]:
-    first = some.iloc[0]
-    found = spearman(some["value"].to_numpy(), some["score_value"].to_numpy())
+def _row(of: pd.DataFrame) -> dict[str, Any]:
+    first = of.iloc[0]
+    found = spearman(of["value"].to_numpy(), of["score_value"].to_numpy())
     beside = {
-        called: some[name].to_numpy()
+        called: of[name].to_numpy()
         for name, called in (("mean_rows", "rows"), ("parameters", "parameters"))
-        if some[name].notna().all() and some[name].nunique() > 1
+        if of[name].notna().all() and of[name].nunique() > 1
     }
     left, p = (math.nan, math.nan)
     if beside and math.isfinite(found.rho):
-        left, p = partial(some["value"].to_numpy(), some["score_value"].to_numpy(), list(beside.values()))
+        left, p = partial(of["value"].to_numpy(), of["score_value"].to_numpy(), list(beside.values()))
     return {
         **{name: first[name] for name in ("job", "data", "quantity", "rows", "number", "main", "score")},
         "n": found.n,
@@ -184,54 +183,13 @@ def _row(key: Any, some: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _cautions(
-    runs: Sequence[Finished],
-    scores: Sequence[Scored],
-    of_models: dict[tuple[str, str], list[Scored]],
-    table: pd.DataFrame,
-    points: pd.DataFrame,
-) -> list[str]:
-    lines = []
-    fewest, most = int(table["n"].min()), int(table["n"].max())
-    if fewest < FEW:
-        over = str(most) if fewest == most else f"{fewest} to {most}"
-        least = f" (with {most} no p is below {2 / math.factorial(most):.2g})" if 3 <= most < 7 else ""
-        lines.append(
-            f"Numbers and scores are compared over {over} model{'s' if most > 1 else ''}{least}: with fewer than "
-            f"{FEW}, a rank correlation shows next to nothing, and a large one is likely to be chance."
-        )
-    else:
-        lines.append(
-            "A correlation over models is one of these models: they are no random sample, and those of one family "
-            "are not independent."
-        )
-    if not table["exact"].all():
-        lines.append(
-            f"Over more than {EXACT} models p is of {PERMUTATIONS:,} random orders, otherwise of all orders."
-        )
-    named = {of.model for of in scores}
-    used = {of.model for some in of_models.values() for of in some}
-    if unused := sorted(named - used):
-        lines.append(f"Scores of models that are not among the runs are left out: {_some(unused)}.")
-    called = model_names(runs)
-    if lacking := sorted({called[key] for key, some in of_models.items() if not some}):
-        lines.append(f"No score is known of {_some(lacking)}.")
-    unknown = sorted({str(of) for of in points.loc[points["parameters"].isna(), "called"]})
-    if unknown and points["parameters"].notna().any():
-        lines.append(
-            f"The size of {_some(unknown)} is not known, so parameters are not taken off; a column `parameters` of "
-            "the scores can say it."
-        )
-    return lines
-
-
 def _rows_behind(run: Finished, model: str) -> float:
     """Mean rows of the pair, of a text, or of an encoder's pictures."""
     frame = run.frames[model]
     frame = frame[(frame["model"] == model) & (frame["transform"] == "none")]
     for kind in ("pair", "text", "image"):
-        if len(some := frame[(frame["input"] == kind) & frame["point"].isin(["llm", FINAL])]):
-            return float(some["n"].mean())
+        if len(rows := frame[(frame["input"] == kind) & frame["point"].isin(["llm", FINAL])]):
+            return float(rows["n"].mean())
     return math.nan
 
 
@@ -251,8 +209,3 @@ def _label(of: str, name: str, rows: str) -> str:
 
 def _or(value: float, other: float) -> float:
     return value if np.isfinite(value) else other
-
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

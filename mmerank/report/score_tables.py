@@ -45,8 +45,10 @@ def score_tables(found: Agreement) -> list[Listed]:
         found: From `mmerank.report.agreement.agreement`.
 
     Returns:
-        A table of the main numbers, and one of all others where there are any.
+        A table of the main numbers, and one of all others where there are any; none where there are too few models.
     """
+    if found.correlations["rho"].isna().all():
+        return []
     first = found.correlations["main"]
     parts = [("Numbers against scores", first), ("Further numbers against scores", ~first)]
     return [_against(title, found.correlations[of]) for title, of in parts if of.any()]

@@ -17,6 +17,7 @@ from mmerank.analysis.scores.read import read_scores
 from mmerank.analysis.statistics.rank_correlation import partial
 from mmerank.errors import DataError
 from mmerank.report.agreement import Agreement, agreement
+from mmerank.report.agreement_words import paragraph
 from mmerank.report.figures.scores import score_figures
 from mmerank.report.folders import run_folders
 from mmerank.report.numbers import all_numbers
@@ -89,6 +90,20 @@ def test_what_to_be_careful_about(runs: Path, scores: Path) -> None:
     found = " ".join(agreed(runs, scores).cautions)
     assert "over 4 models (with 4 no p is below 0.083): with fewer than 10" in found
     assert "not among the runs are left out: stranger." in found and "No score is known of unscored-3b." in found
+
+
+def test_the_paragraph_for_a_paper(runs: Path, scores: Path) -> None:
+    said = paragraph(agreed(runs, scores).correlations)
+    assert "scores (VQA)" in said and "over 4 models" in said and "take off parameters of the models" in said
+
+
+def test_two_models_have_no_order(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.csv").write_text("model,VQA\ntiny-1b,31\ntiny-2b,45\n")
+    found = agreed(runs, tmp_path / "two.csv")
+    assert found.cautions[0] == "2 of the models have scores: a rank correlation needs three."
+    assert score_tables(found) == [] and paragraph(found.correlations) == "" and len(beside_table(found).rows) == 2
+    page = report([runs], tmp_path / "out", scores=[tmp_path / "two.csv"], formats=["html"])[0].read_text()
+    assert "Numbers beside scores" in page and "Numbers against" not in page
 
 
 def test_sizes_that_scores_state_come_first(runs: Path, tmp_path: Path) -> None:

@@ -128,8 +128,8 @@ class ScoreResult:
     @property
     def benchmark(self) -> str:
         """What tables call the benchmark: the DATA argument without folders and options."""
-        kind, _, place = self.data.partition(":")
-        return f"{kind}:{place.partition('?')[0].rstrip('/').rsplit('/', 1)[-1]}"
+        kind, colon, place = self.data.partition(":")
+        return f"{kind}{colon}{place.partition('?')[0].rstrip('/').rsplit('/', 1)[-1]}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; a number that does not exist is null."""

@@ -19,6 +19,7 @@ from mmerank import __version__
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.known import quantity
 from mmerank.report.agreement import Agreement
+from mmerank.report.agreement_words import paragraph
 from mmerank.report.cautions import cautions, mean_tokens
 from mmerank.report.elsewhere import elsewhere
 from mmerank.report.examples import CHANGE, RANKED_BY, by_example, cut, extremes, id_shown, text_of
@@ -95,7 +96,10 @@ def page(
             beside=beside_table(agreed) if agreed else None,
             scores=score_tables(agreed) if agreed else [],
             cautions=[*(agreed.cautions if agreed else ()), *cautions(runs)],
-            paragraphs=[paragraph for run in runs for paragraph in how_to_report(run)],
+            paragraphs=[
+                *(of for run in runs for of in how_to_report(run)),
+                *filter(None, [paragraph(agreed.correlations) if agreed else ""]),
+            ],
             examples=[view["examples"] for view in views],
         )
     )
