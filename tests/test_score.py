@@ -316,6 +316,23 @@ def test_generation_from_the_command_line(task: Path, tmp_path: Path) -> None:
     assert status == 2 and "only generation tasks" in said
 
 
+def test_a_job_of_studies(file: Path, tmp_path: Path) -> None:
+    study = {
+        "models": ["demo-llava"],
+        "data": ["demo"],
+        "limit": 2,
+        "jobs": ["align", {"score": {"data": [f"choices:{file}"], "answers": "texts"}}],
+    }
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(study))
+    done = run("study", str(tmp_path / "s.yaml"))
+    assert done.returncode == 0 and "2 done" in done.stdout
+    assert "--scores" in done.stdout
+    said = run("report", str(tmp_path / "s"), "--scores", str(tmp_path / "s"), "--csv", "--out", str(tmp_path / "r"))
+    assert said.returncode == 0 and (tmp_path / "r" / "agreement_points.csv").is_file()
+    (scores,) = (tmp_path / "s").glob("score-*")
+    assert "scores on a benchmark; mmerank report RUN... --scores" in failure("report", str(scores))[1]
+
+
 def test_bad_arguments(file: Path) -> None:
     with pytest.raises(UsageError, match="did you mean pope"):
         mmerank.load_questions("popp:x.json")

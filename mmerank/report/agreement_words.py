@@ -93,9 +93,9 @@ def paragraph(table: pd.DataFrame) -> str:
     off = f" Partial correlations take off {' and '.join(beside)} of the models, by ranks." if beside else ""
     named = some(list(dict.fromkeys(table["score"])))
     return (
-        f"Numbers were set against scores ({named}) by Spearman's rank correlation over {n} models; p is two-sided, of "
-        f"all orders of the models{random}, and q controls the false discovery rate over {tests} tests (Benjamini and "
-        f"Hochberg).{off}"
+        f"Numbers were set against scores ({named}) by Spearman's rank correlation over {n} models; p is two-sided, "
+        f"of all orders of the models{random}, and q controls the false discovery rate over {tests} tests "
+        f"(Benjamini and Hochberg).{off}"
     )
 
 
