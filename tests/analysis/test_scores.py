@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import math
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -113,6 +115,8 @@ def test_vlmevalkit(tmp_path: Path) -> None:
         "OCRBench, Final Score": 318,
         "OCRBench, Final Score Norm": 31.8,
     } and {key[0] for key in found} == {model}
+    assert known(written(tmp_path / "mine" / "my_score.csv", "model,benchmark,value\na,b,1\n")) == {("a", "b"): 1}
+    assert known(written(tmp_path / "mine" / "my_score.json", {"a": {"b": 1}})) == {("a", "b"): 1}
     moved = written(tmp_path / "elsewhere" / "some_MMMU_acc.csv", '"split","Overall"\n"dev","0.4"\n')
     with pytest.raises(DataError, match="by the folder alone"):
         read_scores([moved])
@@ -163,6 +167,18 @@ def test_bad_tables(tmp_path: Path, content: str, said: str) -> None:
 def test_bad_objects(tmp_path: Path, name: str, content: Any, said: str) -> None:
     with pytest.raises(DataError, match=said):
         read_scores([written(tmp_path / name, content)])
+
+
+def test_spreadsheets(tmp_path: Path) -> None:
+    file = tmp_path / "summ.xlsx"
+    table = pd.DataFrame({"Model": ["a/b", "c"], "POPE": [86.5, 80.0], "MMBench": [None, 61]})
+    if importlib.util.find_spec("openpyxl") is None:
+        file.write_bytes(b"PK")
+        with pytest.raises(DataError, match="needs openpyxl, which is not installed; save it as CSV"):
+            read_scores([file])
+        return
+    table.to_excel(file, index=False)
+    assert known(file) == WANTED
 
 
 def test_bad_places(tmp_path: Path) -> None:

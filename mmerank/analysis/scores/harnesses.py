@@ -6,7 +6,6 @@ for each model and data set, and says which in the names of file and folder alon
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mmerank.analysis.scores.entry import Scored
-from mmerank.errors import DataError, first_line
+from mmerank.analysis.scores.own import frame_of
+from mmerank.errors import DataError
 
 # How files of VLMEvalKit end: MODEL_DATASET_acc.csv, behind the data set also the name of a judge.
 VLMEVALKIT = re.compile(r"(.+?)_(acc|score)\.(csv|json|xlsx)")
@@ -78,6 +78,26 @@ def _model(path: Path, content: Mapping[str, Any]) -> str:
     return str(stated)
 
 
+def is_vlmevalkit(path: Path, content: bytes, parsed: Any) -> bool:
+    """Whether a file is VLMEvalKit's by its name, and holds no models, as one's own of such a name does.
+
+    Args:
+        path: The file.
+        content: Of a table.
+        parsed: Of an object of JSON; None of a table.
+
+    Returns:
+        Whether it is.
+    """
+    if not VLMEVALKIT.fullmatch(path.name):
+        return False
+    if parsed is None:
+        return "model" not in [name.lower() for name in frame_of(path, content).columns]
+    return (
+        isinstance(parsed, dict) and "scores" not in parsed and not all(isinstance(v, dict) for v in parsed.values())
+    )
+
+
 def of_vlmevalkit(path: Path, content: bytes, parsed: Any) -> Iterator[Scored]:
     """Scores in `MODEL_DATASET_acc.csv`, `MODEL_DATASET_score.csv` or `MODEL_DATASET_score.json` of VLMEvalKit.
 
@@ -116,17 +136,7 @@ def _of_object(parsed: Any) -> dict[str, float]:
 
 
 def _of_table(path: Path, content: bytes) -> dict[str, float]:
-    import pandas as pd
-
-    try:
-        if path.suffix == ".xlsx":
-            frame = pd.read_excel(io.BytesIO(content), dtype=str)
-        else:
-            frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
-    except ImportError:
-        raise DataError(f"{path}: reading it needs openpyxl, which is not installed; save it as CSV") from None
-    except Exception as error:  # pandas has errors of its own
-        raise DataError(f"{path}: no table ({first_line(error)})") from None
+    frame = frame_of(path, content)
     columns = {str(name).strip().lower(): str(name) for name in frame.columns}
     label = next((columns[name] for name in _LABELS if name in columns), None)
     rows: list[Any] = frame.to_dict("records")

@@ -5,20 +5,53 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmerank.analysis.scores.entry import Scored, number, read_row
 from mmerank.errors import DataError, first_line
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _NEEDED = ("model", "benchmark", "value")
 _BESIDE = ("metric", "unit", "n", "low", "high", "chance", "parameters")
+
+
+def frame_of(path: Path, content: bytes) -> pd.DataFrame:
+    """A table of text, as its file has it.
+
+    Args:
+        path: Its file: `.csv`, `.tsv` or `.xlsx`.
+        content: Of the file.
+
+    Returns:
+        The rows.
+
+    Raises:
+        DataError: It is no table, or a spreadsheet, and openpyxl is not installed.
+    """
+    import pandas as pd
+
+    how: dict[str, Any] = {"dtype": str, "keep_default_na": False}
+    try:
+        if path.suffix.lower() == ".xlsx":
+            frame: pd.DataFrame = pd.read_excel(io.BytesIO(content), engine="openpyxl", **how)
+        else:
+            tabs = "\t" if path.suffix.lower() == ".tsv" else ","
+            frame = pd.read_csv(io.StringIO(content.decode("utf-8-sig")), sep=tabs, **how)
+    except ImportError:
+        raise DataError(f"{path}: reading it needs openpyxl, which is not installed; save it as CSV") from None
+    except Exception as error:  # pandas has errors of its own
+        raise DataError(f"{path}: no table ({first_line(error)})") from None
+    frame.columns = [str(name).strip() for name in frame.columns]
+    return frame
 
 
 def of_table(path: Path, content: bytes) -> Iterator[Scored]:
     """Scores in a table.
 
     Args:
-        path: Its file, for messages; `.tsv` has tabs.
+        path: Its file.
         content: Of the file. Long: a row with `model`, `benchmark`, `value` each. Wide: `model`, and a column for
             each benchmark, whose empty cells are left out.
 
@@ -28,14 +61,7 @@ def of_table(path: Path, content: bytes) -> Iterator[Scored]:
     Raises:
         DataError: It is no such table.
     """
-    import pandas as pd
-
-    try:
-        tabs = "\t" if path.suffix.lower() == ".tsv" else ","
-        frame = pd.read_csv(io.StringIO(content.decode("utf-8-sig")), sep=tabs, dtype=str, keep_default_na=False)
-    except Exception as error:  # pandas has errors of its own
-        raise DataError(f"{path}: no table ({first_line(error)})") from None
-    frame.columns = [str(name).strip() for name in frame.columns]
+    frame = frame_of(path, content)
     lower = {name.lower(): name for name in frame.columns}
     if "model" not in lower:
         raise DataError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmerank.analysis.scores.entry import Scored
-from mmerank.analysis.scores.harnesses import VLMEVALKIT, of_harness, of_vlmevalkit
+from mmerank.analysis.scores.harnesses import is_vlmevalkit, of_harness, of_vlmevalkit
 from mmerank.analysis.scores.own import of_content, of_table
 from mmerank.errors import DataError, first_line
 from mmerank.files import regular_bytes
@@ -23,7 +23,9 @@ _IN_FOLDERS = (
     "**/*_score.csv",
     "**/*_score.json",
 )
-_KINDS = "a .csv, .tsv, .yaml or .json with model, benchmark and value, results of lm-eval, lmms-eval or VLMEvalKit"
+_KINDS = (
+    "a .csv, .tsv, .xlsx, .yaml or .json with model, benchmark and value, results of lm-eval, lmms-eval or VLMEvalKit"
+)
 
 
 def read_scores(paths: Iterable[str | Path]) -> list[Scored]:
@@ -77,9 +79,9 @@ def _of_file(path: Path) -> Iterator[Scored]:
         parsed = _parsed(path, content)
     if kind == ".json" and isinstance(parsed, dict) and isinstance(parsed.get("results"), dict):
         return of_harness(path, parsed)
-    if VLMEVALKIT.fullmatch(path.name):
+    if is_vlmevalkit(path, content, parsed):
         return of_vlmevalkit(path, content, parsed)
-    if kind in (".csv", ".tsv"):
+    if kind in (".csv", ".tsv", ".xlsx"):
         return of_table(path, content)
     if parsed is None:
         raise DataError(f"{path}: not understood; expected {_KINDS}")
