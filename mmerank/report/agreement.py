@@ -118,6 +118,7 @@ def _points(
         for run in runs
     }
     told = {run.name: json.dumps([data[run.data], run.job]) for run in runs}
+    jobs = {run.job for run in runs}
     several = {of for of in told.values() if len({same[name] for name in told if told[name] == of}) > 1}
     here = placed(runs, numbers)
     here = here[here["transform"].eq("none") & here["value"].notna() & here["metric"].ne("accuracy")]
@@ -136,7 +137,9 @@ def _points(
                 {
                     "group": group,
                     "job": row["job"],
-                    "data": data[str(row["data"])] + (f" ({run})" if told[run] in several else ""),
+                    "data": data[str(row["data"])]
+                    + (f", {row['job']}" if len(jobs) > 1 else "")
+                    + (f" ({run})" if told[run] in several else ""),
                     "quantity": name,
                     "rows": row["rows"],
                     "number": _label(str(row["metric"]), name, str(row["rows"])),

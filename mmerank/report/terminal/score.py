@@ -9,38 +9,48 @@ from rich.table import Table
 from rich.text import Text
 
 from mmerank.analysis.results.score import ScoreResult, Share
-from mmerank.report.terminal.parts import clean, short, skip_lines
+from mmerank.report.terminal.parts import MANY, clean, short, skip_lines
 
 
 def score_tables(results: Sequence[ScoreResult]) -> list[Table]:
-    """The scores, a row for each model.
+    """The scores, a row for each model, or where there are many numbers for each of these.
 
     Args:
         results: Of one benchmark.
 
     Returns:
-        One table, and one by category where the benchmark has several.
+        One table, and of a few models one by category where the benchmark has several.
     """
-    tables = [_table(f"Scores on {results[0].benchmark}", results, [dict(of.numbers) for of in results])]
-    if any(of.categories for of in results):
-        tables.append(_table("acc by category", results, [dict(of.categories) for of in results]))
+    numbers = [dict(of.numbers) for of in results]
+    tables = [_table(f"Scores on {results[0].benchmark}", results, numbers)]
+    if any(of.categories for of in results) and len(results) <= MANY:
+        tables.append(_table("acc by category", results, [dict(of.categories) for of in results], wide=False))
     return tables
 
 
-def _table(title: str, results: Sequence[ScoreResult], numbers: Sequence[dict[str, Share]]) -> Table:
+def _table(
+    title: str, results: Sequence[ScoreResult], numbers: Sequence[dict[str, Share]], *, wide: bool = True
+) -> Table:
+    called = [of.name or short(of.model) for of in results]
+    names = list(dict.fromkeys(name for of in numbers for name in of))
     table = Table(title=Text(title), title_justify="left")
-    table.add_column("")
-    for of in results:
-        table.add_column(Text(of.name or short(of.model)), justify="right", overflow="fold")
-    for name in dict.fromkeys(name for of in numbers for name in of):
-        table.add_row(Text(name), *(_said(of.get(name)) for of in numbers))
+    table.add_column("", overflow="fold")
+    by_model = wide and len(names) <= MANY
+    for head in names if by_model else called:
+        table.add_column(Text(head), justify="right", overflow="fold")
+    if by_model:
+        for model, of in zip(called, numbers, strict=True):
+            table.add_row(Text(model), *(_said(of.get(name)) for name in names))
+    else:
+        for name in names:
+            table.add_row(Text(name), *(_said(of.get(name)) for of in numbers))
     return table
 
 
 def _said(share: Share | None) -> str:
     if share is None or not math.isfinite(share.value):
         return "-"
-    return f"{share.value:.4f}" + (f" [{share.low:.3f}, {share.high:.3f}]" if math.isfinite(share.low) else "")
+    return f"{share.value:.4f}" + (f"\n[{share.low:.3f}, {share.high:.3f}]" if math.isfinite(share.low) else "")
 
 
 def score_notes(results: Sequence[ScoreResult]) -> list[str]:
@@ -60,6 +70,8 @@ def score_notes(results: Sequence[ScoreResult]) -> list[str]:
         about = f" about {len(pictures)} pictures" if pictures and len(pictures) < of.n else ""
         lines.append(f"{of.name or short(of.model)}: n = {of.n} questions{about}{chance}{asked}")
         lines += [*_cautions(of), *skip_lines(of.skipped)]
+    if any(of.categories for of in results) and len(results) > MANY:
+        lines.append("  acc by category is in --json and summary.json")
     if any(of.answers for of in results):
         lines.append("  acc, the score: the choice whose tokens are likeliest in sum; acc_norm: per character;")
         lines.append("  acc_token: per token. In brackets: 95 % intervals, Wilson's over pictures")
