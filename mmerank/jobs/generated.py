@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from mmerank.analysis.results.score import Share
+from mmerank.analysis.scores.harnesses import Metric, metrics_in
 from mmerank.errors import DataError, ModelError, UsageError, first_line
 from mmerank.jobs.accuracy import check_tasks, questions_of
 from mmerank.jobs.score import Score
@@ -16,7 +16,6 @@ from mmerank.models.adapter import Adapter, check_adapter
 from mmerank.models.wrapped import evaluated
 
 PREFIX = "lm-eval:"
-_95 = 1.959964
 
 
 def generated(
@@ -65,7 +64,8 @@ def generated(
     except Exception as error:  # of task, processor and model, whatever they come to
         raise ModelError(f"{adapter.name}: lm-eval fails on {task} ({first_line(error)})") from error
     convention = {"sequence": "template" if chat else "bare", "by": "lm-eval"}
-    return Score(model=adapter.name, data=data, numbers=_numbers(data, found), convention=convention)
+    numbers, categories = _shares(data, found)
+    return Score(adapter.name, data, numbers, categories=categories, convention=convention)
 
 
 def _of_lm_eval(adapter: Adapter, progress: bool) -> Any:
@@ -94,21 +94,19 @@ def _of_lm_eval(adapter: Adapter, progress: bool) -> Any:
         raise ModelError(f"{adapter.name}: lm-eval cannot run it ({first_line(error)})") from error
 
 
-def _numbers(data: str, found: Mapping[str, Any]) -> dict[str, Share]:
-    """Each metric of each task, by its name; of a group with the task in front."""
-    shares: dict[str, Share] = {}
-    for task, numbers in found["results"].items():
-        n = int(found.get("n-samples", {}).get(task, {}).get("effective", numbers.get("sample_len") or 0))
-        for key, value in numbers.items():
-            metric, _, way = key.partition(",")
-            if not way or metric.endswith("_stderr") or not isinstance(value, (int, float)):
-                continue
-            error = numbers.get(f"{metric}_stderr,{way}")
-            # Where all answers are alike, no spread says how sure that is.
-            half = _95 * error if isinstance(error, float) and error > 0 else math.nan
-            name = metric if way == "none" else f"{metric},{way}"
-            name = name if len(found["results"]) == 1 else f"{task}: {name}"
-            shares[name] = Share(float(value), float(value) - half, float(value) + half, n)
-    if not shares:
+def _shares(data: str, found: Mapping[str, Any]) -> tuple[dict[str, Share], dict[str, Share]]:
+    """Numbers of the task, of several with the task in front, and of the tasks of a group its first one each."""
+    metrics = list(metrics_in(found))
+    own = [of for of in metrics if not of.within]
+    if not own:
         raise UsageError(f"{data}: lm-eval gives no numbers for it")
-    return shares
+    several = len({of.task for of in own}) > 1
+    categories: dict[str, Share] = {}
+    for of in metrics:
+        if of.within:
+            categories.setdefault(of.task, _share(of))
+    return {f"{of.task}: {of.name}" if several else of.name: _share(of) for of in own}, categories
+
+
+def _share(of: Metric) -> Share:
+    return Share(of.value, of.value - of.half, of.value + of.half, of.n)

@@ -14,6 +14,8 @@ from mmerank.report.names import model_names
 
 # Fewer models show next to nothing.
 FEW = 10
+# Of more, figures and the table of the models have the first.
+MOST_SCORES = 6
 
 
 def cautions(
@@ -56,6 +58,11 @@ def cautions(
     if not table["exact"].all():
         lines.append(
             f"Over more than {EXACT} models p is of {PERMUTATIONS:,} random orders, otherwise of all orders."
+        )
+    if (several := table["score"].nunique()) > MOST_SCORES:
+        lines.append(
+            f"Figures, and the table of the models, have the first {MOST_SCORES} of {several} scores; "
+            "agreement_points.csv has all of them."
         )
     named = {of.model for of in scores}
     used = {of.model for found in of_models.values() for of in found}

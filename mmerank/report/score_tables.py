@@ -10,11 +10,11 @@ import pandas as pd
 from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.statistics.rank_correlation import EXACT
 from mmerank.report.agreement import Agreement
+from mmerank.report.agreement_words import MOST_SCORES
 from mmerank.report.printed import Cell, Listed, Printed
 from mmerank.report.terminal.intervals import interval_text, q_text
 
 _RHO = "\N{GREEK SMALL LETTER RHO}"
-_MOST_SCORES = 6  # beside each other
 
 
 def beside_table(found: Agreement) -> Printed:
@@ -28,7 +28,7 @@ def beside_table(found: Agreement) -> Printed:
     """
     main = found.points[found.points["main"]]
     main = main if len(main) else found.points
-    numbers, scores = list(dict.fromkeys(main["number"])), list(dict.fromkeys(main["score"]))[:_MOST_SCORES]
+    numbers, scores = list(dict.fromkeys(main["number"])), list(dict.fromkeys(main["score"]))[:MOST_SCORES]
     rows = []
     for _, some in main.groupby(["data", "model"], sort=False):
         of_number = some.drop_duplicates("number").set_index("number").to_dict("index")

@@ -89,6 +89,25 @@ def test_lm_eval_and_lmms_eval(tmp_path: Path) -> None:
     assert math.isnan(found["org/other", "pope, pope_accuracy"].low)
 
 
+def test_groups_stand_for_their_tasks(tmp_path: Path) -> None:
+    """As lm-eval has mmmu_val, whose number is made of those of its tasks; a group without one leaves them."""
+    content = {
+        "results": {
+            "mmmu_val": {"alias": "mmmu", "acc,none": 0.35, "acc_stderr,none": 0.01},
+            "mmmu_val_art": {"alias": " - art", "acc,none": 0.4, "acc_stderr,none": 0.1},
+            "mmmu_val_law": {"acc,none": 0.3, "acc_stderr,none": 0.1},
+            "pair": {"alias": "pair"},
+            "one": {"acc,none": 1.0, "acc_stderr,none": 0.0},
+        },
+        "group_subtasks": {"mmmu_val": ["mmmu_val_art", "mmmu_val_law"], "pair": ["one"]},
+        "n-samples": {"mmmu_val_art": {"effective": 30}, "mmmu_val_law": {"effective": 31}},
+        "model_name": "m",
+    }
+    found = {of.name: of for of in read_scores([written(tmp_path / "results_1.json", content)])}
+    assert {name: of.value for name, of in found.items()} == {"mmmu_val, acc": 0.35, "one, acc": 1.0}
+    assert found["mmmu_val, acc"].n == 61 and math.isnan(found["one, acc"].low)
+
+
 def test_vlmevalkit(tmp_path: Path) -> None:
     folder = tmp_path / "llava_v1.5_7b"
     written(folder / "llava_v1.5_7b_MMBench_DEV_EN_acc.csv", '"split","Overall","AR"\n"dev","0.66","0.7"\n')

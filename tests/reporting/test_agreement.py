@@ -147,6 +147,14 @@ def test_every_form_of_a_report(runs: Path, tmp_path: Path, scores: Path) -> Non
     assert set(table["score"]) == {"VQA", EVIL} and len(table) == 2 * table["quantity"].nunique()
 
 
+def test_many_scores(runs: Path, tmp_path: Path) -> None:
+    table = {model: {f"B{i}": value + i for i in range(9)} for model, value in SCORES.items()}
+    (tmp_path / "many.json").write_text(json.dumps(table))
+    found = agreed(runs, tmp_path / "many.json")
+    assert found.correlations["score"].nunique() == 9 and len(list(score_figures(found))) == 6
+    assert beside_table(found).heads[-1] == "B5" and "first 6 of 9 scores" in " ".join(found.cautions)
+
+
 def test_without_scores_nothing_is_said(runs: Path, tmp_path: Path) -> None:
     paths = {path.name: path for path in report([runs / "tiny-1b"], tmp_path / "out", formats=["html", "csv"])}
     assert "agreement.csv" not in paths and 'id="scores"' not in paths["report.html"].read_text()

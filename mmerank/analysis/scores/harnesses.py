@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmerank.analysis.scores.entry import Scored
 from mmerank.analysis.scores.own import frame_of
@@ -18,9 +18,70 @@ from mmerank.errors import DataError
 
 # How files of VLMEvalKit end: MODEL_DATASET_acc.csv, behind the data set also the name of a judge.
 VLMEVALKIT = re.compile(r"(.+?)_(acc|score)\.(csv|json|xlsx)")
+_DEPTH = 8  # of groups within groups
 _PRETRAINED = re.compile(r"(?:^|,)(?:peft|pretrained|model|model_name|path)=([^,]+)")
 _LABELS = ("split", "category", "task&skill", "task", "domain", "type", "index")
 _OVERALL = ("overall", "acc", "precision", "recall", "f1", "aacc", "facc", "qacc")
+
+
+class Metric(NamedTuple):
+    """A number of a task.
+
+    Attributes:
+        task: Its name.
+        within: Whether the task is one of a group that has numbers of its own.
+        name: Of the metric, with the filter behind it where there is one.
+        value: It.
+        half: Of its 95 % interval, from the standard error; NaN where there is none, or it is 0.
+        n: Number of questions; 0 where it is not known.
+    """
+
+    task: str
+    within: bool
+    name: str
+    value: float
+    half: float
+    n: int
+
+
+def metrics_in(content: Mapping[str, Any]) -> Iterator[Metric]:
+    """Every number in what lm-eval and lmms-eval find, without standard errors.
+
+    Args:
+        content: With `results`, and where there are some `n-samples` and `group_subtasks`.
+
+    Yields:
+        Each.
+    """
+    results, groups = content["results"], content.get("group_subtasks") or {}
+    counted = content.get("n-samples") or {}
+    grouped = {task for group, tasks in groups.items() if _has_numbers(results.get(group)) for task in tasks}
+
+    def count(task: str, depth: int = 0) -> int:
+        of = counted.get(task)
+        n = of.get("effective") if isinstance(of, dict) else (results.get(task) or {}).get("sample_len")
+        if isinstance(n, (int, float)) and math.isfinite(n):
+            return int(n)
+        return sum(count(child, depth + 1) for child in groups.get(task) or ()) if depth < _DEPTH else 0
+
+    for task, numbers in results.items():
+        for key, value in numbers.items() if isinstance(numbers, dict) else ():
+            metric, comma, way = key.partition(",")
+            if not comma or metric.endswith("_stderr") or not _is_number(value):
+                continue
+            error = numbers.get(f"{metric}_stderr,{way}")
+            # Where all answers are alike, no spread says how sure that is.
+            half = 1.959964 * error if _is_number(error) and error > 0 else math.nan
+            name = metric if way == "none" else f"{metric},{way}"
+            yield Metric(str(task), task in grouped, name, float(value), half, count(task))
+
+
+def _has_numbers(numbers: Any) -> bool:
+    return isinstance(numbers, dict) and any("," in key and _is_number(value) for key, value in numbers.items())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def of_harness(path: Path, content: Mapping[str, Any]) -> Iterator[Scored]:
@@ -31,40 +92,18 @@ def of_harness(path: Path, content: Mapping[str, Any]) -> Iterator[Scored]:
         content: It.
 
     Yields:
-        Each number of each task, without standard errors; with lm-eval's number of questions.
+        Each number of each task, of a group that has numbers of its own these alone.
 
     Raises:
         DataError: It does not name its model, or has no number.
     """
     model = _model(path, content)
-    counts = content.get("n-samples") or {}
-    found = False
-    for task, numbers in content["results"].items():
-        if not isinstance(numbers, dict):
-            continue
-        counted = counts.get(task) if isinstance(counts, dict) else None
-        n = counted.get("effective") if isinstance(counted, dict) else numbers.get("sample_len")
-        for key, value in numbers.items():
-            metric, comma, way = key.partition(",")
-            if not comma or metric.endswith("_stderr") or isinstance(value, bool):
-                continue
-            if not isinstance(value, (int, float)) or not math.isfinite(value):
-                continue
-            error = numbers.get(f"{metric}_stderr,{way}")
-            half = 1.959964 * error if isinstance(error, (int, float)) and error > 0 else math.nan
-            found = True
-            yield Scored(
-                model,
-                str(task),
-                float(value),
-                f"{path}: {task}, {key}",
-                metric=metric if way == "none" else f"{metric},{way}",
-                n=int(n) if isinstance(n, (int, float)) and math.isfinite(n) else 0,
-                low=float(value) - half,
-                high=float(value) + half,
-            )
+    found = [of for of in metrics_in(content) if not of.within]
     if not found:
         raise DataError(f"{path}: no number in its results")
+    for of in found:
+        limits = {"low": of.value - of.half, "high": of.value + of.half}
+        yield Scored(model, of.task, of.value, f"{path}: {of.task}, {of.name}", metric=of.name, n=of.n, **limits)
 
 
 def _model(path: Path, content: Mapping[str, Any]) -> str:

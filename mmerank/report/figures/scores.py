@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from mmerank.report.agreement import Agreement
+from mmerank.report.agreement_words import MOST_SCORES
 from mmerank.report.figures.style import bare, distances, legend, look, panels, shortened, styled
 
 
 def score_figures(found: Agreement) -> Iterator[tuple[str, str, Figure]]:
-    """For each score a figure of the main numbers against it.
+    """For each of the first scores a figure of the main numbers against it.
 
     Args:
         found: From `mmerank.report.agreement.agreement`.
@@ -24,7 +26,7 @@ def score_figures(found: Agreement) -> Iterator[tuple[str, str, Figure]]:
     main = found.points[found.points["main"]]
     order = list(dict.fromkeys(main["called"]))
     with styled():
-        for i, (score, some) in enumerate(main.groupby("score", sort=False)):
+        for i, (score, some) in enumerate(islice(main.groupby("score", sort=False), MOST_SCORES)):
             caption = f"Models by numbers and score on {shortened(str(score))}, with 95 % intervals where known."
             yield f"scores-{i + 1}", caption, against_score(some, found.correlations, order)
 

@@ -24,7 +24,8 @@ def score_tables(results: Sequence[ScoreResult]) -> list[Table]:
     numbers = [dict(of.numbers) for of in results]
     tables = [_table(f"Scores on {results[0].benchmark}", results, numbers)]
     if any(of.categories for of in results) and len(results) <= MANY:
-        tables.append(_table("acc by category", results, [dict(of.categories) for of in results], wide=False))
+        title = "acc by category" if any(of.answers for of in results) else "By task"
+        tables.append(_table(title, results, [dict(of.categories) for of in results], wide=False))
     return tables
 
 
@@ -71,7 +72,7 @@ def score_notes(results: Sequence[ScoreResult]) -> list[str]:
         lines.append(f"{of.name or short(of.model)}: n = {of.n} questions{about}{chance}{asked}")
         lines += [*_cautions(of), *skip_lines(of.skipped)]
     if any(of.categories for of in results) and len(results) > MANY:
-        lines.append("  acc by category is in --json and summary.json")
+        lines.append("  numbers by category are in --json and summary.json")
     if any(of.answers for of in results):
         lines.append("  acc, the score: the choice whose tokens are likeliest in sum; acc_norm: per character;")
         lines.append("  acc_token: per token. In brackets: 95 % intervals, Wilson's over pictures")
