@@ -102,8 +102,16 @@ def of_harness(path: Path, content: Mapping[str, Any]) -> Iterator[Scored]:
     if not found:
         raise DataError(f"{path}: no number in its results")
     for of in found:
-        limits = {"low": of.value - of.half, "high": of.value + of.half}
-        yield Scored(model, of.task, of.value, f"{path}: {of.task}, {of.name}", metric=of.name, n=of.n, **limits)
+        yield Scored(
+            model,
+            of.task,
+            of.value,
+            f"{path}: {of.task}, {of.name}",
+            metric=of.name,
+            n=of.n,
+            low=of.value - of.half,
+            high=of.value + of.half,
+        )
 
 
 def _model(path: Path, content: Mapping[str, Any]) -> str:
