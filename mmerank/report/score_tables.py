@@ -35,7 +35,9 @@ def beside_table(found: Agreement) -> Printed:
         of_score = some.drop_duplicates("score").set_index("score").to_dict("index")
         cells = [_number(of_number.get(name)) for name in numbers] + [_score(of_score.get(name)) for name in scores]
         rows.append(((some["data"].iloc[0], some["called"].iloc[0]), int(some["n"].iloc[0]), tuple(cells)))
-    return Printed(str(main["job"].iloc[0]), "Numbers beside scores", (*numbers, *scores), tuple(rows))
+    in_percent = set(main.loc[main["unit"] == "percent", "score"])
+    heads = (*numbers, *(f"{name} (%)" if name in in_percent else name for name in scores))
+    return Printed(str(main["job"].iloc[0]), "Numbers beside scores", heads, tuple(rows))
 
 
 def score_tables(found: Agreement) -> list[Listed]:
@@ -91,8 +93,9 @@ def _score(row: Any) -> Cell:
     if row is None:
         return Cell("-")
     decimals = 3 if row["unit"] == "fraction" or abs(row["score_value"]) <= 1 else 1
-    shown = f"{row['score_value']:.{decimals}f}{' %' if row['unit'] == 'percent' else ''}"
-    return Cell(_minus(shown), _minus(_interval(row["score_low"], row["score_high"], decimals)))
+    return Cell(
+        _minus(f"{row['score_value']:.{decimals}f}"), _minus(_interval(row["score_low"], row["score_high"], decimals))
+    )
 
 
 def _interval(low: float, high: float, decimals: int) -> str:

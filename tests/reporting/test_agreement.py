@@ -140,9 +140,9 @@ def test_every_form_of_a_report(runs: Path, tmp_path: Path, scores: Path) -> Non
     page = paths["report.html"].read_text()
     assert page.count("<script") == 2 and 'id="scores"' in page and "<img src=x" not in page
     text, latex = paths["tables.md"].read_text(), paths["tables.tex"].read_text()
-    assert "### Numbers beside scores" in text and "### Numbers against scores" in text and "45.5 %" in text
+    assert "### Numbers beside scores" in text and "### Numbers against scores" in text and "VQA (%)" in text
     assert "<script" not in text.replace("\\<script", "") and EVIL not in text and EVIL not in latex
-    assert r"$\rho$" in latex and r"45.5 \%" in latex
+    assert r"$\rho$" in latex and r"VQA (\%)" in latex
     table = pd.read_csv(paths["agreement.csv"])
     assert set(table["score"]) == {"VQA", EVIL} and len(table) == 2 * table["quantity"].nunique()
 
@@ -164,7 +164,7 @@ def test_tables_and_figures(runs: Path, scores: Path) -> None:
     found = agreed(runs, scores)
     beside = beside_table(found)
     assert [names[-1] for names, _, _ in beside.rows] == sorted(SCORES)
-    assert beside.heads == ("Image Reduction Ratio", "Image-Text Alignment", "VQA")
+    assert beside.heads == ("Image Reduction Ratio", "Image-Text Alignment", "VQA (%)")
     main, further = score_tables(found)
     assert main.title == "Numbers against VQA" and main.names == ("number",) and len(main.rows) == 2
     assert main.heads[-1].startswith("partial") and "parameters of the models taken off" in main.legend
