@@ -300,6 +300,30 @@ def test_generation_on_the_loaded_model(
     assert any(torch.equal(options["input_ids"], expected) for _, options in seen)
 
 
+def test_generated_answers_are_those_of_lm_eval(task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against its own model, which loads the checkpoint itself."""
+    from lm_eval import evaluate
+    from lm_eval.models.hf_vlms import HFMultimodalLM
+
+    from mmerank.jobs.accuracy import questions_of
+    from mmerank.jobs.generated import generated
+
+    checkpoint = tiny_models.saved("qwen2_vl", tmp_path / "tiny")
+    theirs = HFMultimodalLM(str(checkpoint), device="cpu", dtype="float32")
+    found = evaluate(theirs, questions_of(str(task)), limit=3, bootstrap_iters=0, apply_chat_template=True)
+    expected = [sample["resps"][0][0] for sample in found["samples"]["described"]]
+    answers: list[str] = []
+    own = HFMultimodalLM.generate_until
+
+    def generate_until(self: Any, *arguments: Any, **options: Any) -> list[str]:
+        answers.extend(own(self, *arguments, **options))
+        return answers
+
+    monkeypatch.setattr(HFMultimodalLM, "generate_until", generate_until)
+    generated(mmerank.load(str(checkpoint), dtype="float32"), f"lm-eval:{task}", limit=3)
+    assert answers == expected and len(set(answers)) == 3
+
+
 def test_generation_from_the_command_line(task: Path, tmp_path: Path) -> None:
     done = run("score", "demo-llava", "--data", f"lm-eval:{task}", "--json", "-", "--out", str(tmp_path / "s"))
     (found,) = json.loads(done.stdout)["results"]
