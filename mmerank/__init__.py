@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mmerank.formulas.table import metric
     from mmerank.inputs.example import Example
     from mmerank.inputs.load import load_data
+    from mmerank.inputs.questions import Question, load_questions
     from mmerank.inputs.transforms.own import transform
     from mmerank.jobs.align import Alignment, align
     from mmerank.jobs.compare import Comparison, compare
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mmerank.jobs.monitor import AlignmentMonitor, DiffErankMonitor
     from mmerank.jobs.perturb import Perturbation, perturb
     from mmerank.jobs.results import Results
+    from mmerank.jobs.score import Score, score
     from mmerank.models.adapter import Adapter, load, wrap
     from mmerank.models.encoders.loading import load_encoder
     from mmerank.models.hooks import Point, capture
@@ -45,7 +47,9 @@ _HOMES = {
     "MmerankError": "errors",
     "Perturbation": "jobs.perturb",
     "Point": "models.hooks",
+    "Question": "inputs.questions",
     "Results": "jobs.results",
+    "Score": "jobs.score",
     "Diff": "jobs.diff",
     "DiffErankMonitor": "jobs.monitor",
     "EncoderConvention": "convention",
@@ -62,10 +66,12 @@ _HOMES = {
     "load": "models.adapter",
     "load_data": "inputs.load",
     "load_encoder": "models.encoders.loading",
+    "load_questions": "inputs.questions",
     "load_text": "models.loading",
     "matrix_entropy": "states.entropy",
     "metric": "formulas.table",
     "perturb": "jobs.perturb",
+    "score": "jobs.score",
     "transform": "inputs.transforms.own",
     "wrap": "models.adapter",
     "wrap_text": "models.loading",
@@ -86,7 +92,9 @@ __all__ = [
     "MmerankError",
     "Perturbation",
     "Point",
+    "Question",
     "Results",
+    "Score",
     "TextAdapter",
     "TextConvention",
     "align",
@@ -100,10 +108,12 @@ __all__ = [
     "load",
     "load_data",
     "load_encoder",
+    "load_questions",
     "load_text",
     "matrix_entropy",
     "metric",
     "perturb",
+    "score",
     "transform",
     "wrap",
     "wrap_text",

@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from mmerank.errors import ModelError
 from mmerank.models.checkpoints import configuration
 from mmerank.models.devices import placement
+from mmerank.models.head import head_logits, same_logits
 from mmerank.models.hooks import Point, capture
 from mmerank.models.loading import tokenizer_fingerprint
 from mmerank.models.plausible import check_built
@@ -234,14 +235,7 @@ class LanguageModel:
         """
         if not self.predicts_next:
             raise ModelError(f"{self.name}: an encoder predicts no next token, so it has no logits and no loss")
-        logits: Tensor = self.model.get_output_embeddings()(h)
-        if scale := getattr(self._config, "logit_scale", None):  # Cohere
-            logits = logits * scale
-        if scale := getattr(self._config, "logits_scaling", None):  # Granite
-            logits = logits / scale
-        if cap := getattr(self._config, "final_logit_softcapping", None):  # Gemma
-            logits = torch.tanh(logits / cap) * cap
-        return logits
+        return head_logits(self.model, self._config, h)
 
     def untrained(self, seed: int) -> LanguageModel:
         """The same configuration with the weights its own initialisation draws, as `from_config` does.
@@ -304,9 +298,7 @@ class LanguageModel:
             )
         if self.predicts_next:
             logits = self.logits(seen[str(len(seen) - 1)])
-            # The same product of the same numbers; a capped logit may differ by less than 1e-3 of it.
-            rounding = 4 * torch.finfo(logits.dtype).eps * float(logits.abs().max())
-            if not torch.allclose(logits, output.logits.to(logits), rtol=0, atol=rounding, equal_nan=True):
+            if not same_logits(logits, output.logits):
                 raise ModelError(f"{checkpoint}: {_kind(self.model)} does more to its logits than is understood")
 
 

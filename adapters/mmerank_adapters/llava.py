@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, CLIPImageProcessorPil
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, CLIPImageProcessorPil
 
 from mmerank.convention import ImageLayout, SequenceForm
 from mmerank.errors import ModelError
@@ -21,6 +22,7 @@ from mmerank.models.chat_template import ANSWER, PICTURE, QUESTION, other_templa
 from mmerank.models.checkpoints import configuration
 from mmerank.models.devices import placement
 from mmerank.models.encoded import Encoded, encoded
+from mmerank.models.head import head_logits
 from mmerank.models.hooks import Point
 from mmerank.models.plausible import check_built
 from mmerank.models.sequences import bare_sequence, begin, end, padded, spliced_embeddings, tokenized
@@ -190,7 +192,9 @@ class Llava:
             "dtype": str(model.dtype).removeprefix("torch."),
             "ignored": [],
         }
-        return cls(model, processor.tokenizer, CLIPImageProcessorPil.from_dict(settings), name=name, source=source)
+        adapter = cls(model, processor.tokenizer, CLIPImageProcessorPil.from_dict(settings), name=name, source=source)
+        adapter.processor = processor
+        return adapter
 
     def untrained(self, seed: int) -> Llava:
         """The same configuration with the weights that transformers' own initialisation draws.
@@ -316,6 +320,24 @@ class Llava:
         self._core.language_model(
             inputs_embeds=embeddings, attention_mask=sent(mask, embeddings.device), use_cache=False
         )
+
+    @cached_property
+    def processor(self) -> Any:
+        """The checkpoint's processor, as transformers loads it, for generation alone."""
+        if "checkpoint" not in self.source:
+            raise ModelError(f"{self.name}: an untrained twin has no processor to generate with")
+        return AutoProcessor.from_pretrained(self.source["checkpoint"], trust_remote_code=False)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """The LM head.
+
+        Args:
+            h: Final hidden states, (..., d).
+
+        Returns:
+            (..., vocabulary), in the model's dtype.
+        """
+        return head_logits(self.model, self.model.config.text_config, h)
 
 
 def _check_layers(config: Any, checkpoint: str | Path) -> None:

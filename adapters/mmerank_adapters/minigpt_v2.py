@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import reprlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from mmerank.models.untrained import drawn_with, place_like
 from mmerank.transfer import sent
 from mmerank_adapters.eva_vit import PATCH
 from mmerank_adapters.minigpt_v2_model import MERGED, MiniGPTv2Model, load_model
+from mmerank_adapters.minigpt_v2_weights import llama_head
 
 _SPACE = "\u2581"  # sentencepiece's
 
@@ -259,6 +261,27 @@ class MiniGPTv2:
         rows = None if images is None else [image.connector for image in images]
         embeddings = spliced_embeddings(llama.get_input_embeddings(), ids, rows)
         llama(inputs_embeds=embeddings, attention_mask=sent(mask, embeddings.device), use_cache=False)
+
+    @cached_property
+    def _head(self) -> Tensor:
+        """Beside the model, which is measured without it; read where an answer's likelihood is asked for."""
+        if "llama_model" not in self.source:
+            raise ModelError(f"{self.name}: an untrained twin has no LM head, so it answers no questions")
+        embedding = self.model.get_input_embeddings().weight
+        return llama_head(self.source["llama_model"]["path"], *embedding.shape).to(self.model.llama_proj.weight.dtype)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """The LM head of the Llama model, which the training of MiniGPT-v2 left as it was.
+
+        Args:
+            h: Final hidden states, (..., d).
+
+        Returns:
+            (..., vocabulary), in the model's dtype.
+        """
+        if self._head.device != h.device:
+            self._head = self._head.to(h.device)
+        return h @ self._head.T
 
 
 def _file(file: Path, key: str, value: str) -> Path:

@@ -22,6 +22,7 @@ from mmerank.files import opened
 from mmerank.models.checkpoints import configuration
 from mmerank.models.plausible import check_built, check_folder
 from mmerank.models.soundness import check_files, check_finite, check_loaded, check_no_adapter_alone
+from mmerank.models.stored import files_read, folder_of, json_object, stored_in, value_of
 from mmerank_adapters.architecture import run_as_usual
 from mmerank_adapters.eva_vit import interpolated
 
@@ -33,6 +34,7 @@ _LORA = re.compile(r"llama_model\.base_model\.model\.model\.(layers\.\d+\..+)\.l
 # Derived from the configuration. Saved because MiniGPT-v2's code leaves out frozen parameters, but no buffers.
 _ROTARY = re.compile(r"(.*\.)?rotary_emb\.inv_freq$")
 _TRAINING_STATE = frozenset({"optimizer", "config", "scaler", "epoch"})
+_HEAD = "lm_head.weight"
 _MOST_PATCHES = 64  # for each that the file has a position of
 _LORA_TARGETS = frozenset({"self_attn.q_proj", "self_attn.v_proj"})  # what MiniGPT-v2's code trains
 
@@ -221,7 +223,30 @@ def llama_weights(checkpoint: str, config: LlamaConfig) -> tuple[LlamaModel, tup
             )
     except Exception as error:  # each of the libraries below has errors of its own
         raise ModelError(f"{checkpoint}: cannot be loaded ({str(error).strip() or type(error).__name__})") from error
-    return model, tuple(check_loaded(model, report, checkpoint, unused=("lm_head.weight",)))
+    return model, tuple(check_loaded(model, report, checkpoint, unused=(_HEAD,)))
+
+
+def llama_head(checkpoint: str, vocabulary: int, width: int) -> Tensor:
+    """The LM head of a Llama checkpoint, which MiniGPT-v2 leaves as it is.
+
+    Args:
+        checkpoint: Directory or hub id.
+        vocabulary: Rows that it must have.
+        width: Columns that it must have.
+
+    Returns:
+        (vocabulary, width), in the checkpoint's dtype, on the CPU.
+
+    Raises:
+        ModelError: It has none, or one of another shape.
+    """
+    folder = folder_of(checkpoint)
+    stored = stored_in(files_read(folder, json_object(folder / "config.json"))) if folder else {}
+    if _HEAD not in stored:
+        raise ModelError(f"{checkpoint}: no {_HEAD} in it, so the likelihood of an answer is not known")
+    if stored[_HEAD].shape != (vocabulary, width):
+        raise ModelError(f"{checkpoint}: {_HEAD} is {stored[_HEAD].shape}, expected {(vocabulary, width)}")
+    return value_of(stored[_HEAD])
 
 
 def merge_lora(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mmerank.models.tokenizer import load_tokenizer, stated
 from mmerank.models.untrained import twin_of
 from mmerank.models.wrapped import evaluated, unwrapped
 from mmerank_adapters.anatomy import check_encoder
+from mmerank_adapters.answering import lm_head
 from mmerank_adapters.architecture import max_tokens
 from mmerank_adapters.examination import TEXT, Examined, examined, read_by, told
 from mmerank_adapters.feeding import Feeder, noise
@@ -249,6 +251,26 @@ class Multimodal:
             images: The picture of each, or None.
         """
         self._reader.decode(sequences, images)
+
+    @cached_property
+    def _head(self) -> Callable[[Tensor], Tensor]:
+        return lm_head(self._reader, self._feeder, self.name)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """The LM head, which is held against the model's own logits when it is first asked for.
+
+        Args:
+            h: Final hidden states, (..., d).
+
+        Returns:
+            (..., vocabulary), in the model's dtype.
+        """
+        return self._head(h)
+
+    @property
+    def processor(self) -> Any:
+        """The model's processor, as transformers loads it."""
+        return self._processor
 
     def _put_around(self, config: Mapping[str, Any]) -> dict[str, int | None]:
         """The BOS and EOS that the processor puts around a text that stands behind a picture, where it puts one."""

@@ -22,13 +22,16 @@ from mmerank_adapters.prints import found_in, prints, rows_of
 from mmerank_adapters.words import Word
 
 
-def forward(model: Any, sequence: TokenSequence, inputs: Mapping[str, Any] | None) -> None:
+def forward(model: Any, sequence: TokenSequence, inputs: Mapping[str, Any] | None) -> Any:
     """The model's own forward.
 
     Args:
         model: Of transformers.
         sequence: What the LLM reads.
         inputs: The pictures', by name; None for text alone.
+
+    Returns:
+        What it returns.
     """
     device, dtype = device_of(model), model.dtype
 
@@ -36,7 +39,7 @@ def forward(model: Any, sequence: TokenSequence, inputs: Mapping[str, Any] | Non
         return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
     cache = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
-    model(**tensors(sequence, device), **for_each_tensor(inputs or {}, placed), **cache)
+    return model(**tensors(sequence, device), **for_each_tensor(inputs or {}, placed), **cache)
 
 
 def device_of(model: Any) -> torch.device:

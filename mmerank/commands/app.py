@@ -19,6 +19,7 @@ from mmerank.commands.perturb import perturb
 from mmerank.commands.push import push
 from mmerank.commands.report import report
 from mmerank.commands.reproduce import reproduce
+from mmerank.commands.score import score
 from mmerank.commands.study import study
 
 
@@ -50,7 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (align, perturb, diff, encode, study, reproduce, report, push, doctor, metrics, demo):
+for command in (align, perturb, diff, encode, score, study, reproduce, report, push, doctor, metrics, demo):
     app.command(cls=_Command)(with_groups(command))
 
 

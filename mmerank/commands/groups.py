@@ -16,6 +16,7 @@ from mmerank.commands import options as options
 from mmerank.commands.config import write_config
 from mmerank.convention import Convention
 from mmerank.errors import UsageError
+from mmerank.runs.answers import STATED as SCORED
 from mmerank.runs.settings import STATED
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
             command(**values)
         finally:
             kept = next((of.out for of in values.values() if isinstance(of, Keeping)), None)
-            if kept is not None and (kept / STATED).is_file():
+            if kept is not None and any((kept / name).is_file() for name in (STATED, SCORED)):
                 write_config(ctx, kept)
 
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

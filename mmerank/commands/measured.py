@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from mmerank import convention
+from mmerank.inputs.questions import Answers
 
 _HOW = "How to compute"
 _CONVENTION = "Convention (stored in every result)"
@@ -38,6 +39,14 @@ AccuracyTasks = Annotated[
 ]
 AccuracyLimit = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Use only N questions of each task, the first ones.")
+]
+ScoredAnswers = Annotated[
+    Answers,
+    typer.Option(help="What is scored: letters of the listed choices, or their texts behind the question alone."),
+]
+ScoredSequence = Annotated[
+    convention.SequenceForm,
+    typer.Option("--sequence", help="How a question is put: the model's template, or bare."),
 ]
 NoLoss = Annotated[
     bool,

@@ -52,6 +52,15 @@ _PAIRS_HELP = (
     "hub:NAME?image=A&response=B, csv:FILE, jsonl:FILE, parquet:FILE, saved:DIR, webdataset:FILES, or demo."
 )
 Data = Annotated[str, typer.Option(metavar="DATA", help=_PAIRS_HELP, show_default=False)]
+Questions = Annotated[
+    str,
+    typer.Option(
+        metavar="DATA",
+        help="pope:FILE, scienceqa:FILE, mmbench:FILE, choices:FILE (your own), each also KIND:hub:NAME\\[:SPLIT]; "
+        "or lm-eval:TASK, a generation task of lm-eval or a YAML file, which may run code.",
+        show_default=False,
+    ),
+]
 DataWithDefault = Annotated[str, typer.Option(metavar="DATA", help=_PAIRS_HELP)]
 
 _COLUMNS = "Columns of csv:, jsonl:, parquet:, saved:, webdataset: and hub: data"
@@ -175,6 +184,16 @@ Latex = Annotated[bool, typer.Option("--latex", help="Only the tables, in LaTeX 
 Csv = Annotated[bool, typer.Option("--csv", help="Only the numbers, of the data sets and of each example.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Only the tables, in Markdown.")]
 
+Scores = Annotated[
+    list[Path],
+    typer.Option(
+        metavar="FILE",
+        help="Set every number against these scores of the models on benchmarks: CSV, YAML or JSON with model, "
+        "benchmark, value (and n, unit), results of lm-eval, lmms-eval or VLMEvalKit, or a folder of such or of "
+        "mmerank score. Several times if need be.",
+        show_default=False,
+    ),
+]
 WithData = Annotated[
     bool,
     typer.Option(

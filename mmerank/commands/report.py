@@ -12,6 +12,7 @@ def report(
     runs: options.Runs,
     *,
     out: options.ReportOut = None,
+    scores: options.Scores = [],  # noqa: B006
     name: options.ReportNames = [],  # noqa: B006 (typer takes no tuple)
     html: options.Html = False,
     latex: options.Latex = False,
@@ -34,6 +35,8 @@ def report(
     with Console(stderr=True).status("reading runs, drawing and writing"):  # shown in a terminal only
         formats = [name for name, wanted in asked.items() if wanted]
         # Without --out what was named decides where to, or that it cannot be told; else it is not looked for again.
-        written = write(runs if out is None else folders, out, formats=formats, with_data=with_data, names=names)
+        written = write(
+            runs if out is None else folders, out, formats=formats, with_data=with_data, names=names, scores=scores
+        )
     for path in written:
         typer.echo(path)

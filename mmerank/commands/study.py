@@ -16,9 +16,16 @@ from mmerank.commands.encode import encode
 from mmerank.commands.groups import with_groups
 from mmerank.commands.perturb import perturb
 from mmerank.commands.results import check_writable, write_json
+from mmerank.commands.score import score
 from mmerank.errors import MmerankError, UsageError
 
-_JOBS: dict[str, Callable[..., None]] = {"align": align, "perturb": perturb, "diff": diff, "encode": encode}
+_JOBS: dict[str, Callable[..., None]] = {
+    "align": align,
+    "perturb": perturb,
+    "diff": diff,
+    "encode": encode,
+    "score": score,
+}
 _ARGUMENTS = ("models", "model")
 
 

@@ -63,7 +63,7 @@ def fetch_questions(tasks: Iterable[str]) -> None:
         DataError: The questions of a task are not to be had.
     """
     for task in tasks:
-        _questions(task)
+        questions_of(task)
 
 
 def accuracies(
@@ -117,7 +117,7 @@ def accuracies(
         asked = _asked(task, limit, known)
         of_task = None if kept is None else _looked_up(kept, asked)
         if of_task is None:
-            of_task = _read(task, evaluate(model, _questions(task), limit=limit, log_samples=False))
+            of_task = _read(task, evaluate(model, questions_of(task), limit=limit, log_samples=False))
             if kept is not None:
                 _keep(kept, asked, of_task)
         found |= of_task
@@ -154,8 +154,18 @@ def _keep(file: Path, asked: list[Any], found: dict[str, Accuracy]) -> None:
 
 
 @cache
-def _questions(task: str) -> Any:
-    """A task, or the tasks of a group, with their data, which all models of a run share."""
+def questions_of(task: str) -> Any:
+    """A task, or the tasks of a group, with their data, which all models of a run share.
+
+    Args:
+        task: A name that lm-eval knows, or a YAML file.
+
+    Returns:
+        As `lm_eval.evaluate` takes them.
+
+    Raises:
+        DataError: The questions are not to be had.
+    """
     try:
         return _manager(with_defaults=not is_yaml(task)).load([task])
     except (OSError, ValueError) as error:  # what `datasets` raises

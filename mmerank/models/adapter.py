@@ -33,6 +33,9 @@ class Adapter(LoadedModel, Protocol):
     that file, and further keyword-only parameters of `load` are the keys the file may have, those without a
     default the keys it must have.
 
+    What an adapter may have beside: `logits(h)`, (..., d) -> (..., vocabulary), for the likelihood of answers, and
+    `processor`, with which transformers generates.
+
     Beside what `mmerank.models.protocol.LoadedModel` has (`name`, `source`, `model`, `max_tokens`, `untrained`):
 
     Attributes:

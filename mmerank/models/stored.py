@@ -178,7 +178,7 @@ def equal(one: Stored, other: Stored) -> bool:
     """Whether two tensors have the same values."""
     import torch
 
-    return torch.equal(_value(one), _value(other))
+    return torch.equal(value_of(one), value_of(other))
 
 
 def no_copy(file: Path, stored: Mapping[str, Stored]) -> str | None:
@@ -194,7 +194,9 @@ def no_copy(file: Path, stored: Mapping[str, Stored]) -> str | None:
     if file.suffix != ".safetensors" and not zipfile.is_zipfile(file):
         return None  # as torch wrote until 1.6: it would be read as a whole
     try:
-        return next((key for key, h in _tensors(file) if key in stored and not _alike(h, _value(stored[key]))), None)
+        return next(
+            (key for key, h in _tensors(file) if key in stored and not _alike(h, value_of(stored[key]))), None
+        )
     except Exception:  # of another framework, or damaged
         return None
 
@@ -238,5 +240,6 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     yield from ((key, h) for key, h in content.items() if isinstance(h, torch.Tensor))
 
 
-def _value(stored: Stored) -> Tensor:
+def value_of(stored: Stored) -> Tensor:
+    """The values of a tensor, read from its file."""
     return next(h for name, h in _tensors(stored.file) if name == stored.key)

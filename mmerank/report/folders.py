@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from mmerank.errors import RunFolderError, did_you_mean
+from mmerank.runs.answers import STATED as SCORED
 from mmerank.runs.fetched import fetched_runs, is_on_hub
 
 SETTINGS = "run.json"
@@ -47,6 +48,10 @@ def _runs_of(folder: Path) -> list[Path]:
         raise RunFolderError(f"{folder}: {what}; name what --out was given")
     if within := sorted(path.parent for path in folder.glob(f"*/{SETTINGS}") if path.is_file()):
         return within
+    if (folder / SCORED).is_file():
+        raise RunFolderError(
+            f"{folder}: scores on a benchmark; mmerank report RUN... --scores {folder} sets runs beside"
+        )
     deeper = sorted({path.parent.parent for path in islice(folder.glob(f"*/*/{SETTINGS}"), 1000)})
     named = f"; there are some in {', '.join(map(str, deeper[:_NAMED]))}" if deeper else ""
     raise RunFolderError(

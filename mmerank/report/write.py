@@ -10,16 +10,20 @@ from pathlib import Path
 import pandas as pd
 
 from mmerank.analysis.finished import read_runs
+from mmerank.analysis.scores.read import read_scores
 from mmerank.durable import own_folder, whole
 from mmerank.errors import UsageError
 from mmerank.files import require_local
+from mmerank.report.agreement import agreement
 from mmerank.report.examples import by_example
 from mmerank.report.figures.numbers import figures
+from mmerank.report.figures.scores import score_figures
 from mmerank.report.figures.style import save
 from mmerank.report.folders import run_folders
 from mmerank.report.numbers import all_numbers, placed
 from mmerank.report.render.formats import csv, latex, latex_list, markdown, markdown_list
 from mmerank.report.render.html import Drawing, page
+from mmerank.report.score_tables import beside_table, score_tables
 from mmerank.report.tables import null_table, printed_tables
 from mmerank.runs.fetched import is_on_hub
 
@@ -33,6 +37,7 @@ def report(
     formats: Collection[str] = (),
     with_data: bool = False,
     names: Mapping[str, str] | None = None,
+    scores: Sequence[str | Path] = (),
 ) -> list[Path]:
     """Write tables, figures and one HTML page of finished runs, from their folders alone.
 
@@ -43,11 +48,14 @@ def report(
         with_data: Read the data that a run names again wherever they lie, for texts and pictures on the page. Without
             it only those below the run's folder or the current one are.
         names: What to call models. Default: the names that they were given when they were measured, or their own.
+        scores: Files of the models' scores on benchmarks, or folders of such, which every number is set against: see
+            `mmerank.analysis.scores.read.read_scores`.
 
     Returns:
         What was written.
 
     Raises:
+        DataError: Scores cannot be read, or none is of a model of the runs.
         RunFolderError: A folder is not a run's, has no records, or they are damaged.
         TypeError: `runs` is no list of paths.
         UsageError: There is no run, no such format or model, several folders or one on the hub are named and no
@@ -69,7 +77,9 @@ def report(
     ]
     if unknown := sorted(set(names or {}) - (models := {model for run in read for model in run.frames})):
         raise UsageError(f"names: no model {unknown[0]!r}; the runs have {', '.join(sorted(models))}")
+    of_scores = read_scores(scores)
     numbers = all_numbers(read)
+    agreed = agreement(read, numbers, of_scores) if of_scores else None
     folder = Path(out) if out is not None else Path(runs[0]) / "report"
     written: list[Path] = []
 
@@ -86,18 +96,26 @@ def report(
             folder.mkdir(parents=True, exist_ok=True)
 
     wanted = formats or FORMATS
-    tables, against = printed_tables(read, numbers), null_table(read)
+    tables, nulls = printed_tables(read, numbers), null_table(read)
+    if agreed:
+        tables.append(beside_table(agreed))
+    lists = [*([nulls] if nulls else []), *(score_tables(agreed) if agreed else [])]
     if "csv" in wanted:
         write("numbers.csv", csv(placed(read, numbers)))
         examples = [by_example(run).assign(run=run.name, job=run.job) for run in read]
         write("examples.csv", csv(pd.concat(examples, ignore_index=True)))
+        if agreed:
+            write("agreement.csv", csv(agreed.correlations))
+            write("agreement_points.csv", csv(agreed.points.drop(columns="group")))
     if "markdown" in wanted:
-        write("tables.md", "\n".join([*map(markdown, tables), *([markdown_list(against)] if against else [])]))
+        write("tables.md", "\n".join([*map(markdown, tables), *map(markdown_list, lists)]))
     if "latex" in wanted:
-        write("tables.tex", "\n".join([*map(latex, tables), *([latex_list(against)] if against else [])]))
+        write("tables.tex", "\n".join([*map(latex, tables), *map(latex_list, lists)]))
     if "html" in wanted:
-        drawings = [Drawing(*drawn) for drawn in figures(read, numbers)]
-        write("report.html", page(read, numbers, drawings, with_data=with_data))
+        drawings = [
+            Drawing(*drawn) for drawn in (*(score_figures(agreed) if agreed else ()), *figures(read, numbers))
+        ]
+        write("report.html", page(read, numbers, drawings, agreed=agreed, with_data=with_data))
         if not formats:
             for drawing in drawings:
                 with _writable(folder / "figures"):

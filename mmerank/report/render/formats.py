@@ -28,6 +28,7 @@ _LATEX = {
     "|": r"\textbar{}",  # else a dash
     "\N{MINUS SIGN}": "$-$",
     "Δ": r"$\Delta$",
+    "\N{GREEK SMALL LETTER RHO}": r"$\rho$",
     "…": r"\ldots{}",
     **{sign: rf"\{sign}" for sign in "&%$#_{}"},
 }
@@ -55,13 +56,16 @@ def markdown(table: Printed) -> str:
     Returns:
         Text that ends in a line break.
     """
-    lines = [[*table.names, "n", *table.heads], [*["---"] * len(table.names), *["---:"] * (1 + len(table.heads))]]
+    lines = [
+        [*table.names, "n", *map(_markdown_head, table.heads)],
+        [*["---"] * len(table.names), *["---:"] * (1 + len(table.heads))],
+    ]
     for names, n, cells in table.rows:
         lines.append([*(_markdown(name) for name in names), str(n), *map(_markdown_cell, cells)])
         if any(cell.paper for cell in cells):
             lines.append([*[""] * (len(names) - 1), "*paper*", "", *(cell.paper for cell in cells)])
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"### {table.title}\n\n{rows}\n\n{table.legend}\n"
+    return f"### {_markdown_head(table.title)}\n\n{rows}\n\n{table.legend}\n"
 
 
 def markdown_list(table: Listed) -> str:
@@ -73,10 +77,13 @@ def markdown_list(table: Listed) -> str:
     Returns:
         Text that ends in a line break.
     """
-    lines = [[*table.names, *table.heads], [*["---"] * len(table.names), *["---:"] * len(table.heads)]]
+    lines = [
+        [*table.names, *map(_markdown_head, table.heads)],
+        [*["---"] * len(table.names), *["---:"] * len(table.heads)],
+    ]
     lines += [[*map(_markdown, names), *cells] for names, cells in table.rows]
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"### {table.title}\n\n{rows}\n" + (f"\n{table.legend}\n" if table.legend else "")
+    return f"### {_markdown_head(table.title)}\n\n{rows}\n" + (f"\n{table.legend}\n" if table.legend else "")
 
 
 def latex(table: Printed, *, caption: str = "", label: str = "") -> str:
@@ -213,9 +220,14 @@ def _markdown_cell(cell: Cell) -> str:
     return " ".join(filter(None, (value, f"({change}{q})" if change else "", cell.interval)))
 
 
-def _markdown(text: str) -> str:
+def _markdown_head(text: str) -> str:
+    """The same of a head, as `d_z`: nothing is emphasised within a word."""
+    return _markdown(text, "\\`*|<>[]")
+
+
+def _markdown(text: str, signs: str = "\\`*_|<>[]") -> str:
     """One line, with nothing that a renderer would take for markup."""
     line = " ".join(text.split())
-    for sign in "\\`*_|<>[]":
+    for sign in signs:
         line = line.replace(sign, f"\\{sign}")
     return line

@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from mmerank import __version__
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.known import quantity
+from mmerank.report.agreement import Agreement
+from mmerank.report.agreement_words import paragraph
 from mmerank.report.cautions import cautions, mean_tokens
 from mmerank.report.elsewhere import elsewhere
 from mmerank.report.examples import CHANGE, RANKED_BY, by_example, cut, extremes, id_shown, text_of
@@ -27,6 +29,7 @@ from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import skipped
 from mmerank.report.printed import Listed, Printed
 from mmerank.report.reopened import find_examples
+from mmerank.report.score_tables import beside_table, score_tables
 from mmerank.report.tables import null_table, printed_tables
 
 # Rows of the table of examples, over all runs; the rest is in examples.csv.
@@ -53,7 +56,12 @@ class Drawing:
 
 
 def page(
-    runs: Sequence[Finished], numbers: pd.DataFrame, drawings: Sequence[Drawing], *, with_data: bool = False
+    runs: Sequence[Finished],
+    numbers: pd.DataFrame,
+    drawings: Sequence[Drawing],
+    *,
+    agreed: Agreement | None = None,
+    with_data: bool = False,
 ) -> str:
     """The page.
 
@@ -61,6 +69,7 @@ def page(
         runs: At least one.
         numbers: From `mmerank.report.numbers.all_numbers`.
         drawings: The figures.
+        agreed: Numbers against scores, where there are scores.
         with_data: As for `mmerank.report.reopened.find_examples`.
 
     Returns:
@@ -84,8 +93,13 @@ def page(
             tables=printed_tables(runs, numbers),
             against=null_table(runs),
             drawings=[(d.caption, svg(d.figure, d.name), d.figure.get_figwidth() > _HALF_INCHES) for d in drawings],
-            cautions=cautions(runs),
-            paragraphs=[paragraph for run in runs for paragraph in how_to_report(run)],
+            beside=beside_table(agreed) if agreed else None,
+            scores=score_tables(agreed) if agreed else [],
+            cautions=[*(agreed.cautions if agreed else ()), *cautions(runs)],
+            paragraphs=[
+                *(of for run in runs for of in how_to_report(run)),
+                *filter(None, [paragraph(agreed.correlations) if agreed else ""]),
+            ],
             examples=[view["examples"] for view in views],
         )
     )

@@ -36,7 +36,8 @@ def study_table(found: Sequence[Any], folder: Path, earlier: Sequence[str]) -> R
     if earlier:
         lines.append(f"kept, no longer in the file: {', '.join(earlier)}")
     if counts["done"]:
-        lines.append(f"mmerank report {folder}")
+        scored = any(of.cell.job == "score" and of.state == "done" for of in found)
+        lines.append(f"mmerank report {folder}" + (f" --scores {folder}" if scored else ""))
     return Group(table, *map(Text, lines))
 
 

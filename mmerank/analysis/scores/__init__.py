@@ -1,0 +1,1 @@
+"""Scores of models on benchmarks, from files of one's own and of evaluation harnesses."""

@@ -1,0 +1,127 @@
+"""`mmerank score`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from mmerank.commands import measured, options
+from mmerank.commands.early import check_models, check_on_hub
+from mmerank.commands.groups import Keeping, Loading
+from mmerank.commands.results import check_writable, continued_from, given_names, quiet, write_json
+from mmerank.errors import UsageError
+from mmerank.processes import rank
+
+if TYPE_CHECKING:
+    from mmerank.jobs.score import Score
+    from mmerank.runs.answers import AnswerFolder
+
+_GENERATED = "lm-eval:"
+
+
+def score(
+    models: options.Models,
+    data: options.Questions,
+    *,
+    answers: measured.ScoredAnswers = "letters",
+    sequence: measured.ScoredSequence = "template",
+    name: options.Names = [],  # noqa: B006 (typer takes no tuple)
+    limit: options.Limit = None,
+    seed: options.Seed = None,
+    keeping: Keeping,
+    computing: Loading,
+    max_megapixels: options.MaxMegapixels = 100,
+) -> None:
+    """Accuracy on a benchmark: likelihood of multiple choice, or a generation task of lm-eval.
+
+    `mmerank report RUN... --scores DIR` sets the scores beside alignment.
+    """
+    from mmerank.inputs.example import check_usable
+    from mmerank.inputs.questions import load_questions
+    from mmerank.inputs.selection import Selection
+    from mmerank.jobs.accuracy import check_tasks
+    from mmerank.models.located import MULTIMODAL
+
+    check_writable(keeping.json_file)
+    selection = Selection(limit, seed)
+    selection.check()
+    names = given_names(name, models)
+    check_models(MULTIMODAL, models, computing)
+    by_lm_eval = data.startswith(_GENERATED)
+    questions: Any = None
+    if by_lm_eval:
+        _check_first(seed)
+        check_tasks([data.removeprefix(_GENERATED)])
+    else:
+        questions = load_questions(data, answers=answers)
+        check_usable(questions, pictures=True)
+    check_on_hub(MULTIMODAL, models)
+
+    from mmerank.jobs.generated import generated
+    from mmerank.jobs.score import NotYet, open_scores
+    from mmerank.jobs.score import score as measure
+    from mmerank.models.adapter import check_model, load
+    from mmerank.runs.answers import AnswerFolder
+
+    max_pixels = int(max_megapixels * 1e6)
+    folder: AnswerFolder | None = None
+    if keeping.out is not None and by_lm_eval:
+        folder = AnswerFolder(keeping.out, {"data": {"name": data, **selection.to_dict()}, "sequence": sequence})
+    elif keeping.out is not None:
+        folder = open_scores(keeping.out, questions, sequence=sequence, max_pixels=max_pixels, selection=selection)
+    quiet()
+    for model in models:  # a typo in the last one must not cost the time of the first
+        check_model(model)
+    results: list[Score] = []
+    try:
+        with continued_from(keeping.out):
+            for model in models if rank().leads or not by_lm_eval else ():
+                adapter = load(model, dtype=computing.dtype, device=computing.device, load_in=computing.load_in)
+                if by_lm_eval:
+                    found = generated(adapter, data, limit=limit, template=sequence == "template", progress=True)
+                else:
+                    found = measure(
+                        adapter,
+                        questions,
+                        sequence=sequence,
+                        limit=limit,
+                        seed=seed,
+                        batch_tokens=computing.batch_tokens,
+                        max_pixels=max_pixels,
+                        strict=keeping.strict,
+                        out=folder,
+                        progress=True,
+                    )
+                results.append(replace(found, name=names.get(model, "")))
+                del adapter  # before the next one takes its place
+    except NotYet as error:
+        typer.echo(f"{error}; the last of them writes the scores", err=True)
+        return
+    finally:
+        _show(results, folder, keeping.json_file)
+
+
+def _check_first(seed: int | None) -> None:
+    if seed is not None:
+        raise UsageError("--seed: lm-eval takes the first questions of a task; leave it out")
+
+
+def _show(results: list[Score], folder: AnswerFolder | None, json_file: str | None) -> None:
+    if not results:
+        return
+    from rich.console import Console
+
+    from mmerank.jobs.score import write_scores
+    from mmerank.report.terminal.score import score_notes, score_tables
+
+    summary = {"results": [result.to_dict() for result in results]}
+    if folder is not None:
+        write_scores(folder, results)
+    if rank().leads and not write_json(summary, json_file):
+        for table in score_tables(results):
+            Console().print(table)
+        print("\n".join(score_notes(results)))
+        if folder is not None:
+            print(f"  mmerank report RUN... --scores {folder.path} sets them beside what runs measured")
