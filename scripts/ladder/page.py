@@ -1,0 +1,229 @@
+"""The page on the ladder: its prose is `page.md` beside this, and every number in it comes from the records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from string import Template
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from mmerank.eranks import ERANKS
+from mmerank.formulas.table import METRICS
+from scripts.ladder.analysis import ALIGNED, NUMBER, PERMUTATIONS, Records, table
+from scripts.ladder.composite import agreement, held_out
+from scripts.ladder.measuring import LEFT_OUT, MARGIN
+from scripts.ladder.truth import TRUTH
+
+PROSE = Path(__file__).with_name("page.md")
+FIGURE = Path("docs/figures/alignment-ladder.png")
+PAGE = Path("docs/alignment-ladder.md")
+PAPER = ("image_text_alignment", "image_reduction_ratio", *ERANKS)
+SHAPES = {"llava": "LLaVA", "minigpt-v2": "MiniGPT-v2"}
+SIGNIFICANT = 0.05
+NONE = "–"
+
+
+def page(records: Records) -> str:
+    """The page, in Markdown.
+
+    Args:
+        records: Of the ladder.
+
+    Returns:
+        The prose with every number in its place.
+    """
+    found = table(records)
+    return Template(PROSE.read_text()).substitute(
+        **counts(records, found),
+        truth_table=truth_table(records),
+        paper_table=number_table(found, [(name, "", "", rows) for name in PAPER for rows in ("all", "matched")]),
+        best_table=number_table(found, best_places(found)),
+        checks_table=checks_table(found, [(MARGIN, "", "", "all"), (PAPER[0], "", "", "all"), *best_places(found)]),
+        **composite(records, found),
+    )
+
+
+def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
+    """What the prose counts."""
+    models = records.models
+    margin = found.loc[(MARGIN, "", "", "all")]
+    rest = found.drop(MARGIN, level="metric")
+    twice = rest[(rest["q"] < SIGNIFICANT) & _same(rest["rho_wrong"], rest["rho_steps"], rest["rho"])]
+    gaps = rest[rest["gap_q"] < SIGNIFICANT]
+    hours = models["all"].astype(float).groupby(models["shape"]).sum() / 3600
+    low, high = models[TRUTH].astype(float).min(), models[TRUTH].astype(float).max()
+    return {
+        "models": str(len(models)),
+        "steps": str(models["step"].nunique()),
+        "second": str(int((models.groupby("step").size() > 1).sum())),
+        **{f"models_{shape.replace('-', '_')}": str(int((models["shape"] == shape).sum())) for shape in SHAPES},
+        "hours": f"{hours.sum():.1f}",
+        "minutes": f"{60 * hours.sum() / len(models):.1f}",
+        "aligned": str(int((models[TRUTH].astype(float) >= ALIGNED).sum())),
+        "aligned_from": f"{ALIGNED:.0%}",
+        "truth_low": f"{low:.0%}",
+        "truth_high": f"{high:.0%}",
+        "numbers": str(len(found)),
+        "metrics": str(found.index.get_level_values("metric").nunique() - len(PAPER) - 1),
+        "left_out": ", ".join(f"`{name}`" for name in LEFT_OUT),
+        "permutations": str(PERMUTATIONS),
+        "margin_rho": f"{margin['rho']:.2f}",
+        "margin_interval": _interval(margin["low"], margin["high"]),
+        "margin_wrong": f"{margin['rho_wrong']:.2f}",
+        "margin_steps": f"{margin['rho_steps']:.2f}",
+        "found": str(int((rest["q"] < SIGNIFICANT).sum())),
+        "found_twice": str(len(twice)),
+        "found_gap": str(len(gaps)),
+        "metrics_gap": str(gaps.index.get_level_values("metric").nunique()),
+        "metrics_found": str(rest[rest["q"] < SIGNIFICANT].index.get_level_values("metric").nunique()),
+        "metrics_twice": str(twice.index.get_level_values("metric").nunique()),
+        "opposed": str(int((np.sign(rest["rho_wrong"]) * np.sign(rest["rho_steps"]) < 0).sum())),
+        "agreement": f"{agreement(found):.2f}",
+        **{
+            f"ita_{key}": f"{found.loc[(PAPER[0], '', '', 'all'), key]:+.2f}"
+            for key in ("rho", "rho_wrong", "rho_steps", "gap_rho")
+        },
+        "ita_q": _p(found.loc[(PAPER[0], "", "", "all"), "q"]),
+        "ita_interval": _interval(*found.loc[(PAPER[0], "", "", "all"), ["low", "high"]]),
+    }
+
+
+def best_places(found: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    """Of each metric of the table the place whose weaker side of the ladder follows the truth best."""
+    rest = found[found.index.get_level_values("metric").isin(METRICS)]
+    same = _same(rest["rho_wrong"], rest["rho_steps"], rest["rho"])
+    weaker = rest[["rho", "rho_wrong", "rho_steps"]].abs().min(axis=1).where(same, -rest["p"])
+    best = weaker.groupby(level="metric").idxmax()
+    chosen: list[tuple[str, str, str, str]] = sorted(best, key=lambda number: -weaker[number])
+    return chosen
+
+
+def truth_table(records: Records) -> str:
+    """A row per step."""
+    lines = [
+        "| step | seeds | caption accuracy | choice of eight | loss, own | another's | text alone |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    models = records.models
+    for (_, step), of in models.groupby([models["shape"], models["step"]], sort=False):
+        accuracy = " / ".join(f"{value:.0%}" for value in of[TRUTH].astype(float))
+        mean = of[["choice", "loss", "loss_mismatched", "loss_text"]].astype(float).mean()
+        losses = " | ".join(f"{mean[name]:.2f}" for name in ("loss", "loss_mismatched", "loss_text"))
+        lines.append(f"| {step} | {len(of)} | {accuracy} | {mean['choice']:.0%} | {losses} |")
+    return "\n".join(lines)
+
+
+def number_table(found: pd.DataFrame, chosen: Iterable[tuple[str, ...]]) -> str:
+    """A row per number: how it follows the truth."""
+    lines = [
+        "| number | ρ | 95 % | q | wrong captions | steps | LLaVA | MiniGPT-v2 | given text loss | own − mismatched: ρ | q |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for number in chosen:
+        if number not in found.index:
+            continue
+        row = found.loc[number]
+        sides = [f"{row[name]:+.2f}" for name in ("rho_wrong", "rho_steps")]
+        sides += [_signed(row.get(f"rho_{shape}")) for shape in SHAPES]
+        cells = [_name(number), f"{row['rho']:+.2f}", _interval(row["low"], row["high"]), _p(row["q"]), *sides]
+        cells += [_signed(row["partial_text"]), _signed(row["gap_rho"]), _p(row["gap_q"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def checks_table(found: pd.DataFrame, chosen: Iterable[tuple[str, ...]]) -> str:
+    """A row per number: what it does in aligned models."""
+    lines = [
+        "| number | mismatched: p | out of its null, aligned | others | beyond the twin | noise in order | rotation in order |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for number in chosen:
+        if number in found.index:
+            row = found.loc[number]
+            shares = ("null_share", "null_share_not", "beats_twin", "order_noise", "order_rotate")
+            cells = [_name(number), _p(row["mismatch_p"]), *(_share(row[name]) for name in shares)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def composite(records: Records, found: pd.DataFrame) -> dict[str, str]:
+    """What the composite is, and what came of it."""
+    of = held_out(records)
+    if of is None:
+        return dict.fromkeys(("composite", "composite_chosen", "composite_tested", "composite_p"), NONE)
+    names = "; ".join(f"{'+' if sign > 0 else '−'} {_name(number)}" for number, sign in of.numbers)
+    return {
+        "composite": names,
+        "composite_chosen": f"{of.chosen:.2f}",
+        "composite_tested": f"{of.tested:+.2f}",
+        "composite_p": _p(of.p),
+    }
+
+
+def figure(records: Records, file: Path) -> None:
+    """Every number of every metric: rho with the truth, a row per metric, a mark per place.
+
+    Args:
+        records: Of the ladder.
+        file: PNG.
+    """
+    found = table(records)
+    plt.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
+    metrics = found["rho"].abs().groupby(level="metric").max().sort_values()
+    drawn, (left, right) = plt.subplots(1, 2, figsize=(9, 0.2 * len(metrics) + 1.2), sharey=True)
+    for axis, column, q in ((left, "rho", "q"), (right, "gap_rho", "gap_q")):
+        for y, name in enumerate(metrics.index):
+            of = found.loc[[name]]
+            sure = of[q] < SIGNIFICANT
+            axis.plot(
+                of.loc[~sure, column], [y] * int((~sure).sum()), "o", color="0.6", markersize=3, fillstyle="none"
+            )
+            axis.plot(of.loc[sure, column], [y] * int(sure.sum()), "o", color="C0", markersize=3.5)
+        axis.axvline(0, color="0.8", linewidth=0.8)
+        axis.set_xlim(-1.05, 1.05)
+    left.set_yticks(range(len(metrics)), list(metrics.index))
+    left.set_ylim(-0.7, len(metrics) - 0.3)
+    left.set_xlabel("ρ of the number with caption accuracy")
+    right.set_xlabel("ρ of own less mismatched pairs")
+    drawn.tight_layout()
+    drawn.savefig(file, dpi=120, metadata={"Software": None})
+    plt.close(drawn)
+
+
+def csv(records: Records) -> str:
+    """All of `mmerank`'s numbers of the ladder, four digits."""
+    return table(records).reset_index().to_csv(index=False, float_format="%.4g", columns=None)
+
+
+def _same(*columns: pd.Series[float]) -> pd.Series[bool]:
+    signs = np.sign(pd.concat(columns, axis=1))
+    return signs.abs().min(axis=1).gt(0) & signs.nunique(axis=1).eq(1)
+
+
+def _name(number: tuple[str, ...]) -> str:
+    metric, point, kind, rows = number
+    place = " ".join(filter(None, (point, kind if kind != "pair" else "")))
+    equal = "equal rows" if rows == "matched" else ""
+    beside = ", ".join(filter(None, (place, equal)))
+    return f"`{metric}`" + (f" ({beside})" if beside else "")
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{low:+.2f} to {high:+.2f}"
+
+
+def _p(value: float) -> str:
+    if not np.isfinite(value):
+        return NONE
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return NONE if value is None or not np.isfinite(value) else f"{value:+.2f}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if np.isfinite(value) else NONE
