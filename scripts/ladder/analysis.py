@@ -1,8 +1,8 @@
 """What the records of a ladder say of each number: does it follow the truth, and does it see what it should see?
 
 A *number* is a metric at a place of the model, on all rows or on equally many. The unit is the step of the ladder:
-its seeds are averaged, so that neither one seed nor the number of seeds decides. Everything is taken within a shape and
-then averaged over shapes, so that a level which is a shape's own says nothing.
+its seeds are averaged, so that neither one seed nor the number of seeds decides. Everything is taken within a shape
+and then averaged over shapes, so that a level which is a shape's own says nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ NUMBER = ["metric", "point", "input", "rows"]
 PERMUTATIONS, RESAMPLES = 9999, 2000
 ALIGNED = 0.5  # of the truth, above which a model counts as aligned
 LEAST_STEPS = 5  # of a shape, below which it says nothing
+SAME = 1e-5  # relative; records are in single precision
 OTHER_TRUTHS = ("choice", "loss_gain")
 
 
@@ -51,16 +52,28 @@ class Records:
     @cached_property
     def own(self) -> pd.DataFrame:
         """Numbers of the own pairs, a row per model."""
-        return self.values.xs("own", level="condition").loc[self.models.index]
+        return self.under("own")
 
     @cached_property
     def mismatched(self) -> pd.DataFrame:
         """The same of mismatched pairs."""
-        return self.values.xs(MISMATCHED, level="condition").loc[self.models.index]
+        return self.under(MISMATCHED)
+
+    @cached_property
+    def gap(self) -> pd.DataFrame:
+        """Own less mismatched; 0 where only the order of summation differs, as of what sees pictures or texts alone."""
+        gap = self.own - self.mismatched
+        return gap.where(~(gap.abs() <= SAME * self.own.abs()), 0.0)
+
+    def under(self, condition: str) -> pd.DataFrame:
+        """Numbers under one condition, a row per model."""
+        chosen = self.values[self.values.index.get_level_values("condition") == condition]
+        return chosen.droplevel("condition").reindex(self.models.index)
 
     def by_step(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Means over seeds, a row per shape and step."""
-        return frame.groupby([self.models["shape"], self.models["step"]]).mean()
+        chosen = self.models.loc[frame.index]
+        return frame.groupby([chosen["shape"], chosen["step"]]).mean()
 
 
 def load(folder: Path) -> Records:
@@ -113,12 +126,12 @@ def ranks(values: Floats) -> Floats:
     ranked = np.asarray(stats.rankdata(values, axis=0))
     centred = ranked - ranked.mean(axis=0)
     length = np.sqrt((centred**2).mean(axis=0))
-    return np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+    return np.asarray(np.divide(centred, length, out=np.zeros_like(centred), where=length > 0))
 
 
 def rhos(values: Floats, truth: Floats) -> Floats:
     """Spearman's rho of each column with the truth, (q,)."""
-    return np.asarray((ranks(values) * ranks(truth[:, None])).mean(axis=0))
+    return np.asarray((ranks(values) * ranks(truth[:, None])).mean(axis=0), np.float64)
 
 
 @dataclass(frozen=True)
@@ -173,7 +186,7 @@ def partial(values: Floats, truth: Floats, beside: Floats) -> Floats:
     """Spearman's partial rho of each column with the truth, what goes with `beside` taken out of both, (q,)."""
     r, of, to = rhos(values, truth), rhos(values, beside), rhos(truth[:, None], beside)[0]
     rest = np.sqrt(np.clip((1 - of**2) * (1 - to**2), 0, None))
-    return np.divide(r - of * to, rest, out=np.full_like(r, np.nan), where=rest > 1e-6)
+    return np.asarray(np.divide(r - of * to, rest, out=np.full_like(r, np.nan), where=rest > 1e-6))
 
 
 def table(records: Records) -> pd.DataFrame:
@@ -194,7 +207,7 @@ def table(records: Records) -> pd.DataFrame:
     """
     own = records.by_step(records.own)
     complete = own.columns[own.notna().all() & (own.nunique() > 1)]
-    own, gap = own[complete], records.by_step(records.own - records.mismatched)[complete]
+    own, gap = own[complete], records.by_step(records.gap)[complete]
     known = records.by_step(records.models[[TRUTH, "loss_text", *OTHER_TRUTHS]].astype(float))
     names = [name for name, steps in known.groupby(level="shape") if len(steps) >= LEAST_STEPS]
 
@@ -207,7 +220,7 @@ def table(records: Records) -> pd.DataFrame:
         ]
 
     of = followed(shapes(own, TRUTH))
-    seen = gap.notna().all().to_numpy()
+    seen = (gap.notna().all() & (gap.nunique() > 1)).to_numpy()
     of_gap = followed([(values[:, seen], truth) for values, truth in shapes(gap, TRUTH)], seed=1)
     found = pd.DataFrame({"n": len(known), "rho": of.rho, "low": of.low, "high": of.high, "p": of.p}, index=complete)
     for name, each in zip(names, of.each, strict=True):
@@ -222,7 +235,7 @@ def table(records: Records) -> pd.DataFrame:
     together = stats.false_discovery_control(np.concatenate([of.p, of_gap.p]))
     found["q"] = together[: len(of.p)]
     found.loc[seen, "gap_q"] = together[len(of.p) :]
-    beside = [known.loc[[name], "loss_text"].to_numpy() for name in names]
+    beside = [known.loc[known.index.get_level_values("shape") == name, "loss_text"].to_numpy() for name in names]
     found["partial_text"] = np.mean(
         [partial(*both, text) for both, text in zip(shapes(own, TRUTH), beside, strict=True)], axis=0
     )
@@ -246,7 +259,7 @@ def _seen(records: Records, rho: pd.Series[float]) -> pd.DataFrame:
     up, own, columns = np.sign(rho), records.own[rho.index], rho.index
     found = pd.DataFrame(index=columns)
     if aligned.any():
-        gap = records.by_step((own - records.mismatched[columns])[aligned]).dropna(how="all")
+        gap = records.by_step(records.gap.loc[aligned, columns])
         found["mismatch_p"] = [
             signed_rank_p(gap[name].dropna().to_numpy()) if gap[name].any() else 1.0 for name in columns
         ]
@@ -258,12 +271,8 @@ def _seen(records: Records, rho: pd.Series[float]) -> pd.DataFrame:
     against = twins.loc[known].set_index(known.index)
     found["beats_twin"] = ((own.loc[known.index] - against) * up > 0).where(against.notna()).astype(float).mean()
     for kind, strengths in STRENGTHS.items():
-        line = [own, *(_at(records, f"{kind}:{strength}", columns) for strength in strengths)]
+        line = [own, *(records.under(f"{kind}:{strength}")[columns] for strength in strengths)]
         falls = [((a - b) * up > 0).where(b.notna()) for a, b in pairwise(line)]
         ordered = pd.concat(falls).astype(float).groupby(level=0).min()
         found[f"order_{kind}"] = ordered[aligned.reindex(ordered.index)].mean()
     return found
-
-
-def _at(records: Records, condition: str, columns: pd.Index) -> pd.DataFrame:
-    return records.values.xs(condition, level="condition").loc[records.models.index].reindex(columns=columns)

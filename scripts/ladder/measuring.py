@@ -39,6 +39,7 @@ LEFT_OUT = (
     "mir_pooled_fastmode",
 )
 ASKED = tuple(name for name in METRICS if name not in LEFT_OUT)
+UNDER_TRANSFORMS = ("all",)
 # By how many places pictures are moved on, for mismatched pairs; margins of likelihood are against all of these.
 SHIFT, OTHERS = 1, (1, 7)
 STRENGTHS = {"noise": (40, 160), "rotate": (30, 90)}
@@ -118,7 +119,9 @@ def measured(student: Student, given: Sequence[Scene]) -> pd.DataFrame:
     found = [*of_adapter(student.adapter, pairs)]
     # As many rows as the own pairs have.
     found += aligned(student.adapter, mismatched(pairs, SHIFT), MISMATCHED, Convention())
-    changed = _quiet(mmerank.perturb, student.adapter, pairs, TRANSFORMS, metrics=["all"], batch_tokens=BATCH)
+    changed = _quiet(
+        mmerank.perturb, student.adapter, pairs, TRANSFORMS, metrics=UNDER_TRANSFORMS, batch_tokens=BATCH
+    )
     frame = to_frame(changed.records, spectrum=False)
     for transform, records in frame.groupby("transform", sort=False):
         if transform in TRANSFORMS:
