@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from scripts.ladder.measuring import MISMATCHED, STRENGTHS
 from scripts.ladder.truth import TRUTH
 
 Floats = NDArray[np.float64]
+Number = tuple[str, str, str, str]
 NUMBER = ["metric", "point", "input", "rows"]
 PERMUTATIONS, RESAMPLES = 9999, 2000
 ALIGNED = 0.5  # of the truth, above which a model counts as aligned
@@ -61,7 +63,7 @@ class Records:
 
     @cached_property
     def gap(self) -> pd.DataFrame:
-        """Own less mismatched; 0 where only the order of summation differs, as of what sees pictures or texts alone."""
+        """Own less mismatched; 0 where only the order of summation differs, as of what sees one modality alone."""
         gap = self.own - self.mismatched
         return gap.where(~(gap.abs() <= SAME * self.own.abs()), 0.0)
 
@@ -202,8 +204,8 @@ def table(records: Records) -> pd.DataFrame:
         `rho_wrong` and `rho_steps`: on one side of the ladder; `least` and `most`: rho without each step in turn;
         `mismatch_p`: Wilcoxon, own against mismatched over aligned steps; `null_share`: aligned models whose number
         stands out of shuffled pairs (p < 0.05), where it has such a null, and `null_share_not` of the others;
-        `beats_twin`: aligned models that are further on than the untrained twin, in the direction of rho; `order_NAME`:
-        aligned models in which rising strength moves it in order against that direction.
+        `beats_twin`: aligned models that are further on than the untrained twin, in the direction of rho;
+        `order_NAME`: aligned models in which rising strength moves it in order against that direction.
     """
     own = records.by_step(records.own)
     complete = own.columns[own.notna().all() & (own.nunique() > 1)]
@@ -251,6 +253,12 @@ def table(records: Records) -> pd.DataFrame:
     ]
     found["least"], found["most"] = np.min(without, axis=0), np.max(without, axis=0)
     return found.join(_seen(records, found["rho"]))
+
+
+def by_number(found: pd.DataFrame) -> dict[Number, dict[str, Any]]:
+    """The rows of `table`, by number."""
+    rows: dict[Any, dict[str, Any]] = found.to_dict("index")  # type: ignore[assignment]
+    return rows
 
 
 def _seen(records: Records, rho: pd.Series[float]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mmerank.analysis.statistics.calibration import shuffled
 from mmerank.analysis.statistics.null import null_test
-from scripts.ladder.analysis import PERMUTATIONS, Floats, Records, ranks, rhos
+from scripts.ladder.analysis import PERMUTATIONS, Floats, Number, Records, ranks, rhos
 from scripts.ladder.measuring import MARGIN
 from scripts.ladder.truth import TRUTH
 
@@ -28,7 +28,7 @@ class HeldOut:
         p: Of that, by permutation, one-sided: the sign was fixed before.
     """
 
-    numbers: tuple[tuple[tuple[str, ...], int], ...]
+    numbers: tuple[tuple[Number, int], ...]
     chosen: float
     tested: float
     p: float
@@ -69,8 +69,8 @@ def held_out(records: Records, most: int = MOST) -> HeldOut | None:
     made = there[:, picked] @ signs[picked]
     value, null = shuffled(lambda order: _rho(made, other[order]), len(other), PERMUTATIONS, 0)
     test = null_test(round(value, 9), null.round(9).tolist(), alternative="greater")
-    numbers = tuple((tuple(map(str, own.columns[i])), int(signs[i])) for i in picked)
-    return HeldOut(numbers, best, value, test.p)
+    numbers: list[Number] = own.columns.tolist()
+    return HeldOut(tuple((numbers[i], int(signs[i])) for i in picked), best, value, test.p)
 
 
 def _rho(values: Floats, truth: Floats) -> float:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from mmerank.eranks import ERANKS
 from mmerank.formulas.table import METRICS
-from scripts.ladder.analysis import ALIGNED, NUMBER, PERMUTATIONS, Records, table
+from scripts.ladder.analysis import ALIGNED, PERMUTATIONS, Number, Records, by_number, table
 from scripts.ladder.composite import agreement, held_out
 from scripts.ladder.measuring import LEFT_OUT, MARGIN
 from scripts.ladder.truth import TRUTH
@@ -23,7 +23,7 @@ PAGE = Path("docs/alignment-ladder.md")
 PAPER = ("image_text_alignment", "image_reduction_ratio", *ERANKS)
 SHAPES = {"llava": "LLaVA", "minigpt-v2": "MiniGPT-v2"}
 SIGNIFICANT = 0.05
-NONE = "–"
+NONE = "-"
 
 
 def page(records: Records) -> str:
@@ -49,7 +49,8 @@ def page(records: Records) -> str:
 def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
     """What the prose counts."""
     models = records.models
-    margin = found.loc[(MARGIN, "", "", "all")]
+    rows = by_number(found)
+    margin, ita = rows[MARGIN, "", "", "all"], rows[PAPER[0], "", "", "all"]
     rest = found.drop(MARGIN, level="metric")
     twice = rest[(rest["q"] < SIGNIFICANT) & _same(rest["rho_wrong"], rest["rho_steps"], rest["rho"])]
     gaps = rest[rest["gap_q"] < SIGNIFICANT]
@@ -82,22 +83,19 @@ def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
         "metrics_twice": str(twice.index.get_level_values("metric").nunique()),
         "opposed": str(int((np.sign(rest["rho_wrong"]) * np.sign(rest["rho_steps"]) < 0).sum())),
         "agreement": f"{agreement(found):.2f}",
-        **{
-            f"ita_{key}": f"{found.loc[(PAPER[0], '', '', 'all'), key]:+.2f}"
-            for key in ("rho", "rho_wrong", "rho_steps", "gap_rho")
-        },
-        "ita_q": _p(found.loc[(PAPER[0], "", "", "all"), "q"]),
-        "ita_interval": _interval(*found.loc[(PAPER[0], "", "", "all"), ["low", "high"]]),
+        **{f"ita_{key}": f"{ita[key]:+.2f}" for key in ("rho", "rho_wrong", "rho_steps", "gap_rho")},
+        "ita_q": _p(ita["q"]),
+        "ita_interval": _interval(ita["low"], ita["high"]),
     }
 
 
-def best_places(found: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+def best_places(found: pd.DataFrame) -> list[Number]:
     """Of each metric of the table the place whose weaker side of the ladder follows the truth best."""
     rest = found[found.index.get_level_values("metric").isin(METRICS)]
     same = _same(rest["rho_wrong"], rest["rho_steps"], rest["rho"])
     weaker = rest[["rho", "rho_wrong", "rho_steps"]].abs().min(axis=1).where(same, -rest["p"])
     best = weaker.groupby(level="metric").idxmax()
-    chosen: list[tuple[str, str, str, str]] = sorted(best, key=lambda number: -weaker[number])
+    chosen: list[Number] = sorted(best, key=lambda number: -weaker[number])
     return chosen
 
 
@@ -116,16 +114,16 @@ def truth_table(records: Records) -> str:
     return "\n".join(lines)
 
 
-def number_table(found: pd.DataFrame, chosen: Iterable[tuple[str, ...]]) -> str:
+def number_table(found: pd.DataFrame, chosen: Iterable[Number]) -> str:
     """A row per number: how it follows the truth."""
     lines = [
-        "| number | ρ | 95 % | q | wrong captions | steps | LLaVA | MiniGPT-v2 | given text loss | own − mismatched: ρ | q |",
+        "| number | rho | 95 % | q | wrong captions | steps | LLaVA | MiniGPT-v2 | given text loss | gap: rho | q |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    rows = by_number(found)
     for number in chosen:
-        if number not in found.index:
+        if (row := rows.get(number)) is None:
             continue
-        row = found.loc[number]
         sides = [f"{row[name]:+.2f}" for name in ("rho_wrong", "rho_steps")]
         sides += [_signed(row.get(f"rho_{shape}")) for shape in SHAPES]
         cells = [_name(number), f"{row['rho']:+.2f}", _interval(row["low"], row["high"]), _p(row["q"]), *sides]
@@ -134,15 +132,15 @@ def number_table(found: pd.DataFrame, chosen: Iterable[tuple[str, ...]]) -> str:
     return "\n".join(lines)
 
 
-def checks_table(found: pd.DataFrame, chosen: Iterable[tuple[str, ...]]) -> str:
+def checks_table(found: pd.DataFrame, chosen: Iterable[Number]) -> str:
     """A row per number: what it does in aligned models."""
     lines = [
-        "| number | mismatched: p | out of its null, aligned | others | beyond the twin | noise in order | rotation in order |",
+        "| number | mismatched: p | out of its null, aligned | others | beyond the twin | noise | rotation |",
         "|---|---|---|---|---|---|---|",
     ]
+    rows = by_number(found)
     for number in chosen:
-        if number in found.index:
-            row = found.loc[number]
+        if (row := rows.get(number)) is not None:
             shares = ("null_share", "null_share_not", "beats_twin", "order_noise", "order_rotate")
             cells = [_name(number), _p(row["mismatch_p"]), *(_share(row[name]) for name in shares)]
             lines.append(f"| {' | '.join(cells)} |")
@@ -154,7 +152,7 @@ def composite(records: Records, found: pd.DataFrame) -> dict[str, str]:
     of = held_out(records)
     if of is None:
         return dict.fromkeys(("composite", "composite_chosen", "composite_tested", "composite_p"), NONE)
-    names = "; ".join(f"{'+' if sign > 0 else '−'} {_name(number)}" for number, sign in of.numbers)
+    names = "; ".join(f"{'+' if sign > 0 else '-'} {_name(number)}" for number, sign in of.numbers)
     return {
         "composite": names,
         "composite_chosen": f"{of.chosen:.2f}",
@@ -186,8 +184,8 @@ def figure(records: Records, file: Path) -> None:
         axis.set_xlim(-1.05, 1.05)
     left.set_yticks(range(len(metrics)), list(metrics.index))
     left.set_ylim(-0.7, len(metrics) - 0.3)
-    left.set_xlabel("ρ of the number with caption accuracy")
-    right.set_xlabel("ρ of own less mismatched pairs")
+    left.set_xlabel("rho of the number with caption accuracy")
+    right.set_xlabel("rho of own less mismatched pairs")
     drawn.tight_layout()
     drawn.savefig(file, dpi=120, metadata={"Software": None})
     plt.close(drawn)
@@ -199,11 +197,12 @@ def csv(records: Records) -> str:
 
 
 def _same(*columns: pd.Series[float]) -> pd.Series[bool]:
-    signs = np.sign(pd.concat(columns, axis=1))
-    return signs.abs().min(axis=1).gt(0) & signs.nunique(axis=1).eq(1)
+    """Whether all have one sign."""
+    signs = np.stack([np.sign(column.to_numpy(dtype=np.float64)) for column in columns])
+    return pd.Series(abs(signs.sum(axis=0)) == len(columns), columns[0].index)
 
 
-def _name(number: tuple[str, ...]) -> str:
+def _name(number: Number) -> str:
     metric, point, kind, rows = number
     place = " ".join(filter(None, (point, kind if kind != "pair" else "")))
     equal = "equal rows" if rows == "matched" else ""
