@@ -24,8 +24,9 @@ from transformers.utils import logging
 
 import mmerank
 from mmerank.durable import whole
+from mmerank.formulas.on_ladder import FILE, OnLadder
 from mmerank.inputs.demo import scenes
-from scripts.ladder import analysis, measuring, page, training, truth
+from scripts.ladder import analysis, measuring, page, records, training, truth
 from scripts.ladder.rungs import Budget, Rung, ladder
 
 RECORDS = Path("benchmarks/ladder")
@@ -94,10 +95,18 @@ def train(options: argparse.Namespace) -> None:
 
 def write_page(options: argparse.Namespace) -> None:
     """Page, figure and table of all numbers, from the records alone."""
-    records = analysis.load(options.out)
-    (options.docs / page.PAGE).write_text(page.page(records))
-    (options.out / "table.csv").write_text(page.csv(records))
-    page.figure(records, options.docs / page.FIGURE)
+    ladder_records = records.load(options.out)
+    found = analysis.table(ladder_records)
+    (options.docs / page.PAGE).write_text(page.page(ladder_records, found))
+    (options.docs / FILE.relative_to(Path(mmerank.__file__).parents[1])).write_text(stored(page.summary(found)))
+    (options.out / "table.csv").write_text(page.csv(found))
+    page.figure(found, options.docs / page.FIGURE)
+
+
+def stored(said: dict[str, OnLadder]) -> str:
+    """A line per metric."""
+    lines = [f" {json.dumps(name)}: {json.dumps(of.to_dict())}" for name, of in said.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def main() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pandas as pd
 
 from mmerank.analysis.statistics.calibration import shuffled
 from mmerank.analysis.statistics.null import null_test
-from scripts.ladder.analysis import PERMUTATIONS, Floats, Number, Records, ranks, rhos
+from scripts.ladder.following import PERMUTATIONS, Floats, ranks, rhos
 from scripts.ladder.measuring import MARGIN
+from scripts.ladder.records import Number, Records
 from scripts.ladder.truth import TRUTH
 
 CHOSEN_ON, TESTED_ON = "llava", "minigpt-v2"
@@ -41,7 +43,7 @@ def held_out(records: Records, most: int = MOST) -> HeldOut | None:
     of likelihood stay out: the question is whether one can do without.
 
     Args:
-        records: Of `scripts.ladder.analysis.load`.
+        records: Of `scripts.ladder.records.load`.
         most: Numbers at most.
 
     Returns:
@@ -69,7 +71,7 @@ def held_out(records: Records, most: int = MOST) -> HeldOut | None:
     made = there[:, picked] @ signs[picked]
     value, null = shuffled(lambda order: _rho(made, other[order]), len(other), PERMUTATIONS, 0)
     test = null_test(round(value, 9), null.round(9).tolist(), alternative="greater")
-    numbers: list[Number] = own.columns.tolist()
+    numbers = cast("list[Number]", own.columns.tolist())
     return HeldOut(tuple((numbers[i], int(signs[i])) for i in picked), best, value, test.p)
 
 

@@ -11,10 +11,13 @@ import numpy as np
 import pandas as pd
 
 from mmerank.eranks import ERANKS
+from mmerank.formulas.on_ladder import OnLadder
 from mmerank.formulas.table import METRICS
-from scripts.ladder.analysis import ALIGNED, PERMUTATIONS, Number, Records, by_number, table
+from scripts.ladder.analysis import ALIGNED, by_number
 from scripts.ladder.composite import agreement, held_out
+from scripts.ladder.following import PERMUTATIONS
 from scripts.ladder.measuring import LEFT_OUT, MARGIN
+from scripts.ladder.records import Number, Records
 from scripts.ladder.truth import TRUTH
 
 PROSE = Path(__file__).with_name("page.md")
@@ -26,16 +29,16 @@ SIGNIFICANT = 0.05
 NONE = "-"
 
 
-def page(records: Records) -> str:
+def page(records: Records, found: pd.DataFrame) -> str:
     """The page, in Markdown.
 
     Args:
         records: Of the ladder.
+        found: Their table.
 
     Returns:
         The prose with every number in its place.
     """
-    found = table(records)
     return Template(PROSE.read_text()).substitute(
         **counts(records, found),
         truth_table=truth_table(records),
@@ -52,7 +55,7 @@ def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
     rows = by_number(found)
     margin, ita = rows[MARGIN, "", "", "all"], rows[PAPER[0], "", "", "all"]
     rest = found.drop(MARGIN, level="metric")
-    twice = rest[(rest["q"] < SIGNIFICANT) & _same(rest["rho_wrong"], rest["rho_steps"], rest["rho"])]
+    twice = rest[(rest["q"] < SIGNIFICANT) & consistent(rest)]
     gaps = rest[rest["gap_q"] < SIGNIFICANT]
     hours = models["all"].astype(float).groupby(models["shape"]).sum() / 3600
     low, high = models[TRUTH].astype(float).min(), models[TRUTH].astype(float).max()
@@ -73,17 +76,17 @@ def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
         "permutations": str(PERMUTATIONS),
         "margin_rho": f"{margin['rho']:.2f}",
         "margin_interval": _interval(margin["low"], margin["high"]),
-        "margin_wrong": f"{margin['rho_wrong']:.2f}",
-        "margin_steps": f"{margin['rho_steps']:.2f}",
+        "margin_wrong": f"{margin['wrong_rho']:.2f}",
+        "margin_steps": f"{margin['steps_rho']:.2f}",
         "found": str(int((rest["q"] < SIGNIFICANT).sum())),
         "found_twice": str(len(twice)),
         "found_gap": str(len(gaps)),
         "metrics_gap": str(gaps.index.get_level_values("metric").nunique()),
         "metrics_found": str(rest[rest["q"] < SIGNIFICANT].index.get_level_values("metric").nunique()),
         "metrics_twice": str(twice.index.get_level_values("metric").nunique()),
-        "opposed": str(int((np.sign(rest["rho_wrong"]) * np.sign(rest["rho_steps"]) < 0).sum())),
+        "opposed": str(int((np.sign(rest["wrong_rho"]) * np.sign(rest["steps_rho"]) < 0).sum())),
         "agreement": f"{agreement(found):.2f}",
-        **{f"ita_{key}": f"{ita[key]:+.2f}" for key in ("rho", "rho_wrong", "rho_steps", "gap_rho")},
+        **{f"ita_{key}": f"{ita[key]:+.2f}" for key in ("rho", "wrong_rho", "steps_rho", "gap_rho")},
         "ita_q": _p(ita["q"]),
         "ita_interval": _interval(ita["low"], ita["high"]),
     }
@@ -92,8 +95,8 @@ def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
 def best_places(found: pd.DataFrame) -> list[Number]:
     """Of each metric of the table the place whose weaker side of the ladder follows the truth best."""
     rest = found[found.index.get_level_values("metric").isin(METRICS)]
-    same = _same(rest["rho_wrong"], rest["rho_steps"], rest["rho"])
-    weaker = rest[["rho", "rho_wrong", "rho_steps"]].abs().min(axis=1).where(same, -rest["p"])
+    same = consistent(rest)
+    weaker = rest[["rho", "wrong_rho", "steps_rho"]].abs().min(axis=1).where(same, -rest["p"])
     best = weaker.groupby(level="metric").idxmax()
     chosen: list[Number] = sorted(best, key=lambda number: -weaker[number])
     return chosen
@@ -124,7 +127,7 @@ def number_table(found: pd.DataFrame, chosen: Iterable[Number]) -> str:
     for number in chosen:
         if (row := rows.get(number)) is None:
             continue
-        sides = [f"{row[name]:+.2f}" for name in ("rho_wrong", "rho_steps")]
+        sides = [f"{row[name]:+.2f}" for name in ("wrong_rho", "steps_rho")]
         sides += [_signed(row.get(f"rho_{shape}")) for shape in SHAPES]
         cells = [_name(number), f"{row['rho']:+.2f}", _interval(row["low"], row["high"]), _p(row["q"]), *sides]
         cells += [_signed(row["partial_text"]), _signed(row["gap_rho"]), _p(row["gap_q"])]
@@ -161,14 +164,13 @@ def composite(records: Records, found: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def figure(records: Records, file: Path) -> None:
+def figure(found: pd.DataFrame, file: Path) -> None:
     """Every number of every metric: rho with the truth, a row per metric, a mark per place.
 
     Args:
-        records: Of the ladder.
+        found: The table.
         file: PNG.
     """
-    found = table(records)
     plt.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
     metrics = found["rho"].abs().groupby(level="metric").max().sort_values()
     drawn, (left, right) = plt.subplots(1, 2, figsize=(9, 0.2 * len(metrics) + 1.2), sharey=True)
@@ -191,9 +193,38 @@ def figure(records: Records, file: Path) -> None:
     plt.close(drawn)
 
 
-def csv(records: Records) -> str:
-    """All of `mmerank`'s numbers of the ladder, four digits."""
-    return table(records).reset_index().to_csv(index=False, float_format="%.4g", columns=None)
+def summary(found: pd.DataFrame) -> dict[str, OnLadder]:
+    """What `mmerank metrics` says of each metric of the table.
+
+    Args:
+        found: Of `scripts.ladder.analysis.table`.
+
+    Returns:
+        By name, in the order of the table.
+    """
+    follows = (found["q"] < SIGNIFICANT) & consistent(found)
+    names = found.index.get_level_values("metric")
+    said = {}
+    for name in METRICS:
+        of = found[names == name]
+        if of.empty:
+            continue
+        there = of[follows[of.index]] if follows[of.index].any() else of
+        rho = float(there["rho"].iloc[there["rho"].abs().argmax()])
+        gaps = int((of["gap_q"] < SIGNIFICANT).sum())
+        said[name] = OnLadder(len(of), int(follows[of.index].sum()), gaps, round(rho, 3))
+    return said
+
+
+def consistent(found: pd.DataFrame) -> pd.Series[bool]:
+    """Whether rho has one sign on both sides of the ladder and for both shapes."""
+    shapes = [found[column] for shape in SHAPES if (column := f"rho_{shape}") in found]
+    return _same(found["rho"], found["wrong_rho"], found["steps_rho"], *shapes)
+
+
+def csv(found: pd.DataFrame) -> str:
+    """The whole table, four digits."""
+    return found.reset_index().to_csv(index=False, float_format="%.4g")
 
 
 def _same(*columns: pd.Series[float]) -> pd.Series[bool]:
