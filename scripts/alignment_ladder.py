@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
+import textwrap
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -26,12 +28,13 @@ import mmerank
 from mmerank.durable import whole
 from mmerank.formulas.on_ladder import FILE, OnLadder
 from mmerank.inputs.demo import scenes
-from scripts.ladder import analysis, measuring, page, records, training, truth
+from scripts.ladder import analysis, figure, measuring, page, records, training, truth
 from scripts.ladder.rungs import Budget, Rung, ladder
 
 RECORDS = Path("benchmarks/ladder")
 CACHE = Path.home() / ".cache" / "mmerank-ladder"
 TWINS = "untrained"
+PARAGRAPH = r"(?s)\*\*Which number sees alignment\?.*?\n\n"
 
 
 def measure_rung(rung: Rung, budget: Budget, data: training.Scenes, out: Path, *, fast: bool) -> None:
@@ -99,8 +102,11 @@ def write_page(options: argparse.Namespace) -> None:
     found = analysis.table(ladder_records)
     (options.docs / page.PAGE).write_text(page.page(ladder_records, found))
     (options.docs / FILE.relative_to(Path(mmerank.__file__).parents[1])).write_text(stored(page.summary(found)))
+    front = options.docs / "README.md"
+    said = textwrap.fill(page.readme(ladder_records, found), 118, break_on_hyphens=False)
+    front.write_text(re.sub(PARAGRAPH, lambda _: said + "\n\n", front.read_text(), count=1))
     (options.out / "table.csv").write_text(page.csv(found))
-    page.figure(found, options.docs / page.FIGURE)
+    figure.figure(found, options.docs / page.FIGURE)
 
 
 def stored(said: dict[str, OnLadder]) -> str:

@@ -10,10 +10,12 @@ import pytest
 import torch
 from scipy import stats
 
+from mmerank.formulas.on_ladder import on_ladder
+from mmerank.formulas.table import METRICS
 from mmerank.inputs.demo import scenes
 from mmerank.jobs.demo.captions import caption_scores
 from scripts import alignment_ladder
-from scripts.ladder import analysis, composite, measuring, page, training, truth
+from scripts.ladder import analysis, composite, following, measuring, page, records, training, truth
 from scripts.ladder.rungs import Budget, Rung, ladder
 
 ROOT = Path(__file__).parents[1]
@@ -79,23 +81,23 @@ def test_rungs_are_trained_once_and_leave_records(tmp_path: Path, monkeypatch: p
     alignment_ladder.main()
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.*")} == files
 
-    records = analysis.load(tmp_path / "records")
-    own, other = records.own, records.mismatched
+    there = records.load(tmp_path / "records")
+    own, other = there.own, there.mismatched
     assert len(own) == 2 and own.notna().to_numpy().any()
     # The place of eRank1 by its two ways into the records, and what mismatching cannot and can move.
     erank = "erank_diff_erank", "vision", "image", "all"
     assert own[erank].to_numpy() == pytest.approx(own["erank1", "", "", "all"].to_numpy())
-    assert (records.gap[erank] == 0).all() and (records.gap["erank5", "", "", "all"] != 0).all()
+    assert (there.gap[erank] == 0).all() and (there.gap["erank5", "", "", "all"] != 0).all()
     assert other[erank].to_numpy() == pytest.approx(own[erank].to_numpy())
-    assert records.under("noise:160")[erank].to_numpy() != pytest.approx(own[erank].to_numpy())
+    assert there.under("noise:160")[erank].to_numpy() != pytest.approx(own[erank].to_numpy())
 
 
-def made(values: np.ndarray, truth_: np.ndarray, shapes: list[str]) -> analysis.Records:
+def made(values: np.ndarray, truth_: np.ndarray, shapes: list[str]) -> records.Records:
     """Records of models whose numbers are given: (n, q)."""
     n, q = values.shape
     names = [f"m{i}" for i in range(n)]
-    columns = pd.MultiIndex.from_tuples([(f"x{i}", "llm", "pair", "all") for i in range(q)], names=analysis.NUMBER)
-    columns = columns.append(pd.MultiIndex.from_tuples([(measuring.MARGIN, "", "", "all")], names=analysis.NUMBER))
+    columns = pd.MultiIndex.from_tuples([(f"x{i}", "llm", "pair", "all") for i in range(q)], names=records.NUMBER)
+    columns = columns.append(pd.MultiIndex.from_tuples([(measuring.MARGIN, "", "", "all")], names=records.NUMBER))
     known = pd.DataFrame({"shape": shapes, "step": [f"{s}{i}" for i, s in enumerate(shapes)], "axis": "wrong"}, names)
     known["seed"], known[truth.TRUTH] = 0, truth_
     for i, name in enumerate(("loss_text", *analysis.OTHER_TRUTHS)):
@@ -108,7 +110,7 @@ def made(values: np.ndarray, truth_: np.ndarray, shapes: list[str]) -> analysis.
     twins = pd.DataFrame(
         -9.0, pd.MultiIndex.from_tuples([(s, "t") for s in set(shapes)], names=["shape", "twin"]), columns
     )
-    return analysis.Records(known, wide, nulls, twins)
+    return records.Records(known, wide, nulls, twins)
 
 
 def test_the_table_agrees_with_scipy() -> None:
@@ -116,8 +118,8 @@ def test_the_table_agrees_with_scipy() -> None:
     shapes = ["llava"] * 9 + ["minigpt-v2"] * 8
     known = rng.random(17)
     values = np.column_stack([known + 0.2 * rng.normal(size=17), rng.normal(size=17), -(known**3)])
-    records = made(values, known, shapes)
-    found = analysis.by_number(analysis.table(records))
+    there = made(values, known, shapes)
+    found = analysis.by_number(analysis.table(there))
     assert {row["n"] for row in found.values()} == {17}
     halves = [slice(0, 9), slice(9, 17)]
     for i in range(3):
@@ -125,7 +127,7 @@ def test_the_table_agrees_with_scipy() -> None:
         each = [stats.spearmanr(values[half, i], known[half]) for half in halves]
         assert row["rho"] == pytest.approx(np.mean([r.statistic for r in each]))
         assert row["rho_llava"] == pytest.approx(each[0].statistic)
-        beside = records.models["loss_text"].to_numpy()
+        beside = there.models["loss_text"].to_numpy()
         parts = []
         for half in halves:  # partial correlation as that of residuals, of ranks
             ranked = [stats.rankdata(of[half]) for of in (values[:, i], known, beside)]
@@ -146,7 +148,7 @@ def test_p_is_that_of_all_permutations_where_they_can_be_counted() -> None:
     orders = [known, *map(np.array, permutations(known))]
     observed, *rho = (stats.spearmanr(order, values[:, 0]).statistic for order in orders)
     tails = [np.mean(np.array(rho) >= observed - 1e-9), np.mean(np.array(rho) <= observed + 1e-9)]
-    assert analysis.followed([(values, known)]).p[0] == pytest.approx(2 * min(tails), abs=0.02)
+    assert following.followed([(values, known)]).p[0] == pytest.approx(2 * min(tails), abs=0.02)
 
 
 def test_what_aligned_models_do_follows_the_direction_of_rho() -> None:
@@ -171,6 +173,10 @@ def test_a_composite_is_chosen_on_one_shape_and_fails_on_the_other() -> None:
     assert of.chosen == pytest.approx(1) and of.tested == pytest.approx(-1) and of.p == pytest.approx(1)
 
 
-def test_the_page_is_what_the_records_say() -> None:
-    records = analysis.load(ROOT / alignment_ladder.RECORDS)
-    assert (ROOT / page.PAGE).read_text() == page.page(records), "python -m scripts.alignment_ladder page"
+def test_page_readme_and_list_of_metrics_are_what_the_records_say() -> None:
+    there = records.load(ROOT / alignment_ladder.RECORDS)
+    found = analysis.table(there)
+    assert (ROOT / page.PAGE).read_text() == page.page(there, found), "python -m scripts.alignment_ladder page"
+    assert page.readme(there, found) in " ".join((ROOT / "README.md").read_text().split())
+    assert on_ladder() == page.summary(found)
+    assert set(METRICS) - set(on_ladder()) == set(measuring.LEFT_OUT)

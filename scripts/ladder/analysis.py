@@ -34,8 +34,8 @@ def table(records: Records) -> pd.DataFrame:
         A row per number (index: metric, point, input, rows). `n` steps; `rho`, `low`, `high`, `p`, and `q` over
         everything that has a p; `rho_SHAPE`; the same with `gap_`, of the number less that of mismatched pairs, and
         with `wrong_`, over the steps that differ in wrong captions alone; `steps_rho`, over those that differ in
-        length; `partial_text`, on the loss of the text alone; `rho_TRUTH` with the other truths; `least` and `most`:
-        rho without each step in turn;
+        length; `pooled_rho`, over both shapes as if they were one; `partial_text`, on the loss of the text alone;
+        `rho_TRUTH` with the other truths; `least` and `most`: rho without each step in turn;
         `mismatch_p`: Wilcoxon, own against mismatched over aligned steps; `null_share`: aligned models whose number
         stands out of shuffled pairs (p < 0.05), where it has such a null, and `null_share_not` of the others;
         `beats_twin`: aligned models that are further on than the untrained twin, in the direction of rho;
@@ -76,6 +76,8 @@ def table(records: Records) -> pd.DataFrame:
     together = iter(np.split(stats.false_discovery_control(np.concatenate(ps)), np.cumsum([len(p) for p in ps])[:-1]))
     for front, (_, places) in asked.items():
         found.loc[places, f"{front}q"] = next(together)
+    whole = (own.to_numpy(dtype=np.float64), known[TRUTH].to_numpy())
+    found["pooled_rho"] = rhos(*whole)
     found["steps_rho"] = np.mean([rhos(*both) for both in side["steps"]], axis=0) if side["steps"] else np.nan
     beside = [known.loc[known.index.get_level_values("shape") == name, "loss_text"].to_numpy() for name in names]
     found["partial_text"] = np.mean(
