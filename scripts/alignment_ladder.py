@@ -18,6 +18,7 @@ import platform
 import re
 import textwrap
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -115,8 +116,8 @@ def stored(said: dict[str, OnLadder]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def main() -> None:
-    """Parse and call."""
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What is asked for; `call` does it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RECORDS, metavar="DIR", help="records of all rungs")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -131,7 +132,12 @@ def main() -> None:
     page_options = commands.add_parser("page")
     page_options.add_argument("--docs", type=Path, default=Path(), metavar="DIR", help="in place of the repository")
     page_options.set_defaults(call=write_page)
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Do what is asked for."""
+    options = parsed()
     options.call(options)
 
 
