@@ -16,12 +16,12 @@ from scipy import stats
 from mmerank.analysis.statistics.effects import signed_rank_p
 from scripts.ladder.following import Floats, followed, partial, rhos
 from scripts.ladder.measuring import STRENGTHS
-from scripts.ladder.records import Number, Records
+from scripts.ladder.records import SEEN, Number, Records
 from scripts.ladder.truth import TRUTH
 
 ALIGNED = 0.5  # of the truth, above which a model counts as aligned
 LEAST_STEPS = 5  # of a shape, below which it says nothing
-OTHER_TRUTHS = ("choice", "loss_gain")
+OTHER_TRUTHS = (SEEN, "choice", "loss_gain")
 
 
 def table(records: Records) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from string import Template
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -81,11 +82,13 @@ def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
     place = follow.index.get_level_values("point")
     hours = models["all"].astype(float).sum() / 3600
     best = best_places(found)
+    across = cast("Number", (follow if len(follow) else rest)["pooled_rho"].abs().idxmax())
     called: dict[str, Number] = {
         **{short: (name, "", "", "all") for short, name in SHORT.items()},
         **{short: next(number for number in best if number[0] == name) for short, name in BEST.items()},
         **{short: (name, "llm", "pair", "all") for short, name in AT_LLM.items()},
         "first": best[0],
+        "across": across,
     }
     text = models["loss_text"].astype(float)
     return {
@@ -99,6 +102,7 @@ def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
         "aligned_from": f"{ALIGNED:.0%}",
         "truth_low": f"{known.min():.0%}",
         "truth_high": f"{known.max():.0%}",
+        "guessed": f"{models.loc[models['wrong'] == 1, TRUTH].astype(float).mean():.0%}",
         "text_low": f"{text.min():.2f}",
         "text_high": f"{text.max():.2f}",
         "numbers": str(len(found)),
@@ -117,13 +121,14 @@ def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
         "gaps_metrics": str(gaps.index.get_level_values("metric").nunique()),
         "agreement": f"{agreement(found):.2f}",
         "first": named(best[0]),
+        "across": named(across),
         **{f"{short}_{key}": value for short, number in called.items() for key, value in _said(rows[number]).items()},
     }
 
 
 def _said(row: dict[str, float]) -> dict[str, str]:
     """What the prose says of one number."""
-    rhos = ("rho", "wrong_rho", "steps_rho", "pooled_rho", "gap_rho", "rho_loss_gain")
+    rhos = ("rho", "wrong_rho", "steps_rho", "pooled_rho", "gap_rho", "rho_loss_gain", "rho_above_guessing")
     return {
         **{name: signed(row[name]) for name in rhos},
         "interval": interval(row["low"], row["high"]),

@@ -10,7 +10,7 @@ import pandas as pd
 from mmerank.formulas.table import METRICS
 from scripts.ladder.analysis import by_number
 from scripts.ladder.measuring import MARGIN
-from scripts.ladder.records import Number, Records
+from scripts.ladder.records import SEEN, Number, Records
 from scripts.ladder.truth import TRUTH
 
 SHAPES = {"llava": "LLaVA", "minigpt-v2": "MiniGPT-v2"}
@@ -57,13 +57,13 @@ def follow_table(found: pd.DataFrame, chosen: Iterable[Number]) -> str:
 def beside_table(found: pd.DataFrame, chosen: Iterable[Number]) -> str:
     """A row per number: other truths, what is taken out, and mismatched pairs."""
     lines = [
-        "| number | choice of eight | loss gained | given text loss | without a step | gap: rho | 95 % | q |",
-        "|---|---|---|---|---|---|---|---|",
+        "| number | above guessing | choice | loss gained | given text loss | without a step | gap: rho | 95 % | q |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     rows = by_number(found)
     for number in chosen:
         row = rows[number]
-        cells = [signed(row[name]) for name in ("rho_choice", "rho_loss_gain", "partial_text")]
+        cells = [signed(row[name]) for name in (f"rho_{SEEN}", "rho_choice", "rho_loss_gain", "partial_text")]
         cells += [interval(row["least"], row["most"]), signed(row["gap_rho"])]
         cells += [interval(row["gap_low"], row["gap_high"]), p_value(row["gap_q"])]
         lines.append(f"| {' | '.join([named(number), *cells])} |")
