@@ -30,8 +30,8 @@ def metrics(*, json_file: options.Json = None, debug: options.Debug = False) -> 
     for kind in dict.fromkeys(entry.kind for entry in entries):
         Console().print(_table(kind, [entry for entry in entries if entry.kind == kind]))
     print(
-        "n rows of width d; cost in operations, up to a constant; *: follows the number of rows, compare equally many\n"
-        "ladder: at how many of the places where it was taken it followed the alignment of small models of known "
+        "n rows of width d; cost in operations, up to a constant; *: follows the number of rows, compare equally many"
+        "\nladder: at how many of the places where it was taken it followed the alignment of small models of known "
         "alignment, and its rank correlation at the best of them; see docs/alignment-ladder.md"
     )
 

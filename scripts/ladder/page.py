@@ -132,9 +132,14 @@ def _said(row: dict[str, float]) -> dict[str, str]:
     return {
         **{name: signed(row[name]) for name in rhos},
         "interval": interval(row["low"], row["high"]),
-        "q": p_value(row["q"]),
-        "gap_q": p_value(row["gap_q"]),
+        "q": _is(row["q"]),
+        "gap_q": _is(row["gap_q"]),
     }
+
+
+def _is(p: float) -> str:
+    said = p_value(p)
+    return said if said.startswith("<") else f"= {said}"
 
 
 def best_places(found: pd.DataFrame) -> list[Number]:
@@ -157,7 +162,7 @@ def composite(records: Records, found: pd.DataFrame) -> dict[str, str]:
         "composite": names,
         "composite_chosen": f"{of.chosen:.2f}",
         "composite_tested": f"{of.tested:+.2f}",
-        "composite_p": p_value(of.p),
+        "composite_p": _is(of.p),
     }
 
 
