@@ -81,6 +81,10 @@ def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
     gaps = rest[rest["gap_q"] < SIGNIFICANT]
     place = follow.index.get_level_values("point")
     hours = models["all"].astype(float).sum() / 3600
+    full, quarter = (
+        models[chosen].astype({TRUTH: float, "loss_gain": float})
+        for chosen in (models["axis"] == "full", models["wrong"] == 0.25)
+    )
     best = best_places(found)
     across = cast("Number", (follow if len(follow) else rest)["pooled_rho"].abs().idxmax())
     called: dict[str, Number] = {
@@ -122,6 +126,10 @@ def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
         "agreement": f"{agreement(found):.2f}",
         "first": named(best[0]),
         "across": named(across),
+        "across_count": str(int((follow["pooled_rho"] * np.sign(follow["rho"]) > 0.7).sum())),
+        "quarter_accuracy": f"{quarter[TRUTH].mean():.0%}",
+        "quarter_gain": f"{quarter['loss_gain'].mean():.2f}",
+        "full_gain": f"{full['loss_gain'].mean():.2f}",
         **{f"{short}_{key}": value for short, number in called.items() for key, value in _said(rows[number]).items()},
     }
 
