@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-
-import tomllib
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 

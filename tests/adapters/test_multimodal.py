@@ -25,7 +25,8 @@ from mmerank.inputs.sequence import IMAGE_ID, KINDS, Kind, Role, TokenSequence
 from mmerank.models.adapter import Adapter
 from mmerank.models.identity import identity
 from mmerank_adapters.llava import Llava
-from mmerank_adapters.multimodal import Multimodal, _without_padding
+from mmerank_adapters.multimodal import Multimodal
+from mmerank_adapters.reading import _without_padding
 from tests import reference
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.tiny_models import FAMILIES, IMAGE, built, saved, side, words
@@ -313,7 +314,7 @@ def test_a_package_that_a_processor_needs(tmp_path: Path, monkeypatch: pytest.Mo
     def needs(*args: Any, **kwargs: Any) -> Any:
         raise ImportError("Package `num2words` is required. Install it with `pip install num2words`.")
 
-    monkeypatch.setattr("mmerank_adapters.multimodal.AutoProcessor.from_pretrained", needs)
+    monkeypatch.setattr("mmerank_adapters.from_checkpoint.AutoProcessor.from_pretrained", needs)
     with pytest.raises(ModelError, match="processor cannot be loaded .*pip install num2words"):
         Multimodal.load(saved("qwen2_vl", tmp_path / "model"), name="m", dtype=None, device="cpu")
 
