@@ -14,6 +14,7 @@ import typer
 
 from benchmarks.__main__ import parsed
 from mmerank.commands.app import app
+from scripts import alignment_ladder
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -72,6 +73,8 @@ def test_shell_commands_exist(document: str, words: list[str]) -> None:
         group.commands[words[1]].make_context(words[1], words[2:])  # raises on an unknown option
     elif words[:3] == ["python", "-m", "benchmarks"]:
         parsed(words[3:])  # raises on an unknown option or case
+    elif words[:3] == ["python", "-m", "scripts.alignment_ladder"]:
+        alignment_ladder.parsed(words[3:])
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file()
     else:
