@@ -38,6 +38,7 @@ from tests.adapters.text_cases import OPT
 from tests.definitions import TWO
 from tests.formulas.clouds import plain
 from tests.test_diff_erank import texts
+from tests.test_processes import shared_by
 
 NAMES = ["linearity_held_out", "linearity_residual_held_out", "mir_pooled_nuclear", "mir_pooled_fastmode"]
 Floats = NDArray[np.float64]
@@ -229,6 +230,16 @@ def test_a_run_that_is_continued_is_the_run_at_once(tmp_path: Path, monkeypatch:
     assert found["point"] == "llm" and found["value"] == pytest.approx(expected["value"], rel=1e-6)
     # What no metric asks for is not kept.
     assert {of.rows_text is None for of in align(LLAVA.adapter, pictures(1), metrics=["twonn_mle"]).records} == {True}
+
+
+@pytest.mark.filterwarnings(NOISE)
+def test_processes_that_share_the_work_pool_the_same_rows(tmp_path: Path) -> None:
+    out, names = tmp_path / "run", ["linearity_held_out", "mir_pooled_nuclear"]
+    whole = align(LLAVA.adapter, pictures(), metrics=names, layers="all")
+    shared_by(2, lambda: align(LLAVA.adapter, pictures(), metrics=names, layers="all", out=out), tmp_path)
+    assert len({part.stem.split("-")[1] for part in part_files(out)}) == 2, "each did something"
+    shared = align(LLAVA.adapter, pictures(), metrics=names, layers="all", out=out)
+    assert set(whole.metrics or ()) == set(names) and shared.to_dict() == whole.to_dict()
 
 
 @pytest.mark.parametrize("what", ["missing", "elsewhere", "half a row", "too many", "not finite"])
