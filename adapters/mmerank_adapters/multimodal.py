@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmerank.convention import ImageLayout, SequenceForm
-from mmerank.errors import UsageError
+from mmerank.errors import DataError, UsageError, first_line
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import Opened
 from mmerank.inputs.sequence import Kind, Role, TokenSequence
@@ -229,13 +230,17 @@ class Multimodal:
 
         Returns:
             The rows of each of these.
+
+        Raises:
+            DataError: The model refuses what its processor made of one.
         """
         found = []
         for of in pixels:
             placed = list[Tensor]()
-            encoded = self._reader.encoded(of["alone"], of["inputs"], placed=placed)
-            if "sizes" in of:
-                encoded.spans = self._several.spans(encoded, placed, of["sizes"])
+            with _refusal():
+                encoded = self._reader.encoded(of["alone"], of["inputs"], placed=placed)
+                if "sizes" in of:
+                    encoded.spans = self._several.spans(encoded, placed, of["sizes"])
             found.append(encoded)
         return found
 
@@ -249,8 +254,12 @@ class Multimodal:
         Args:
             sequences: What it reads.
             images: The picture of each, or None.
+
+        Raises:
+            DataError: The model refuses one of them.
         """
-        self._reader.decode(sequences, images)
+        with _refusal():
+            self._reader.decode(sequences, images)
 
     @cached_property
     def _head(self) -> Callable[[Tensor], Tensor]:
@@ -282,3 +291,12 @@ class Multimodal:
             known = [getattr(self.tokenizer, f"{side}_token_id"), *stated_ids(config, side)]
             found[side] = next((i for i in known if i is not None and i in ids), None)
         return found
+
+
+@contextmanager
+def _refusal() -> Iterator[None]:
+    """Say of whatever a model's forward raises that it is about the example: one is skipped, many stop a run."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError(f"the model fails on it ({first_line(error)})") from error

@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 from mmerank.engine.batches import Budget, batches, free_memory, is_out_of_memory, windows
 from mmerank.engine.measurement import Measured
 from mmerank.engine.workers import Workers
+from mmerank.errors import DataError
 from mmerank.inputs.example import Example, Skipped
 
 
@@ -139,16 +140,24 @@ class _Window(Generic[Prepared, Loaded]):
 
     def _fitting(self, batch: list[Prepared], work: Callable[[], Result], alone: bool = True) -> Result | None:
         """What `work` gives; None for lack of memory, and then the batch waits again in smaller ones."""
+        # Where the model refuses one of the batch, each waits alone, and that one is skipped.
+        refused = ""
         try:
             return work()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
+        except (RuntimeError, MemoryError, DataError) as error:
+            if not is_out_of_memory(error.__cause__ or error):
+                if not isinstance(error, DataError):
+                    raise
+                refused = str(error)
         # Behind the block: inside, the error's traceback still holds the tensors. Some are held by what the failed
         # attempt had asked for already.
         self._workers.drain()
         free_memory()
-        if len(batch) == 1 and not alone:
+        if refused and len(batch) == 1:
+            self._skipped.append(Skipped(batch[0].id, refused, suspect="model"))
+        elif refused:
+            self._waiting.extendleft([item] for item in reversed(batch))
+        elif len(batch) == 1 and not alone:
             self._waiting.appendleft(batch)  # it may fit when nothing else is in memory
         elif len(batch) == 1:
             reason = f"out of memory with its {self._length(batch[0])} tokens alone in a batch"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import shutil
 from dataclasses import replace
@@ -20,7 +21,7 @@ from torch import Tensor
 from mmerank import Convention, Example, align, perturb, wrap
 from mmerank.convention import SequenceForm
 from mmerank.eranks import ERANKS
-from mmerank.errors import ModelError, UsageError
+from mmerank.errors import DataError, ModelError, UsageError
 from mmerank.inputs.sequence import IMAGE_ID, KINDS, Kind, Role, TokenSequence
 from mmerank.models.adapter import Adapter
 from mmerank.models.identity import identity
@@ -324,6 +325,36 @@ def test_a_picture_that_the_processor_refuses_is_skipped() -> None:
     result = align(adapter("qwen2_vl"), [*EXAMPLES, thin])
     (skipped,) = result.skipped
     assert skipped.id == "thin" and "the model's processor refuses it (absolute aspect ratio" in skipped.reason
+
+
+@pytest.mark.parametrize("stage", ["picture", "text"])
+@pytest.mark.parametrize("says", [ValueError("no such grid"), RuntimeError("shape mismatch")])
+def test_what_the_model_itself_refuses_is_skipped(
+    stage: str, says: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = adapter("qwen2_vl")
+    odd = Example("odd", noise(4, (112, 280)), "", "A line that is longer than " + "all of " * 9 + "the others.")
+    entries = [EXAMPLES[0], odd, *EXAMPLES[1:]]
+    (grid,) = {tuple(row) for row in of.pixels(noise(4, (112, 280)), "model")["inputs"]["image_grid_thw"].tolist()}
+    longest = max(len(of.sequence(entry, "text", "bare")) for entry in entries)
+    forward = type(of.model).forward
+
+    @functools.wraps(forward)
+    def refuses(self: Any, *args: Any, **kwargs: Any) -> Any:
+        grids = kwargs.get("image_grid_thw")
+        if stage == "picture" and grids is not None and grids.tolist() == [list(grid)]:
+            raise says
+        if stage == "text" and grids is None and kwargs["input_ids"].shape[-1] == longest:
+            raise says
+        return forward(self, *args, **kwargs)
+
+    expected = align(of, EXAMPLES)
+    monkeypatch.setattr(type(of.model), "forward", refuses)
+    result = align(of, entries)
+    assert [(entry.id, entry.reason) for entry in result.skipped] == [("odd", f"the model fails on it ({says})")]
+    assert result.n == len(EXAMPLES) and result.erank5 == pytest.approx(expected.erank5, rel=1e-6)
+    with pytest.raises(DataError, match=f"8 examples in a row could not be measured.*{says}"):
+        align(of, [replace(odd, id=str(i)) for i in range(9)])
 
 
 def test_a_picture_token_in_a_text_is_no_picture() -> None:
