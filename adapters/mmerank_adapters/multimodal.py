@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmerank.convention import ImageLayout, SequenceForm
-from mmerank.errors import DataError, UsageError, first_line
+from mmerank.errors import DataError, ModelError, UsageError, first_line
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import Opened
 from mmerank.inputs.sequence import Kind, Role, TokenSequence
@@ -298,5 +298,7 @@ def _refusal() -> Iterator[None]:
     """Say of whatever a model's forward raises that it is about the example: one is skipped, many stop a run."""
     try:
         yield
+    except ModelError as error:
+        raise DataError(str(error)) from error
     except Exception as error:
         raise DataError(f"the model fails on it ({first_line(error)})") from error

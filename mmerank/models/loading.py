@@ -93,7 +93,8 @@ def check_text_adapter(adapter: object) -> None:
     Raises:
         TypeError: It lacks what a `TextAdapter` has.
     """
-    if missing := lacking(adapter, TextAdapter):
+    multimodal = hasattr(adapter, "points")
+    if not multimodal and (missing := lacking(adapter, TextAdapter)):
         raise TypeError(
             f"{type(adapter).__name__} is no adapter yet: it lacks {', '.join(missing)}; the docstring of "
             "mmerank.models.loading.TextAdapter says what each is"

@@ -32,7 +32,7 @@ def share_interval(right: Floats, groups: Sequence[Hashable], level: float = 0.9
     Example:
         >>> low, high = share_interval(np.array([1.0] * 8 + [0.0] * 2), range(10))
         >>> round(low, 2), round(high, 2)
-        (0.45, 0.95)
+        (0.49, 0.94)
     """
     n, share = len(right), float(np.mean(right)) if len(right) else math.nan
     _, group = np.unique(np.array([hash(of) for of in groups]), return_inverse=True)
