@@ -25,7 +25,13 @@ from mmerank.inputs.pictures import open_picture
 # What the most and the least are by: of a perturbation, the mean over the five measurements of how far the entropy
 # moved, in nats.
 CHANGE = "mean_entropy_change"
-RANKED_BY = {"align": "image_text_alignment", "perturb": CHANGE, "diff": "diff_erank", "encode": "erank_image"}
+RANKED_BY = {
+    "align": "image_text_alignment",
+    "perturb": CHANGE,
+    "diff": "diff_erank",
+    "encode": "erank_image",
+    "generate": "erank_response",
+}
 _OF_TEXTS = ("erank_untrained", "erank_trained", "diff_erank", "loss_untrained", "loss_trained", "reduced_loss")
 EXTREMES = 4
 LONGEST_TEXT = 300  # characters, of ids too
