@@ -36,6 +36,7 @@ def continued(
 
     Raises:
         DataError: The model fails on the prompt.
+        OutOfMemoryError: Prompt and response do not fit.
         ModelError: It has no `generate`, or is an encoder and a decoder.
     """
     from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
@@ -53,8 +54,8 @@ def continued(
         raise ModelError(f"{type(model).__name__} has no `generate`, so it writes nothing")
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelError(
-            f"{type(model).__name__} writes in a decoder that does not read the prompt's rows; generation is measured "
-            "of models that write behind their prompt"
+            f"{type(model).__name__} writes in a decoder of its own; generation is measured of models that write "
+            "behind their prompt"
         )
     ends = _ends(model, tokenizer)
     settings = GenerationConfig(

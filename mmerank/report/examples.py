@@ -140,7 +140,7 @@ def _alone(run: Finished, model: str, transform: str, frame: pd.DataFrame) -> pd
         counted = frame[(frame["model"] == model) & (frame["point"] == point)]
         values = values[[name for name in _OF_TEXTS if name in values]]
     else:
-        counted = frame[frame["input"] == "pair"]
+        counted = frame[frame["input"] == ("response" if run.job == "generate" else "pair")]
     tokens = counted.drop_duplicates("example").set_index("example")["n"]
     values.insert(0, "tokens", tokens.loc[list(chosen.examples)].to_numpy())
     for i, (name, column) in enumerate({"id": list(chosen.examples), "model": model, "transform": transform}.items()):

@@ -115,6 +115,8 @@ def _against(run: Finished, model: str) -> list[str]:
         seeds = run.results.get(model, {}).get("seeds", [])
         drawn = f" of seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else ""
         return [f"The untrained model has the same configuration and random weights{drawn}."]
+    if run.job == "generate":
+        return ["Nothing is held against it here; a longer response has a higher eRank for its length alone."]
     if run.job == "encode":
         return ["Beside each number stands that of an untrained twin of the same configuration."]
     name = "image_text_alignment"

@@ -46,6 +46,9 @@ def trajectories(records: pd.DataFrame) -> tuple[list[int], Floats]:
     Returns:
         Numbers of rows, and entropies in nats, (n, k), NaN where a response is shorter; examples in the order of the
         ids.
+
+    Raises:
+        ValueError: They have several strides.
     """
     each = records[records["input"] == "response"].sort_values("example")
     longest = max((len(of) for of in each["trajectory"]), default=0)
@@ -94,6 +97,40 @@ def _at_rows(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
         yield "", _sample(names, _of(records, "response"), values, aggregate, eranks=len(kept))
 
 
+def growth(records: pd.DataFrame, aggregate: Aggregate) -> tuple[list[int], Sample] | None:
+    """The eRank of the first rows of responses, each time a stride more.
+
+    Args:
+        records: Of one model.
+        aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
+
+    Returns:
+        Numbers of rows, and the sample with a quantity for each; None where no response is as long as a stride.
+    """
+    rows, entropies = trajectories(records)
+    if not rows:
+        return None
+    names = tuple(f"{RESPONSE}_at_{n}" for n in rows)
+    values = _averaged(entropies, aggregate)
+    return rows, _sample(names, _of(records, "response"), values, aggregate, eranks=len(rows))
+
+
+def logit_entropies(records: pd.DataFrame) -> Floats:
+    """Entropy of the logits of each token.
+
+    Args:
+        records: Of one model.
+
+    Returns:
+        Nats, (n, longest response), NaN where a response is shorter.
+    """
+    each = list(_of(records, "response")["logit_entropies"])
+    found = np.full((len(each), max(map(len, each), default=0)), np.nan)
+    for row, of in zip(found, each, strict=True):
+        row[: len(of)] = of
+    return found
+
+
 def _sample(
     names: tuple[str, ...], examples: pd.DataFrame, values: Floats, aggregate: Aggregate, *, eranks: int
 ) -> Sample:
@@ -124,7 +161,7 @@ def _named_at(name: str) -> Quantity | None:
     found = _AT.fullmatch(name)
     if found is None:
         return None
-    return Quantity(name, f"eRank of the response's first {found[1]} rows", f"first {found[1]}", differs="log")
+    return Quantity(name, f"eRank of its first {found[1]} rows", f"first {found[1]}", differs="log")
 
 
 METRIC = Metric("generation", "What a model writes", QUANTITIES, _samples, follows_rows=True, own_place=True)

@@ -70,8 +70,8 @@ class Loaded:
 class Generations:
     """What is measured while a model writes behind prompts, one at a time.
 
-    The rows are those at the final norm. A token's row is there once it has been read again, so a response of t tokens
-    has t - 1 rows; the entropy of the logits is that of the distribution that each of the t tokens was chosen from,
+    The rows are those at the final norm. A token's row is there once it has been read again, so a response of t
+    tokens has t - 1 rows; the entropy of the logits is that of the distribution that each of the t tokens was chosen from,
     before temperature and `top_p`.
 
     Attributes:
@@ -88,8 +88,9 @@ class Generations:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
+        self._model: Any = self.adapter
         self._generate: Any = getattr(self.adapter, "generate", None)
-        if self._generate is None:
+        if not callable(self._generate):
             raise ModelError(f"{self.adapter.name}: its adapter has no `generate`, so it writes nothing")
         self._prompts: Prompts = prompts_of(self.adapter, self.convention.sequence, self.max_pixels)
         self._device = next(self.adapter.model.parameters()).device
@@ -127,7 +128,8 @@ class Generations:
         if not self._prompts.reads_pictures:
             return Loaded(item, None, content_of(item.example))
         picture, content = opened(item.example, self.max_pixels)
-        return Loaded(item, waiting(self.adapter.pixels(picture, "model"), self._device), content)  # type: ignore[union-attr]
+        shown: Any = picture  # several only where the adapter takes them
+        return Loaded(item, waiting(self._model.pixels(shown, "model"), self._device), content)
 
     def start(self, batch: list[Loaded], ask: Ask) -> Finish:
         """Let the model write behind each prompt."""
@@ -138,15 +140,14 @@ class Generations:
         image = None
         if loaded.pixels is not None:
             pixels = for_each_tensor(loaded.pixels, partial(sent, device=self._device))
-            (image,) = self.adapter.encode_images([pixels])  # type: ignore[union-attr]
+            (image,) = self._model.encode_images([pixels])
 
         def logits(of: Tensor) -> None:
             uncertain.append(torch.special.entr(of[0].float().softmax(dim=-1)).sum())
 
-        point = self.adapter.points[POINT] if loaded.pixels is not None else self._prompts.final  # type: ignore[union-attr]
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(_seed(self.convention.sampling_seed, item.id))
-            with capture(self.adapter.model, {POINT: point}, calls=None) as seen:
+            with capture(self.adapter.model, {POINT: self._prompts.final}, calls=None) as seen:
                 ids = self._generate(item.prompt, image, self.convention, logits)
         rows = torch.cat([h.flatten(0, -2) for h in seen[POINT]])
         before, written = len(item.prompt), len(ids)
