@@ -141,6 +141,7 @@ def _alone(run: Finished, model: str, transform: str, frame: pd.DataFrame) -> pd
         values = values[[name for name in _OF_TEXTS if name in values]]
     else:
         counted = frame[frame["input"] == ("response" if run.job == "generate" else "pair")]
+    values = values.drop(columns="response_tokens", errors="ignore")  # beside their rows
     tokens = counted.drop_duplicates("example").set_index("example")["n"]
     values.insert(0, "tokens", tokens.loc[list(chosen.examples)].to_numpy())
     for i, (name, column) in enumerate({"id": list(chosen.examples), "model": model, "transform": transform}.items()):
