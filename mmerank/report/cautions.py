@@ -237,7 +237,8 @@ def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str]
     if job == "generate":
         yield (
             f"{title}: an eRank is at most the number of rows less one, so a longer response has a higher one and "
-            "a higher first difference for that alone; hold responses of unlike length against each other at equal rows."
+            "a higher first difference for that alone; hold responses of unlike length against each other at equal "
+            "rows."
         )
         return
     if job == "diff":

@@ -71,8 +71,8 @@ class Generations:
     """What is measured while a model writes behind prompts, one at a time.
 
     The rows are those at the final norm. A token's row is there once it has been read again, so a response of t
-    tokens has t - 1 rows; the entropy of the logits is that of the distribution that each of the t tokens was chosen from,
-    before temperature and `top_p`.
+    tokens has t - 1 rows; the entropy of the logits is that of the distribution that each of the t tokens was chosen
+    from, before temperature and `top_p`.
 
     Attributes:
         adapter: A multimodal model or a language model, with `generate`.

@@ -71,8 +71,8 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
             yield "layers-encoders", caption, layer_curves(encoders, called)
         if written:
             caption = (
-                "Responses as they grow: eRank of their first rows, with 95 % intervals over the examples that have as "
-                "many, and mean entropy of the logits of each token. Both are shown as far as half of the examples go."
+                "Responses as they grow: eRank of their first rows, with 95 % intervals over the examples that have "
+                "as many, and mean entropy of the logits of each token, both as far as half of the examples go."
             )
             yield "generation", caption, growths(written, called)
         for found, name in ((pairs, "spectra"), (texts, "spectra-texts")):
