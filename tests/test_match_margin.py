@@ -20,6 +20,7 @@ from mmerank.errors import DataError, ModelError, RunFolderError, SourceError, U
 from mmerank.formulas.likelihood import match_margin
 from mmerank.inputs.example import DataStream, Skipped
 from mmerank.inputs.others import Others
+from mmerank.inputs.pictures import open_pictures
 from mmerank.models.adapter import Adapter
 from mmerank.report.write import report
 from mmerank.runs.record import VALUE
@@ -173,7 +174,7 @@ def test_a_disk_that_fails_changes_no_draw(monkeypatch: pytest.MonkeyPatch) -> N
     others = Others(given, count=2)
     lost = others.of(given[0])[0]
     image = next(example.image for example in given if example.id == lost)
-    whole = mmerank.inputs.others.open_pictures
+    whole = open_pictures
 
     def opened(source: Any, *, max_pixels: int) -> Any:
         if source is image:
@@ -264,6 +265,7 @@ def test_it_is_a_number_like_any_other(tmp_path: Path) -> None:
     twin: Any = LLAVA.adapter.untrained(0)
     other = align(twin, given, convention=convention, out=tmp_path / "two")
     values = np.array(list(margins(result).values()))
+    assert result.metrics is not None
     (number,) = result.metrics[NAME]
     assert number["value"] == pytest.approx(values.mean()) and number["n"] == 8
     low, high = number["interval"]
@@ -315,7 +317,9 @@ def test_what_has_no_margin_has_the_reason() -> None:
     assert str(found["e0"]).startswith(
         "2 other examples have another picture that can stand here, and 3 are asked for"
     )
-    number = align(LLAVA.adapter, given, convention=asked(2)).metrics[NAME][0]
+    listed = align(LLAVA.adapter, given, convention=asked(2)).metrics
+    assert listed is not None
+    number = listed[NAME][0]
     assert number["n"] == 2 and math.isfinite(number["value"])
 
 

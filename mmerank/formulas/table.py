@@ -201,10 +201,10 @@ _OF_LIKELIHOOD = (
         "",
         "",
         "lower",
-        "losses of the response: own picture, k others",
+        "losses of responses",
         False,
-        "Loss of the response under its own picture less that under others",
-        "k more passes of each pair (k = 4), with the LM head",
+        "here; see docs/metrics.md",
+        "k = 4 passes a pair more",
     ),
 )
 
