@@ -50,7 +50,11 @@ class Bench:
     def rho(self, models: pd.Index[Any] | None = None) -> pd.Series[float]:
         """Mean over shapes of Spearman's rho with the truth, by number."""
         each = [rhos(*shape) for shape in self.shapes(models)]
-        return pd.Series(np.mean(each, axis=0), self.found.index)
+        return self.numbers(np.mean(each, axis=0))
+
+    def numbers(self, values: Floats) -> pd.Series[float]:
+        """Values by number."""
+        return pd.Series(values, self.found.index, dtype=float)
 
     def beside(self, column: str) -> list[Floats]:
         """Of each shape what was done to its steps."""
@@ -59,7 +63,7 @@ class Bench:
 
     def kept(self, rho: pd.Series[float], of: pd.Index[Any]) -> pd.Series[bool]:
         """Which of some numbers go the way that they go over the whole ladder."""
-        return np.sign(rho[of]) == np.sign(self.found.loc[of, "rho"])
+        return rho[of] * self.found["rho"][of] > 0
 
 
 def of_seeds(bench: Bench) -> dict[int, pd.Series[float]]:
@@ -84,11 +88,11 @@ def without_axes(bench: Bench) -> dict[str, pd.DataFrame]:
 def given_length(bench: Bench) -> pd.Series[float]:
     """Partial rho with the length of the training taken out."""
     both = zip(bench.shapes(), bench.beside("steps"), strict=True)
-    return pd.Series(np.nanmean([partial(*shape, length) for shape, length in both], axis=0), bench.found.index)
+    return bench.numbers(np.nanmean([partial(*shape, length) for shape, length in both], axis=0))
 
 
 def within_axes(bench: Bench) -> pd.Series[float]:
-    """Where truth is permuted among the steps of one side and shape alone: q, of which no side by itself is a part."""
+    """What becomes of q where truth is permuted only among the steps of one side and shape."""
     models = bench.records.models
     sides = models.replace({"axis": {"full": "steps"}}).groupby(["shape", "step"])["axis"].first()
     rng = np.random.default_rng(0)
@@ -103,7 +107,7 @@ def within_axes(bench: Bench) -> pd.Series[float]:
             orders[:, places] = rng.permuted(np.tile(places, (PERMUTATIONS, 1)), axis=1)
         draws += ranks(known[:, None])[orders, 0] @ ranks(values) / len(known) / len(shapes)
     p = p_values(bench.found["rho"].to_numpy()[None], np.sort(draws.round(9), axis=0))[0]
-    return pd.Series(stats.false_discovery_control(p), bench.found.index)
+    return bench.numbers(stats.false_discovery_control(p))
 
 
 def of_clusters(bench: Bench) -> pd.DataFrame:
@@ -177,7 +181,7 @@ def chance(bench: Bench) -> Chance:
 
 
 def shared_scenes(budget: Budget) -> tuple[int, int]:
-    """Descriptions that scenes of metrics share with those of the truth, and these together with those of training."""
+    """Descriptions that scenes of metrics share with those of the truth, and all of these with training."""
 
     def told(split: Any, places: Sequence[int] | range) -> Iterator[str]:
         return (scenes.scene(split, i).description for i in places)

@@ -14,7 +14,7 @@ from scripts.ladder.training import Student
 
 SCORES = "scores.csv"
 BENCHMARK = "caption accuracy"
-_OWN = ("model.safetensors", "generation_config.json")  # what is not the shipped model's
+_SHARED = ("tokenizer*", "processor_config.json")
 
 
 def can_be_kept(rung: Rung) -> bool:
@@ -31,9 +31,8 @@ def keep(student: Student, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     cast("Any", student.adapter.model).save_pretrained(folder)
-    for file in MODELS["demo-llava"].iterdir():  # configuration, tokenizer, processor
-        if file.name not in _OWN:
-            shutil.copy(file, folder / file.name)
+    for file in (found for of in _SHARED for found in MODELS["demo-llava"].glob(of)):
+        shutil.copy(file, folder / file.name)
 
 
 def write_scores(accuracies: Mapping[str, float], count: int, folder: Path) -> None:

@@ -17,7 +17,7 @@ from scripts.ladder.attempts import Bench, without_axes
 from scripts.ladder.composite import agreement, held_out
 from scripts.ladder.following import PERMUTATIONS
 from scripts.ladder.measuring import LEFT_OUT, MARGIN
-from scripts.ladder.records import Number, Records
+from scripts.ladder.records import SHAPES, Number, Records
 from scripts.ladder.tables import (
     NONE,
     beside_table,
@@ -125,6 +125,7 @@ def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
         "gaps_asked": str(int(rest["gap_q"].notna().sum())),
         "gaps_metrics": str(gaps.index.get_level_values("metric").nunique()),
         "agreement": f"{agreement(found):.2f}",
+        **{f"ita_{name}": _values(records, ITA, step) for name, step in {"drawn": "steps 0", "full": "full"}.items()},
         "first": named(best[0]),
         "across": named(across),
         "across_count": str(int((follow["pooled_rho"] * np.sign(follow["rho"]) > 0.7).sum())),
@@ -133,6 +134,12 @@ def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
         "full_gain": f"{full['loss_gain'].mean():.2f}",
         **{f"{short}_{key}": value for short, number in called.items() for key, value in _said(rows[number]).items()},
     }
+
+
+def _values(records: Records, number: Number, step: str) -> str:
+    """A number at one step of each shape."""
+    at = records.by_step(records.own[[number]])[number]
+    return " and ".join(f"{at[shape, f'{shape}, {step}']:.2f}" for shape in SHAPES)
 
 
 def _said(row: dict[str, float]) -> dict[str, str]:
@@ -187,9 +194,9 @@ def readme(records: Records, found: pd.DataFrame) -> str:
     """
     sentence = (
         "**Which number sees alignment?** Of $models small models [of known alignment](docs/alignment-ladder.md) the "
-        "Image-Text Alignment did not follow caption accuracy (rank correlation $ita_rho; $no_steps_ita where training "
-        "is equally long); the loss of a text under its own picture less that under others did ($margin_rho, less is "
-        "better), and $follow of $others other numbers. It is one small world."
+        "Image-Text Alignment did not follow caption accuracy (rank correlation $ita_rho; of those that were trained "
+        "equally long $no_steps_ita); the loss of a text under its own picture less that under others did "
+        "($margin_rho, less is better), and $follow of $others other numbers. It is one small world."
     )
     length = without_axes(Bench(records, found))["steps"]["rho"]
     return Template(sentence).substitute(counts(records, found), no_steps_ita=signed(length[ITA]))

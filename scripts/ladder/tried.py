@@ -95,7 +95,7 @@ def _seeds(bench: Bench, follow: pd.Index[Any]) -> dict[str, str]:
 
 
 def _sides(bench: Bench, follow: pd.Index[Any]) -> dict[str, str]:
-    said = {}
+    said: dict[str, str] = {}
     for axis, of in without_axes(bench).items():
         kept = bench.kept(of["rho"], follow)
         said |= {
