@@ -159,8 +159,8 @@ def _is(p: float) -> str:
 
 
 def best_places(found: pd.DataFrame) -> list[Number]:
-    """Of each metric of the table the place whose weaker side of the ladder follows the truth best."""
-    rest = found[found.index.get_level_values("metric").isin(METRICS)]
+    """Of each metric of hidden states the place whose weaker side of the ladder follows the truth best."""
+    rest = found[found.index.get_level_values("metric").isin([name for name in METRICS if name != MARGIN])]
     same = consistent(rest)
     weaker = rest[["rho", "wrong_rho", "steps_rho"]].abs().min(axis=1).where(same, -rest["p"])
     best = weaker.groupby(level="metric").idxmax()

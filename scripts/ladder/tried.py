@@ -13,15 +13,17 @@ from scripts.ladder.attempts import (
     SHUFFLES,
     Bench,
     chance,
+    drawn,
     given_length,
     of_clusters,
     of_seeds,
+    p_values,
     shared_scenes,
     within_axes,
     without_axes,
 )
 from scripts.ladder.composite import CHOSEN_ON, TESTED_ON, best_of, held_out
-from scripts.ladder.following import Floats, ranks, rhos
+from scripts.ladder.following import PERMUTATIONS, Floats, ranks, rhos
 from scripts.ladder.measuring import MARGIN
 from scripts.ladder.records import Number, Records
 from scripts.ladder.rungs import Budget
@@ -49,7 +51,7 @@ def tried(records: Records, found: pd.DataFrame) -> dict[str, str]:
         **_sides(bench, follow),
         **_clusters(bench, follow),
         **_chance(bench, follow),
-        **_shapes(found, follow),
+        **_shapes(bench, follow),
         **_composite(bench),
     }
 
@@ -146,9 +148,16 @@ def _chance(bench: Bench, follow: pd.Index[Any]) -> dict[str, str]:
     }
 
 
-def _shapes(found: pd.DataFrame, follow: pd.Index[Any]) -> dict[str, str]:
+def _shapes(bench: Bench, follow: pd.Index[Any]) -> dict[str, str]:
+    found, place = bench.found, bench.found.index.get_loc(ITA)
+    alone = {}
+    for name, shape in zip(("llava", "minigpt"), bench.shapes(), strict=True):
+        rho = rhos(*shape)
+        p = p_values(rho[None], np.sort(drawn([shape], PERMUTATIONS, 0).round(9), axis=0))[0]
+        alone |= {f"shape_ita_{name}": signed(rho[place]), f"shape_ita_{name}_p": _is(p[place])}
     here, there = found[f"rho_{CHOSEN_ON}"], found[f"rho_{TESTED_ON}"]
     return {
+        **alone,
         "pooled_flips": _count((found["pooled_rho"] * found["rho"] < 0)[follow]),
         "pooled_small": _count((found["pooled_rho"].abs() < found["rho"].abs() / 2)[follow]),
         "pooled_alone": _count((found["pooled_rho"].abs() > 0.5) & (here * there < 0)),
