@@ -149,8 +149,8 @@ def _chance(bench: Bench, follow: pd.Index[Any]) -> dict[str, str]:
 
 
 def _shapes(bench: Bench, follow: pd.Index[Any]) -> dict[str, str]:
-    found, place = bench.found, bench.found.index.get_loc(ITA)
-    alone = {}
+    found, place = bench.found, bench.found.index.tolist().index(ITA)
+    alone: dict[str, str] = {}
     for name, shape in zip(("llava", "minigpt"), bench.shapes(), strict=True):
         rho = rhos(*shape)
         p = p_values(rho[None], np.sort(drawn([shape], PERMUTATIONS, 0).round(9), axis=0))[0]
