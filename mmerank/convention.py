@@ -18,6 +18,8 @@ UntrainedMode = Literal["eval", "train"]
 Sampling = Literal["greedy", "sampled"]
 
 LEAST_ROWS = 3
+# A metric that has choices of its own.
+MATCH_MARGIN = "match_margin"
 _NAME = re.compile(r"[\w.()-]{1,80}", re.ASCII)
 
 
@@ -41,7 +43,9 @@ class Convention:
             "Algorithm (a)"; `erank`: mean of the eRanks, Sec. 6.2, "Algorithm (b)".
         match_tokens: Measure also this many rows, drawn at random, in place of all that there are.
         match_repeats: How often they are drawn.
-        match_seed: Of the draws; with it, example, hook point and input decide which rows.
+        match_seed: Of the draws; with it, example, hook point and input decide which rows, and the ids of the
+            examples whose pictures stand beside a response for `match_margin`.
+        match_others: How many pictures of other examples these are.
         token_curve: Measure also so many rows, for each of these numbers, drawn in the same way.
         rows: Measure also image rows, text rows, and all but one row.
         companions: Keep each measurement's mean state, for measures that react to which text goes with which picture.
@@ -61,6 +65,7 @@ class Convention:
     match_tokens: int | None = None
     match_repeats: int = 8
     match_seed: int = 0
+    match_others: int = 4
     token_curve: tuple[int, ...] = ()
     rows: bool = False
     companions: bool = False
@@ -76,8 +81,9 @@ class Convention:
                 )
         if sorted(set(self.token_curve)) != list(self.token_curve):
             raise ValueError(f"token_curve must ascend, got {', '.join(map(str, self.token_curve))}")
-        if self.match_repeats < 1:
-            raise ValueError(f"match_repeats must be at least 1, got {self.match_repeats}")
+        for name in ("match_repeats", "match_others"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     @property
     def studies_rows(self) -> bool:
@@ -92,8 +98,10 @@ class Convention:
             version that did not know it can be continued.
         """
         stored = asdict(self)
-        if self.match_tokens is None and not self.token_curve:
-            del stored["match_repeats"], stored["match_seed"]
+        draws, margin = self.match_tokens is not None or bool(self.token_curve), MATCH_MARGIN in self.metrics
+        for name, wanted in {"match_repeats": draws, "match_others": margin, "match_seed": draws or margin}.items():
+            if not wanted:
+                del stored[name]
         for name in ("match_tokens", "token_curve", "rows", "companions", "metrics"):
             if not stored[name]:
                 del stored[name]

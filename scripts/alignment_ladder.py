@@ -2,6 +2,7 @@
 
     python -m scripts.alignment_ladder train --fast    # goes on where it stopped
     python -m scripts.alignment_ladder page            # remakes page, table and figure from the records
+    python -m scripts.alignment_ladder checkpoints DIR # some rungs as checkpoints, for studies/alignment-ladder.yaml
 
 The rungs are in `scripts/ladder/rungs.py`. Each starts from a shipped demo model whose connector is drawn anew;
 `scripts/ladder/training.py` says what makes that cheap. A rung takes one to three minutes on one core, and leaves a
@@ -29,12 +30,16 @@ import mmerank
 from mmerank.durable import whole
 from mmerank.formulas.on_ladder import FILE, OnLadder
 from mmerank.inputs.demo import scenes
-from scripts.ladder import analysis, figure, measuring, page, records, training, truth
+from scripts.ladder import analysis, figure, keeping, measuring, page, records, training, truth
 from scripts.ladder.rungs import Budget, Rung, ladder
 
 RECORDS = Path("benchmarks/ladder")
 CACHE = Path.home() / ".cache" / "mmerank-ladder"
 TWINS = "untrained"
+# Those of studies/alignment-ladder.yaml.
+STUDIED = tuple(
+    f"llava_{step}_seed-0" for step in ("steps-0", "steps-0.05", "steps-0.2", "full", "wrong-50pc", "wrong-100pc")
+)
 PARAGRAPH = r"(?s)\*\*Which number sees alignment\?.*?\n\n"
 
 
@@ -80,12 +85,17 @@ def write(folder: Path, stated: object, table: object) -> None:
         unfinished.write_text(json.dumps(stated, indent=1) + "\n")
 
 
-def train(options: argparse.Namespace) -> None:
-    """Every rung that has no records yet."""
+def prepared(options: argparse.Namespace) -> Budget:
+    """How much is trained, when all is quiet."""
     torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    budget = Budget(**json.loads(options.budget))
+    return Budget(**json.loads(options.budget))
+
+
+def train(options: argparse.Namespace) -> None:
+    """Every rung that has no records yet."""
+    budget = prepared(options)
     rungs = [rung for rung in ladder() if not options.only or options.only in rung.name][: options.first]
     data: training.Scenes | None = None
     for rung in rungs:
@@ -95,6 +105,26 @@ def train(options: argparse.Namespace) -> None:
             measure_rung(rung, budget, data, options.out, fast=options.fast)
         if not (twin / "rung.json").exists():
             measure_twin(rung.shape, rung.seed, budget, options.out)
+
+
+def write_checkpoints(options: argparse.Namespace) -> None:
+    """Rungs that are not kept yet, trained once more, and the truth of all that are."""
+    budget = prepared(options)
+    study = [rung for rung in ladder() if keeping.can_be_kept(rung) and rung.name in options.rungs]
+    data: training.Scenes | None = None
+    accuracies = {}
+    for rung in study:
+        folder = options.to / rung.name
+        told = folder / "truth.json"
+        if not told.exists():
+            data = data or training.Scenes(budget.scenes, options.cache)
+            student = training.trained(rung, budget, data, fast=options.fast)
+            keeping.keep(student, folder)
+            asked = [scenes.scene("held-out", budget.pairs + i) for i in range(budget.truth)]
+            with whole(told) as unfinished:
+                unfinished.write_text(json.dumps(truth.truth(student, asked), indent=1) + "\n")
+        accuracies[str(folder)] = json.loads(told.read_text())[truth.TRUTH]
+        keeping.write_scores(accuracies, budget.truth, options.to)
 
 
 def write_page(options: argparse.Namespace) -> None:
@@ -122,13 +152,18 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RECORDS, metavar="DIR", help="records of all rungs")
     commands = parser.add_subparsers(dest="command", required=True)
     training_options = commands.add_parser("train")
-    training_options.add_argument("--cache", type=Path, default=CACHE, metavar="DIR")
-    training_options.add_argument("--fast", action="store_true", help="bfloat16 and compiled kernels")
-    training_options.add_argument("--threads", type=int, default=1, metavar="N")
     training_options.add_argument("--only", default="", metavar="TEXT", help="rungs whose name has it")
     training_options.add_argument("--first", type=int, metavar="N", help="so many of them")
-    training_options.add_argument("--budget", default="{}", metavar="JSON", help="fields of Budget, to try it out")
     training_options.set_defaults(call=train)
+    keeping_options = commands.add_parser("checkpoints")
+    keeping_options.add_argument("to", type=Path, metavar="DIR")
+    keeping_options.add_argument("--rungs", nargs="+", default=STUDIED, metavar="NAME", help="default: the study's")
+    keeping_options.set_defaults(call=write_checkpoints)
+    for trains in (training_options, keeping_options):
+        trains.add_argument("--cache", type=Path, default=CACHE, metavar="DIR")
+        trains.add_argument("--fast", action="store_true", help="bfloat16 and compiled kernels")
+        trains.add_argument("--threads", type=int, default=1, metavar="N")
+        trains.add_argument("--budget", default="{}", metavar="JSON", help="fields of Budget, to try it out")
     page_options = commands.add_parser("page")
     page_options.add_argument("--docs", type=Path, default=Path(), metavar="DIR", help="in place of the repository")
     page_options.set_defaults(call=write_page)

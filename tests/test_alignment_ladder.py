@@ -8,15 +8,30 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from scipy import stats
 
+import mmerank
+from mmerank.analysis.statistics.null import null_test
 from mmerank.formulas.on_ladder import on_ladder
 from mmerank.formulas.table import METRICS
 from mmerank.inputs.demo import scenes
 from mmerank.jobs.demo.captions import caption_scores
 from scripts import alignment_ladder
-from scripts.ladder import analysis, composite, following, measuring, page, records, training, truth
+from scripts.ladder import (
+    analysis,
+    attempts,
+    composite,
+    following,
+    keeping,
+    measuring,
+    page,
+    records,
+    training,
+    truth,
+)
 from scripts.ladder.rungs import Budget, Rung, ladder
+from tests.test_cli import run
 
 ROOT = Path(__file__).parents[1]
 SMALL = Budget(connector=1, joint=1, batch=4, scenes=12, truth=4, pairs=12)
@@ -180,3 +195,109 @@ def test_page_readme_and_list_of_metrics_are_what_the_records_say() -> None:
     assert page.readme(there, found) in " ".join((ROOT / "README.md").read_text().split())
     assert on_ladder() == page.summary(found)
     assert set(METRICS) - set(on_ladder()) == set(measuring.LEFT_OUT)
+
+
+def bench(values: np.ndarray, known: np.ndarray, shapes: list[str], axes: list[str] | None = None) -> attempts.Bench:
+    there = made(values, known, shapes)
+    there.models["axis"] = axes or ["wrong", "steps", "full"] * (len(known) // 3) + ["parts"] * (len(known) % 3)
+    there.models["steps"] = 1.0
+    return attempts.Bench(there, analysis.table(there))
+
+
+def test_attempts_find_what_is_wrong_with_a_number() -> None:
+    rng = np.random.default_rng(3)
+    shapes = ["llava"] * 12 + ["minigpt-v2"] * 12
+    known = rng.random(24)
+    axes = ["wrong"] * 5 + ["steps"] * 5 + ["full", "parts"]
+    side = np.tile(np.isin(axes, ["steps", "full"]), 2)
+    # As the truth; as it only where lengths differ; and only by the side that a step stands on.
+    known[side] += 1
+    values = np.column_stack([known, np.where(side, known, rng.random(24)), np.where(side, 1.0, 0.0) + known % 1e-6])
+    of = bench(values, known, shapes, axes * 2)
+    names = [(f"x{i}", "llm", "pair", "all") for i in range(3)]
+    without = attempts.without_axes(of)
+    assert without["wrong"]["rho"][names[0]] == pytest.approx(1)
+    assert without["steps"]["rho"][names[0]] == pytest.approx(1)
+    left = np.tile(np.array(axes) != "steps", 2)
+    expected = [stats.spearmanr(values[half & left, 1], known[half & left]).statistic for half in halves(24)]
+    assert without["steps"]["rho"][names[1]] == pytest.approx(np.mean(expected))
+    within = attempts.within_axes(of)
+    assert within[names[0]] < 0.01 and of.found["q"][names[2]] < 0.01 < 0.05 < within[names[2]]
+
+
+def halves(n: int) -> list[np.ndarray]:
+    return [np.arange(n) < n // 2, np.arange(n) >= n // 2]
+
+
+def test_a_seed_alone_and_clusters_are_of_their_models() -> None:
+    rng = np.random.default_rng(7)
+    shapes = ["llava"] * 8 + ["minigpt-v2"] * 8
+    known, values = rng.random(16), rng.random((16, 2))
+    of = bench(values, known, shapes)
+    of.records.models["seed"] = [0, 1] * 8
+    of.records.models["step"] = [f"{shape}{i // 2}" for i, shape in enumerate(shapes)]
+    name = ("x0", "llm", "pair", "all")
+    each = {}
+    for seed in (0, 1):
+        own = np.arange(16) % 2 == seed
+        each[seed] = [stats.spearmanr(values[half & own, 0], known[half & own]).statistic for half in halves(16)]
+        assert attempts.of_seeds(of)[seed][name] == pytest.approx(np.mean(each[seed]))
+    four = np.array([*each[0], *each[1]])
+    found = attempts.of_clusters(of).T[name]
+    expected = stats.t.interval(0.95, 3, loc=four.mean(), scale=stats.sem(four))
+    assert (found["low"], found["high"]) == pytest.approx(expected)
+
+
+def test_p_of_sorted_draws_is_that_of_the_null_test() -> None:
+    rng = np.random.default_rng(2)
+    null = rng.normal(size=(199, 5)).round(1)
+    value = rng.normal(size=5).round(1)
+    expected = [null_test(float(v), of.tolist()).p for v, of in zip(value, null.T, strict=True)]
+    assert attempts.p_values(value[None], np.sort(null, axis=0))[0] == pytest.approx(expected)
+
+
+def test_a_shuffled_truth_is_seldom_followed() -> None:
+    rng = np.random.default_rng(11)
+    known = rng.random(20)
+    values = np.column_stack([known, rng.random((20, 30))])
+    of = bench(values, known, ["llava"] * 10 + ["minigpt-v2"] * 10, (["wrong"] * 5 + ["steps"] * 4 + ["full"]) * 2)
+    found = attempts.chance(of)
+    assert found.followers.shape == (attempts.SHUFFLES,) and (found.followers > 0).mean() < 0.1
+    assert 0 < found.alone < found.largest < 1
+
+
+def test_a_checkpoint_of_a_rung_is_the_model(tmp_path: Path) -> None:
+    rungs = [Rung("llava"), Rung("llava", connector="frozen"), Rung("llava", connector="linear"), Rung("minigpt-v2")]
+    assert [keeping.can_be_kept(rung) for rung in rungs] == [True, True, False, False]
+    student = training.Student(rungs[0])
+    keeping.keep(student, tmp_path / "kept")
+    kept = mmerank.load(tmp_path / "kept", device="cpu")
+    theirs = kept.model.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in student.adapter.model.state_dict().items())
+    pairs = [scenes.scene("held-out", i).example() for i in range(2)]
+    ours, found = mmerank.align(student.adapter, pairs), mmerank.align(kept, pairs)
+    assert [r.entropy for r in ours.records] == pytest.approx([r.entropy for r in found.records], abs=1e-9)
+
+
+def test_the_study_takes_the_rungs_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of its models, hardly trained, from the checkpoints to the page."""
+    monkeypatch.chdir(tmp_path)
+    file = ROOT / "studies" / "alignment-ladder.yaml"
+    stated = yaml.safe_load(file.read_text())
+    assert stated["models"] == [f"runs/ladder/{name}" for name in alignment_ladder.STUDIED]
+    done = run("study", str(file), "--dry-run")
+    assert done.returncode == 0 and "12" in done.stdout, done.stderr
+    names = ["llava_steps-0_seed-0", "llava_full_seed-0"]
+    arguments = ["ladder", "checkpoints", "runs/ladder", "--rungs", *names, "--cache", "cache"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--budget", json.dumps({**vars(SMALL), "truth": 2})])
+    alignment_ladder.main()
+    small = {**stated, "models": [f"runs/ladder/{name}" for name in names], "limit": 5, "jobs": ["align"]}
+    small |= {"metrics": "stable_rank,match_margin", "match-tokens": 16}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
+    done = run("study", "small.yaml")
+    assert done.returncode == 0, done.stderr
+    done = run("report", "small", "--scores", "runs/ladder/scores.csv", "--out", "page")
+    assert done.returncode == 0, done.stderr
+    found = pd.read_csv(tmp_path / "page" / "numbers.csv")
+    assert (found["quantity"] == "match_margin/llm/pair").sum() == 2
+    assert "caption accuracy" in (tmp_path / "page" / "report.html").read_text()

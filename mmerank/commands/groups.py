@@ -79,6 +79,7 @@ class Beside:
     match_tokens: measured.MatchTokens = None
     match_repeats: measured.MatchRepeats = 8
     match_seed: measured.MatchSeed = 0
+    match_others: measured.MatchOthers = 4
     token_curve: measured.TokenCurve = ""
     rows: measured.Rows = False
     companions: measured.Companions = False

@@ -134,6 +134,10 @@ MatchTokens = Annotated[
 ]
 MatchRepeats = Annotated[int, typer.Option(min=1, metavar="N", help="Draws of rows.", rich_help_panel=_BESIDE)]
 MatchSeed = Annotated[int, typer.Option(metavar="N", help="Of the draws.", rich_help_panel=_BESIDE)]
+MatchOthers = Annotated[
+    int,
+    typer.Option(min=1, metavar="K", help="Pictures of other examples, for match_margin.", rich_help_panel=_BESIDE),
+]
 TokenCurve = Annotated[
     str,
     typer.Option(

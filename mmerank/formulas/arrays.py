@@ -52,7 +52,7 @@ def as_floats(h: Rows, name: str, *, ndim: int = 2) -> Floats:
         raise TypeError(f"{name}: expected a numpy array or a torch tensor, got {type(h).__name__}")
     if not floating:
         raise TypeError(f"{name}: expected floating point, got {dtype}; convert it if these are measured numbers")
-    shape = "(n, d)" if ndim == 2 else "(n, q, d)"
+    shape = {1: "(n,)", 2: "(n, d)"}.get(ndim, "(n, q, d)")
     if values.ndim != ndim:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(values.shape)}")
     if values.shape[-1] < 1:

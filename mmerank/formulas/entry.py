@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Better = Literal["higher", "lower", "neither"]
-Kind = Literal["spectral", "geometric", "between modalities", "paired states", "your own"]
+Kind = Literal["spectral", "geometric", "between modalities", "paired states", "likelihood", "your own"]
 
 SVD = "n d min(n, d)"
 SQUARE = "n² d"
@@ -17,6 +17,8 @@ LAYER_BY_LAYER = "Layer by Layer, arXiv:2502.02013"
 # Of two layers, rows that a map is fitted to and others that it is measured on; of several, image rows and text rows.
 FITTED = ("x", "y", "x_new", "y_new")
 OF_LAYERS = ("layers",)
+# Losses of responses, each under its own picture and under others.
+OF_LOSSES = ("own", "others")
 POOLED = (FITTED, OF_LAYERS)
 # Rows that are kept of an example and hook point where a pooled metric asks for them: of two modalities half of each.
 SAMPLED = 32
@@ -33,7 +35,8 @@ class Entry:
         kind: What it is about.
         function: Arrays -> float.
         takes: The arrays, in their order: `h`, one cloud of rows; `image`, `text`, two in one space; `x`, `y`, paired
-            rows, and `x_new`, `y_new`, others of the same; `layers`, of each an `image, text`; `views`.
+            rows, and `x_new`, `y_new`, others of the same; `layers`, of each an `image, text`; `views`; `own`,
+            `others`, losses of responses.
         low: Smallest value, as a formula in the n rows and the width d; empty where there is none.
         high: Largest value.
         better: Which way is better, where that can be said.

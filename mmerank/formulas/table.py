@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from mmerank.convention import MATCH_MARGIN
 from mmerank.errors import UsageError, did_you_mean
-from mmerank.formulas import between, contrastive, information, similarity
+from mmerank.formulas import between, contrastive, information, likelihood, similarity
 from mmerank.formulas.entry import (
     KEPT,
     LAYER_BY_LAYER,
     MOST,
     OF_LAYERS,
+    OF_LOSSES,
     SVD,
+    Entry,
     between_modalities,
     of_paired_states,
 )
@@ -188,7 +191,24 @@ _OF_MODALITIES = (
     ),
 )
 
-METRICS = {entry.name: entry for entry in (*OF_ROWS, *_OF_MODALITIES)}
+_OF_LIKELIHOOD = (
+    Entry(
+        MATCH_MARGIN,
+        "Match margin, nats per token",
+        "likelihood",
+        likelihood.match_margin,
+        OF_LOSSES,
+        "",
+        "",
+        "lower",
+        "losses of responses",
+        False,
+        "here; see docs/metrics.md",
+        "k = 4 passes a pair more",
+    ),
+)
+
+METRICS = {entry.name: entry for entry in (*OF_ROWS, *_OF_MODALITIES, *_OF_LIKELIHOOD)}
 
 
 def metric(name: str) -> Callable[..., float]:

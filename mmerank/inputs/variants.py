@@ -191,10 +191,23 @@ def derangement(ids: Iterable[str], *key: object) -> dict[str, str]:
     Raises:
         UsageError: There are fewer than two.
     """
-    cycle = sorted(ids, key=lambda name: (hashlib.sha256(repr((*key, name)).encode()).digest(), name))
-    if len(cycle) < 2:
-        raise UsageError(f"pairing an example with another needs at least 2 examples, got {len(cycle)}")
-    return dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
+    found = cycle(ids, *key)
+    if len(found) < 2:
+        raise UsageError(f"pairing an example with another needs at least 2 examples, got {len(found)}")
+    return dict(zip(found, found[1:] + found[:1], strict=True))
+
+
+def cycle(ids: Iterable[str], *key: object) -> list[str]:
+    """Ids in a random order that is drawn by a key, whatever their own order.
+
+    Args:
+        ids: Different ones.
+        key: What the draw belongs to.
+
+    Returns:
+        All of them.
+    """
+    return sorted(ids, key=lambda name: (hashlib.sha256(repr((*key, name)).encode()).digest(), name))
 
 
 def _other_picture(

@@ -14,10 +14,12 @@ from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.computing import Computing
 from mmerank.convention import Convention
 from mmerank.engine.collect import collect
+from mmerank.engine.plans.margin import asks_for_margin
 from mmerank.engine.plans.pairs import Pairs
 from mmerank.engine.probe import Probe
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
 from mmerank.inputs.example import Example, Skipped, check_examples, kept, name_of, unique
+from mmerank.inputs.others import Others
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import without_placeholders
 from mmerank.inputs.selection import ALL, Selection
@@ -110,7 +112,16 @@ def align(
     check_adapter(adapter)
     check_examples(examples)
     name = name_of(examples)
-    plan = Pairs(adapter, convention, layers=layers, max_pixels=max_pixels, share_prefix=computing.share_prefix)
+    if asks_for_margin(convention):
+        examples = kept(examples)
+    plan = Pairs(
+        adapter,
+        convention,
+        layers=layers,
+        max_pixels=max_pixels,
+        share_prefix=computing.share_prefix,
+        others=others_for(convention, examples, selection, max_pixels),
+    )
     probe = Probe(plan, computing)
     scorer = None if clip is None else Clip(clip, next(adapter.model.parameters()).device)
     own_folder = out is not None and not isinstance(out, RunFolder)
@@ -155,6 +166,29 @@ def align(
     if folder is not None and own_folder:
         folder.write_summary({"results": [result.to_dict()]})
     return result
+
+
+def others_for(
+    convention: Convention, examples: Iterable[Example | Skipped], selection: Selection, max_pixels: int
+) -> Others | None:
+    """Where pictures of other examples come from, for a run that is asked for `match_margin`.
+
+    Args:
+        convention: How.
+        examples: Of the run; gone through where they are needed.
+        selection: From them.
+        max_pixels: Pictures with more are passed over.
+
+    Returns:
+        None where the metric is not asked for.
+
+    Raises:
+        UsageError: The examples are a stream, and nothing says where to stop.
+    """
+    if not asks_for_margin(convention):
+        return None
+    entries = unique(selection.held(examples))
+    return Others(entries, count=convention.match_others, seed=convention.match_seed, max_pixels=max_pixels)
 
 
 def open_align_run(

@@ -25,7 +25,7 @@ from mmerank.inputs.placeholders import placeholders, without_placeholders
 from mmerank.inputs.selection import ALL, Selection
 from mmerank.inputs.transforms.transform import Transform
 from mmerank.inputs.variants import BASE, ORIGINAL, Asked, Control, Variant, asked_for, null_pairs, variant
-from mmerank.jobs.align import Alignment
+from mmerank.jobs.align import Alignment, others_for
 from mmerank.jobs.shown import Result, as_run
 from mmerank.models.adapter import Adapter, check_adapter
 from mmerank.runs.folder import RunFolder, open_run
@@ -127,7 +127,12 @@ def perturb(
     variants = [variant(transform, usable, seed=drawn_by, max_pixels=max_pixels) for transform in asked]
     nulls = null_pairs(kinds, control_draws, usable, seed=drawn_by)
     plan = Pairs(
-        adapter, convention, (BASE, *variants, *nulls), max_pixels=max_pixels, share_prefix=computing.share_prefix
+        adapter,
+        convention,
+        (BASE, *variants, *nulls),
+        max_pixels=max_pixels,
+        share_prefix=computing.share_prefix,
+        others=others_for(convention, examples, selection, max_pixels),
     )
     probe = Probe(plan, computing)
     own_folder = out is not None and not isinstance(out, RunFolder)

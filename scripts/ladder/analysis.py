@@ -15,11 +15,12 @@ from scipy import stats
 
 from mmerank.analysis.statistics.effects import signed_rank_p
 from scripts.ladder.following import Floats, followed, partial, rhos
-from scripts.ladder.measuring import STRENGTHS
-from scripts.ladder.records import SEEN, Number, Records
+from scripts.ladder.measuring import MARGIN, STRENGTHS
+from scripts.ladder.records import SEEN, SHAPES, Number, Records
 from scripts.ladder.truth import TRUTH
 
 ALIGNED = 0.5  # of the truth, above which a model counts as aligned
+SIGNIFICANT = 0.05
 LEAST_STEPS = 5  # of a shape, below which it says nothing
 OTHER_TRUTHS = (SEEN, "choice", "loss_gain")
 
@@ -99,6 +100,18 @@ def by_number(found: pd.DataFrame) -> dict[Number, dict[str, Any]]:
     return rows
 
 
+def consistent(found: pd.DataFrame) -> pd.Series[bool]:
+    """Whether rho has one sign on both sides of the ladder and for both shapes."""
+    shapes = [found[column] for shape in SHAPES if (column := f"rho_{shape}") in found]
+    return _same(found["rho"], found["wrong_rho"], found["steps_rho"], *shapes)
+
+
+def followers(found: pd.DataFrame) -> pd.Index[Any]:
+    """The numbers without likelihood that followed the truth: q, and one sign everywhere."""
+    rest = found.drop(MARGIN, level="metric")
+    return rest.index[(rest["q"] < SIGNIFICANT) & consistent(rest)]
+
+
 def _seen(records: Records, rho: pd.Series[float]) -> pd.DataFrame:
     """What of `table` is asked of aligned models."""
     aligned = records.models[TRUTH].astype(float) >= ALIGNED
@@ -122,3 +135,9 @@ def _seen(records: Records, rho: pd.Series[float]) -> pd.DataFrame:
         ordered = pd.concat(falls).astype(float).groupby(level=0).min()
         found[f"order_{kind}"] = ordered[aligned.reindex(ordered.index)].mean()
     return found
+
+
+def _same(*columns: pd.Series[float]) -> pd.Series[bool]:
+    """Whether all have one sign."""
+    signs = np.stack([np.sign(column.to_numpy(dtype=np.float64)) for column in columns])
+    return pd.Series(abs(signs.sum(axis=0)) == len(columns), columns[0].index)

@@ -36,8 +36,10 @@ class HeldOut:
     p: float
 
 
-def held_out(records: Records, most: int = MOST) -> HeldOut | None:
-    """The composite that follows the truth best on `CHOSEN_ON`, tested on `TESTED_ON`.
+def held_out(
+    records: Records, most: int = MOST, *, chosen_on: str = CHOSEN_ON, tested_on: str = TESTED_ON
+) -> HeldOut | None:
+    """The composite that follows the truth best on one shape, tested on another.
 
     A composite is the mean of the ranks, with signs, of up to `most` numbers, each added while it raises rho. Margins
     of likelihood stay out: the question is whether one can do without.
@@ -45,6 +47,8 @@ def held_out(records: Records, most: int = MOST) -> HeldOut | None:
     Args:
         records: Of `scripts.ladder.records.load`.
         most: Numbers at most.
+        chosen_on: The shape that it is chosen on.
+        tested_on: The other.
 
     Returns:
         It; None while a shape has fewer than five steps.
@@ -52,11 +56,30 @@ def held_out(records: Records, most: int = MOST) -> HeldOut | None:
     own = records.by_step(records.own)
     known = records.by_step(records.models[[TRUTH]].astype(float))[TRUTH]
     counts = known.groupby(level="shape").size()
-    if min(counts.get(CHOSEN_ON, 0), counts.get(TESTED_ON, 0)) < 5:
+    if min(counts.get(chosen_on, 0), counts.get(tested_on, 0)) < 5:
         return None
     own = own.loc[:, own.notna().all() & (own.columns.get_level_values("metric") != MARGIN)]
-    here, there = (ranks(own.loc[shape].to_numpy(dtype=np.float64)) for shape in (CHOSEN_ON, TESTED_ON))
-    truth, other = (known.loc[shape].to_numpy() for shape in (CHOSEN_ON, TESTED_ON))
+    here, there = (ranks(own.loc[shape].to_numpy(dtype=np.float64)) for shape in (chosen_on, tested_on))
+    truth, other = (known.loc[shape].to_numpy() for shape in (chosen_on, tested_on))
+    picked, signs, best = best_of(here, truth, most)
+    made = there[:, picked] @ signs[picked]
+    value, null = shuffled(lambda order: _rho(made, other[order]), len(other), PERMUTATIONS, 0)
+    test = null_test(round(value, 9), null.round(9).tolist(), alternative="greater")
+    numbers = cast("list[Number]", own.columns.tolist())
+    return HeldOut(tuple((numbers[i], int(signs[i])) for i in picked), best, value, test.p)
+
+
+def best_of(here: Floats, truth: Floats, most: int = MOST) -> tuple[list[int], Floats, float]:
+    """Numbers whose ranks, added with signs, follow a truth best.
+
+    Args:
+        here: Ranks, (n, q).
+        truth: (n,).
+        most: Numbers at most.
+
+    Returns:
+        Which, the signs of all, (q,), and the rho of the sum.
+    """
     signs = np.sign(rhos(here, truth))
     picked: list[int] = []
     best = 0.0
@@ -68,11 +91,7 @@ def held_out(records: Records, most: int = MOST) -> HeldOut | None:
             break
         picked.append(int(scores.argmax()))
         best = float(scores.max())
-    made = there[:, picked] @ signs[picked]
-    value, null = shuffled(lambda order: _rho(made, other[order]), len(other), PERMUTATIONS, 0)
-    test = null_test(round(value, 9), null.round(9).tolist(), alternative="greater")
-    numbers = cast("list[Number]", own.columns.tolist())
-    return HeldOut(tuple((numbers[i], int(signs[i])) for i in picked), best, value, test.p)
+    return picked, signs, best
 
 
 def _rho(values: Floats, truth: Floats) -> float:

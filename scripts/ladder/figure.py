@@ -7,9 +7,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from scripts.ladder.analysis import SIGNIFICANT
 from scripts.ladder.measuring import MARGIN
-
-SIGNIFICANT = 0.05
 
 
 def figure(found: pd.DataFrame, file: Path) -> None:

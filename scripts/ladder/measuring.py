@@ -17,8 +17,9 @@ from mmerank.analysis.metrics.known import listed_metrics, metric
 from mmerank.analysis.metrics.pairs import Statistics, nulls
 from mmerank.analysis.metrics.pooled import Pooled
 from mmerank.analysis.sample import PairSample, Sample
-from mmerank.convention import Convention
+from mmerank.convention import MATCH_MARGIN, Convention
 from mmerank.formulas.entry import OF_LAYERS, Entry
+from mmerank.formulas.likelihood import match_margin
 from mmerank.formulas.table import METRICS
 from mmerank.inputs.example import Example
 from mmerank.models.adapter import Adapter
@@ -38,7 +39,7 @@ LEFT_OUT = (
     "mir_fid_one_layer_fastmode",
     "mir_pooled_fastmode",
 )
-ASKED = tuple(name for name in METRICS if name not in LEFT_OUT)
+ASKED = tuple(name for name, of in METRICS.items() if name not in LEFT_OUT and of.kind != "likelihood")
 UNDER_TRANSFORMS = ("all",)
 # By how many places pictures are moved on, for mismatched pairs; margins of likelihood are against all of these.
 SHIFT, OTHERS = 1, (1, 7)
@@ -47,7 +48,7 @@ TRANSFORMS = tuple(f"{kind}:{strength}" for kind, strengths in STRENGTHS.items()
 COLUMNS = ("condition", "metric", "point", "input", "rows", "value", "null_p")
 BATCH = 2048  # LLM positions
 MISMATCHED = "mismatched"
-MARGIN = "match_margin"
+MARGIN = MATCH_MARGIN
 
 Row = dict[str, Any]
 
@@ -173,7 +174,7 @@ def aligned(
 
 
 def margins(student: Student, given: Sequence[Scene]) -> Iterator[Row]:
-    """By how much the loss of the response is lower under its own picture than under others'.
+    """The loss of the response under its own picture less that under others', which are the same in every model.
 
     Args:
         student: The model.
@@ -187,7 +188,7 @@ def margins(student: Student, given: Sequence[Scene]) -> Iterator[Row]:
     losses = {k: caption_losses(student, given, rows[(np.arange(n) + k) % n]) for k in (0, *OTHERS)}
     for condition, own in (("own", 0), (MISMATCHED, SHIFT)):
         others = [losses[k] for k in OTHERS if k != own]
-        yield _row(condition, MARGIN, "", "", "all", float((np.mean(others, axis=0) - losses[own]).mean()))
+        yield _row(condition, MARGIN, "", "", "all", match_margin(losses[own], np.stack(others, axis=1)))
 
 
 def _quiet(call: Any, *arguments: Any, **more: Any) -> Any:

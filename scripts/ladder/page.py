@@ -12,15 +12,14 @@ import pandas as pd
 from mmerank.eranks import ERANKS
 from mmerank.formulas.on_ladder import OnLadder
 from mmerank.formulas.table import METRICS
-from scripts.ladder.analysis import ALIGNED, by_number
+from scripts.ladder.analysis import ALIGNED, SIGNIFICANT, by_number, consistent, followers
+from scripts.ladder.attempts import Bench, without_axes
 from scripts.ladder.composite import agreement, held_out
-from scripts.ladder.figure import SIGNIFICANT
 from scripts.ladder.following import PERMUTATIONS
 from scripts.ladder.measuring import LEFT_OUT, MARGIN
-from scripts.ladder.records import Number, Records
+from scripts.ladder.records import SHAPES, Number, Records
 from scripts.ladder.tables import (
     NONE,
-    SHAPES,
     beside_table,
     checks_table,
     follow_table,
@@ -30,6 +29,7 @@ from scripts.ladder.tables import (
     signed,
     truth_table,
 )
+from scripts.ladder.tried import ITA, tried
 from scripts.ladder.truth import TRUTH
 
 PROSE = Path(__file__).with_name("page.md")
@@ -68,6 +68,7 @@ def page(records: Records, found: pd.DataFrame) -> str:
         beside_table=beside_table(found, chosen),
         checks_table=checks_table(found, chosen),
         **composite(records, found),
+        **tried(records, found),
     )
 
 
@@ -76,7 +77,7 @@ def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
     models, rows = records.models, by_number(found)
     known = models[TRUTH].astype(float)
     rest = found.drop(MARGIN, level="metric")
-    follow = rest[(rest["q"] < SIGNIFICANT) & consistent(rest)]
+    follow = found.loc[followers(found)]
     surely = follow[follow["wrong_q"] < SIGNIFICANT]
     gaps = rest[rest["gap_q"] < SIGNIFICANT]
     place = follow.index.get_level_values("point")
@@ -124,6 +125,7 @@ def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
         "gaps_asked": str(int(rest["gap_q"].notna().sum())),
         "gaps_metrics": str(gaps.index.get_level_values("metric").nunique()),
         "agreement": f"{agreement(found):.2f}",
+        **{f"ita_{name}": _values(records, ITA, step) for name, step in {"drawn": "steps 0", "full": "full"}.items()},
         "first": named(best[0]),
         "across": named(across),
         "across_count": str(int((follow["pooled_rho"] * np.sign(follow["rho"]) > 0.7).sum())),
@@ -132,6 +134,12 @@ def counts(records: Records, found: pd.DataFrame) -> dict[str, str]:
         "full_gain": f"{full['loss_gain'].mean():.2f}",
         **{f"{short}_{key}": value for short, number in called.items() for key, value in _said(rows[number]).items()},
     }
+
+
+def _values(records: Records, number: Number, step: str) -> str:
+    """A number at one step of each shape."""
+    at = records.by_step(records.own[[number]])[number]
+    return " and ".join(f"{at[shape, f'{shape}, {step}']:.2f}" for shape in SHAPES)
 
 
 def _said(row: dict[str, float]) -> dict[str, str]:
@@ -151,8 +159,8 @@ def _is(p: float) -> str:
 
 
 def best_places(found: pd.DataFrame) -> list[Number]:
-    """Of each metric of the table the place whose weaker side of the ladder follows the truth best."""
-    rest = found[found.index.get_level_values("metric").isin(METRICS)]
+    """Of each metric of hidden states the place whose weaker side of the ladder follows the truth best."""
+    rest = found[found.index.get_level_values("metric").isin([name for name in METRICS if name != MARGIN])]
     same = consistent(rest)
     weaker = rest[["rho", "wrong_rho", "steps_rho"]].abs().min(axis=1).where(same, -rest["p"])
     best = weaker.groupby(level="metric").idxmax()
@@ -186,10 +194,12 @@ def readme(records: Records, found: pd.DataFrame) -> str:
     """
     sentence = (
         "**Which number sees alignment?** Of $models small models [of known alignment](docs/alignment-ladder.md) the "
-        "Image-Text Alignment did not follow caption accuracy (rank correlation $ita_rho); the loss under the own "
-        "picture against others did ($margin_rho), and $follow of $others other numbers. It is one small world."
+        "Image-Text Alignment did not follow caption accuracy (rank correlation $ita_rho; of those that were trained "
+        "equally long $no_steps_ita); the loss of a text under its own picture less that under others did "
+        "($margin_rho, less is better), and $follow of $others other numbers. It is one small world."
     )
-    return Template(sentence).substitute(counts(records, found))
+    length = without_axes(Bench(records, found))["steps"]["rho"]
+    return Template(sentence).substitute(counts(records, found), no_steps_ita=signed(length[ITA]))
 
 
 def summary(found: pd.DataFrame) -> dict[str, OnLadder]:
@@ -215,18 +225,6 @@ def summary(found: pd.DataFrame) -> dict[str, OnLadder]:
     return said
 
 
-def consistent(found: pd.DataFrame) -> pd.Series[bool]:
-    """Whether rho has one sign on both sides of the ladder and for both shapes."""
-    shapes = [found[column] for shape in SHAPES if (column := f"rho_{shape}") in found]
-    return _same(found["rho"], found["wrong_rho"], found["steps_rho"], *shapes)
-
-
 def csv(found: pd.DataFrame) -> str:
     """The whole table, four digits."""
     return found.reset_index().to_csv(index=False, float_format="%.4g")
-
-
-def _same(*columns: pd.Series[float]) -> pd.Series[bool]:
-    """Whether all have one sign."""
-    signs = np.stack([np.sign(column.to_numpy(dtype=np.float64)) for column in columns])
-    return pd.Series(abs(signs.sum(axis=0)) == len(columns), columns[0].index)

@@ -18,6 +18,7 @@ NUMBER = ["metric", "point", "input", "rows"]
 # Caption accuracy, but not below what models of the shape guess that were trained on wrong captions alone: one that
 # stutters sees no less than one that guesses fluently.
 SEEN = "above_guessing"
+SHAPES = {"llava": "LLaVA", "minigpt-v2": "MiniGPT-v2"}
 SAME = 1e-5  # relative; records are in single precision
 
 

@@ -9,13 +9,11 @@ import pandas as pd
 
 from mmerank.formulas.table import METRICS
 from scripts.ladder.analysis import by_number
-from scripts.ladder.measuring import MARGIN
-from scripts.ladder.records import SEEN, Number, Records
+from scripts.ladder.records import SEEN, SHAPES, Number, Records
 from scripts.ladder.truth import TRUTH
 
-SHAPES = {"llava": "LLaVA", "minigpt-v2": "MiniGPT-v2"}
 NONE = "-"
-HIGHER = (MARGIN, "image_text_alignment")
+HIGHER = ("image_text_alignment",)
 
 
 def truth_table(records: Records) -> str:

@@ -43,9 +43,12 @@ OF_COLUMNS = (
 )
 RELEASED = "mir_fid_one_layer_fastmode"
 
-# What takes several clouds is a sum, or a fit, of what is here; see tests/test_pooled.py and test_geometric.py.
+# What takes several clouds is a sum, or a fit, of what is here; see tests/test_pooled.py and test_geometric.py. What
+# takes losses is of no cloud; see tests/test_match_margin.py.
 every = pytest.mark.parametrize(
-    "entry", [of for of in METRICS.values() if not of.pooled], ids=lambda entry: entry.name
+    "entry",
+    [of for of in METRICS.values() if not of.pooled and of.kind != "likelihood"],
+    ids=lambda entry: entry.name,
 )
 relaxed = settings(max_examples=10, suppress_health_check=list(HealthCheck))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,15 +14,16 @@ from torch import Tensor
 from mmerank.convention import Convention, SequenceForm
 from mmerank.engine.batches import Budget, budget_for
 from mmerank.engine.measurement import Measured
+from mmerank.engine.plans.loss import logits_of, own_positions
 from mmerank.engine.plans.pictures import waiting
 from mmerank.engine.plans.plan import Ask
 from mmerank.engine.window import Finish
-from mmerank.errors import CaptureError, ModelError
+from mmerank.errors import CaptureError
 from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.pictures import MAX_PIXELS, open_pictures
 from mmerank.inputs.placeholders import placeholders, without_placeholder
 from mmerank.inputs.questions import Question
-from mmerank.inputs.sequence import Role, TokenSequence
+from mmerank.inputs.sequence import TokenSequence
 from mmerank.models.adapter import Adapter
 from mmerank.models.hooks import capture
 from mmerank.transfer import for_each_tensor, sent
@@ -118,13 +119,7 @@ class Choices:
     convention: Convention = field(init=False)
 
     def __post_init__(self) -> None:
-        name = self.adapter.name
-        found = getattr(self.adapter, "logits", None)
-        if found is None:
-            raise ModelError(f"{name}: its adapter has no `logits`, so the likelihood of an answer is not known")
-        if not self.adapter.causal:
-            raise ModelError(f"{name}: its LLM reads what stands behind a token, so it predicts no answers")
-        self._logits: Callable[[Tensor], Tensor] = found
+        self._logits = logits_of(self.adapter)
         self.convention = Convention(sequence=self.form)
         self.placeholders = placeholders(self.adapter.model, self.adapter.tokenizer)
 
@@ -229,7 +224,7 @@ def choice_runs(
     scored = []
     for choice in question.choices:
         whole = sequence(choice)
-        own = answer_places(whole, without)
+        own = own_positions(whole, without)
         if not own or own[-1] - own[0] >= len(own) or own[0] == 0:
             return Skipped(question.id, f"the tokens of its choice {choice!r:.60} are not told from the question's")
         read = whole.at(range(own[-1]))
@@ -240,21 +235,6 @@ def choice_runs(
         ids = tuple(whole.ids[i] for i in own)
         scored.append(Scored(runs[known], tuple(i - 1 for i in own), ids))
     return tuple(kept), tuple(scored)
-
-
-def answer_places(whole: TokenSequence, without: TokenSequence) -> Sequence[int]:
-    """Positions of an answer: text behind what the sequence has in common with that without an answer.
-
-    Args:
-        whole: With the answer.
-        without: The same with an empty one.
-
-    Returns:
-        Ascending; none where the answer is not told from what stands before it.
-    """
-    pairs = zip(whole.ids, without.ids, strict=False)
-    common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(whole), len(without)))
-    return [i for i in range(common, len(whole)) if whole.roles[i] is Role.TEXT]
 
 
 def _results(batch: Sequence[Loaded], found: Sequence[Sequence[Tensor]]) -> Iterator[Measured | Skipped]:

@@ -1,24 +1,51 @@
-"""The loss of a text, from the hidden states of its pass."""
+"""The loss of a text, or of a response, from the hidden states of its pass."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from mmerank.models.loading import TextAdapter
+from mmerank.errors import ModelError
+from mmerank.inputs.sequence import Role, TokenSequence
+from mmerank.models.adapter import Adapter
 from mmerank.transfer import sent
 
 # Positions whose logits are held at once: the vocabulary is what makes them large.
 LOGIT_POSITIONS = 256
+READS_BEHIND = "its LLM reads what stands behind a token, so it predicts no answers"
+# Final hidden states, (..., d) -> (..., vocabulary).
+Logits = Callable[[Tensor], Tensor]
 
 
-def mean_loss(adapter: TextAdapter, h: Tensor, ids: Tensor) -> Tensor:
+def logits_of(adapter: Adapter) -> Logits:
+    """The LM head of a multimodal model.
+
+    Args:
+        adapter: The model.
+
+    Returns:
+        Final hidden states, (..., d) -> (..., vocabulary).
+
+    Raises:
+        ModelError: The adapter has no LM head, or its LLM reads what stands behind a token.
+    """
+    found: Logits | None = getattr(adapter, "logits", None)
+    if found is None:
+        raise ModelError(f"{adapter.name}: its adapter has no `logits`, so the likelihood of an answer is not known")
+    if not adapter.causal:
+        raise ModelError(f"{adapter.name}: {READS_BEHIND}")
+    return found
+
+
+def mean_loss(logits: Logits, h: Tensor, ids: Tensor) -> Tensor:
     """Mean negative log-likelihood of each token given those before it, nats, from logits in chunks.
 
     Args:
-        adapter: The model, which predicts the next token.
+        logits: Of the model, which predicts the next token.
         h: Final hidden states, (n, d).
-        ids: Of the tokens, (n,), on the CPU.
+        ids: Of the tokens, (n,), on the CPU; the first is not predicted.
 
     Returns:
         0-dim float64, on the device of `h`.
@@ -27,7 +54,14 @@ def mean_loss(adapter: TextAdapter, h: Tensor, ids: Tensor) -> Tensor:
     targets = sent(ids[1:], h.device)
     for start in range(0, len(targets), LOGIT_POSITIONS):
         chunk = slice(start, min(start + LOGIT_POSITIONS, len(targets)))
-        logits = adapter.logits(h[None, chunk])[0].float()
-        wanted = targets[chunk].to(logits.device)
-        total += torch.nn.functional.cross_entropy(logits, wanted, reduction="sum").to(total)
+        found = logits(h[None, chunk])[0].float()
+        wanted = targets[chunk].to(found.device)
+        total += torch.nn.functional.cross_entropy(found, wanted, reduction="sum").to(total)
     return total / len(targets)
+
+
+def own_positions(whole: TokenSequence, without: TokenSequence) -> list[int]:
+    """Positions of a response: text behind what the sequence has in common with that without a response."""
+    pairs = zip(whole.ids, without.ids, strict=False)
+    common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(whole), len(without)))
+    return [i for i in range(common, len(whole)) if whole.roles[i] is Role.TEXT]

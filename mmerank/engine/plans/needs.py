@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from mmerank.convention import Convention
 from mmerank.engine.metrics import Metrics, keeps_mean_states, refuse_without_layers
+from mmerank.engine.plans.margin import margin_logits
 from mmerank.engine.plans.passes import Key, Passes, key
 from mmerank.eranks import ERANKS
 from mmerank.errors import UsageError
 from mmerank.inputs.sequence import TokenSequence
-from mmerank.inputs.variants import Variant
+from mmerank.inputs.variants import Variant, Version
 from mmerank.models.adapter import Adapter
 from mmerank.models.layers import layer_points
 from mmerank.states.reductions import RowStudy
@@ -26,11 +27,14 @@ class Needs:
         convention: The choices in force.
         variants: What is measured of each example.
         layers: See `mmerank.engine.plans.pairs.Pairs`.
+        others: Pictures of other examples, where `match_margin` is asked for.
+        logits: The LM head, where it is.
         points: The further layers, by name.
         measured: Hook point and input of all that is measured of a variant that is read as a whole.
         passes: Those that the variants need.
 
     Raises:
+        ModelError: `match_margin` is asked of a model that predicts no responses.
         UsageError: The adapter has no vision point of that name, fewer rows for a picture than are to be matched, no
             such layer, or a metric from one layer to the next and one layer.
     """
@@ -39,8 +43,10 @@ class Needs:
     convention: Convention
     variants: Sequence[Variant]
     layers: str
+    others: Sequence[Version] = ()
 
     def __post_init__(self) -> None:
+        self.logits = margin_logits(self.adapter) if self.others else None
         known = self.adapter.vision_points
         if self.convention.vision_point not in known:
             raise UsageError(
@@ -63,7 +69,7 @@ class Needs:
         self.measured = [where for where in everywhere if where not in missing]
         if not self.points:
             refuse_without_layers(self.convention.metrics)
-        self.passes = Passes.of(self.variants)
+        self.passes = Passes.of(self.variants, self.others)
         self._keep_means = keeps_mean_states(self.convention)
         whole = [variant for variant in self.variants if variant.read == "all"]
         self._with_metrics = {key(*where, variant) for where in self.measured for variant in whole}

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmerank.convention import MATCH_MARGIN
+from mmerank.engine.plans.loss import READS_BEHIND
+from mmerank.engine.plans.margin import Losses
 from mmerank.engine.plans.needs import Needs
 from mmerank.engine.plans.passes import Key, key
 from mmerank.engine.plans.plan import Ask, Outcome
@@ -17,13 +20,13 @@ from mmerank.engine.plans.prefix import Prefix
 from mmerank.engine.plans.reading import Prepared
 from mmerank.engine.plans.rows import Rows
 from mmerank.eranks import ERANKS
-from mmerank.errors import CaptureError, DataError
+from mmerank.errors import CaptureError, DataError, ModelError
 from mmerank.inputs.contents import Content
 from mmerank.inputs.sequence import Kind, TokenSequence, image_places
 from mmerank.inputs.variants import ORIGINAL, Variant, Version
 from mmerank.models.encoded import Encoded, Spans
 from mmerank.models.hooks import capture
-from mmerank.transfer import for_each_tensor, sent
+from mmerank.transfer import Arriving, for_each_tensor, sent
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Loaded:
     tokens: int = 0
     filled: dict[Version, Sequence[bool]] = field(default_factory=dict)  # of a picture's places, where not all
     spans: dict[Version, Spans] = field(default_factory=dict)  # of several pictures
+    losses: dict[tuple[Version, Version], Arriving | None] = field(default_factory=dict)  # by picture and text
 
     def read(self, image: Version, text: Version) -> dict[Kind, TokenSequence]:
         """What the LLM reads, by kind of input."""
@@ -68,6 +72,10 @@ class PairPasses:
             self._read_images(image, images)  # behind the pair pass, since some connectors read the text
             for text in others:
                 self._decode(self.batch, "pair", text=text, image=image, images=images)
+        for other in passes.others:
+            images = self._encode(other)
+            for text in passes.predicted:
+                self._predict(other, text, images)
         for variant in passes.stacked:
             of = key("llm", "pair", variant)
             for loaded in self.batch:
@@ -111,6 +119,8 @@ class PairPasses:
             alone_in = self.batch[first].read(image, text)["image"]
             if not self.prefix.holds(alone_in, images[first], prefix):
                 shared = [False] * len(self.batch)
+            if self.prefix.refuted and self.needs.others:
+                raise ModelError(f"metric {MATCH_MARGIN!r}: {self.needs.adapter.name}: {READS_BEHIND}")
         own = [i for i, is_shared in enumerate(shared) if wanted and not is_shared]
         if own:
             some = [images[i] for i in own]
@@ -161,7 +171,10 @@ class PairPasses:
                 if first is not None and loaded is batch[first]:
                     prefixes.append(states[: len(sequences["image"])].clone())
 
+        losses = self._losses(batch, [sequences["pair"] for sequences in read], text) if kind == "pair" else None
         with ExitStack() as hooks:
+            if losses is not None:
+                hooks.enter_context(losses.reading())
             llm = {"llm": adapter.points["llm"]}
             hooks.enter_context(capture(adapter.model, llm, reduce=reduce, calls=None))
             for name, point in self.needs.points.items() if kind == "pair" else ():
@@ -172,7 +185,33 @@ class PairPasses:
             raise CaptureError(f"{adapter.name}: its `decode` ran fewer sequences than it was given")
         for loaded, sequences in zip(batch, read, strict=True):
             loaded.tokens += len(sequences[kind])
+        if losses is not None:
+            self._keep(losses, batch, image, text)
         return prefixes[0] if prefixes else None
+
+    def _predict(self, other: Version, text: Version, images: Sequence[Encoded]) -> None:
+        """One pass of the LLM for the loss of the responses alone, beside other examples' pictures."""
+        sequences = [loaded.read(other, text)["pair"] for loaded in self.batch]
+        losses = self._losses(self.batch, sequences, text)
+        assert losses is not None  # of a text that is predicted
+        with losses.reading():
+            self.needs.adapter.decode(sequences, images)
+        for loaded, sequence in zip(self.batch, sequences, strict=True):
+            loaded.tokens += len(sequence)
+        self._keep(losses, self.batch, other, text)
+
+    def _losses(self, batch: Sequence[Loaded], sequences: Sequence[TokenSequence], text: Version) -> Losses | None:
+        """What reads the loss of the responses, of a text of which it is asked for."""
+        if text not in self.needs.passes.predicted or self.needs.logits is None:
+            return None
+        told = [loaded.item.responses[text] for loaded in batch]
+        places = [() if isinstance(of, str) else of for of in told]
+        return Losses(self.needs.adapter, self.needs.logits, sequences, places)
+
+    @staticmethod
+    def _keep(losses: Losses, batch: Sequence[Loaded], image: Version, text: Version) -> None:
+        for loaded, loss in zip(batch, losses.found(), strict=True):
+            loaded.losses[image, text] = loss
 
     def _each_pair(self, of: Key, batch: Iterable[Loaded], counted: Iterable[Rows]) -> Callable[[Tensor], None]:
         """Asks for a layer's rows of each pair, however many of them come at a time."""

@@ -11,6 +11,8 @@ import torch
 from mmerank.convention import Convention
 from mmerank.engine.batches import Budget, budget_for
 from mmerank.engine.measurement import Measured, no_spectrum, unreadable
+from mmerank.engine.plans.margin import COLUMN as MARGIN
+from mmerank.engine.plans.margin import asks_for_margin, margin
 from mmerank.engine.plans.needs import Needs
 from mmerank.engine.plans.pair_passes import Loaded, PairPasses
 from mmerank.engine.plans.passes import key
@@ -20,8 +22,9 @@ from mmerank.engine.plans.prefix import Prefix
 from mmerank.engine.plans.reading import Prepared, Reader
 from mmerank.engine.window import Finish
 from mmerank.eranks import ERANKS
-from mmerank.errors import DataError, NoSpectrum
+from mmerank.errors import DataError, NoSpectrum, SourceError
 from mmerank.inputs.example import Example, Skipped
+from mmerank.inputs.others import Others
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import placeholders, without_placeholder
 from mmerank.inputs.variants import BASE, ORIGINAL, Variant, Version
@@ -46,12 +49,14 @@ class Pairs:
             See `mmerank.models.layers.layer_points`.
         max_pixels: Pictures with more are skipped.
         share_prefix: Whether the image input may be read from the pair pass.
+        others: Where pictures of other examples come from, for `match_margin`.
         placeholders: What stands for a picture in a text, see `mmerank.inputs.placeholders`.
         needs: What follows from these: hook points and passes.
         prefix: What is known of the model's prefixes.
         reader: Makes the sequences.
 
     Raises:
+        ModelError: `match_margin` is asked of a model that predicts no responses.
         UsageError: The adapter has no vision point of that name, fewer rows for a picture than are to be matched, or
             no such layer.
     """
@@ -62,9 +67,13 @@ class Pairs:
     layers: str = ""
     max_pixels: int = MAX_PIXELS
     share_prefix: bool = True
+    others: Others | None = None
 
     def __post_init__(self) -> None:
-        self.needs = Needs(self.adapter, self.convention, self.variants, self.layers)
+        others: Sequence[Version] = ()
+        if asks_for_margin(self.convention):
+            others = (self.others or Others(count=self.convention.match_others)).versions
+        self.needs = Needs(self.adapter, self.convention, self.variants, self.layers, others)
         self.prefix = Prefix(self.adapter, self.share_prefix)
         self.placeholders = placeholders(self.adapter.model, self.adapter.tokenizer)
         self.reader = Reader(self.adapter, self.convention.sequence, self.needs.passes, self.max_pixels)
@@ -100,10 +109,12 @@ class Pairs:
         """The encoder's input for each version of the picture; one that cannot be made is told with the results."""
         picture, content = opened(item.example, self.max_pixels)
         example = replace(item.example, image=picture)
-        loaded = Loaded(item, content, dict.fromkeys(self.needs.passes.pairs, self._pixels(example, ORIGINAL)), {})
-        for image in self.needs.passes.pairs:
+        versions = [*self.needs.passes.pairs, *self.needs.passes.others]
+        pixels = dict.fromkeys(versions, self._pixels(example, ORIGINAL))
+        loaded = Loaded(item, content, pixels, dict(item.refused))
+        for image in versions:
             try:
-                if image != ORIGINAL:
+                if image != ORIGINAL and image not in loaded.unreadable:
                     loaded.pixels[image] = self._pixels(example, image)
             except DataError as error:
                 loaded.unreadable[image] = error
@@ -122,6 +133,9 @@ class Pairs:
     def _result(self, loaded: Loaded) -> Measured | Skipped:
         """The records of an example, or why one of them is missing."""
         records = []
+        untold = [loaded.unreadable[other] for other in self.needs.others if other in loaded.unreadable]
+        if failed := next((error for error in untold if isinstance(error, SourceError)), None):
+            return unreadable(loaded.item.id, failed)
         for variant in self.variants:
             where = "" if variant == BASE else f"{variant.name}: "
             if error := loaded.unreadable.get(variant.image):
@@ -130,5 +144,18 @@ class Pairs:
                 outcome = loaded.outcomes[key(point, kind, variant)].result()
                 if isinstance(outcome, NoSpectrum):
                     return no_spectrum(loaded.item.id, outcome, where)
+                if self.needs.others and (point, kind) == ERANKS["erank5"] and variant.read == "all":
+                    number = self._margin(loaded, variant, untold)
+                    outcome = replace(outcome, metrics={**outcome.metrics, MARGIN: number})
                 records.append(replace(outcome, transform=variant.name, **loaded.content._asdict()))
         return Measured(loaded.item.id, tuple(records), loaded.tokens)
+
+    def _margin(self, loaded: Loaded, variant: Variant, untold: Sequence[DataError]) -> float | str:
+        """`match_margin` of a variant: its own picture as it is measured, others as they are."""
+        if isinstance(reason := loaded.item.responses[variant.text], str):
+            return reason
+        if untold:
+            return str(untold[0])
+        found = [loaded.losses[image, variant.text] for image in (variant.image, *self.needs.others)]
+        own, *others = [loss for loss in found if loss is not None]
+        return margin(own, others)

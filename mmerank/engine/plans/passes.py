@@ -29,6 +29,9 @@ class Passes:
         alone: Those of them that the LLM reads by themselves.
         pairs: For each version of the picture that is encoded, the texts that the LLM reads with it.
         stacked: Variants whose pair is made of rows of other passes.
+        others: Pictures of other examples, with each of which the LLM reads the texts of `predicted`, for the loss of
+            the response alone.
+        predicted: Versions of the text whose response's loss is read, with each picture that they are measured with.
     """
 
     images: tuple[Version, ...]
@@ -36,10 +39,13 @@ class Passes:
     alone: tuple[Version, ...]
     pairs: Mapping[Version, tuple[Version, ...]]
     stacked: tuple[Variant, ...]
+    others: tuple[Version, ...] = ()
+    predicted: tuple[Version, ...] = ()
 
     @classmethod
-    def of(cls, variants: Sequence[Variant]) -> Passes:
-        """Those that variants need, in the order in which they are asked for."""
+    def of(cls, variants: Sequence[Variant], others: Sequence[Version] = ()) -> Passes:
+        """Those that variants need, in the order in which they are asked for; `others`: see there."""
+        whole = dict.fromkeys(variant.text for variant in variants if variant.read == "all")
         pairs: dict[Version, dict[Version, None]] = {}  # dictionaries, for their order
         for variant in variants:
             if variant.read != "stacked":
@@ -50,6 +56,8 @@ class Passes:
             alone=tuple(dict.fromkeys(variant.text for variant in variants if variant.read != "pair")),
             pairs={image: tuple(texts) for image, texts in pairs.items()},
             stacked=tuple(variant for variant in variants if variant.read == "stacked"),
+            others=tuple(others),
+            predicted=tuple(whole) if others else (),
         )
 
     @cached_property

@@ -123,7 +123,7 @@ class Texts:
         losses = None
         if self.loss and self.adapter.predicts_next:
             texts = zip(states, ids, map(self.length, batch), strict=True)
-            losses = Arriving(torch.stack([mean_loss(self.adapter, h[:n], row[:n]) for h, row, n in texts]))
+            losses = Arriving(torch.stack([mean_loss(self.adapter.logits, h[:n], row[:n]) for h, row, n in texts]))
         return partial(_results, batch, outcomes, losses)
 
     def _reduce(
