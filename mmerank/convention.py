@@ -44,6 +44,8 @@ class Convention:
         rows: Measure also image rows, text rows, and all but one row.
         companions: Keep each measurement's mean state, for measures that react to which text goes with which picture.
         metrics: Measure also these, by their names in `mmerank metrics`, or of metrics of your own.
+        patches: Measure also what each row of an untouched example adds to the entropy, and where it lies in the
+            picture: at the vision point, behind the connector, and at the LLM in the pass of the pair.
 
     Raises:
         ValueError: A value is not one of those named, or out of range.
@@ -63,6 +65,7 @@ class Convention:
     rows: bool = False
     companions: bool = False
     metrics: tuple[str, ...] = ()
+    patches: bool = False
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -92,7 +95,7 @@ class Convention:
         stored = asdict(self)
         if self.match_tokens is None and not self.token_curve:
             del stored["match_repeats"], stored["match_seed"]
-        for name in ("match_tokens", "token_curve", "rows", "companions", "metrics"):
+        for name in ("match_tokens", "token_curve", "rows", "companions", "metrics", "patches"):
             if not stored[name]:
                 del stored[name]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in stored.items()}

@@ -30,7 +30,7 @@ _RESPONDS = 1e-4
 # Share of a row's change that lies in its place, and of the rows that have such a place, or a point has no map.
 _INSIDE, _LEAST = 0.8, 0.95
 # How often rows may cover the picture: tiles, a thumbnail, and what tiles overlap.
-_LAYERS = 3.2
+_LAYERS = 2.5
 # Share that two intervals have in common where they are the same column, or row, of patches.
 _SAME = 0.6
 

@@ -61,6 +61,13 @@ class Record:
         entropy_pictures: Of an example with several pictures, where their rows are measured (`vision`, `connector`,
             and the `pair` at the `llm`): entropy of each one's rows alone, in the order of the pictures, NaN where it
             has none; None of anything else.
+        contributions: What each row adds to the entropy, see `mmerank.states.leave_one_out`, (n,), nats, where patches
+            are asked for; NaN where the others have no entropy, empty where there are too many rows; None elsewhere,
+            as are the next two.
+        row_tokens: What stands in each row of these; empty texts for rows of the picture.
+        places: Where its rows of the picture lie, four edges each as one list, float32, see
+            `mmerank.models.places.Places`; empty where that is not known.
+        unplaced: Why it is not known.
         metrics: What else was asked for, by the name of its column (`VALUE` and the name of the metric, `MATCHED` and
             the name where rows were drawn to match): the number, why there is none, or None where it is not of these
             rows.
@@ -100,6 +107,10 @@ class Record:
     rows_image: NDArray[np.float32] | None = None
     rows_text: NDArray[np.float32] | None = None
     entropy_pictures: NDArray[np.float64] | None = None
+    contributions: NDArray[np.float64] | None = None
+    row_tokens: Sequence[str] | None = None
+    places: NDArray[np.float32] | None = None
+    unplaced: str = ""
     metrics: Mapping[str, float | str | None] = field(default_factory=dict)
 
 
@@ -110,6 +121,16 @@ NO_VALUE = "no_value"
 
 # Behind those of SCHEMA, in parts with a record of several pictures alone.
 PICTURES = pa.field("entropy_pictures", pa.list_(pa.float64()))
+
+# Behind these, in parts of runs that were asked for patches.
+PATCHES = (
+    pa.field("contributions", pa.list_(pa.float64())),
+    pa.field("row_tokens", pa.list_(pa.string())),
+    pa.field("places", pa.list_(pa.float32())),
+    pa.field("unplaced", pa.string()),
+)
+# Columns that parts have where some record needs them.
+AS_NEEDED = (PICTURES, *PATCHES)
 
 # In the order of the fields. Later versions may add some at the end, see `mmerank.runs.parts.VERSIONS`.
 SCHEMA = pa.schema(
@@ -170,8 +191,11 @@ def open_fields(metrics: Sequence[str], *, matched: bool) -> list[pa.Field]:
 
 
 def fields_for(records: Iterable[Record]) -> list[pa.Field]:
-    """The columns that records need beside those that all have: none without several pictures."""
-    return [PICTURES] if any(record.entropy_pictures is not None for record in records) else []
+    """The columns that records need beside those that all have: none without several pictures or patches."""
+    rows = list(records)
+    several = any(record.entropy_pictures is not None for record in rows)
+    patches = any(record.contributions is not None for record in rows)
+    return [*([PICTURES] if several else []), *(PATCHES if patches else ())]
 
 
 def to_frame(records: Iterable[Record], *, spectrum: bool = True) -> pd.DataFrame:

@@ -101,6 +101,7 @@ class Pairs:
         picture, content = opened(item.example, self.max_pixels)
         example = replace(item.example, image=picture)
         loaded = Loaded(item, content, dict.fromkeys(self.needs.passes.pairs, self._pixels(example, ORIGINAL)), {})
+        loaded.size = None if isinstance(picture, tuple) else picture.size
         for image in self.needs.passes.pairs:
             try:
                 if image != ORIGINAL:
