@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mmerank.models.hooks import Point, capture
     from mmerank.models.loading import TextAdapter, load_text, wrap_text
     from mmerank.states.entropy import effective_rank, matrix_entropy
+    from mmerank.states.leave_one_out import leave_one_out
 
 _HOMES = {
     "Adapter": "models.adapter",
@@ -62,6 +63,7 @@ _HOMES = {
     "effective_rank": "states.entropy",
     "encode": "jobs.encode",
     "estimates": "analysis.estimates",
+    "leave_one_out": "states.leave_one_out",
     "lightning_monitor": "jobs.lightning",
     "load": "models.adapter",
     "load_data": "inputs.load",
@@ -104,6 +106,7 @@ __all__ = [
     "effective_rank",
     "encode",
     "estimates",
+    "leave_one_out",
     "lightning_monitor",
     "load",
     "load_data",

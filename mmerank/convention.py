@@ -16,6 +16,8 @@ Aggregate = Literal["entropy", "erank"]
 UntrainedMode = Literal["eval", "train"]
 
 LEAST_ROWS = 3
+# With more rows what each adds is not computed, which takes a decomposition for each, nor where they lie.
+MOST_MAPPED = 1024
 _NAME = re.compile(r"[\w.()-]{1,80}", re.ASCII)
 
 

@@ -51,7 +51,9 @@ def passed_on(model: nn.Module, run: Callable[[], Any], *, besides: nn.Module | 
     def ran(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         read, put_out = states_in([*args, *kwargs.values()])[:1], states_in(output)[:1]
         same = bool(read and put_out) and read[0].shape == put_out[0].shape
-        plain = isinstance(output, Tensor) or (isinstance(output, tuple) and output[0] is put_out[0] if same else False)
+        plain = isinstance(output, Tensor) or (
+            isinstance(output, tuple) and output[0] is put_out[0] if same else False
+        )
         returned[block] = output if same and plain and returned.get(block, output) is not None else None
 
     with ExitStack() as hooks:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from mmerank.convention import ImageLayout
+from mmerank.convention import MOST_MAPPED, ImageLayout
 from mmerank.errors import MmerankError, first_line
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Role
@@ -21,8 +21,6 @@ from mmerank.models.adapter import Adapter
 from mmerank.models.passed_on import passed_on, states_in
 
 Floats = NDArray[np.float64]
-# Rows of one picture beyond which nobody asks where they lie.
-MOST_ROWS = 1024
 # Strips of a picture for each row along it, and the fewest and most of them.
 _STRIPS, _FEWEST, _MOST = 4, 16, 128
 # What a row changes by, against the others, that is more than rounding.
@@ -104,7 +102,7 @@ class Whereabouts:
         blank = _noise(0, size)
         llm = self.adapter.model.get_submodule(str(self.adapter.layers[0].module).rpartition(".")[0])
         first = self._rows(blank)
-        mapped = {name: rows for name, rows in first.items() if 1 < len(rows) <= MOST_ROWS}
+        mapped = {name: rows for name, rows in first.items() if 1 < len(rows) <= MOST_MAPPED}
         if mapped:
             most = max(map(len, mapped.values()))
             sides = (math.sqrt(most * size[0] / size[1]), math.sqrt(most * size[1] / size[0]))
@@ -113,7 +111,9 @@ class Whereabouts:
         found: dict[str, Floats | str] = {}
         for name in ("vision", "connector", "llm"):
             if name not in mapped:
-                found[name] = f"{len(first[name])} rows, and at most {MOST_ROWS} are looked for" if name in first else ""
+                found[name] = (
+                    f"{len(first[name])} rows, and at most {MOST_MAPPED} are looked for" if name in first else ""
+                )
                 continue
             found[name] = _boxes([(edges, changed[name]) for edges, changed in axes])
         return Places(**found)

@@ -9,9 +9,6 @@ from mmerank.states.entropy import spectral_entropy
 from mmerank.states.spectrum import check_arguments
 from mmerank.states.token_set import TokenSet
 
-# Runs leave samples with more tokens out: n decompositions of n rows take minutes beyond.
-MOST_ROWS = 1024
-
 
 def leave_one_out(h: Tensor, *, centre: Centre = "mean", precision: Precision = "float64") -> Tensor:
     """Contribution of each token to the matrix entropy of all: H(all) - H(all without it).

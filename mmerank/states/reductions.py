@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmerank.convention import Convention
+from mmerank.convention import MOST_MAPPED, Convention
 from mmerank.inputs.sequence import Role, TokenSequence
-from mmerank.states.leave_one_out import MOST_ROWS, contributions
+from mmerank.states.leave_one_out import contributions
 from mmerank.states.token_set import TokenSet
 
 
@@ -117,7 +117,7 @@ class RowStudy:
         else:
             why = "" if len(places) == images else f"{len(places)} places were found, and there are {images} rows"
         return {
-            "contributions": contributions(tokens).numpy() if tokens.n <= MOST_ROWS else np.empty(0),
+            "contributions": contributions(tokens).numpy() if tokens.n <= MOST_MAPPED else np.empty(0),
             "row_tokens": ["" if role is Role.IMAGE else self._named(i) for i, role in enumerate(roles)],
             "places": np.empty(0, np.float32) if why else places.astype(np.float32).ravel(),
             "unplaced": why if images else "",
