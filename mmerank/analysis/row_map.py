@@ -32,9 +32,9 @@ class RowMap:
         contributions: H(all) - H(without the row), nats, (n,), NaN where the others have no entropy; empty where
             there were too many rows. See `mmerank.states.leave_one_out`.
         tokens: What stands in each row, as `text ' cat'`; empty for rows of the picture.
-        places: Left, top, right and bottom edge of each row of the picture, as shares of its width and height, (m, 4);
-            NaN of a row that is of no place. None where places are not known, which `why` gives the reason for.
-        why: This.
+        places: Left, top, right and bottom edge of each row of the picture, as shares of its width and height,
+            (m, 4), NaN of a row that is of no place; None where they are not known.
+        why: Then the reason.
     """
 
     label: str

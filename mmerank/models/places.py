@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,7 @@ class Whereabouts:
         edges = np.linspace(0, length, count + 1).round().astype(int)
         changes: list[dict[str, Floats]] = []
         before = self._rows(picture)
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
+        for start, end in pairwise(edges):
             strip = (slice(None), slice(start, end)) if axis == 0 else (slice(start, end),)
             picture[strip] = other[strip]
             now = self._rows(picture)
@@ -226,4 +227,5 @@ def _ends(edges: Floats, shares: Floats) -> Floats:
     cumulative = np.concatenate([np.zeros((len(shares), 1)), np.cumsum(shares, axis=1)], axis=1)
     low, high = (np.array([np.interp(share, row, edges) for row in cumulative]) for share in (0.1, 0.9))
     beyond = (high - low) / 8
-    return np.clip(np.stack([low - beyond, high + beyond], axis=1), 0, 1)
+    ends: Floats = np.clip(np.stack([low - beyond, high + beyond], axis=1), 0, 1)
+    return ends

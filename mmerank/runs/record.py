@@ -61,9 +61,9 @@ class Record:
         entropy_pictures: Of an example with several pictures, where their rows are measured (`vision`, `connector`,
             and the `pair` at the `llm`): entropy of each one's rows alone, in the order of the pictures, NaN where it
             has none; None of anything else.
-        contributions: What each row adds to the entropy, see `mmerank.states.leave_one_out`, (n,), nats, where patches
-            are asked for; NaN where the others have no entropy, empty where there are too many rows; None elsewhere,
-            as are the next two.
+        contributions: What each row adds to the entropy, see `mmerank.states.leave_one_out`, (n,), nats, where
+            patches are asked for; NaN where the others have no entropy, empty where there are too many rows; None
+            elsewhere, as are the next two.
         row_tokens: What stands in each row of these; empty texts for rows of the picture.
         places: Where its rows of the picture lie, four edges each as one list, float32, see
             `mmerank.models.places.Places`; empty where that is not known.

@@ -104,7 +104,7 @@ def _share(run: Path, folder: Path, settings: dict[str, Any], summary: dict[str,
 
 def _with_names(table: pa.Table, rules: Rules, called: Mapping[str, str], tokens: dict[str, str]) -> pa.Table:
     models = [called[name] for name in table["model"].to_pylist()]
-    columns = {"model": models, "fingerprint": [rules.fingerprints[name][0] for name in models]}
+    columns: dict[str, list[Any]] = {"model": models, "fingerprint": [rules.fingerprints[name][0] for name in models]}
     for name in _TOKENS:
         if name in table.column_names:
             columns[name] = [_numbered(token, tokens) for token in table[name].to_pylist()]

@@ -119,10 +119,10 @@ class TokenSet:
     def entropies_without_each(self) -> Tensor:
         """Matrix entropy of the others when one token is left out, for every token: n decompositions, O(n⁴).
 
-        Without token i the others' mean is -c_i / (n - 1), so their inner products are those of all with a_j + a_k + b
-        added, a_j = G_ij / (n - 1) and b = G_ii / (n - 1)². Scaled to a unit diagonal this has the others' spectrum;
-        token i stays in as a row of zeros, which adds an eigenvalue of 0. Where that would cost digits, and of other
-        centres or more tokens than dimensions, the others themselves are centred.
+        Without token i the others' mean is -c_i / (n - 1), so their inner products are those of all with
+        a_j + a_k + b added, a_j = G_ij / (n - 1) and b = G_ii / (n - 1)². Scaled to a unit diagonal this has the
+        others' spectrum; token i stays in as a row of zeros, which adds an eigenvalue of 0. Where that would cost
+        digits, and of other centres or more tokens than dimensions, the others themselves are centred.
 
         Returns:
             Nats, (n,), float64; NaN where the others have no spectrum.
