@@ -32,6 +32,12 @@ _INSIDE, _LEAST = 0.8, 0.95
 _LAYERS = 2.5
 # Share that two intervals have in common where they are the same column, or row, of patches.
 _SAME = 0.6
+# How near their ends are, in the smaller one's width, where one begins at the other's end.
+_MEET = 0.3
+# A row at the border that has less than this of others' width or height is of padding, into which scaling a picture
+# smears what stands beside it.
+_SLIVER = 0.4
+_NONE = "none of its rows is the picture's"
 
 
 @dataclass(frozen=True)
@@ -102,21 +108,17 @@ class Whereabouts:
     def _looked_for(self, size: tuple[int, int]) -> Places:
         blank = _noise(0, size)
         llm = self.adapter.model.get_submodule(str(self.adapter.layers[0].module).rpartition(".")[0])
-        first = self._rows(blank)
-        mapped = {name: rows for name, rows in first.items() if 1 < len(rows) <= MOST_MAPPED}
-        if mapped:
-            most = max(map(len, mapped.values()))
+        with passed_on(self.adapter.model, lambda: self._rows(blank), besides=llm):
+            counts = {name: len(rows) for name, rows in self._rows(blank).items()}
+            most = max((count for count in counts.values() if count <= MOST_MAPPED), default=0)
             sides = (math.sqrt(most * size[0] / size[1]), math.sqrt(most * size[1] / size[0]))
-            with passed_on(self.adapter.model, lambda: self._rows(blank), besides=llm):
-                axes = [self._along(axis, size, math.ceil(_STRIPS * side)) for axis, side in enumerate(sides)]
-        found: dict[str, Floats | str] = {}
-        for name in ("vision", "connector", "llm"):
-            if name not in mapped:
-                found[name] = (
-                    f"{len(first[name])} rows, and at most {MOST_MAPPED} are looked for" if name in first else ""
-                )
-                continue
-            found[name] = _boxes([(edges, changed[name]) for edges, changed in axes])
+            axes = [self._along(axis, size, math.ceil(_STRIPS * side)) for axis, side in enumerate(sides) if most]
+        found: dict[str, Floats | str] = dict.fromkeys(("vision", "connector", "llm"), _NONE)
+        for name, count in counts.items():
+            if count > MOST_MAPPED:
+                found[name] = f"it is not looked for where more than {MOST_MAPPED} rows lie"
+            else:
+                found[name] = _boxes([(edges, changed[name]) for edges, changed in axes])
         return Places(**found)
 
     def _rows(self, picture: NDArray[np.uint8]) -> dict[str, Tensor]:
@@ -198,11 +200,25 @@ def _boxes(axes: list[tuple[Floats, Floats]]) -> Floats | str:
         middles, slack = (edges[1:] + edges[:-1]) / 2, np.diff(edges).max()
         within = (middles >= sides[:, :1] - slack) & (middles <= sides[:, 1:] + slack)
         inside &= (shares * within).sum(axis=1) >= _INSIDE
+    for axis in range(2):
+        found[_smeared(found, axis)] = math.nan
     sizes = found[responds, 2:] - found[responds, :2]
+    sizes, inside = sizes[np.isfinite(sizes[:, 0])], inside[np.isfinite(sizes[:, 0])]
     covered = float(sizes.prod(axis=1).sum())
     if covered > min(_LAYERS, count / 2) or inside.mean() < _LEAST:
-        return "its rows do not follow one place each: what is behind the encoder mixes them"
+        return "its rows do not follow one place each: something beside the encoder's blocks mixes them"
     return found
+
+
+def _smeared(places: Floats, axis: int) -> NDArray[np.bool_]:
+    """Which rows are slivers at the border, against those with the same place along the other axis."""
+    low, high = places[:, axis], places[:, axis + 2]
+    others = places[:, [1 - axis, 3 - axis]]
+    usual = np.array(
+        [np.median((high - low)[(others == of).all(axis=1)]) if np.isfinite(of[0]) else 0 for of in others]
+    )
+    sliver: NDArray[np.bool_] = ((low <= 0) | (high >= 1)) & (high - low < _SLIVER * usual)
+    return sliver
 
 
 def _sides(edges: Floats, shares: Floats) -> Floats:
@@ -217,9 +233,20 @@ def _sides(edges: Floats, shares: Floats) -> Floats:
                 break
         else:
             known.append((low, high, [row]))
-    for _, _, rows in known:
-        own[rows] = _ends(edges, shares[rows].mean(axis=0, keepdims=True))
+    columns = np.concatenate([_ends(edges, shares[rows].mean(axis=0, keepdims=True)) for *_, rows in known])
+    for (*_, rows), ends in zip(known, _meeting(columns), strict=True):
+        own[rows] = ends
     return own
+
+
+def _meeting(columns: Floats) -> Floats:
+    """The same intervals, (m, 2), where one ends and another begins nearly there, at one place; so at the border."""
+    found, widths = columns.copy(), np.diff(columns)[:, 0]
+    for i, j in np.argwhere(np.abs(columns[:, 1:] - columns[:, 0]) < _MEET * np.minimum(widths[:, None], widths)):
+        found[i, 1] = found[j, 0] = (columns[i, 1] + columns[j, 0]) / 2
+    found[columns[:, 0] < _MEET * widths, 0] = 0
+    found[columns[:, 1] > 1 - _MEET * widths, 1] = 1
+    return found
 
 
 def _ends(edges: Floats, shares: Floats) -> Floats:
