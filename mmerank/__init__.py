@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mmerank.models.hooks import Point, capture
     from mmerank.models.loading import TextAdapter, load_text, wrap_text
     from mmerank.states.entropy import effective_rank, matrix_entropy
+    from mmerank.states.leave_one_out import leave_one_out
 
 _HOMES = {
     "Adapter": "models.adapter",
@@ -66,6 +67,7 @@ _HOMES = {
     "Generation": "jobs.generate",
     "GenerationConvention": "convention",
     "estimates": "analysis.estimates",
+    "leave_one_out": "states.leave_one_out",
     "lightning_monitor": "jobs.lightning",
     "load": "models.adapter",
     "load_data": "inputs.load",
@@ -111,6 +113,7 @@ __all__ = [
     "encode",
     "estimates",
     "generate",
+    "leave_one_out",
     "lightning_monitor",
     "load",
     "load_data",

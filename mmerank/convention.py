@@ -20,6 +20,8 @@ Sampling = Literal["greedy", "sampled"]
 LEAST_ROWS = 3
 # A metric that has choices of its own.
 MATCH_MARGIN = "match_margin"
+# With more rows what each adds is not computed, which takes a decomposition for each, nor where they lie.
+MOST_MAPPED = 1024
 _NAME = re.compile(r"[\w.()-]{1,80}", re.ASCII)
 
 
@@ -50,6 +52,8 @@ class Convention:
         rows: Measure also image rows, text rows, and all but one row.
         companions: Keep each measurement's mean state, for measures that react to which text goes with which picture.
         metrics: Measure also these, by their names in `mmerank metrics`, or of metrics of your own.
+        patches: Measure also what each row of an untouched example adds to the entropy, and where it lies in the
+            picture: at the vision point, behind the connector, and at the LLM in the pass of the pair.
 
     Raises:
         ValueError: A value is not one of those named, or out of range.
@@ -70,6 +74,7 @@ class Convention:
     rows: bool = False
     companions: bool = False
     metrics: tuple[str, ...] = ()
+    patches: bool = False
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -102,7 +107,7 @@ class Convention:
         for name, wanted in {"match_repeats": draws, "match_others": margin, "match_seed": draws or margin}.items():
             if not wanted:
                 del stored[name]
-        for name in ("match_tokens", "token_curve", "rows", "companions", "metrics"):
+        for name in ("match_tokens", "token_curve", "rows", "companions", "metrics", "patches"):
             if not stored[name]:
                 del stored[name]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in stored.items()}

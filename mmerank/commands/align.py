@@ -29,6 +29,7 @@ def align(
     computing: PairLoading,
     beside: Beside,
     layers: measured.PairLayers = "",
+    patches: measured.Patches = False,
     clip: measured.Clip = None,
     choices: Choices,
 ) -> None:
@@ -43,7 +44,7 @@ def align(
     names = given_names(name, models)
     if track is not None:
         check_tracker(track)
-    stated = convention(choices, beside)
+    stated = replace(convention(choices, beside), patches=patches)
     check_models(MULTIMODAL, models, computing, layers=layers)
     examples = columns.load(data)
     check_usable(examples, pictures=True)

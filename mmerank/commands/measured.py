@@ -157,6 +157,14 @@ PairLayers = Annotated[
         rich_help_panel=_BESIDE,
     ),
 ]
+Patches = Annotated[
+    bool,
+    typer.Option(
+        "--patches",
+        help="What each row adds to the entropy, and where it lies in the picture; costly with many rows.",
+        rich_help_panel=_BESIDE,
+    ),
+]
 Companions = Annotated[
     bool,
     typer.Option(

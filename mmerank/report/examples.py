@@ -35,7 +35,7 @@ RANKED_BY = {
 _OF_TEXTS = ("erank_untrained", "erank_trained", "diff_erank", "loss_untrained", "loss_trained", "reduced_loss")
 EXTREMES = 4
 LONGEST_TEXT = 300  # characters, of ids too
-_THUMBNAIL_PX = 240
+_THUMBNAIL_PX, _MAPPED_PX = 240, 480
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def extremes(run: Finished, table: pd.DataFrame, found: Mapping[str, Example]) -
                 id_shown(name),
                 float(ranked[name]),
                 text_of(found.get(name)),
-                _picture(found.get(name)),
+                picture_of(found.get(name), _THUMBNAIL_PX, "RGB")[0],
                 _rows(table, name),
             )
             for name in names
@@ -178,19 +178,31 @@ def _rows(table: pd.DataFrame, name: str) -> tuple[tuple[str, str, dict[str, flo
     )
 
 
-def _picture(example: Example | None) -> str:
+def picture_of(example: Example | None, most: int = _MAPPED_PX, mode: str = "L") -> tuple[str, tuple[int, int]]:
+    """A small copy of an example's picture, of several side by side.
+
+    Args:
+        example: None where it was not found.
+        most: Pixels of the longer side of each.
+        mode: `RGB`, or `L` for grey, on which colours of a map can be told.
+
+    Returns:
+        As a data URL, empty where there is none, and its width and height, alike where it is not known.
+    """
     if example is None or example.image is None:
-        return ""
+        return "", (1, 1)
     try:
         pictures = [open_picture(of) for of in example.pictures]
     except (MmerankError, OSError):
-        return ""
+        return "", (1, 1)
+    whole = pictures[0].size
     for each in pictures:
-        each.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+        each.thumbnail((most, most))
     picture = _side_by_side(pictures)
     out = io.BytesIO()
-    picture.convert("RGB").save(out, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+    picture.convert(mode).save(out, "JPEG", quality=80)
+    url = f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return url, whole if len(pictures) == 1 else picture.size
 
 
 def _side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:

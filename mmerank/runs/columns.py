@@ -144,8 +144,30 @@ class Columns:
         most = np.repeat(np.log(np.maximum(self["n"], 1.0)) + SLACK, np.diff(offsets))
         self._check_values(name, offsets, values, most)
 
+    def check_contributions(self, where: Column) -> None:
+        """At these rows alone, of each row of the example: a difference of entropies, a text, and perhaps a place."""
+        n = self["n"].astype(np.int64)
+        offsets, values = self._lists("contributions", where)
+        self.require((np.diff(offsets) == 0) | (np.diff(offsets) == n), "contributions")
+        most = np.repeat(np.log(np.maximum(n, 1.0)) + SLACK, np.diff(offsets))
+        self._check_each("contributions", offsets, np.isnan(values) | (np.abs(values) <= most))
+        tokens = self.table["row_tokens"].combine_chunks()
+        self.require((tokens.is_valid().to_numpy(zero_copy_only=False) == where), "row_tokens")
+        lengths = pc.fill_null(pc.list_value_length(tokens), 0).to_numpy(zero_copy_only=False)
+        self.require(lengths == np.where(where, n, 0), "row_tokens")
+        if tokens.values.null_count:
+            raise DamagedPart("row_tokens: a text is missing")
+        offsets, values = self._lists("places", where)
+        lengths = np.diff(offsets)
+        self.require((lengths % 4 == 0) & (lengths <= 4 * n), "places")
+        self._check_each("places", offsets, np.isnan(values) | ((values >= 0) & (values <= 1)))
+
     def _check_values(self, name: str, offsets: Column, values: Column, most: float | Column | None) -> None:
         fine = np.isfinite(values) if most is None else np.isnan(values) | ((values >= -SLACK) & (values <= most))
+        self._check_each(name, offsets, fine)
+
+    def _check_each(self, name: str, offsets: Column, fine: Column) -> None:
+        """DamagedPart with the first list that has a value which is not fine."""
         self.require(np.add.reduceat(np.append(~fine, False), offsets[:-1]) * (np.diff(offsets) > 0) == 0, name)
 
     def check_embeddings(self, where: Column) -> None:

@@ -17,7 +17,7 @@ from mmerank.eranks import ERANKS
 from mmerank.errors import RunFolderError
 from mmerank.models.layers import encoder_layers, layer_numbers
 from mmerank.runs.columns import ROUNDING, SLACK, Column, Columns, DamagedPart
-from mmerank.runs.record import PICTURES, open_fields
+from mmerank.runs.record import PATCHES, PICTURES, open_fields
 from mmerank.runs.settings import STATED, convention_in, data_fingerprint, record_fingerprint
 
 # No model has more layers; `all` and `middle` name others for each number of them.
@@ -94,6 +94,7 @@ class Rules:
             of_pictures = part.equals("point", "vision") | part.equals("point", "connector")
             of_pictures |= part.equals("point", "llm") & part.equals("input", "pair")
             part.check_pictures(PICTURES.name, of_pictures & isinstance(self._convention, Convention))
+        self._check_patches(part)
         if not of_encoders and not part.lacks("embedding"):
             part.check_lists("embedding", None, at_layer, most=None)
         if not part.lacks("rows_image"):
@@ -106,6 +107,16 @@ class Rules:
             self._check_rows(part, at_layer, self._convention)
         if self.metrics:
             part.check_metrics([field.name for field in self.metrics[:-1]])
+
+    def _check_patches(self, part: Columns) -> None:
+        asked = isinstance(self._convention, Convention) and self._convention.patches
+        there = [not part.lacks(of.name) for of in PATCHES]
+        if any(there) != asked or any(there) != all(there):
+            raise DamagedPart("no columns of what each row adds" if asked else "what each row adds, unasked for")
+        if asked:
+            where = part.equals("input", "image") & ~part.equals("point", "llm")
+            where |= part.equals("input", "pair") & part.equals("point", "llm")
+            part.check_contributions(where & part.equals("transform", "none"))
 
     def _check_models(self, part: Columns, *, older: bool) -> None:
         pairs = pa.table({name: part.table[name] for name in ("model", "fingerprint")}).group_by(

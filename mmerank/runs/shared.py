@@ -104,13 +104,18 @@ def _share(run: Path, folder: Path, settings: dict[str, Any], summary: dict[str,
 
 def _with_names(table: pa.Table, rules: Rules, called: Mapping[str, str], tokens: dict[str, str]) -> pa.Table:
     models = [called[name] for name in table["model"].to_pylist()]
-    columns = {"model": models, "fingerprint": [rules.fingerprints[name][0] for name in models]}
+    columns: dict[str, list[Any]] = {"model": models, "fingerprint": [rules.fingerprints[name][0] for name in models]}
     for name in _TOKENS:
         if name in table.column_names:
             columns[name] = [_numbered(token, tokens) for token in table[name].to_pylist()]
+    if "row_tokens" in table.column_names:
+        # By place alone: numbers that are the same for the same token would be a cipher of the text.
+        given = table["row_tokens"].to_pylist()
+        columns["row_tokens"] = [of and [_placed(token, i) for i, token in enumerate(of)] for of in given]
+        columns["unplaced"] = [without_folders(why) for why in table["unplaced"].to_pylist()]
     for name, values in columns.items():
         place = table.column_names.index(name)
-        table = table.set_column(place, table.schema.field(place), pa.array(values, pa.string()))
+        table = table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type))
     return table
 
 
@@ -120,6 +125,10 @@ def _numbered(token: str, tokens: dict[str, str]) -> str:
     if quoted[:1] not in ("'", '"'):  # a row of the image, or none
         return token
     return tokens.setdefault(token, f"{role} token {len(tokens) + 1}")
+
+
+def _placed(token: str, place: int) -> str:
+    return f"{token.partition(' ')[0]} token {place}" if token else ""
 
 
 def _cleaned(content: Any, tokens: dict[str, str]) -> Any:

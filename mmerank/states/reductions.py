@@ -11,10 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mmerank.convention import Convention
+from mmerank.convention import MOST_MAPPED, Convention
 from mmerank.inputs.sequence import Role, TokenSequence
+from mmerank.states.leave_one_out import contributions
 from mmerank.states.token_set import TokenSet
 
 
@@ -37,6 +39,8 @@ class RowStudy:
         by_role: Whether image rows and text rows are measured even if the convention does not ask for it.
         keep_mean: Whether the mean state is kept even so.
         pictures: How many of the image rows each of several pictures has, in their order; empty of one picture.
+        places: Where the image rows lie, (m, 4), or why that is not known; None where it is not asked for, nor what
+            each row adds.
     """
 
     convention: Convention
@@ -45,6 +49,7 @@ class RowStudy:
     by_role: bool = False
     keep_mean: bool = False
     pictures: tuple[int, ...] = ()
+    places: NDArray[np.float64] | str | None = None
 
     def fields(self, tokens: TokenSet, h: Tensor, *, example: str, point: str, input_kind: str) -> dict[str, Any]:
         """Fields of the record, by the names that `mmerank.runs.record.Record` has for them.
@@ -76,6 +81,8 @@ class RowStudy:
             found["entropy_pictures"] = self._by_picture(tokens)
         if asked.rows:
             found |= self._without_one(tokens)
+        if self.places is not None:
+            found |= self._each_row(tokens, self.places)
         if asked.companions or self.keep_mean:
             # On the CPU, since not every device has float64.
             found["mean_state"] = h[self._of(Role.IMAGE, Role.TEXT)].cpu().double().mean(dim=0).float().numpy()
@@ -108,6 +115,21 @@ class RowStudy:
         for (name, row), entropy in zip(rows.items(), entropies, strict=True):
             found |= {f"{name}_row": row, f"{name}_token": self._named(row), f"entropy_without_{name}": entropy}
         return found
+
+    def _each_row(self, tokens: TokenSet, places: NDArray[np.float64] | str) -> dict[str, Any]:
+        """What each row adds, what stands there, and where the image rows lie."""
+        roles = self.sequence.roles
+        images = len(self._of(Role.IMAGE))
+        if isinstance(places, str):
+            why, places = places, np.empty((0, 4))
+        else:
+            why = "" if len(places) == images else f"{len(places)} places were found, and there are {images} rows"
+        return {
+            "contributions": contributions(tokens).numpy() if tokens.n <= MOST_MAPPED else np.empty(0),
+            "row_tokens": ["" if role is Role.IMAGE else self._named(i) for i, role in enumerate(roles)],
+            "places": np.empty(0, np.float32) if why else places.astype(np.float32).ravel(),
+            "unplaced": why if images else "",
+        }
 
     def _named(self, row: int) -> str:
         """The token, or `image row 17`, counted among the image's, so that a patch has the same name everywhere."""

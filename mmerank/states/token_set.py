@@ -116,6 +116,41 @@ class TokenSet:
         except DegenerateTokens:
             return torch.tensor(torch.nan, dtype=torch.float64)
 
+    def entropies_without_each(self) -> Tensor:
+        """Matrix entropy of the others when one token is left out, for every token: n decompositions, O(n⁴).
+
+        Without token i the others' mean is -c_i / (n - 1), so their inner products are those of all with
+        a_j + a_k + b added, a_j = G_ij / (n - 1) and b = G_ii / (n - 1)². Scaled to a unit diagonal this has the
+        others' spectrum; token i stays in as a row of zeros, which adds an eigenvalue of 0. Where that would cost
+        digits, and of other centres or more tokens than dimensions, the others themselves are centred.
+
+        Returns:
+            Nats, (n,), float64; NaN where the others have no spectrum.
+        """
+        n = self.n
+        plain = self._centre == "mean" and 2 < n <= self._h.shape[1]
+        found = torch.full((n,), torch.nan, dtype=torch.float64)
+        everyone = torch.arange(n)
+        if plain:
+            g = self._inner
+            squared = g.diagonal().clamp_min(0)
+            lengths = squared.sqrt()
+        for i in range(n):
+            others = everyone[everyone != i]
+            if plain:
+                a, b = g[i] / (n - 1), squared[i] / (n - 1) ** 2
+                squares = squared + 2 * a + b
+                magnitudes = (lengths + b.sqrt()).square() * _ROUNDING[self._precision]
+                if bool((magnitudes <= _TOLERANCE[self._precision] * squares)[others].all()):
+                    scale = squares.clamp_min(0).rsqrt()
+                    scale[i] = 0
+                    block = (g + a).add_(a[:, None]).add_(b).mul_(scale).mul_(scale[:, None])
+                    found[i] = spectral_entropy(shares(block))
+                    continue
+            if n > 2:
+                found[i] = self._direct(others)
+        return found
+
     def collision_entropies_without(self) -> Tensor:
         """Rényi entropy of order 2 of the tokens without the i-th, -log Σ λ², for every i; mean-centred.
 

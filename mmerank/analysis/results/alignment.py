@@ -22,17 +22,18 @@ from mmerank.analysis.metrics.token_curve import token_curve
 from mmerank.analysis.results.metrics import metric_numbers
 from mmerank.analysis.results.nulls import no_nan
 from mmerank.analysis.results.stored import stored
+from mmerank.analysis.row_map import RowMap, mapped, row_maps
 from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval
 from mmerank.convention import Convention, all_choices
 from mmerank.eranks import ERANKS
-from mmerank.errors import DataError
+from mmerank.errors import DataError, UsageError
 from mmerank.inputs.example import Skipped, first_reason
 from mmerank.inputs.selection import ALL, Selection
 from mmerank.runs.folder import versions as installed
 from mmerank.runs.record import Record, to_frame
 
 # What a result has beside eRank1 to eRank5, by its name in Python and in the JSON, where it was asked for.
-ASIDE = ("matched", "token_curve", "rows", "companions", "layers", "metrics", "pictures")
+ASIDE = ("matched", "token_curve", "rows", "companions", "layers", "metrics", "pictures", "leave_one_out")
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,31 @@ class AlignmentResult:
                 label = next(name for name, where in ERANKS.items() if where == (record.point, record.input))
                 found.setdefault(record.example, {})[label] = np.exp(record.entropy_pictures).tolist()
         return found or None
+
+    @cached_property
+    def leave_one_out(self) -> dict[str, dict[str, Any]] | None:
+        """Of how many examples there are maps, see `mmerank.analysis.row_map.mapped`; None if not asked for."""
+        return mapped(self.records) or None
+
+    def patches(self, example: str | int) -> dict[str, RowMap]:
+        """What each row of an example adds to its entropies, and where it lies in the picture.
+
+        Args:
+            example: Its id.
+
+        Returns:
+            Of `erank1`, `erank2` and `erank5`.
+
+        Raises:
+            UsageError: Patches were not asked for, or there is no such example.
+        """
+        if not self.convention.patches:
+            raise UsageError(
+                "what each row adds was not measured; `Convention(patches=True)`, or --patches, asks for it"
+            )
+        if not (found := row_maps(self.records, str(example))):
+            raise UsageError(f"no example {str(example)!r:.100} in this result")
+        return found
 
     @cached_property
     def _frame(self) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from mmerank.inputs.sequence import TokenSequence
 from mmerank.inputs.variants import Variant, Version
 from mmerank.models.adapter import Adapter
 from mmerank.models.layers import layer_points
+from mmerank.models.places import Floats, Whereabouts
 from mmerank.states.reductions import RowStudy
 
 
@@ -32,6 +33,7 @@ class Needs:
         points: The further layers, by name.
         measured: Hook point and input of all that is measured of a variant that is read as a whole.
         passes: Those that the variants need.
+        whereabouts: Of rows in pictures.
 
     Raises:
         ModelError: `match_margin` is asked of a model that predicts no responses.
@@ -70,11 +72,19 @@ class Needs:
         if not self.points:
             refuse_without_layers(self.convention.metrics)
         self.passes = Passes.of(self.variants, self.others)
+        self.whereabouts = Whereabouts(self.adapter, self.convention.image_layout, self.convention.vision_point)
         self._keep_means = keeps_mean_states(self.convention)
         whole = [variant for variant in self.variants if variant.read == "all"]
         self._with_metrics = {key(*where, variant) for where in self.measured for variant in whole}
 
-    def study(self, rows: TokenSequence, point: str, kind: str, pictures: tuple[int, ...] = ()) -> RowStudy | None:
+    def study(
+        self,
+        rows: TokenSequence,
+        point: str,
+        kind: str,
+        pictures: tuple[int, ...] = (),
+        places: Floats | str | None = None,
+    ) -> RowStudy | None:
         """What else is asked of rows; of a layer's only their eRanks by role, which the last one has, too.
 
         Args:
@@ -82,6 +92,7 @@ class Needs:
             point: Where.
             kind: Of which input.
             pictures: How many of the image rows each of several pictures has.
+            places: Of the image rows, where patches are asked for.
 
         Returns:
             None where nothing is.
@@ -89,9 +100,10 @@ class Needs:
         by_role = bool(self.points) and kind == "pair"
         asked = Convention() if point in self.points else self.convention
         keep_mean = self._keep_means and point not in self.points
-        if not (by_role or keep_mean or asked.studies_rows or pictures):
+        if not (by_role or keep_mean or asked.studies_rows or pictures or places is not None):
             return None
-        return RowStudy(asked, rows, getattr(self.adapter.tokenizer, "decode", str), by_role, keep_mean, pictures)
+        decode = getattr(self.adapter.tokenizer, "decode", str)
+        return RowStudy(asked, rows, decode, by_role, keep_mean, pictures, places)
 
     def metrics(self, rows: TokenSequence, of: Key) -> Metrics | None:
         """The metrics of rows; none of what is measured for a null alone."""

@@ -26,6 +26,7 @@ from mmerank.inputs.sequence import Kind, TokenSequence, image_places
 from mmerank.inputs.variants import ORIGINAL, Variant, Version
 from mmerank.models.encoded import Encoded, Spans
 from mmerank.models.hooks import capture
+from mmerank.models.places import Floats, Places
 from mmerank.transfer import Arriving, for_each_tensor, sent
 
 
@@ -43,6 +44,8 @@ class Loaded:
     filled: dict[Version, Sequence[bool]] = field(default_factory=dict)  # of a picture's places, where not all
     spans: dict[Version, Spans] = field(default_factory=dict)  # of several pictures
     losses: dict[tuple[Version, Version], Arriving | None] = field(default_factory=dict)  # by picture and text
+    size: tuple[int, int] | None = None  # of the picture, in pixels; None of several
+    places: Places | None = None  # of the rows of the example's own picture, where patches are asked for
 
     def read(self, image: Version, text: Version) -> dict[Kind, TokenSequence]:
         """What the LLM reads, by kind of input."""
@@ -64,6 +67,10 @@ class PairPasses:
     def run(self) -> None:
         """Run them all, each once."""
         passes = self.needs.passes
+        if self.needs.convention.patches:
+            for loaded in self.batch:  # before the passes, in which other pictures must not be read
+                unknown = Places.unknown("where the rows of several pictures lie is not looked for")
+                loaded.places = self.needs.whereabouts.of(loaded.size) if loaded.size else unknown
         for text in passes.alone:
             self._decode(self.batch, "text", text=text)
         for image, (first, *others) in passes.pairs.items():
@@ -232,6 +239,19 @@ class PairPasses:
             point,
             kind,
             text_cut=0 if text is None else loaded.item.reading(image or ORIGINAL, text).text_cut,
-            study=self.needs.study(rows, point, kind, () if spans is None else spans.of(point, kind)),
+            study=self.needs.study(
+                rows, point, kind, () if spans is None else spans.of(point, kind), _places(of, loaded)
+            ),
             metrics=self.needs.metrics(rows, of),
         )
+
+
+def _places(of: Key, loaded: Loaded) -> Floats | str | None:
+    """Where the image rows of a measurement lie; None where nobody asked what each row adds."""
+    point, kind, image, text, stacked = of
+    where = (point, kind) in {("vision", "image"), ("connector", "image"), ("llm", "pair")}
+    if loaded.places is None or not where or stacked or {image, text} - {ORIGINAL, None}:
+        return None
+    found: Floats | str = getattr(loaded.places, point)
+    filled = loaded.filled.get(ORIGINAL)
+    return found if point != "llm" or isinstance(found, str) or filled is None else found[list(filled)]

@@ -112,6 +112,7 @@ class Pairs:
         versions = [*self.needs.passes.pairs, *self.needs.passes.others]
         pixels = dict.fromkeys(versions, self._pixels(example, ORIGINAL))
         loaded = Loaded(item, content, pixels, dict(item.refused))
+        loaded.size = None if isinstance(picture, tuple) else picture.size
         for image in versions:
             try:
                 if image != ORIGINAL and image not in loaded.unreadable:

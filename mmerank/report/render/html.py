@@ -25,6 +25,7 @@ from mmerank.report.elsewhere import elsewhere
 from mmerank.report.examples import CHANGE, RANKED_BY, by_example, cut, extremes, id_shown, text_of
 from mmerank.report.figures.style import svg
 from mmerank.report.how_to import how_to_report
+from mmerank.report.maps import maps
 from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import skipped
 from mmerank.report.printed import Listed, Printed
@@ -90,6 +91,7 @@ def page(
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             runs=views,
             extremes=[view for view in views if any(group for _, group in view["groups"])],
+            mapped=[view for view in views if view["maps"]],
             tables=printed_tables(runs, numbers),
             against=null_table(runs),
             drawings=[(d.caption, svg(d.figure, d.name), d.figure.get_figwidth() > _HALF_INCHES) for d in drawings],
@@ -162,6 +164,7 @@ def _view(
         "finished": bool(run.results),
         "ranked": _head(ranked),
         "groups": [("Highest", highest), ("Lowest", lowest)],
+        "maps": maps(run, table, found, {model: name for (of, model), name in called.items() if of == run.name}),
         "heads": {name: _head(name) for name in map(str, table.columns)},
         "shown": lambda quantity, value: _said(quantity, value),
         "examples": _data(run, table, found, most_rows),

@@ -65,6 +65,12 @@ def row_standing(result: AlignmentResult) -> list[str]:
             lines.append(
                 f"  the others have fewer rows somewhere; {matched['fewest_rows']} rows would leave none out"
             )
+    for label, of in (result.leave_one_out or {}).items():
+        lines.append(
+            f"  {LABELS[label]}: what each row adds in {of['measured']} of {of['n']} examples, with its place in the "
+            f"picture in {of['placed']}; the decisive row is the picture's in {of['decisive_of_picture']}"
+        )
+        lines += [f"    in {count}: {why}" for why, count in of["without"].items()]
     for label, change, token, count in single_rows(result.rows or {}):
         lines.append(
             f"  warning: without one row {LABELS[label]} changes by {change:+.0%}; in {count} of {result.n} examples "
