@@ -14,17 +14,17 @@ from mmerank.engine.measurement import Measured, no_spectrum, unreadable
 from mmerank.engine.plans.needs import Needs
 from mmerank.engine.plans.pair_passes import Loaded, PairPasses
 from mmerank.engine.plans.passes import key
-from mmerank.engine.plans.pictures import opened, waiting
+from mmerank.engine.plans.pictures import of_versions, opened, waiting
 from mmerank.engine.plans.plan import Ask
 from mmerank.engine.plans.prefix import Prefix
 from mmerank.engine.plans.reading import Prepared, Reader
 from mmerank.engine.window import Finish
 from mmerank.eranks import ERANKS
-from mmerank.errors import DataError, NoSpectrum
+from mmerank.errors import NoSpectrum
 from mmerank.inputs.example import Example, Skipped
-from mmerank.inputs.pictures import MAX_PIXELS
+from mmerank.inputs.pictures import MAX_PIXELS, Opened
 from mmerank.inputs.placeholders import placeholders, without_placeholder
-from mmerank.inputs.variants import BASE, ORIGINAL, Variant, Version
+from mmerank.inputs.variants import BASE, Variant
 from mmerank.models.adapter import Adapter
 
 # Of an adapter that says nothing of several.
@@ -69,6 +69,18 @@ class Pairs:
         self.placeholders = placeholders(self.adapter.model, self.adapter.tokenizer)
         self.reader = Reader(self.adapter, self.convention.sequence, self.needs.passes, self.max_pixels)
 
+    def afresh(self, max_pixels: int) -> Pairs:
+        """The same of untouched examples alone, without metrics.
+
+        Args:
+            max_pixels: Pictures with more are skipped.
+
+        Returns:
+            Another plan.
+        """
+        convention = replace(self.convention, metrics=())
+        return Pairs(self.adapter, convention, max_pixels=max_pixels, share_prefix=self.prefix.shared)
+
     def budget(self, device: torch.device, asked: int | None) -> Budget:
         """For the LLM's positions."""
         return budget_for(device, asked, 1 + len(self.needs.points))
@@ -100,18 +112,10 @@ class Pairs:
         """The encoder's input for each version of the picture; one that cannot be made is told with the results."""
         picture, content = opened(item.example, self.max_pixels)
         example = replace(item.example, image=picture)
-        loaded = Loaded(item, content, dict.fromkeys(self.needs.passes.pairs, self._pixels(example, ORIGINAL)), {})
-        for image in self.needs.passes.pairs:
-            try:
-                if image != ORIGINAL:
-                    loaded.pixels[image] = self._pixels(example, image)
-            except DataError as error:
-                loaded.unreadable[image] = error
-        return loaded
+        return Loaded(item, content, *of_versions(example, self.needs.passes.pairs, self._pixels))
 
-    def _pixels(self, example: Example, image: Version) -> Any:
-        picture: Any = image.of(example).image  # opened; several only where the adapter takes them
-        pixels = self.adapter.pixels(picture, self.convention.image_layout)
+    def _pixels(self, picture: Opened) -> Any:
+        pixels = self.adapter.pixels(picture, self.convention.image_layout)  # type: ignore[arg-type]  # of several, too
         return waiting(pixels, next(self.adapter.model.parameters()).device)
 
     def start(self, batch: list[Loaded], ask: Ask) -> Finish:
