@@ -189,9 +189,9 @@ def test_a_model_that_looks_ahead_gets_passes_of_its_own() -> None:
     handle = decoder.register_forward_pre_hook(look_ahead, with_kwargs=True)
     transforms, options = ["rotate:90", "other-text"], {"controls": ["independent"], "control_draws": 1}
     try:
-        separate = perturb(adapter, examples(), transforms, share_prefix=False, **options)  # type: ignore[arg-type]
+        separate = perturb(adapter, examples(), transforms, share_prefix=False, **options)  # type: ignore[call-overload]
         with pytest.warns(UserWarning, match="depend on the text behind it"):
-            found = perturb(adapter, examples(), transforms, **options)  # type: ignore[arg-type]
+            found = perturb(adapter, examples(), transforms, **options)  # type: ignore[call-overload]
     finally:
         handle.remove()
     assert [r.entropy for r in found.records] == pytest.approx([r.entropy for r in separate.records], abs=1e-9)

@@ -12,12 +12,18 @@ from mmerank.errors import UsageError
 from mmerank.jobs.align import Alignment
 from mmerank.jobs.diff import Diff
 from mmerank.jobs.encode import Encoding
-from mmerank.jobs.perturb import Perturbation
+from mmerank.jobs.perturb import EncoderPerturbation, Perturbation
 from mmerank.jobs.shown import Names, Result, check_names
 from mmerank.report.folders import run_folders
 from mmerank.runs.settings import read_settings, read_summary, results_in
 
-_KINDS: dict[str, Any] = {"align": Alignment, "perturb": Perturbation, "diff": Diff, "encode": Encoding}
+_KINDS: dict[str, Any] = {
+    "align": Alignment,
+    "perturb": Perturbation,
+    "diff": Diff,
+    "encode": Encoding,
+    "perturb_encoder": EncoderPerturbation,
+}
 
 
 class Results(Result, Sequence[Any]):

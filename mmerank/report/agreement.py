@@ -35,6 +35,7 @@ MAIN = {
     "perturb": ("image_text_alignment", "image_reduction_ratio"),
     "diff": ("diff_erank", "reduced_loss"),
     "encode": ("matched_cosine", "image_to_text_at_1"),
+    "perturb_encoder": ("matched_cosine", "image_to_text_at_1"),
 }
 
 

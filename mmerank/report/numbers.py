@@ -75,7 +75,7 @@ def _changes(runs: Sequence[Finished]) -> pd.DataFrame:
     found = [
         differences_frame(tests).assign(run=run.name, model=model, front=metric(of).prefix)
         for run in runs
-        if run.job == "perturb" and run.transforms
+        if run.perturbed and run.transforms
         for of, by_model in run.tests.items()
         for model, tests in by_model.items()
         if tests
@@ -133,7 +133,7 @@ def _of_run(run: Finished) -> pd.DataFrame:
         printed: dict[str, float] = {}  # the paper has no encoders
         if run.job == "diff":
             printed = printed_diff(model, run.data) if point == "final" else {}
-        elif run.job != "encode":
+        elif not run.of_encoders:
             printed = printed_alignment(model, run.source(model), run.data, transform)
         table.loc[rows_of.index, "paper"] = rows_of["quantity"].map(printed)
     return table

@@ -22,6 +22,7 @@ CONVENTIONS: dict[str, type[AnyConvention]] = {
     "diff": TextConvention,
     "untrained": TextConvention,
     "encode": EncoderConvention,
+    "perturb_encoder": EncoderConvention,
 }
 # A shape is a type, one of several (a tuple), a list with the shape of its entries, or a dictionary with those of its
 # values, "*" for any other key. A key may be missing.
