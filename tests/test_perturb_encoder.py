@@ -210,5 +210,5 @@ def test_command_line(clip: Encoder, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "run.json").read_text())["job"] == "perturb_encoder"
     shown = run(*arguments, "--out", out).stdout
     assert "patches" in shown and "rotate:90" in shown
-    assert "--match-tokens: an encoder alone has none" in failure(*arguments, "--match-tokens", "4")
-    assert "--sequence: an encoder alone has none" in failure(*arguments, "--sequence", "template")
+    assert "--match-tokens: an encoder alone has none" in failure(*arguments, "--match-tokens", "4")[1]
+    assert "--sequence: an encoder alone has none" in failure(*arguments, "--sequence", "template")[1]

@@ -93,7 +93,9 @@ def matched_deltas(
         )
         for records in both
     )
-    found = deltas(before, after) if before["n"] else dict.fromkeys(ALIGNMENT)
+    found: dict[str, Any] = dict.fromkeys(ALIGNMENT)
+    if before["n"]:
+        found = deltas(*({name: numbers[name] for name in ALIGNMENT} for numbers in (before, after)))
     return {"n": before["n"], **found}
 
 

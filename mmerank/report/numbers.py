@@ -233,7 +233,8 @@ def placed(runs: Sequence[Finished], numbers: pd.DataFrame) -> pd.DataFrame:
         for key, of in frame[frame["model"] == model].groupby(["transform", "point", "input"])
     }
     eranks = table["quantity"].str.contains("erank|participation_ratio")
-    counted = eranks | table["metric"].str.startswith((VALUE, MATCHED_VALUE))
+    # Of a picture among several, its own rows are not counted.
+    counted = (eranks & table["metric"].ne("pictures")) | table["metric"].str.startswith((VALUE, MATCHED_VALUE))
     keys = zip(*(table[name] for name in ("run", "model", "transform", "point", "input")), strict=True)
     behind = pd.Series([means.get(key, math.nan) for key in keys], index=table.index)
     rows = pd.to_numeric(table["rows"], errors="coerce")
@@ -244,7 +245,7 @@ def placed(runs: Sequence[Finished], numbers: pd.DataFrame) -> pd.DataFrame:
 def _place(of: str, name: str, point: str) -> tuple[str, str]:
     """Hook point and input of a number; empty where it is of several."""
     plain = name.removeprefix(metric(of).prefix) if of != "accuracy" else name
-    if (label := plain.replace("participation_ratio", "erank")) in ERANKS:
+    if (label := plain.rpartition("/")[2].replace("participation_ratio", "erank")) in ERANKS:
         return ERANKS[label]
     if of.startswith((VALUE, MATCHED_VALUE)):
         _, *where, kind = plain.split("/")

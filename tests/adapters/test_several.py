@@ -91,6 +91,17 @@ def test_each_picture_and_all_together(name: str) -> None:
             if where[0] != "llm":
                 assert record.n == sum(map(len, parts))
                 assert record.entropy == pytest.approx(reference.entropy(np.concatenate(parts)), abs=1e-5)
+    (each, *by_place), alone = result.picture_eranks or [], result.pictures
+    assert (each["picture"], each["n"]) == (0, 2) and [(of["picture"], of["n"]) for of in by_place] == [
+        (1, 2),
+        (2, 2),
+        (3, 1),
+    ]
+    for erank in label.values():
+        every = [np.log(of[erank]) for of in alone.values()]
+        assert each[erank] == pytest.approx(np.exp(np.concatenate(every).mean()))
+        for i, of in enumerate(by_place):
+            assert of[erank] == pytest.approx(np.exp(np.mean([one[i] for one in every if len(one) > i])))
     others = [r for r in result.records if (r.point, r.input) not in label]
     assert others and all(r.entropy_pictures is None for r in others)
 
@@ -116,7 +127,7 @@ def test_a_list_of_one_is_a_picture(tmp_path: Path) -> None:
     found = align(adapter("internvl"), [*EXAMPLES, SEVERAL[0]], out=tmp_path / "run")
     same = {(r.example, r.point, r.input): r.entropy for r in found.records if r.example != "two"}
     assert same == {(r.example, r.point, r.input): r.entropy for r in before.records}
-    assert before.pictures is None and "pictures" not in before.to_dict()
+    assert before.pictures is None and not {"pictures", "picture_eranks"} & before.to_dict().keys()
     assert "entropy_pictures" not in before.to_pandas()
 
 

@@ -17,6 +17,7 @@ from mmerank.analysis.metrics import (
     mutual_information,
     mutual_knn,
     participation_ratio,
+    pictures,
     retrieval,
     rows,
 )
@@ -37,6 +38,7 @@ METRICS: tuple[Metric, ...] = tuple(
         participation_ratio,
         rows,
         layers,
+        pictures,
         mutual_information,
         cka,
         mutual_knn,
