@@ -310,7 +310,7 @@ def test_pictures_stand_upright_before_they_are_transformed(tmp_path: Path) -> N
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise for display
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "lying.png", exif=exif)
-    texts = {"instruction": "What?", "response": "Colours, wide and low."}
+    texts: dict[str, Any] = {"instruction": "What?", "response": "Colours, wide and low."}
     transforms = ["rotate:90", "crop:0.5", "flip:horizontal"]
     lying = perturb(LLAVA.adapter, [Example("x", tmp_path / "lying.png", **texts)], transforms)
     plain = perturb(LLAVA.adapter, [Example("x", upright, **texts)], transforms)

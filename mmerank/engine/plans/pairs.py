@@ -92,6 +92,12 @@ class Pairs:
         if (count := len(example.pictures)) > 1 and (why := getattr(self.adapter, "one_picture", ONE_PICTURE)):
             return Skipped(example.id, f"it has {count} pictures, and {self.adapter.name} reads one ({why})")
         plain = without_placeholder(self.placeholders, example)
+        if not isinstance(plain, Skipped) and plain.places and self.convention.sequence == "bare":
+            return Skipped(
+                example.id,
+                "its pictures stand within its text, and the bare sequence has pictures before the text; --sequence "
+                "template keeps their places",
+            )
         if not isinstance(plain, Skipped) and not plain.text.strip():
             return Skipped(example.id, "the text is empty")
         return plain
