@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mmerank.jobs.generate import Generation, generate
     from mmerank.jobs.lightning import lightning_monitor
     from mmerank.jobs.monitor import AlignmentMonitor, DiffErankMonitor
-    from mmerank.jobs.perturb import Perturbation, perturb
+    from mmerank.jobs.perturb import EncoderPerturbation, Perturbation, perturb
     from mmerank.jobs.results import Results
     from mmerank.jobs.score import Score, score
     from mmerank.models.adapter import Adapter, load, wrap
@@ -55,6 +55,7 @@ _HOMES = {
     "Diff": "jobs.diff",
     "DiffErankMonitor": "jobs.monitor",
     "EncoderConvention": "convention",
+    "EncoderPerturbation": "jobs.perturb",
     "Encoding": "jobs.encode",
     "TextConvention": "convention",
     "TextAdapter": "models.loading",
@@ -93,6 +94,7 @@ __all__ = [
     "Diff",
     "DiffErankMonitor",
     "EncoderConvention",
+    "EncoderPerturbation",
     "Encoding",
     "Example",
     "Generation",

@@ -256,6 +256,54 @@ def test_examples_that_cannot_be_measured_are_skipped_with_the_reason(clip: Made
         encode(clip.encoder, bad, strict=True)
 
 
+def limited(clip: Made, monkeypatch: pytest.MonkeyPatch, most: int, error: Exception) -> list[int]:
+    """Let the image encoder fail on more pictures at once; how many it was given each time."""
+    images, given = clip.encoder.images, list[int]()
+
+    def counted(pixels: Any) -> Any:
+        given.append(len(pixels))
+        if len(pixels) > most:
+            raise error
+        return images(pixels)
+
+    monkeypatch.setattr(clip.encoder, "images", counted)
+    return given
+
+
+def test_a_first_batch_that_does_not_fit_is_halved(
+    clip: Made, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = limited(clip, monkeypatch, 3, torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.warns(UserWarning, match="out of memory with .* going on with at most"):
+        result = encode(clip.encoder, examples, batch_tokens=8 * 41)  # 16 patches and at most 24 tokens each
+    # One to learn its length; then a batch of all, since they are no longer than that, its half, and what fits.
+    assert given == [1, 8, 4, 2, 2, 2, 2] and not result.skipped
+    assert [r.entropy for r in result.records] == pytest.approx([r.entropy for r in clip.result.records], abs=1e-5)
+
+
+def test_what_the_encoder_refuses_is_skipped_with_its_reason(
+    clip: Made, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, tokens = clip.encoder.images, clip.encoder.tokens
+    bad = clip.encoder.pixels(examples[2].image)["pixel_values"]  # type: ignore[arg-type]
+
+    def refuse(pixels: Any) -> Any:
+        if any(torch.equal(of["pixel_values"], bad) for of in pixels):
+            raise ValueError("a picture of this kind")
+        return images(pixels)
+
+    def fail(text: str) -> Any:
+        return tokens(text) if text != examples[5].response else 1 / 0
+
+    monkeypatch.setattr(clip.encoder, "images", refuse)
+    monkeypatch.setattr(clip.encoder, "tokens", fail)
+    result = encode(clip.encoder, examples, batch_tokens=10_000)
+    assert {entry.id: entry.reason for entry in result.skipped} == {
+        examples[2].id: "the model fails on it (a picture of this kind)",
+        examples[5].id: "its tokenizer fails on the text (division by zero)",
+    }
+
+
 def test_a_run_folder_is_continued(
     clip: Made, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

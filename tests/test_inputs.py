@@ -12,11 +12,6 @@ from mmerank import Example, load_data
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs.example import Skipped, unique
 
-INSIDE = (
-    "<image> stands inside of the human turn; several pictures are read before the text, so their tags may stand at "
-    "its beginning or end"
-)
-
 
 def record(
     name: Any = "a", image: Any = "a.jpg", human: Any = "<image>\nWhat?", gpt: Any = "A cat."
@@ -67,8 +62,12 @@ def test_first_exchange_of_a_longer_conversation(tmp_path: Path) -> None:
         ({"id": "a", "image": "a.jpg", "conversations": 3}, "conversations is a number (3)"),
         ({"id": "a", "image": "a.jpg", "conversations": []}, "no turn from 'human' in conversations"),
         (record(image=[]), "image lists no picture"),
-        (record(human="<image> What?", image=["a.jpg", "b.jpg"]), "the human turn has 1 <image> for 2 pictures"),
-        (record(human="In <image> and <image>?", image=["a.jpg", "b.jpg"]), INSIDE),
+        (record(human="<image> What?", image=["a.jpg", "b.jpg"]), "the instruction holds a sign for 1 of 2 pictures"),
+        (
+            record(human="In <image> what?", image=["a.jpg", "b.jpg"]),
+            "the instruction holds <image>, the sign for a picture, inside of it; it may stand once for each, before "
+            "the text or behind the instruction or, once for each, within the instruction",
+        ),
         (record(image=["a.jpg", 3]), "image is a number (3), expected a file name"),
         (record(image=[3]), "image is a number (3), expected a file name"),
         ({k: v for k, v in record().items() if k != "image"}, "no image"),

@@ -189,9 +189,9 @@ def test_a_model_that_looks_ahead_gets_passes_of_its_own() -> None:
     handle = decoder.register_forward_pre_hook(look_ahead, with_kwargs=True)
     transforms, options = ["rotate:90", "other-text"], {"controls": ["independent"], "control_draws": 1}
     try:
-        separate = perturb(adapter, examples(), transforms, share_prefix=False, **options)  # type: ignore[arg-type]
+        separate = perturb(adapter, examples(), transforms, share_prefix=False, **options)  # type: ignore[call-overload]
         with pytest.warns(UserWarning, match="depend on the text behind it"):
-            found = perturb(adapter, examples(), transforms, **options)  # type: ignore[arg-type]
+            found = perturb(adapter, examples(), transforms, **options)  # type: ignore[call-overload]
     finally:
         handle.remove()
     assert [r.entropy for r in found.records] == pytest.approx([r.entropy for r in separate.records], abs=1e-9)
@@ -310,7 +310,7 @@ def test_pictures_stand_upright_before_they_are_transformed(tmp_path: Path) -> N
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise for display
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "lying.png", exif=exif)
-    texts = {"instruction": "What?", "response": "Colours, wide and low."}
+    texts: dict[str, Any] = {"instruction": "What?", "response": "Colours, wide and low."}
     transforms = ["rotate:90", "crop:0.5", "flip:horizontal"]
     lying = perturb(LLAVA.adapter, [Example("x", tmp_path / "lying.png", **texts)], transforms)
     plain = perturb(LLAVA.adapter, [Example("x", upright, **texts)], transforms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from mmerank.errors import DataError, ModelError, first_line
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import Opened
 from mmerank.inputs.sequence import IMAGE_ID, Kind, Role, TokenSequence
+from mmerank_adapters.template import Template, common
 
 # For nothing but a loss.
 _LEFT_OUT = ("labels",)
@@ -47,6 +48,7 @@ class Feeder:
                 f"{name}: what transformers loads as its processor is a {type(processor).__name__}, which takes "
                 f"{lacks}{'' if whole else '(processor_config.json, preprocessor_config.json)'}"
             )
+        self._template = Template(processor, name)
         self.guessed = ""  # why nothing is put in for a picture
         self.placeholder = self._placeholder() if placeholder is None else placeholder
         self._text_by_tokenizer = False
@@ -103,8 +105,8 @@ class Feeder:
                 break
         if len(texts) == 2:
             with_picture, without = texts
-            first = _common(with_picture, without)
-            last = _common(with_picture[first:][::-1], without[first:][::-1])
+            first = common(with_picture, without)
+            last = common(with_picture[first:][::-1], without[first:][::-1])
             if found := with_picture[first : len(with_picture) - last].strip():
                 return str(found)
         token = getattr(self.processor, "image_token", None) or getattr(self.tokenizer, "image_token", None)
@@ -181,10 +183,10 @@ class Feeder:
         """
         picture: Any = example.image if kind != "text" else None  # opened
         if form == "template":
-            text, parts = self._templated(example, kind)
+            text, parts = self._template.written(example, kind)
             around = {"add_special_tokens": False} if self._has_bos(text) else {}
             made = self.processed(text, picture, **around)
-            roles = self._template_roles(made, text, parts, around)
+            roles = self._template.roles(_ids(made), text, parts, around)
         else:
             start = "" if picture is None else self._start(picture)
             without = self._without_text(start, picture)
@@ -231,63 +233,6 @@ class Feeder:
     def _has_bos(self, text: str) -> bool:
         bos = self.tokenizer.bos_token
         return bool(bos) and text.startswith(bos)
-
-    def _templated(self, example: Example, kind: Kind) -> tuple[str, list[str]]:
-        """The exchange in the model's chat template, and the parts of it that are the example's."""
-        question: list[dict[str, str]] = [] if kind == "text" else [{"type": "image"} for _ in example.pictures]
-        parts = []
-        if kind != "image" and example.instruction:
-            parts.append(example.instruction)
-            question.append({"type": "text", "text": example.instruction})
-        turns = [{"role": "user", "content": question}]
-        if kind != "image":
-            parts.append(example.response)
-            turns.append({"role": "assistant", "content": [{"type": "text", "text": example.response}]})
-        if not getattr(self.processor, "chat_template", None):
-            raise ModelError(f"{self.name}: its processor has no chat template; measure bare sequences")
-        try:
-            asked = {"add_generation_prompt": True} if kind == "image" else {}
-            text = self.processor.apply_chat_template(turns, tokenize=False, **asked)
-        except Exception as error:  # whatever a template comes to
-            raise ModelError(
-                f"{self.name}: its chat template fails ({first_line(error)}); measure bare sequences "
-                "(--sequence bare)"
-            ) from error
-        return str(text), parts
-
-    def _template_roles(
-        self, made: Mapping[str, Any], text: str, parts: Sequence[str], around: Mapping[str, Any]
-    ) -> list[Role]:
-        """Roles by where the parts stand in the text; what the processor puts in the picture's place is template."""
-        spans, position = [], 0
-        for part in parts:
-            # A template may strip what it is given.
-            found = text.find(part, position)
-            part = part if found >= 0 else part.strip()
-            found = text.find(part, position)
-            if found < 0:
-                raise ModelError(f"{self.name}: its chat template changes what it is given; measure bare sequences")
-            position = found + len(part)
-            spans.append((found, position))
-        plain = self.tokenizer(text, return_offsets_mapping=True, **around)
-        roles = [
-            Role.TEXT if any(start < last and first < end for first, last in spans) else Role.TEMPLATE
-            for start, end in plain["offset_mapping"]
-        ]
-        ids, unexpanded = _ids(made), list(plain["input_ids"])
-        first = _common(ids, unexpanded)
-        last = _common(ids[first:][::-1], unexpanded[first:][::-1])
-        if Role.TEXT not in roles[first : len(roles) - last]:
-            return roles[:first] + [Role.TEMPLATE] * (len(ids) - first - last) + roles[len(roles) - last :]
-        # A processor may put tokens of its own behind all, too: then the texts stand somewhere as they are.
-        start = roles.index(Role.TEXT)
-        end = len(roles) - roles[::-1].index(Role.TEXT)
-        said = unexpanded[start:end]
-        for at in range(len(ids) - len(said), -1, -1):
-            if ids[at : at + len(said)] == said:
-                behind = len(ids) - at - len(said)
-                return [Role.TEMPLATE] * at + roles[start:end] + [Role.TEMPLATE] * behind
-        raise ModelError(f"{self.name}: its processor tokenises the chat template in a way not understood")
 
 
 def tensors(sequence: TokenSequence, device: torch.device) -> dict[str, Tensor]:
@@ -351,20 +296,10 @@ def _ids(made: Mapping[str, Any]) -> list[int]:
 
 def _inserted(ids: list[int], without: list[int]) -> list[Role]:
     """TEXT where ids stand that are not there without the text."""
-    first = _common(ids, without)
-    last = _common(ids[first:][::-1], without[first:][::-1])
+    first = common(ids, without)
+    last = common(ids[first:][::-1], without[first:][::-1])
     text = len(ids) - first - last
     return [Role.TEMPLATE] * first + [Role.TEXT] * text + [Role.TEMPLATE] * last
-
-
-def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """Length of what two begin with."""
-    count = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmerank.convention import GenerationConvention, ImageLayout, SequenceForm
-from mmerank.errors import DataError, ModelError, UsageError, first_line
+from mmerank.errors import UsageError
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import Opened
 from mmerank.inputs.sequence import Kind, Role, TokenSequence
@@ -22,6 +21,7 @@ from mmerank.models.encoded import Encoded
 from mmerank.models.gates import zero_gates
 from mmerank.models.generation import continued
 from mmerank.models.hooks import Point
+from mmerank.models.refusal import refusal
 from mmerank.models.soundness import embedding_rows
 from mmerank.models.source import source_of
 from mmerank.models.special_tokens import size_cautions, special_cautions, stated_ids
@@ -239,7 +239,7 @@ class Multimodal:
         found = []
         for of in pixels:
             placed = list[Tensor]()
-            with _refusal():
+            with refusal():
                 encoded = self._reader.encoded(of["alone"], of["inputs"], placed=placed)
                 if "sizes" in of:
                     encoded.spans = self._several.spans(encoded, placed, of["sizes"])
@@ -260,7 +260,7 @@ class Multimodal:
         Raises:
             DataError: The model refuses one of them.
         """
-        with _refusal():
+        with refusal():
             self._reader.decode(sequences, images)
 
     @cached_property
@@ -314,14 +314,3 @@ class Multimodal:
             known = [getattr(self.tokenizer, f"{side}_token_id"), *stated_ids(config, side)]
             found[side] = next((i for i in known if i is not None and i in ids), None)
         return found
-
-
-@contextmanager
-def _refusal() -> Iterator[None]:
-    """Say of whatever a model's forward raises that it is about the example: one is skipped, many stop a run."""
-    try:
-        yield
-    except ModelError as error:
-        raise DataError(str(error)) from error
-    except Exception as error:
-        raise DataError(f"the model fails on it ({first_line(error)})") from error

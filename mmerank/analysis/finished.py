@@ -29,7 +29,10 @@ JOBS = {
     "diff": "Diff-eRank",
     "encode": "Encoders",
     "generate": "What models write",
+    "perturb_encoder": "Encoders before and after a change",
 }
+PERTURBATIONS = ("perturb", "perturb_encoder")
+OF_ENCODERS = ("encode", "perturb_encoder")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Finished:
     Attributes:
         name: What it is called in the report.
         path: The folder.
-        job: `align`, `perturb`, `diff`, `encode` or `generate`.
+        job: One of `JOBS`.
         settings: As in its `run.json`.
         results: By model, as in its `summary.json`, of a perturbation the base's; empty where the run was not
             finished.
@@ -83,6 +86,16 @@ class Finished:
         return {of: tests for of, tests in found.items() if any(tests.values())}
 
     @property
+    def perturbed(self) -> bool:
+        """Whether it has numbers before and after a change."""
+        return self.job in PERTURBATIONS
+
+    @property
+    def of_encoders(self) -> bool:
+        """Whether it is of encoders alone."""
+        return self.job in OF_ENCODERS
+
+    @property
     def match_tokens(self) -> int | None:
         """On how many rows each everything was measured too; None for no such numbers."""
         found: int | None = self.convention.get("match_tokens")
@@ -97,7 +110,7 @@ class Finished:
     @property
     def null_tests(self) -> list[tuple[str, str, NullTest]]:
         """Control, quantity and test of eRank5 and Image-Text Alignment against pictures with other texts."""
-        if self.job != "perturb":
+        if not self.perturbed:
             return []
         nulls = [null for found in self.nulls.values() for null in found]
         return [(null.control, quantity, test) for null in nulls for quantity, test in null.tests.items()]

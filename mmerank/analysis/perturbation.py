@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, get_args
 
 import pandas as pd
@@ -12,8 +13,9 @@ import pandas as pd
 from mmerank.analysis.comparison import compared
 from mmerank.analysis.metric import Metric
 from mmerank.analysis.metrics.alignment import ALIGNMENT, QUANTITIES, dataset_erank, image_text_alignment
-from mmerank.analysis.metrics.known import listed_metrics, metric
+from mmerank.analysis.metrics.known import listed_metrics, metric, metrics_of
 from mmerank.analysis.metrics.matched import matched_alignment, unmatched
+from mmerank.analysis.sample import of_encoders
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.null import NullTest, null_test
 from mmerank.analysis.statistics.paired import ComparisonResult, FalseDiscovery, controlled
@@ -55,18 +57,17 @@ def deltas(base: Mapping[str, float], changed: Mapping[str, float]) -> dict[str,
     """How much higher each quantity is after the change.
 
     Args:
-        base: The seven quantities before.
+        base: The quantities before.
         changed: The same after.
 
     Returns:
         Changed minus base, by quantity.
 
     Example:
-        >>> before = dict.fromkeys(ALIGNMENT, 1.0)
-        >>> deltas(before, {**before, "erank1": 3.5})["erank1"]
-        2.5
+        >>> deltas({"erank1": 1.0, "erank2": 1.0}, {"erank1": 3.5, "erank2": 1.0})
+        {'erank1': 2.5, 'erank2': 0.0}
     """
-    return {name: changed[name] - base[name] for name in ALIGNMENT}
+    return {name: changed[name] - base[name] for name in base}
 
 
 def matched_deltas(
@@ -92,7 +93,9 @@ def matched_deltas(
         )
         for records in both
     )
-    found = deltas(before, after) if before["n"] else dict.fromkeys(ALIGNMENT)
+    found: dict[str, Any] = dict.fromkeys(ALIGNMENT)
+    if before["n"]:
+        found = deltas(*({name: numbers[name] for name in ALIGNMENT} for numbers in (before, after)))
     return {"n": before["n"], **found}
 
 
@@ -169,7 +172,8 @@ def paired_tests(
     for name, frame in by_transform.items():
         if not there & _examples(frame, measure, aggregate):
             continue
-        comparison = compared(frame, base, names=(name, "base"), aggregate=aggregate, bootstrap=bootstrap, name=of)
+        how = partial(compared, names=(name, "base"), aggregate=aggregate, bootstrap=bootstrap, name=of)
+        comparison = joined([how(frame, base, point=point) for point, _ in measure.samples(base, aggregate)])
         moved = seen_by(name)
         fixed = (
             d.quantity
@@ -187,9 +191,10 @@ def metric_tests(
     bootstrap: Bootstrap | None = None,
     false_discovery: FalseDiscovery = "bh",
 ) -> dict[str, dict[str, ComparisonResult]]:
-    """The same of every metric that results list by name, with `q` over all of their tests together.
+    """The same of several metrics, with `q` over all of their tests together.
 
-    The numbers that every run has are apart: asking for more does not change what is said of them.
+    Of pairs these are the metrics that results list by name. The numbers that every run has are apart: asking for
+    more does not change what is said of them. Of encoders they are all that there are.
 
     Args:
         records: As for `paired_tests`, as are all others.
@@ -203,11 +208,28 @@ def metric_tests(
     """
     each = {
         of: tests
-        for of in (metric.name for metric in listed_metrics(records))
+        for of in (metric.name for metric in (metrics_of if of_encoders(records) else listed_metrics)(records))
         if (tests := paired_tests(records, aggregate=aggregate, bootstrap=bootstrap, of=of))
     }
     together = iter(controlled((one for tests in each.values() for one in tests.values()), false_discovery))
     return {of: {name: next(together) for name in tests} for of, tests in each.items()}
+
+
+def joined(comparisons: Sequence[ComparisonResult]) -> ComparisonResult:
+    """Comparisons of one transform with the base on the same examples, by different numbers, as one.
+
+    Args:
+        comparisons: At least one; each `q` stays as it is.
+
+    Returns:
+        All their differences.
+    """
+    first = max(comparisons, key=lambda of: of.permutations)  # statistics of pairs have no swaps
+    return replace(
+        first,
+        differences=tuple(found for of in comparisons for found in of.differences),
+        fixed=tuple(name for of in comparisons for name in of.fixed),
+    )
 
 
 def _examples(records: pd.DataFrame, of: Metric, aggregate: Aggregate) -> set[str]:

@@ -14,13 +14,17 @@ import typer
 from mmerank.commands import measured as measured
 from mmerank.commands import options as options
 from mmerank.commands.config import write_config
-from mmerank.convention import Convention
+from mmerank.convention import Convention, EncoderConvention
 from mmerank.errors import UsageError
 from mmerank.runs.answers import STATED as SCORED
 from mmerank.runs.settings import STATED
 
 if TYPE_CHECKING:
     from mmerank.inputs.example import DataSet
+
+
+# Ways to run a model that encoders have, too.
+_OF_ENCODERS = {"device", "dtype", "batch_tokens", "max_megapixels"}
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,28 @@ def convention(choices: ExampleChoices, beside: Beside | None = None) -> Convent
         studied = {**asdict(beside), "token_curve": measured.row_counts(beside.token_curve)}
         studied["metrics"] = metric_names(beside.metrics, pictures=True)
     return Convention(**asdict(choices), **studied)
+
+
+def encoder_convention(choices: Choices, *others: Any) -> EncoderConvention:
+    """The convention that options state for an encoder.
+
+    Args:
+        choices: Those the paper leaves open.
+        others: Further groups of options.
+
+    Returns:
+        The convention.
+
+    Raises:
+        UsageError: An option is given that encoders do not have.
+    """
+    own = {field.name for field in fields(EncoderConvention)} | _OF_ENCODERS
+    for group in (choices, *others):
+        for field in fields(group):
+            if field.name not in own and getattr(group, field.name) != field.default:
+                named = field.name.replace("_", "-")
+                raise UsageError(f"--{named}: an encoder alone has none; it is for models with an LLM")
+    return EncoderConvention(**{name: of for name, of in asdict(choices).items() if name in own})
 
 
 def ranges(argument: str) -> list[float | None]:

@@ -46,6 +46,15 @@ Model = Annotated[
         metavar="MODEL", help="Hub id, directory, YAML file, demo-llava or demo-minigpt-v2.", show_default=False
     ),
 ]
+ModelOrEncoder = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Hub id, directory, YAML file, demo-llava or demo-minigpt-v2; or an encoder, open_clip:NAME:PRETRAINED, "
+        "timm:NAME[:FILE], or CLIP, SigLIP and their like.",
+        show_default=False,
+    ),
+]
 # What fits unbroken into the narrowest column at 80 characters.
 _PAIRS_HELP = (
     "Image-text pairs: llava:FILE.json[?images=DIR], minigpt:DIR, detail_23k:FILE.json, cc_sbu_align:DIR, "

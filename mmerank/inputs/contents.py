@@ -40,7 +40,8 @@ def content_of(example: Example, picture: Opened | None = None, stamp: str = "")
     Returns:
         The hashes.
     """
-    text = xxhash.xxh3_64_hexdigest(repr((example.instruction, example.response)).encode())
+    where = (example.places,) if example.places else ()
+    text = xxhash.xxh3_64_hexdigest(repr((example.instruction, example.response, *where)).encode())
     return Content(text, "" if picture is None else picture_digest(picture), stamp)
 
 

@@ -29,6 +29,8 @@ class Example:
             `{"bytes", "path"}`; an opened picture; a list of several of these, in their order; or None.
         instruction: Text.
         response: Text.
+        places: Of several pictures that stand within the instruction: before each, so many of its characters stand,
+            ascending. By default all stand before the text.
 
     Attributes:
         id: Unique in its data set.
@@ -36,6 +38,7 @@ class Example:
             one; None for text alone.
         instruction: What the model is asked; may be empty.
         response: What it should answer.
+        places: As above; empty where the pictures stand before the text.
 
     Example:
         >>> Example(7, "photos/7.jpg", "What is this?", "A cat.").id
@@ -46,6 +49,7 @@ class Example:
     image: Pictures | None
     instruction: str
     response: str
+    places: tuple[int, ...]
 
     def __init__(
         self,
@@ -53,12 +57,13 @@ class Example:
         image: str | Path | Encoded | Image.Image | bytes | Mapping[str, Any] | Sequence[Any] | None,
         instruction: str,
         response: str,
+        places: Sequence[int] = (),
     ):
         # What is of another type stays as it is, and is skipped with the reason.
         source = picture_sources(image)
         number = isinstance(id, Integral) and not isinstance(id, bool)
         values = {"id": str(int(id)) if number else id, "image": image if source is None else source}
-        for name, value in {**values, "instruction": instruction, "response": response}.items():
+        for name, value in {**values, "instruction": instruction, "response": response, "places": (*places,)}.items():
             object.__setattr__(self, name, value)
 
     @property
@@ -304,7 +309,8 @@ def fingerprint(examples: Iterable[Example | Skipped]) -> str:
             continue
         known = [_known_by(picture) for picture in entry.pictures]
         picture = known if len(known) > 1 else next(iter(known), None)
-        digest.update(repr((entry.id, picture, entry.instruction, entry.response)).encode())
+        where = (entry.places,) if entry.places else ()
+        digest.update(repr((entry.id, picture, entry.instruction, entry.response, *where)).encode())
     return digest.hexdigest()[:16]
 
 

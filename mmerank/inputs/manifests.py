@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from mmerank.errors import DataError, UsageError
 from mmerank.files import regular_bytes
 from mmerank.inputs.example import IMAGE_TAG, DataSet, Example, Skipped, kind, unique
 from mmerank.inputs.layouts import at_home, check_layout, located
+from mmerank.inputs.placeholders import without_placeholder
 from mmerank.inputs.sources import inside
 
 # cc_sbu_align carries no instruction: MiniGPT-4's code draws one of four prompts at random. This is one of them.
@@ -138,7 +138,7 @@ def _llava_entry(record: Any, index: int, images: Path) -> Example | Skipped:
             raise DataError("the response is empty")
         pictures = [_inside(images, picture) for picture in _pictures(record)]
         if len(pictures) > 1:
-            question = _without_tags(question, len(pictures))
+            return without_placeholder((IMAGE_TAG,), Example(name, pictures, question.strip(), response))
         return Example(name, pictures, question.replace(IMAGE_TAG, "").strip(), response)
     except DataError as error:
         return Skipped(name, str(error))
@@ -187,21 +187,6 @@ def _value(turn: dict[str, Any], speaker: str, *, several: bool = False) -> str:
     if not isinstance(value, str):
         raise DataError(f"the {speaker} turn's value is {kind(value)}, expected text")
     return value
-
-
-def _without_tags(question: str, pictures: int) -> str:
-    """The text beside several pictures, which stand before it: one tag for each at its ends, or none."""
-    tag = re.escape(IMAGE_TAG)
-    found = re.fullmatch(rf"((?:\s*{tag})*)\s*(.*?)((?:\s*{tag})*)\s*", question, re.DOTALL)
-    assert found is not None  # it matches any text
-    if IMAGE_TAG in found[2]:
-        raise DataError(
-            f"{IMAGE_TAG} stands inside of the human turn; several pictures are read before the text, so their tags "
-            "may stand at its beginning or end"
-        )
-    if (tags := question.count(IMAGE_TAG)) not in (0, pictures):
-        raise DataError(f"the human turn has {tags} {IMAGE_TAG} for {pictures} pictures")
-    return found[2]
 
 
 def _several(record: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Signs in a text that stand for its pictures: taken off at an end of it, and the reason of a skip anywhere else."""
+"""Signs in a text that stand for its pictures: taken off, and the reason of a skip where that is not understood."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def without_placeholder(signs: tuple[str, ...], example: Example) -> Example | S
     """The example without the sign for its picture and the white space beside it.
 
     As LLaVA's data have it, it stands before the instruction or behind it; of a text without an instruction, before
-    or behind the whole. Of several pictures, each has a sign there, or none has.
+    or behind the whole. Of several pictures, each has a sign there, or none has; or each has one in the instruction,
+    some inside of it, and then these are the pictures' places.
 
     Args:
         signs: What stands for a picture, longer ones first.
@@ -79,20 +80,38 @@ def without_placeholder(signs: tuple[str, ...], example: Example) -> Example | S
     if example.image is None or not any(sign in example.instruction or sign in example.response for sign in signs):
         return example
     name, count, taken = "instruction" if example.instruction.strip() else "response", len(example.pictures), 0
-    found = example
-    while taken < count and (text := _stripped(signs, getattr(found, name))) != getattr(found, name):
+    found = _interleaved(signs, example) or example
+    while not found.places and taken < count:
+        if (text := _stripped(signs, getattr(found, name))) == getattr(found, name):
+            break
         found, taken = _with_text(found, name, text), taken + 1
     if 0 < taken < count:
         return Skipped(example.id, f"the {name} holds a sign for {taken} of {count} pictures")
     for name in ("instruction", "response"):
         if left := [sign for sign in signs if sign in getattr(found, name)]:
             what = f"{left[0]}, the sign for a picture, " + ("once more" if found != example else "inside of it")
+            several = " or, once for each, within the instruction" if count > 1 else ""
             return Skipped(
                 example.id,
                 f"the {name} holds {what}; it may stand once{' for each' if count > 1 else ''}, before the text or "
-                "behind the instruction",
+                f"behind the instruction{several}",
             )
     return found
+
+
+def _interleaved(signs: tuple[str, ...], example: Example) -> Example | None:
+    """The example with its pictures' places, if each has a sign in the instruction and one has text on both sides."""
+    parted = re.split("|".join(map(re.escape, signs)), example.instruction)
+    parts = [part.strip() for part in parted]
+    count = len(parts) - 1
+    around = any(any(parts[: i + 1]) and any(parts[i + 1 :]) for i in range(count))
+    if not around or count < 2 or count != len(example.pictures):
+        return None
+    text, places = parts[0], list[int]()
+    for part in parts[1:]:
+        places.append(len(text))
+        text = " ".join(filter(None, (text, part)))
+    return replace(example, instruction=text, places=tuple(places))
 
 
 def _with_text(example: Example, name: str, text: str) -> Example:

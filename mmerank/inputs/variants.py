@@ -255,7 +255,7 @@ def _partner_text(examples: Sequence[Example], key: tuple[object, ...]) -> Calla
 
     def of(example: Example) -> Example:
         other = partners[example.id]
-        return replace(example, instruction=other.instruction, response=other.response)
+        return replace(example, instruction=other.instruction, response=other.response, places=())
 
     return of
 

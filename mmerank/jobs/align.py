@@ -23,7 +23,7 @@ from mmerank.inputs.others import Others
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import without_placeholders
 from mmerank.inputs.selection import ALL, Selection
-from mmerank.jobs.clip import Clip, clip_embeddings, clip_in
+from mmerank.jobs.clip import Clip, check_one_picture, clip_embeddings, clip_in
 from mmerank.jobs.shown import Result, as_run
 from mmerank.models.adapter import Adapter, check_adapter
 from mmerank.runs.fetched import run_folder
@@ -127,6 +127,8 @@ def align(
     own_folder = out is not None and not isinstance(out, RunFolder)
     if (out is not None and not isinstance(out, RunFolder)) or scorer is not None:
         examples = kept(examples)
+    if scorer is not None:
+        check_one_picture(selection.of(examples))
     if out is not None and not isinstance(out, RunFolder):
         out = open_align_run(out, examples, convention, layers=layers, max_pixels=max_pixels, selection=selection)
     folder = out

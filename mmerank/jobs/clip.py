@@ -43,6 +43,23 @@ _SCHEMA = pa.schema(
 _UNIT = 0.02
 
 
+def check_one_picture(examples: Iterable[Example | Skipped]) -> None:
+    """Refuse examples with several pictures, before anything is measured.
+
+    Args:
+        examples: Any.
+
+    Raises:
+        DataError: One has several; it is named.
+    """
+    for example in examples:
+        if isinstance(example, Example) and len(example.pictures) > 1:
+            raise DataError(
+                f"example {example.id!r} has {len(example.pictures)} pictures, and CLIP's score is of one beside its "
+                "text; leave out --clip, or these examples"
+            )
+
+
 class Clip:
     """A dual encoder of open_clip.
 
@@ -77,11 +94,7 @@ class Clip:
         Raises:
             DataError: The picture cannot be read, or there are several.
         """
-        if len(example.pictures) != 1:
-            raise DataError(
-                f"example {example.id!r} has {len(example.pictures)} pictures, and CLIP's score is of one beside its "
-                "text; leave out --clip, or these examples"
-            )
+        check_one_picture([example])
         (source,) = example.pictures
         picture = self._preprocess(open_picture(source, max_pixels=max_pixels))[None].to(self._device)
         text = PROMPT + example.response

@@ -13,7 +13,7 @@ from mmerank.jobs.align import Alignment
 from mmerank.jobs.diff import Diff
 from mmerank.jobs.encode import Encoding
 from mmerank.jobs.generate import Generation
-from mmerank.jobs.perturb import Perturbation
+from mmerank.jobs.perturb import EncoderPerturbation, Perturbation
 from mmerank.jobs.shown import Names, Result, check_names
 from mmerank.report.folders import run_folders
 from mmerank.runs.settings import read_settings, read_summary, results_in
@@ -24,6 +24,7 @@ _KINDS: dict[str, Any] = {
     "diff": Diff,
     "encode": Encoding,
     "generate": Generation,
+    "perturb_encoder": EncoderPerturbation,
 }
 
 

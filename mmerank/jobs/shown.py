@@ -215,7 +215,7 @@ class Result(Shown):
         table = placed(runs, all_numbers(runs))
         given = {model: name for run in runs for model, name in run.names.items()}
         table["model"] = [given.get(model, model) for model in table["model"]]
-        perturbed = any(run.job == "perturb" for run in runs)
+        perturbed = any(run.perturbed for run in runs)
         several = sum(len(run.frames) for run in runs) > 1
         first = (["data", "model"] if several else []) + (["transform"] if perturbed else [])
         return table[[*first, *_SHOWN, *(_CHANGES if perturbed else ())]]

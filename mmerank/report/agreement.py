@@ -26,8 +26,8 @@ from mmerank.report.paper.printed import named_size
 from mmerank.runs.record import MATCHED as MATCHED_VALUE
 from mmerank.runs.record import VALUE
 
-# A number for each layer, or each modality at each layer, would be tests by the hundred.
-_BY_LAYER = ("layers", "encoder_layers")
+# A number for each layer, each modality at each layer, or each of several pictures, would be tests by the hundred.
+_BY_LAYER = ("layers", "encoder_layers", "pictures")
 _SIZES = {"M": 1e6, "B": 1e9}
 # Numbers that stand first, and in the figure.
 MAIN = {
@@ -36,6 +36,7 @@ MAIN = {
     "diff": ("diff_erank", "reduced_loss"),
     "generate": ("erank_response", "logit_entropy"),
     "encode": ("matched_cosine", "image_to_text_at_1"),
+    "perturb_encoder": ("matched_cosine", "image_to_text_at_1"),
 }
 
 

@@ -22,6 +22,7 @@ _KINDS = {
     "diff": "Diff",
     "encode": "Encoding",
     "generate": "Generation",
+    "perturb_encoder": "EncoderPerturbation",
 }
 
 

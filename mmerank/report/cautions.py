@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from mmerank.analysis.alike import read_alike, unlike_rows, unlike_text
 from mmerank.analysis.comparison import unlike_examples
-from mmerank.analysis.finished import JOBS, Finished
+from mmerank.analysis.finished import JOBS, OF_ENCODERS, Finished
 from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.metrics.matched import unmatched
 from mmerank.analysis.metrics.rows import row_eranks, single_rows
@@ -57,7 +57,7 @@ def mean_tokens(run: Finished, model: str) -> dict[str, float]:
         By `erank1` .. `erank5`, or `tokens`; of encoders, at their last layers, `patches` and `tokens`.
     """
     records = run.of(model)
-    if run.job == "encode":
+    if run.of_encoders:
         named = {"image": "patches", "text": "tokens"}
         last = [record for record in records if record.embedding is not None]
         sides = dict.fromkeys(record.input for record in last)
@@ -226,13 +226,19 @@ def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str]
             )
     yield from _of_unlike_examples(title, runs, called)
     models = [(run, model) for run in runs for model in run.frames]
-    if job == "encode":
+    if job in OF_ENCODERS:
         if len({run.n(model) for run, model in models}) > 1:
             yield f"{title}: eRanks of embeddings and retrieval follow the number of examples, which differ."
-        yield (
-            f"{title}: an encoder of random weights has a modality gap and low eRanks of embeddings, too; hold each "
-            "number against that of the untrained model beside it."
-        )
+        if job == "encode":
+            yield (
+                f"{title}: an encoder of random weights has a modality gap and low eRanks of embeddings, too; hold "
+                "each number against that of the untrained model beside it."
+            )
+        else:
+            yield (
+                f"{title}: an encoder of random weights moves, too; mmerank.perturb(encoder.untrained(0), ...) tells "
+                "how far."
+            )
         return
     if job == "generate":
         yield (

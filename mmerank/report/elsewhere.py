@@ -24,7 +24,7 @@ def elsewhere(run: Finished) -> list[str]:
         found.append("CLIPScore (companions)")
     if run.job != "diff" and run.match_tokens is not None:
         found.append("the spread of a single draw of rows (matched)")
-    if run.job == "perturb":
+    if run.perturbed:
         found.append("smallest detectable differences and effect sizes (tests)")
         found.append("examples measured again alone (checks)")
         if asked.get("token_curve"):

@@ -22,8 +22,8 @@ from mmerank.errors import MmerankError, printable
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import open_picture
 
-# What the most and the least are by: of a perturbation, the mean over the five measurements of how far the entropy
-# moved, in nats.
+# What the most and the least are by: of a perturbation, the mean over the five measurements, of encoders over their
+# last layers, of how far the entropy moved, in nats.
 CHANGE = "mean_entropy_change"
 RANKED_BY = {
     "align": "image_text_alignment",
@@ -31,6 +31,7 @@ RANKED_BY = {
     "diff": "diff_erank",
     "encode": "erank_image",
     "generate": "erank_response",
+    "perturb_encoder": CHANGE,
 }
 _OF_TEXTS = ("erank_untrained", "erank_trained", "diff_erank", "loss_untrained", "loss_trained", "reduced_loss")
 EXTREMES = 4
@@ -74,11 +75,12 @@ def by_example(run: Finished) -> pd.DataFrame:
         if set(frame["input"]) != {"pair"}  # null draws
     ]
     table = pd.concat(tables, ignore_index=True)
-    if run.job != "perturb":
+    if not run.perturbed:
         return table.drop(columns="transform")
     base = table[table["transform"] == "none"].set_index(["model", "id"])
     pairs = pd.MultiIndex.from_frame(table[["model", "id"]])
-    moved = [np.abs(np.log(table[label]) - np.log(base.loc[pairs, label].to_numpy())) for label in ERANKS]
+    labels = [name for name in (("erank_image", "erank_text") if run.of_encoders else ERANKS) if name in table]
+    moved = [np.abs(np.log(table[label]) - np.log(base.loc[pairs, label].to_numpy())) for label in labels]
     table[CHANGE] = np.where(table["transform"] == "none", math.nan, np.mean(moved, axis=0))
     return table
 
@@ -130,7 +132,7 @@ def id_shown(name: str) -> str:
 
 
 def _alone(run: Finished, model: str, transform: str, frame: pd.DataFrame) -> pd.DataFrame:
-    if run.job == "encode":
+    if run.of_encoders:
         return _encoded(run, model, transform, frame)
     point = "final" if run.job == "diff" else ""
     chosen = main_sample(frame, aggregate=run.convention["aggregate"], **({"point": point} if point else {}))

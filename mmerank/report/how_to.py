@@ -22,20 +22,17 @@ _ERANK = (
 _CENTRED = {"mean": "centred on their mean", "median": "centred on their median", "none": "not centred"}
 _AGGREGATE = {"entropy": "exp of the mean entropy over examples", "erank": "the mean of the examples' eRanks"}
 _TOLD = ("centre", "aggregate")  # in words
+_ENCODERS = ("erank_images", "erank_texts", "modality_gap", "image_to_text_at_1", "text_to_image_at_1")
 _MAIN = {
     "align": ("image_reduction_ratio", "image_text_alignment"),
     "perturb": ("image_reduction_ratio", "image_text_alignment"),
     "diff": ("diff_erank", "erank_untrained", "erank_trained", "reduced_loss"),
     "generate": ("erank_prompt", "erank_response", "erank_velocity", "erank_acceleration", "logit_entropy"),
-    "encode": ("erank_images", "erank_texts", "modality_gap", "image_to_text_at_1", "text_to_image_at_1"),
+    "encode": _ENCODERS,
+    "perturb_encoder": _ENCODERS,
 }
-_WHAT = {
-    "generate": "prompts",
-    "align": "image-text pairs",
-    "perturb": "image-text pairs",
-    "diff": "texts",
-    "encode": "examples",
-}
+# Of encoders, examples.
+_WHAT = {"align": "image-text pairs", "perturb": "image-text pairs", "diff": "texts", "generate": "prompts"}
 
 
 def how_to_report(run: Finished) -> list[str]:
@@ -54,7 +51,7 @@ def how_to_report(run: Finished) -> list[str]:
 def _paragraph(run: Finished, model: str, name: str, data: str) -> str:
     left_out = len(run.results.get(model, {}).get("skipped", []))
     n, version = run.n(model), run.settings.get("versions", {}).get("mmerank", "")
-    n_text = f"n = {n} {_WHAT[run.job]}" + (f", {left_out} left out" if left_out else "")
+    n_text = f"n = {n} {_WHAT.get(run.job, 'examples')}" + (f", {left_out} left out" if left_out else "")
     convention = {k: v for k, v in run.convention.items() if k not in _TOLD}
     choices = ", ".join(f"{k.replace('_', ' ')} {_said(v)}" for k, v in convention.items())
     definition = _ERANK.format(
@@ -119,21 +116,25 @@ def _against(run: Finished, model: str) -> list[str]:
         return ["Nothing is held against it here; a longer response has a higher eRank for its length alone."]
     if run.job == "encode":
         return ["Beside each number stands that of an untrained twin of the same configuration."]
-    name = "image_text_alignment"
+    name, of = "image_text_alignment", "alignment"
+    if run.of_encoders:
+        name, of = ("matched_cosine",) * 2 if "matched_cosine" in run.tests else ("erank_images", "embeddings")
     decimals = quantity(name).decimals
     found = []
-    if run.job == "perturb":
+    if run.perturbed:
         changes = [
             f"{transform} {test[name].difference:+.{decimals}f} "
             f"{_limits(test[name].low, test[name].high, decimals)}, q {q_text(test[name].q)}"
-            for transform, test in run.tests.get("alignment", {}).get(model, {}).items()
+            for transform, test in run.tests.get(of, {}).get(model, {}).items()
             if name not in test.fixed
         ]
         if changes:
             found.append(
-                f"Changes of the {quantity(name).label}, on the same examples (paired permutation tests, q over all "
-                f"tests of the run): {'; '.join(changes)}."
+                f"Changes of the {quantity(name).label}, on the same examples (paired tests, q over all tests of the "
+                f"run): {'; '.join(changes)}."
             )
+    if run.of_encoders:
+        return found
     nulls = [
         f"{null.control}: {test.null_mean:.{decimals}f} ± {test.null_sd:.{decimals}f} over {test.draws} draws, "
         f"p = {test.p:.2g}"

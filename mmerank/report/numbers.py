@@ -76,7 +76,7 @@ def _changes(runs: Sequence[Finished]) -> pd.DataFrame:
     found = [
         differences_frame(tests).assign(run=run.name, model=model, front=metric(of).prefix)
         for run in runs
-        if run.job == "perturb" and run.transforms
+        if run.perturbed and run.transforms
         for of, by_model in run.tests.items()
         for model, tests in by_model.items()
         if tests
@@ -134,7 +134,7 @@ def _of_run(run: Finished) -> pd.DataFrame:
         printed: dict[str, float] = {}  # the paper has no encoders
         if run.job == "diff":
             printed = printed_diff(model, run.data) if point == "final" else {}
-        elif run.job not in ("encode", "generate"):
+        elif not run.of_encoders and run.job != "generate":
             printed = printed_alignment(model, run.source(model), run.data, transform)
         table.loc[rows_of.index, "paper"] = rows_of["quantity"].map(printed)
     return table
@@ -234,7 +234,8 @@ def placed(runs: Sequence[Finished], numbers: pd.DataFrame) -> pd.DataFrame:
         for key, of in frame[frame["model"] == model].groupby(["transform", "point", "input"])
     }
     eranks = table["quantity"].str.contains("erank|participation_ratio")
-    counted = eranks | table["metric"].str.startswith((VALUE, MATCHED_VALUE))
+    # Of a picture among several, its own rows are not counted.
+    counted = (eranks & table["metric"].ne("pictures")) | table["metric"].str.startswith((VALUE, MATCHED_VALUE))
     keys = zip(*(table[name] for name in ("run", "model", "transform", "point", "input")), strict=True)
     behind = pd.Series([means.get(key, math.nan) for key in keys], index=table.index)
     rows = pd.to_numeric(table["rows"], errors="coerce")
@@ -245,7 +246,7 @@ def placed(runs: Sequence[Finished], numbers: pd.DataFrame) -> pd.DataFrame:
 def _place(of: str, name: str, point: str) -> tuple[str, str]:
     """Hook point and input of a number; empty where it is of several."""
     plain = name.removeprefix(metric(of).prefix) if of != "accuracy" else name
-    if (label := plain.replace("participation_ratio", "erank")) in ERANKS:
+    if (label := plain.rpartition("/")[2].replace("participation_ratio", "erank")) in ERANKS:
         return ERANKS[label]
     if of.startswith((VALUE, MATCHED_VALUE)):
         _, *where, kind = plain.split("/")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mmerank.analysis.finished import JOBS, Finished
+from mmerank.analysis.finished import JOBS, PERTURBATIONS, Finished
 from mmerank.analysis.metrics.known import METRICS, metric, quantity
 from mmerank.analysis.metrics.matched import MATCHED
 from mmerank.analysis.statistics.paired import ComparisonResult
@@ -121,7 +121,7 @@ def _printed(
     here = numbers.assign(plain=parted[2].where(asked, plain), asked=parted[0].where(asked, ""))
     heads = list(dict.fromkeys(here["plain"]))
     told = [
-        *(["transform"] if job == "perturb" else []),
+        *(["transform"] if job in PERTURBATIONS else []),
         *(["metric"] if asked.any() else []),
         *(["rows"] if matched.any() else []),
         *(["point"] if here["point"].nunique() > 1 else []),

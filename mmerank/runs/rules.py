@@ -59,6 +59,7 @@ class Rules:
             self._layers = _layer_sets("" if isinstance(self._convention, EncoderConvention) else self._chosen)
         except ValueError as error:
             raise RunFolderError(f"{folder / STATED}: not the settings of a run (layers: {error})") from None
+        self._transforms: list[str] = settings.get("transforms", [])
         self._keys: set[tuple[str, ...]]
         self._draws = 0
         if isinstance(self._convention, EncoderConvention):
@@ -68,7 +69,7 @@ class Rules:
         elif isinstance(self._convention, GenerationConvention):
             self._keys = {("none", "llm", kind) for kind in ("prompt", "response")}
         else:
-            whole = ["none", *settings.get("transforms", [])]
+            whole = ["none", *self._transforms]
             self._keys = {(name, *where) for name in whole for where in ERANKS.values()}
             self._draws = settings.get("control_draws", 0)
         self._controls = settings.get("controls", [])
@@ -172,7 +173,7 @@ class Rules:
         return np.array([key in layers for key in found])[codes]
 
     def _check_encoded(self, part: Columns) -> Column:
-        """Each example has every layer of its encoders once, and embeddings at the last; which rows are those."""
+        """Each example has every layer of its encoders once a transform, and embeddings at the last; which rows."""
         if part.lacks("embedding"):
             raise DamagedPart("no column embedding")
         columns = ("transform", "point", "input")
@@ -180,10 +181,13 @@ class Rules:
         examples, of_example = part.coded("model", "example")
         counts = np.bincount(examples * len(found) + codes, minlength=len(of_example) * len(found))
         expected, last = [], {}
+        whole = ["none", *self._transforms]
         for model in {model for model, _ in of_example}:
             last[model] = self._layers_of(model)
         for model, _ in of_example:
-            wanted = {("none", f"layer {i}", side) for side, layers in last[model].items() for i in layers}
+            wanted = {
+                (name, f"layer {i}", side) for name in whole for side, layers in last[model].items() for i in layers
+            }
             if missing := wanted - set(found):
                 raise DamagedPart(f"no measurement {', '.join(sorted(missing)[0])} of any example")
             expected.append([key in wanted for key in found])

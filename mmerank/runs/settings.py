@@ -23,6 +23,7 @@ CONVENTIONS: dict[str, type[AnyConvention]] = {
     "untrained": TextConvention,
     "encode": EncoderConvention,
     "generate": GenerationConvention,
+    "perturb_encoder": EncoderConvention,
 }
 # A shape is a type, one of several (a tuple), a list with the shape of its entries, or a dictionary with those of its
 # values, "*" for any other key. A key may be missing.

@@ -19,6 +19,8 @@ from mmerank.errors import DataError
 from mmerank.inputs.contents import content_of, difference, picture_stamp
 from mmerank.inputs.example import fingerprint
 from mmerank.inputs.pictures import Encoded, open_pictures
+from mmerank.inputs.placeholders import USUAL, without_placeholder
+from mmerank.inputs.sequence import Role
 from mmerank.inputs.transforms.transform import parse
 from mmerank.inputs.variants import variant
 from mmerank.runs.parts import read_records
@@ -91,6 +93,17 @@ def test_each_picture_and_all_together(name: str) -> None:
             if where[0] != "llm":
                 assert record.n == sum(map(len, parts))
                 assert record.entropy == pytest.approx(reference.entropy(np.concatenate(parts)), abs=1e-5)
+    (each, *by_place), alone = result.picture_eranks or [], result.pictures
+    assert (each["picture"], each["n"]) == (0, 2) and [(of["picture"], of["n"]) for of in by_place] == [
+        (1, 2),
+        (2, 2),
+        (3, 1),
+    ]
+    for erank in label.values():
+        every = [np.log(of[erank]) for of in alone.values()]
+        assert each[erank] == pytest.approx(np.exp(np.concatenate(every).mean()))
+        for i, of in enumerate(by_place):
+            assert of[erank] == pytest.approx(np.exp(np.mean([one[i] for one in every if len(one) > i])))
     others = [r for r in result.records if (r.point, r.input) not in label]
     assert others and all(r.entropy_pictures is None for r in others)
 
@@ -116,7 +129,7 @@ def test_a_list_of_one_is_a_picture(tmp_path: Path) -> None:
     found = align(adapter("internvl"), [*EXAMPLES, SEVERAL[0]], out=tmp_path / "run")
     same = {(r.example, r.point, r.input): r.entropy for r in found.records if r.example != "two"}
     assert same == {(r.example, r.point, r.input): r.entropy for r in before.records}
-    assert before.pictures is None and "pictures" not in before.to_dict()
+    assert before.pictures is None and not {"pictures", "picture_eranks"} & before.to_dict().keys()
     assert "entropy_pictures" not in before.to_pandas()
 
 
@@ -206,6 +219,82 @@ def test_llava_files(tmp_path: Path) -> None:
     pictures = (tmp_path / "images" / "a.jpg", tmp_path / "images" / "b.jpg")
     found = list(load_data(f"llava:{tmp_path}/file.json"))
     assert found == [Example(name, pictures, "Which?", "Dogs.") for name in ("first", "none", "parts")]
+
+
+INTERLEAVED = Example("between", TWO, "Here is <image> and, behind it, <image>\nWhich is red?", "The ball is red.")
+
+
+def test_where_pictures_stand_in_a_text(tmp_path: Path) -> None:
+    own = Example("x", TWO, "A B", "C", places=(1, 3))
+    assert without_placeholder(USUAL, replace(own, instruction="A <image> B\n<|image|>", places=())) == own
+    read = without_placeholder(USUAL, INTERLEAVED)
+    assert isinstance(read, Example)
+    assert (read.instruction, read.places) == ("Here is and, behind it, Which is red?", (7, 23))
+    assert content_of(own) != content_of(replace(own, places=())) and fingerprint([own]) != fingerprint(
+        [replace(own, places=())]
+    )
+    turns = [{"from": "human", "value": INTERLEAVED.instruction}, {"from": "gpt", "value": "The ball is red."}]
+    parts = [{"type": "text", "text": "A"}, {"type": "image"}, {"type": "text", "text": "B"}, {"type": "image"}]
+    chat = [{"role": "user", "content": parts}, {"role": "assistant", "content": "C"}]
+    records: list[dict[str, Any]] = [{"id": "a", "image": ["a.jpg", "b.jpg"], "conversations": turns}]
+    records.append({"id": "b", "images": ["a.jpg", "b.jpg"], "messages": chat})
+    (tmp_path / "file.json").write_text(json.dumps(records))
+    found = [of for of in load_data(f"llava:{tmp_path}/file.json") if isinstance(of, Example)]
+    assert [(of.instruction, of.places) for of in found] == [
+        ("Here is and, behind it, Which is red?", (7, 23)),
+        ("A B", (1, 3)),
+    ]
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "internvl", "idefics3"])
+@torch.inference_mode()
+def test_pictures_keep_their_places_in_the_template(name: str) -> None:
+    model, processor, _ = built(name)
+    texts = ("Here is", "and, behind it,", "Which is red?")
+    said = [{"type": "text", "text": text} for text in texts]
+    turn = {"role": "user", "content": [said[0], {"type": "image"}, said[1], {"type": "image"}, said[2]]}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "The ball is red."}]}
+    written = processor.apply_chat_template([turn, answer], tokenize=False)
+    around = {"add_special_tokens": False} if written.startswith(processor.tokenizer.bos_token or "?") else {}
+    states = model(
+        **processor(text=written, images=[*TWO], return_tensors="pt", **around), output_hidden_states=True
+    ).hidden_states[-1][0]
+    of, form = adapter(name), Convention(sequence="template", tokens="modality")
+    front = replace(INTERLEAVED, id="front", instruction="<image><image> Here is and, behind it, Which is red?")
+    result = align(of, [INTERLEAVED, front], convention=form)
+    assert not result.skipped
+    found = {(r.example, r.point, r.input): r for r in result.records}
+    for point, kind in (("vision", "image"), ("llm", "text")):
+        assert found["between", point, kind].entropy == pytest.approx(found["front", point, kind].entropy, abs=1e-9)
+    example = without_placeholder(USUAL, INTERLEAVED)
+    assert isinstance(example, Example)
+    sequence = of.sequence(example, "pair", "template")
+    own = [i for i, role in enumerate(sequence.roles) if role in (Role.TEXT, Role.IMAGE)]
+    assert found["between", "llm", "pair"].entropy == pytest.approx(reference.entropy(states[own].numpy()), abs=1e-5)
+    runs = ["".join(part) for part in _runs(of.tokenizer, sequence)]
+    assert runs == [*texts, "The ball is red."]
+
+
+def _runs(tokenizer: Any, sequence: Any) -> list[list[str]]:
+    """Texts that stand together, with nothing but places of a picture and what belongs to them between."""
+    found: list[list[str]] = [[]]
+    for i, role in zip(sequence.ids, sequence.roles, strict=True):
+        if role is Role.TEXT:
+            found[-1].append(tokenizer.decode([i]))
+        elif found[-1]:
+            found.append([])
+    return [part for part in found if part]
+
+
+def test_where_places_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    of, sign = adapter("internvl"), built("internvl")[2]
+    (skipped,) = align(of, [INTERLEAVED, EXAMPLES[0]]).skipped
+    assert skipped.id == "between" and "the bare sequence has pictures before the text" in skipped.reason
+    first = "{% for m in messages %}{% for p in m.content %}{% if p.type == 'image' %}SIGN{% endif %}{% endfor %}"
+    first += "{% for p in m.content %}{% if p.type == 'text' %} {{ p.text }}{% endif %}{% endfor %}{% endfor %}"
+    monkeypatch.setattr(of.processor, "chat_template", first.replace("SIGN", sign))  # type: ignore[attr-defined]
+    (skipped,) = align(of, [INTERLEAVED, EXAMPLES[0]], convention=Convention(sequence="template")).skipped
+    assert skipped.id == "between" and "the chat template moves them out of it" in skipped.reason
 
 
 def test_columns_of_lists(tmp_path: Path) -> None:

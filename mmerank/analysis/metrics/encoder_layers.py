@@ -16,12 +16,14 @@ from mmerank.analysis.sample import Sample, of_encoders, wide
 from mmerank.convention import Aggregate
 
 _SIDES: dict[str, tuple[str, Literal["image", "text"]]] = {
-    "erank_image": ("eRank of patches", "image"),
-    "erank_text": ("eRank of tokens", "text"),
+    "erank_image": ("patches", "image"),
+    "erank_text": ("tokens", "text"),
 }
 _QUANTITIES = tuple(
-    Quantity(f"{name}{end}", f"{label}{', untrained' * bool(end)}", differs="log", sees=side)
-    for name, (label, side) in _SIDES.items()
+    Quantity(
+        f"{name}{end}", f"eRank of {rows}{', untrained' * bool(end)}", "" if end else rows, differs="log", sees=side
+    )
+    for name, (rows, side) in _SIDES.items()
     for end in ("", UNTRAINED)
 )
 

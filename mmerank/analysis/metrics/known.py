@@ -18,6 +18,7 @@ from mmerank.analysis.metrics import (
     mutual_information,
     mutual_knn,
     participation_ratio,
+    pictures,
     retrieval,
     rows,
 )
@@ -39,6 +40,7 @@ METRICS: tuple[Metric, ...] = (
             participation_ratio,
             rows,
             layers,
+            pictures,
             mutual_information,
             cka,
             mutual_knn,

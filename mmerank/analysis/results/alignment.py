@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mmerank.analysis.intervals import intervals, layer_eranks
+from mmerank.analysis.metrics import pictures
 from mmerank.analysis.metrics.alignment import ALIGNMENT, alignment
 from mmerank.analysis.metrics.clip_score import ClipEmbeddings, clip_score
 from mmerank.analysis.metrics.companions import companions
@@ -23,7 +24,7 @@ from mmerank.analysis.results.metrics import metric_numbers
 from mmerank.analysis.results.nulls import no_nan
 from mmerank.analysis.results.stored import stored
 from mmerank.analysis.row_map import RowMap, mapped, row_maps
-from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval
+from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval, sample_intervals
 from mmerank.convention import Convention, all_choices
 from mmerank.eranks import ERANKS
 from mmerank.errors import DataError, UsageError
@@ -33,7 +34,17 @@ from mmerank.runs.folder import versions as installed
 from mmerank.runs.record import Record, to_frame
 
 # What a result has beside eRank1 to eRank5, by its name in Python and in the JSON, where it was asked for.
-ASIDE = ("matched", "token_curve", "rows", "companions", "layers", "metrics", "pictures", "leave_one_out")
+ASIDE = (
+    "matched",
+    "token_curve",
+    "rows",
+    "companions",
+    "layers",
+    "metrics",
+    "pictures",
+    "picture_eranks",
+    "leave_one_out",
+)
 
 
 @dataclass(frozen=True)
@@ -194,6 +205,25 @@ class AlignmentResult:
         if not (found := row_maps(self.records, str(example))):
             raise UsageError(f"no example {str(example)!r:.100} in this result")
         return found
+
+    @cached_property
+    def picture_eranks(self) -> list[dict[str, Any]] | None:
+        """Data-set eRank of the first pictures, the second, ..., and of all of them; None where none has several.
+
+        Of the examples that have several, each with its place (`picture`, from 1 on; 0 for all pictures), `n`
+        examples, `erank1`, `erank2` and `erank5`, and `intervals` over examples.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for _, sample in pictures.METRIC.samples(self._frame, self.convention.aggregate):
+            limits = sample_intervals(sample, self.bootstrap)
+            for name, value, n in zip(sample.quantities, sample.estimates, sample.counts or (), strict=True):
+                which, _, label = name.rpartition("/")
+                place = 0 if which == pictures.EACH else int(which.removeprefix(pictures.PICTURE))
+                at = found.setdefault(which, {"picture": place, "n": n, "intervals": {}})
+                at[label] = float(value)
+                if name in limits:
+                    at["intervals"][label] = list(limits[name])
+        return list(found.values()) or None
 
     @cached_property
     def _frame(self) -> pd.DataFrame:

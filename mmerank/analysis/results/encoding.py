@@ -78,7 +78,7 @@ class EncodingResult:
         convention: The choices in force.
         source: What the model is known by, see `mmerank.models.identity.identity`.
         undefined: What the model does not have, each with the reason.
-        untrained_seed: Of the weights of the twin.
+        untrained_seed: Of the weights of the twin; None where none was measured.
         records: Of the trained model and its twin, one per example, side and layer; the last with the embedding.
         limit: How many examples were asked for; None for all.
         seed: Of their choice; None for the first ones.
@@ -95,7 +95,7 @@ class EncodingResult:
     convention: EncoderConvention
     source: dict[str, Any]
     undefined: dict[str, str]
-    untrained_seed: int
+    untrained_seed: int | None
     records: tuple[Record, ...]
     limit: int | None = None
     seed: int | None = None
@@ -170,7 +170,7 @@ class EncodingResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as `--json` prints it; what is undefined is null."""
-        untrained = {"seed": self.untrained_seed, **self._numbers(UNTRAINED)}
+        beside = self.untrained_seed is not None
         found: dict[str, Any] = no_nan(
             {
                 "model": self.model,
@@ -183,7 +183,7 @@ class EncodingResult:
                 "convention": all_choices(self.convention, self.source),
                 **self._numbers(""),
                 "undefined": self.undefined,
-                "untrained": untrained,
+                **({"untrained": {"seed": self.untrained_seed, **self._numbers(UNTRAINED)}} if beside else {}),
                 "retrieval_by_chance": {f"at_{k}": share for k, share in self.chance.items()},
                 "layers": [_layer(of) for of in self.layers],
                 "bootstrap": self.bootstrap.to_dict(),
@@ -238,8 +238,8 @@ class EncodingResult:
         data: str,
         convention: EncoderConvention,
         source: Mapping[str, Any],
-        undefined: Mapping[str, str],
-        untrained_seed: int,
+        undefined: Mapping[str, str] | None,
+        untrained_seed: int | None = None,
         selection: Selection = ALL,
     ) -> Self:
         """The result that records give.
@@ -251,8 +251,8 @@ class EncodingResult:
             data: Name of the data set.
             convention: The choices in force.
             source: What the model is known by.
-            undefined: What it does not have, each with the reason.
-            untrained_seed: Of the twin.
+            undefined: What it does not have, each with the reason; None of an earlier version.
+            untrained_seed: Of the twin; None without one.
             selection: Which of the data were asked for.
 
         Returns:
@@ -271,7 +271,7 @@ class EncodingResult:
             skipped=tuple(skipped),
             convention=convention,
             source=dict(source),
-            undefined=dict(undefined),
+            undefined=dict(undefined or {}),
             untrained_seed=untrained_seed,
             records=tuple(found),
             limit=selection.limit,

@@ -16,7 +16,7 @@ from mmerank.engine.plans.margin import asks_for_margin, margin
 from mmerank.engine.plans.needs import Needs
 from mmerank.engine.plans.pair_passes import Loaded, PairPasses
 from mmerank.engine.plans.passes import key
-from mmerank.engine.plans.pictures import opened, waiting
+from mmerank.engine.plans.pictures import of_versions, opened, waiting
 from mmerank.engine.plans.plan import Ask
 from mmerank.engine.plans.prefix import Prefix
 from mmerank.engine.plans.reading import Prepared, Reader
@@ -25,9 +25,9 @@ from mmerank.eranks import ERANKS
 from mmerank.errors import DataError, NoSpectrum, SourceError
 from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.others import Others
-from mmerank.inputs.pictures import MAX_PIXELS
+from mmerank.inputs.pictures import MAX_PIXELS, Opened
 from mmerank.inputs.placeholders import placeholders, without_placeholder
-from mmerank.inputs.variants import BASE, ORIGINAL, Variant, Version
+from mmerank.inputs.variants import BASE, Variant, Version
 from mmerank.models.adapter import Adapter
 
 # Of an adapter that says nothing of several.
@@ -78,6 +78,18 @@ class Pairs:
         self.placeholders = placeholders(self.adapter.model, self.adapter.tokenizer)
         self.reader = Reader(self.adapter, self.convention.sequence, self.needs.passes, self.max_pixels)
 
+    def afresh(self, max_pixels: int) -> Pairs:
+        """The same of untouched examples alone, without metrics.
+
+        Args:
+            max_pixels: Pictures with more are skipped.
+
+        Returns:
+            Another plan.
+        """
+        convention = replace(self.convention, metrics=())
+        return Pairs(self.adapter, convention, max_pixels=max_pixels, share_prefix=self.prefix.shared)
+
     def budget(self, device: torch.device, asked: int | None) -> Budget:
         """For the LLM's positions."""
         return budget_for(device, asked, 1 + len(self.needs.points))
@@ -89,6 +101,12 @@ class Pairs:
         if (count := len(example.pictures)) > 1 and (why := getattr(self.adapter, "one_picture", ONE_PICTURE)):
             return Skipped(example.id, f"it has {count} pictures, and {self.adapter.name} reads one ({why})")
         plain = without_placeholder(self.placeholders, example)
+        if not isinstance(plain, Skipped) and plain.places and self.convention.sequence == "bare":
+            return Skipped(
+                example.id,
+                "its pictures stand within its text, and the bare sequence has pictures before the text; --sequence "
+                "template keeps their places",
+            )
         if not isinstance(plain, Skipped) and not plain.text.strip():
             return Skipped(example.id, "the text is empty")
         return plain
@@ -110,20 +128,13 @@ class Pairs:
         picture, content = opened(item.example, self.max_pixels)
         example = replace(item.example, image=picture)
         versions = [*self.needs.passes.pairs, *self.needs.passes.others]
-        pixels = dict.fromkeys(versions, self._pixels(example, ORIGINAL))
-        loaded = Loaded(item, content, pixels, dict(item.refused))
+        made, unreadable = of_versions(example, versions, self._pixels, refused=item.refused)
+        loaded = Loaded(item, content, made, unreadable)
         loaded.size = None if isinstance(picture, tuple) else picture.size
-        for image in versions:
-            try:
-                if image != ORIGINAL and image not in loaded.unreadable:
-                    loaded.pixels[image] = self._pixels(example, image)
-            except DataError as error:
-                loaded.unreadable[image] = error
         return loaded
 
-    def _pixels(self, example: Example, image: Version) -> Any:
-        picture: Any = image.of(example).image  # opened; several only where the adapter takes them
-        pixels = self.adapter.pixels(picture, self.convention.image_layout)
+    def _pixels(self, picture: Opened) -> Any:
+        pixels = self.adapter.pixels(picture, self.convention.image_layout)  # type: ignore[arg-type]  # of several, too
         return waiting(pixels, next(self.adapter.model.parameters()).device)
 
     def start(self, batch: list[Loaded], ask: Ask) -> Finish:

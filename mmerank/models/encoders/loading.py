@@ -6,10 +6,13 @@ import importlib.util
 from typing import Any
 
 from mmerank.errors import ModelError, UsageError
+from mmerank.inputs.demo import MODELS
+from mmerank.models.adapter import family_of
+from mmerank.models.checkpoints import configuration
 from mmerank.models.devices import chosen_device
 from mmerank.models.encoders.encoder import Encoder
-from mmerank.models.encoders.named import OPEN_CLIP, TIMM, check_encoder_named
-from mmerank.models.located import check_dtype
+from mmerank.models.encoders.named import OPEN_CLIP, TIMM, check_encoder_named, names_encoder
+from mmerank.models.located import check_dtype, is_yaml
 
 
 def load_encoder(model: str, *, dtype: str | None = None, device: str | None = None) -> Encoder:
@@ -50,6 +53,34 @@ def check_encoder(model: str) -> None:
         ModelError: No such checkpoint, or none of an encoder.
     """
     _family(model).check(model)
+
+
+def is_encoder_alone(model: str) -> bool:
+    """Whether a MODEL argument, which may be of any kind of model, is of an encoder without an LLM.
+
+    Args:
+        model: By prefix, or a checkpoint of transformers, whose configuration is read.
+
+    Returns:
+        Whether `load_encoder` takes it; what an adapter takes as a model with an LLM is none.
+
+    Raises:
+        ModelError: There is no such checkpoint, or its configuration cannot be read.
+    """
+    if names_encoder(model):
+        return True
+    if model in MODELS or is_yaml(model):
+        return False
+    content = configuration(model)
+    try:
+        family_of(content, model)
+    except ModelError:
+        try:
+            _family(model).check(model)
+        except (ModelError, UsageError):
+            return False
+        return True
+    return False
 
 
 def _family(model: str) -> Any:

@@ -44,4 +44,16 @@ def _check_words(model: str, words: str, front: str) -> None:
         raise UsageError(f"{model}: names no weights; as in {front}{_EXAMPLES[front]}, or {front}{name}:FILE")
 
 
+def names_encoder(model: str) -> bool:
+    """Whether a MODEL argument names an encoder by its prefix; a checkpoint of transformers says it itself.
+
+    Args:
+        model: As the command line has it.
+
+    Returns:
+        Whether it is of open_clip or timm.
+    """
+    return model.startswith((OPEN_CLIP, TIMM))
+
+
 _EXAMPLES = {OPEN_CLIP: "ViT-B-32:laion2b_s34b_b79k", TIMM: "vit_base_patch16_224.augreg_in21k"}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from mmerank.analysis.finished import Finished
+from mmerank.analysis.finished import PERTURBATIONS, Finished
 from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.eranks import ERANKS, FINAL
@@ -18,9 +18,11 @@ from mmerank.report.figures.layers import draw_layers, has_layers
 from mmerank.report.figures.style import bare, distances, look
 
 STAGES = {label: f"{label.replace('erank', 'eRank')}\n{point}\n{kind}" for label, (point, kind) in ERANKS.items()}
+_EMBEDDINGS = {"erank_images": "images", "erank_texts": "texts", "erank_joint": "both"}
 _SIDE_BY_SIDE = {
     "diff": {"erank_untrained": "untrained", "erank_trained": "trained"},
-    "encode": {"erank_images": "images", "erank_texts": "texts", "erank_joint": "both"},
+    "encode": _EMBEDDINGS,
+    "perturb_encoder": _EMBEDDINGS,
 }
 _CHANGE = {"change": "value", "change_low": "low", "change_high": "high"}
 
@@ -43,7 +45,7 @@ def draw_main(
         raise UsageError(f"expected results of one job in a figure, got {', '.join(sorted(jobs))}")
     (job,) = jobs
     models = [(run, model) for run in runs for model in run.frames]
-    if job in _SIDE_BY_SIDE and len(models) == 1 and has_layers(*models[0]):
+    if job in ("diff", "encode") and len(models) == 1 and has_layers(*models[0]):
         draw_layers(axes, *models[0])
         axes.set_ylabel("eRank")
         axes.legend(frameon=False)
@@ -53,7 +55,7 @@ def draw_main(
         axes.set_ylabel("eRank of the response")
         _named(axes, [called[run.name, model] for run, model in models])
         return
-    if changed := job == "perturb" and (numbers["transform"] != "none").any():
+    if changed := job in PERTURBATIONS and (numbers["transform"] != "none").any():
         numbers = (
             numbers[numbers["transform"] != "none"].drop(columns=["value", "low", "high"]).rename(columns=_CHANGE)
         )

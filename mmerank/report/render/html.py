@@ -150,7 +150,7 @@ def _view(
     left_out = _left_out(run, called)
     return {
         "name": run.name,
-        "job": run.job,
+        "perturbed": run.perturbed,
         "data": run.data,
         "short_data": data,
         "settings": _flat({k: v for k, v in run.settings.items() if k not in ("models", "versions", "convention")}),

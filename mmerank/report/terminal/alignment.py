@@ -18,6 +18,7 @@ from mmerank.eranks import ERANKS
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
 from mmerank.report.terminal.parts import airy_table, by_model, called, choice_text, joined, short, skip_lines
 from mmerank.report.terminal.perturbation import (
+    check_lines,
     difference_text,
     matched_table,
     null_table,
@@ -169,14 +170,10 @@ def perturbation_view(result: PerturbationResult) -> RenderableType:
     Returns:
         Something a rich console can print.
     """
-    checks = result.checks
-    found = {"eRank4": checks.text, "any eRank": checks.reuse, "identity": checks.identity}
-    shown = ", ".join(f"{name} {value:.1e}" for name, value in found.items() if not math.isnan(value))
     lines = standing(result.base, brackets=False)
     if result.tests:
         lines += tests_notes(result.tests)
-    if shown:
-        lines += ["  largest differences that should be rounding, of examples measured again alone", f"    {shown}"]
+    lines += check_lines(result.checks, text="eRank4")
     tables = [perturbation_table(result)]
     if result.tests:
         tables.append(tests_table(result.tests, result.base.intervals))

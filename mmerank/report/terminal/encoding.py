@@ -57,10 +57,10 @@ def encoding_notes(results: Sequence[EncodingResult]) -> list[str]:
     Returns:
         Lines.
     """
-    lines = [line for result in results for line in _standing(result)]
+    lines = [line for result in results for line in standing(result)]
     for n in dict.fromkeys(result.n for result in results):
         of_n = next((r for r in results if r.n == n and r.chance), next(r for r in results if r.n == n))
-        lines += _bounds(of_n)
+        lines += bounds(of_n)
     if len(results) > 1:
         return [*lines, "  intervals, and eRank by layer: --json, the report, or one model at a time"]
     (result,) = results
@@ -144,20 +144,35 @@ def _cell(number: Number | None, decimals: int) -> Text:
     return Text(f"{number.value:.{decimals}f} {interval_text(number.interval, decimals)}".rstrip())
 
 
-def _standing(result: EncodingResult) -> list[str]:
+def standing(result: EncodingResult) -> list[str]:
+    """What the numbers stand on: how many examples, what was skipped and why.
+
+    Args:
+        result: One of them.
+
+    Returns:
+        Lines.
+    """
     total = result.n + len(result.skipped)
     skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
     cut = f", the text of {result.text_cut} cut at the encoder's limit" if result.text_cut else ""
     return [
-        f"{result.model} on {result.data}: n = {result.n} of {total} examples{choice_text(result)}{skipped}{cut}; "
-        f"untrained: seed {result.untrained_seed}",
+        f"{result.model} on {result.data}: n = {result.n} of {total} examples{choice_text(result)}{skipped}{cut}"
+        + ("" if result.untrained_seed is None else f"; untrained: seed {result.untrained_seed}"),
         *(f"  {what} is undefined: {reason}" for what, reason in result.undefined.items()),
         *skip_lines(result.skipped),
     ]
 
 
-def _bounds(result: EncodingResult) -> list[str]:
-    """What numbers of so many examples can be."""
+def bounds(result: EncodingResult) -> list[str]:
+    """What numbers of so many examples can be.
+
+    Args:
+        result: Of an encoder.
+
+    Returns:
+        Lines.
+    """
     n = result.n
     joint = f", of both together 2n - 1 = {2 * n - 1}" if result.chance else ""
     lines = [f"  eRanks of embeddings are at most n - 1 = {n - 1}{joint}"]

@@ -12,6 +12,7 @@ from rich.text import Text
 from mmerank.analysis.metrics.alignment import ALIGNMENT, DECIMALS, LABELS
 from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.perturbation import Null
+from mmerank.analysis.results.before_after import Checks
 from mmerank.analysis.statistics.bootstrap import ROUGH, Interval
 from mmerank.analysis.statistics.paired import ComparisonResult, PairedDifference
 from mmerank.report.terminal.intervals import q_text
@@ -52,31 +53,35 @@ def told_from_zero(test: PairedDifference) -> bool:
     return test.q < ALPHA and (test.low > 0 or test.high < 0)
 
 
-def tests_table(tests: Mapping[str, ComparisonResult], base: Mapping[str, Interval], of: str = "") -> Table:
+def tests_table(
+    tests: Mapping[str, ComparisonResult],
+    base: Mapping[str, Interval],
+    of: str = "",
+    names: Sequence[str] = tuple(ALIGNMENT),
+) -> Table:
     """Limits, q and smallest detectable difference of what each transform can move.
 
     Args:
         tests: By transform.
         base: Intervals of the base.
         of: What the title adds.
+        names: Quantities, each in a column.
 
     Returns:
         The table, for a rich console.
     """
-    table = _by_quantity(f"Intervals and tests of the differences{of}")
+    table = _by_quantity(f"Intervals and tests of the differences{of}", names=names)
+    decimals = {name: quantity(name).decimals for name in names}
     if base:
         cells = (
-            f"{base[name][0]:.{d}f}\n{base[name][1]:.{d}f}" if name in base else "" for name, d in DECIMALS.items()
+            f"{base[name][0]:.{d}f}\n{base[name][1]:.{d}f}" if name in base else "" for name, d in decimals.items()
         )
         table.add_row("base", "from\nto", *cells)
     for name, comparison in tests.items():
-        if set(comparison.fixed) >= set(ALIGNMENT):
+        if set(comparison.fixed) >= set(names):
             continue
         found = {d.quantity: d for d in comparison.differences}
-        cells = (
-            "" if quantity in comparison.fixed else _tested(found[quantity], decimals)
-            for quantity, decimals in DECIMALS.items()
-        )
+        cells = ("" if of in comparison.fixed else _tested(found[of], d) for of, d in decimals.items())
         table.add_row(Text(name), "from\nto\nq\nMDE", *cells)
     return table
 
@@ -111,6 +116,22 @@ def tests_notes(tests: Mapping[str, ComparisonResult]) -> list[str]:
         f"  from, to: {100 * first.bootstrap.level:.4g} % bootstrap interval over examples{rough}",
         "  MDE: what a test at 5 % finds with 80 % power, given this n and spread",
     ]
+
+
+def check_lines(checks: Checks, text: str = "of texts") -> list[str]:
+    """What must be rounding.
+
+    Args:
+        checks: Of a perturbation.
+        text: What the eRank is called that transforms of the picture leave as it is.
+
+    Returns:
+        Lines; none where nothing was looked at.
+    """
+    found = {text: checks.text, "any eRank": checks.reuse, "identity": checks.identity}
+    shown = ", ".join(f"{name} {value:.1e}" for name, value in found.items() if not math.isnan(value))
+    head = "  largest differences that should be rounding, of examples measured again alone"
+    return [head, f"    {shown}"] if shown else []
 
 
 def null_table(controls: Sequence[Null]) -> Table:
@@ -158,14 +179,14 @@ def matched_table(matched: Mapping[str, Mapping[str, float | None]], tokens: int
     return table
 
 
-def _by_quantity(title: str, beside: str = "") -> Table:
+def _by_quantity(title: str, beside: str = "", names: Sequence[str] = tuple(ALIGNMENT)) -> Table:
     """An empty table with a column per quantity."""
     table = Table(
         title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
     )
     table.add_column("", overflow="fold")
     table.add_column(beside, no_wrap=True)
-    for name in ALIGNMENT:
+    for name in names:
         table.add_column(quantity(name).head, justify="right", no_wrap=True)
     return table
 

@@ -19,6 +19,8 @@ from mmerank.eranks import ERANKS
 from mmerank.report.terminal.intervals import interval_text
 
 NOTHING = "-"
+# Of an example; of more, the first.
+SHOWN_PICTURES = 8
 
 
 def row_tables(result: AlignmentResult, name: str) -> list[Table]:
@@ -41,6 +43,8 @@ def row_tables(result: AlignmentResult, name: str) -> list[Table]:
         tables.append(_rows(result.rows, result.n, f"{name}: eRank by rows"))
     if result.layers is not None:
         tables.append(_layers(result.layers, f"{name}: eRank of the pair by layer"))
+    if result.picture_eranks is not None:
+        tables.append(_pictures(result.picture_eranks, f"{name}: eRank of each picture's own rows"))
     if result.metrics is not None:
         tables.append(metric_table(result.metrics, f"{name}: metrics"))
     if result.companions is not None:
@@ -102,6 +106,22 @@ def _matched(matched: Mapping[str, Any], name: str) -> Table:
         limits = matched["intervals"].get(label)
         interval = interval_text(tuple(limits) if limits else None, digits)
         table.add_row(LABELS[label], everywhere, Text(f"{drawn} {interval}".rstrip()), spread)
+    return table
+
+
+def _pictures(pictures: Sequence[Mapping[str, Any]], title: str) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    labels = [label for label in ERANKS if label in pictures[0]]
+    for heading in ("picture", "n", *(LABELS[label] for label in labels)):
+        table.add_column(heading, justify="right")
+    for of in pictures[: SHOWN_PICTURES + 1]:
+        limits = [tuple(of["intervals"].get(label, ())) or None for label in labels]
+        cells = (f"{_number(of[label])} {interval_text(at, 2)}" for label, at in zip(labels, limits, strict=True))
+        table.add_row(str(of["picture"] or "each"), str(of["n"]), *(Text(cell.rstrip()) for cell in cells))
+    notes = ["of examples with several pictures; n: of how many"]
+    if (left := len(pictures) - 1 - SHOWN_PICTURES) > 0:
+        notes.append(f"{left} more: --json, the report")
+    table.caption = "\n".join(notes)
     return table
 
 
