@@ -18,8 +18,9 @@ UntrainedMode = Literal["eval", "train"]
 Sampling = Literal["greedy", "sampled"]
 
 LEAST_ROWS = 3
-# A metric that has choices of its own.
+# Metrics that have choices of their own.
 MATCH_MARGIN = "match_margin"
+AT_CONNECTOR_ROWS = "erank_at_connector_rows"
 # With more rows what each adds is not computed, which takes a decomposition for each, nor where they lie.
 MOST_MAPPED = 1024
 _NAME = re.compile(r"[\w.()-]{1,80}", re.ASCII)
@@ -103,7 +104,8 @@ class Convention:
             version that did not know it can be continued.
         """
         stored = asdict(self)
-        draws, margin = self.match_tokens is not None or bool(self.token_curve), MATCH_MARGIN in self.metrics
+        draws = self.match_tokens is not None or bool(self.token_curve) or AT_CONNECTOR_ROWS in self.metrics
+        margin = MATCH_MARGIN in self.metrics
         for name, wanted in {"match_repeats": draws, "match_others": margin, "match_seed": draws or margin}.items():
             if not wanted:
                 del stored[name]

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mmerank.convention import Convention, TextConvention
+from mmerank.convention import AT_CONNECTOR_ROWS, Convention, TextConvention
 from mmerank.errors import UsageError
 from mmerank.formulas.arrays import Floats
 from mmerank.formulas.asked import between, entry, value_of
@@ -28,10 +28,12 @@ class Metrics:
     Attributes:
         convention: Names them, and says how many rows are drawn to match.
         roles: Of the rows of a pair, or of a text; None elsewhere, where nothing is pooled or between modalities.
+        behind: Of vision rows: how many the connector makes of them; None elsewhere.
     """
 
     convention: Convention | TextConvention
     roles: tuple[Role, ...] | None = None
+    behind: int | None = None
 
     def fields(self, h: Floats, known: Known | None, where: str) -> dict[str, float | str | None]:
         """Every metric of the rows.
@@ -54,6 +56,11 @@ class Metrics:
         every = _Rows(h, self.roles, known)
         for of in taken:
             found[f"{VALUE}{of.name}"] = every.value(of)
+        if isinstance(asked, Convention) and self.behind is not None and AT_CONNECTOR_ROWS in asked.metrics:
+            plain = entry("erank_diff_erank")
+            seed = f"{asked.match_seed}/connector/{where}"
+            few = every if self.behind >= len(h) else _Draws(every, self.behind, asked.match_repeats, seed)
+            found[f"{VALUE}{AT_CONNECTOR_ROWS}"] = few.mean(plain) if isinstance(few, _Draws) else few.value(plain)
         if isinstance(asked, Convention) and asked.match_tokens is not None:
             follow = [of for of in taken if of.follows_rows]
             draws = _Draws(every, asked.match_tokens, asked.match_repeats, f"{asked.match_seed}/{where}")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Better = Literal["higher", "lower", "neither"]
-Kind = Literal["spectral", "geometric", "between modalities", "paired states", "likelihood", "your own"]
+Kind = Literal["spectral", "geometric", "between modalities", "paired states", "likelihood", "connector", "your own"]
 
 SVD = "n d min(n, d)"
 SQUARE = "n² d"
@@ -19,6 +19,8 @@ FITTED = ("x", "y", "x_new", "y_new")
 OF_LAYERS = ("layers",)
 # Losses of responses, each under its own picture and under others.
 OF_LOSSES = ("own", "others")
+# Rows before a connector, and those behind it, whose number counts.
+OF_CONNECTOR = ("vision", "connector")
 POOLED = (FITTED, OF_LAYERS)
 # Rows that are kept of an example and hook point where a pooled metric asks for them: of two modalities half of each.
 SAMPLED = 32
@@ -36,7 +38,7 @@ class Entry:
         function: Arrays -> float.
         takes: The arrays, in their order: `h`, one cloud of rows; `image`, `text`, two in one space; `x`, `y`, paired
             rows, and `x_new`, `y_new`, others of the same; `layers`, of each an `image, text`; `views`; `own`,
-            `others`, losses of responses.
+            `others`, losses of responses; `vision`, `connector`, rows before and behind it.
         low: Smallest value, as a formula in the n rows and the width d; empty where there is none.
         high: Largest value.
         better: Which way is better, where that can be said.

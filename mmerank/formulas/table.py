@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from mmerank.convention import MATCH_MARGIN
+from mmerank.convention import AT_CONNECTOR_ROWS, MATCH_MARGIN
 from mmerank.errors import UsageError, did_you_mean
-from mmerank.formulas import between, contrastive, information, likelihood, similarity
+from mmerank.formulas import between, connector, contrastive, information, likelihood, similarity
 from mmerank.formulas.entry import (
     KEPT,
     LAYER_BY_LAYER,
     MOST,
+    OF_CONNECTOR,
     OF_LAYERS,
     OF_LOSSES,
     SVD,
@@ -208,7 +209,25 @@ _OF_LIKELIHOOD = (
     ),
 )
 
-METRICS = {entry.name: entry for entry in (*OF_ROWS, *_OF_MODALITIES, *_OF_LIKELIHOOD)}
+_OF_CONNECTOR = (
+    Entry(
+        AT_CONNECTOR_ROWS,
+        "eRank1 at the connector's number of rows",
+        "connector",
+        connector.erank_at_connector_rows,
+        OF_CONNECTOR,
+        "1",
+        MOST,
+        "neither",
+        "vision rows, as many drawn as the connector puts out",
+        True,
+        "here; see docs/metrics.md",
+        "8 m² (m + d)",
+        "log",
+    ),
+)
+
+METRICS = {entry.name: entry for entry in (*OF_ROWS, *_OF_MODALITIES, *_OF_LIKELIHOOD, *_OF_CONNECTOR)}
 
 
 def metric(name: str) -> Callable[..., float]:

@@ -44,10 +44,11 @@ OF_COLUMNS = (
 RELEASED = "mir_fid_one_layer_fastmode"
 
 # What takes several clouds is a sum, or a fit, of what is here; see tests/test_pooled.py and test_geometric.py. What
-# takes losses is of no cloud; see tests/test_match_margin.py.
+# takes losses is of no cloud, and of a connector's rows the number counts; see tests/test_match_margin.py and
+# test_connector.py.
 every = pytest.mark.parametrize(
     "entry",
-    [of for of in METRICS.values() if not of.pooled and of.kind != "likelihood"],
+    [of for of in METRICS.values() if not of.pooled and of.kind not in ("likelihood", "connector")],
     ids=lambda entry: entry.name,
 )
 relaxed = settings(max_examples=10, suppress_health_check=list(HealthCheck))

@@ -19,6 +19,7 @@ from mmerank.analysis.metrics import (
     mutual_knn,
     participation_ratio,
     pictures,
+    reduction,
     retrieval,
     rows,
 )
@@ -38,6 +39,7 @@ METRICS: tuple[Metric, ...] = (
             matched,
             diff_erank,
             participation_ratio,
+            reduction,
             rows,
             layers,
             pictures,

@@ -105,8 +105,8 @@ class Needs:
         decode = getattr(self.adapter.tokenizer, "decode", str)
         return RowStudy(asked, rows, decode, by_role, keep_mean, pictures, places)
 
-    def metrics(self, rows: TokenSequence, of: Key) -> Metrics | None:
-        """The metrics of rows; none of what is measured for a null alone."""
+    def metrics(self, rows: TokenSequence, of: Key, behind: int | None = None) -> Metrics | None:
+        """The metrics of rows, of which the connector makes so many; none of what is measured for a null alone."""
         if not self.convention.metrics or of not in self._with_metrics:
             return None
-        return Metrics(self.convention, rows.roles if of[1] == "pair" else None)
+        return Metrics(self.convention, rows.roles if of[1] == "pair" else None, behind)

@@ -114,7 +114,8 @@ class PairPasses:
             of = key(point, "image", Variant("", image))
             for loaded, encoded in zip(self.batch, images, strict=True):
                 h = getattr(encoded, point)
-                self._ask(h, image_places(len(h)), of, loaded)
+                behind = len(encoded.connector) if point == "vision" else None
+                self._ask(h, image_places(len(h)), of, loaded, behind)
 
     def _decode_with_image(self, image: Version, text: Version, images: list[Encoded]) -> None:
         """The pair pass, and the image input from its prefix, or by a pass of its own."""
@@ -230,7 +231,7 @@ class PairPasses:
 
         return reduce
 
-    def _ask(self, h: Tensor, rows: TokenSequence, of: Key, loaded: Loaded) -> None:
+    def _ask(self, h: Tensor, rows: TokenSequence, of: Key, loaded: Loaded, behind: int | None = None) -> None:
         point, kind, image, text, _ = of
         spans = None if image is None else loaded.spans.get(image)
         loaded.outcomes[of] = self.ask(
@@ -242,7 +243,7 @@ class PairPasses:
             study=self.needs.study(
                 rows, point, kind, () if spans is None else spans.of(point, kind), _places(of, loaded)
             ),
-            metrics=self.needs.metrics(rows, of),
+            metrics=self.needs.metrics(rows, of, behind),
         )
 
 
