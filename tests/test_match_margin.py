@@ -368,6 +368,25 @@ def test_families_that_predict_nothing_are_refused() -> None:
             align(adapter, given, convention=asked())
 
 
+def test_a_model_that_turns_out_to_look_ahead_is_refused() -> None:
+    def look_ahead(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        embeddings = kwargs["inputs_embeds"]
+        return args, {**kwargs, "inputs_embeds": embeddings + embeddings.mean(dim=1, keepdim=True)}
+
+    norm = LLAVA.adapter.points["llm"].module
+    assert isinstance(norm, str)
+    decoder = LLAVA.adapter.model.get_submodule(norm.rpartition(".")[0])
+    handle = decoder.register_forward_pre_hook(look_ahead, with_kwargs=True)
+    try:
+        with (
+            pytest.warns(UserWarning, match="depend on the text behind it"),
+            pytest.raises(ModelError, match="metric 'match_margin': .*reads what stands behind a token"),
+        ):
+            align(LLAVA.adapter, pairs(5), convention=asked())
+    finally:
+        handle.remove()
+
+
 def test_a_stream_without_an_end_is_refused() -> None:
     given = pairs(5)
     stream = DataStream("stream", "0" * 16, lambda: iter(given))
