@@ -248,6 +248,27 @@ def test_a_seed_alone_and_clusters_are_of_their_models() -> None:
     assert (found["low"], found["high"]) == pytest.approx(expected)
 
 
+def test_a_number_survives_that_is_the_truth_and_moves_with_mismatched_pairs() -> None:
+    rng = np.random.default_rng(4)
+    known = np.tile(rng.random(15), 4)
+    shapes = (["llava"] * 15 + ["minigpt-v2"] * 15) * 2
+    values = np.column_stack([known, rng.random(60), known])
+    there = made(values, known, shapes)
+    models = there.models
+    models["axis"] = (["wrong"] * 5 + ["steps"] * 5 + ["parts"] * 4 + ["full"]) * 4
+    models["seed"], models["steps"] = [0] * 30 + [1] * 30, 1.0
+    models["step"] = [f"{shape}{i % 15}" for i, shape in enumerate(shapes)]
+    names = [(f"x{i}", "llm", "pair", "all") for i in range(3)]
+    under = there.values.index.get_level_values("condition")
+    last = there.values[names[2]].to_numpy().copy()  # which mismatched pairs leave as it is
+    last[under == measuring.MISMATCHED] = last[under == "own"]
+    there.values[names[2]] = last
+    of = attempts.Bench(there, analysis.table(there))
+    follow = analysis.followers(of.found)
+    assert set(follow) >= {names[0], names[2]} and names[1] not in follow
+    assert list(attempts.survivors(of, follow)) == names[:1]
+
+
 def test_p_of_sorted_draws_is_that_of_the_null_test() -> None:
     rng = np.random.default_rng(2)
     null = rng.normal(size=(199, 5)).round(1)

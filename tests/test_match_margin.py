@@ -124,6 +124,29 @@ def test_llava_as_its_own_forward(form: Any, behind: int) -> None:
     assert found == pytest.approx(wanted, abs=1e-4) and all(abs(value) > 1e-3 for value in wanted.values())
 
 
+@torch.inference_mode()
+def test_several_pictures_give_way_to_as_many() -> None:
+    model, processor, _ = tiny_models.built("qwen2_vl")
+    adapter = mmerank.wrap(model, processor, name="qwen2_vl")
+    given = [Example(f"{i}", [picture(i), picture(i + 10)], "Which?", "the second " * (i + 1)) for i in range(4)]
+    given.append(Example("alone", picture(20), "Which?", "the only one"))
+
+    def loss(example: Example, shown: Any) -> float:
+        content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": example.instruction}]
+        turns = [
+            {"role": "user", "content": content},
+            {"role": "assistant", "content": [{"type": "text", "text": example.response}]},
+        ]
+        text = processor.apply_chat_template(turns, tokenize=False)
+        inputs = processor(text=text, images=list(shown), return_tensors="pt")
+        return last_loss(model(**inputs).logits, inputs["input_ids"][0].tolist(), len(example.response))
+
+    found = margins(align(adapter, given, convention=asked(sequence="template")))
+    assert str(found.pop("alone")).startswith("0 other examples have another picture")
+    wanted = expected(loss, given[:4], Others(given, count=2))
+    assert found == pytest.approx(wanted, abs=2e-4)
+
+
 def test_of_arrays() -> None:
     rng = np.random.default_rng(0)
     own, others = rng.normal(size=6), rng.normal(size=(6, 3))
@@ -338,10 +361,30 @@ def test_families_that_predict_nothing_are_refused() -> None:
         align(without(logits=None), given, convention=asked())
     with pytest.raises(ModelError, match="metric 'match_margin': .*reads what stands behind a token"):
         align(without(causal=False), given, convention=asked())
-    seq2seq, processor, _ = tiny_models.built("t5gemma2")
-    adapter: Adapter = mmerank.wrap(seq2seq, processor, name="t5gemma2")
-    with pytest.raises(ModelError):
-        align(adapter, given, convention=asked())
+    for name in ("t5gemma2", "paligemma"):
+        model, processor, _ = tiny_models.built(name)
+        adapter: Adapter = mmerank.wrap(model, processor, name=name)
+        with pytest.raises(ModelError, match=f"metric 'match_margin': {name}: its LLM reads what stands behind"):
+            align(adapter, given, convention=asked())
+
+
+def test_a_model_that_turns_out_to_look_ahead_is_refused() -> None:
+    def look_ahead(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        embeddings = kwargs["inputs_embeds"]
+        return args, {**kwargs, "inputs_embeds": embeddings + embeddings.mean(dim=1, keepdim=True)}
+
+    norm = LLAVA.adapter.points["llm"].module
+    assert isinstance(norm, str)
+    decoder = LLAVA.adapter.model.get_submodule(norm.rpartition(".")[0])
+    handle = decoder.register_forward_pre_hook(look_ahead, with_kwargs=True)
+    try:
+        with (
+            pytest.warns(UserWarning, match="depend on the text behind it"),
+            pytest.raises(ModelError, match="metric 'match_margin': .*reads what stands behind a token"),
+        ):
+            align(LLAVA.adapter, pairs(5), convention=asked())
+    finally:
+        handle.remove()
 
 
 def test_a_stream_without_an_end_is_refused() -> None:

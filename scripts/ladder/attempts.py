@@ -20,6 +20,7 @@ from scripts.ladder.truth import TRUTH
 SHUFFLES = 200
 AXES = ("wrong", "steps", "parts")
 LEAST = 3  # steps of a shape
+HALF = 0.5  # of rho, that is left
 
 Shapes = list[tuple[Floats, Floats]]
 
@@ -117,6 +118,19 @@ def of_clusters(bench: Bench) -> pd.DataFrame:
     mean, n = each.mean(axis=0), len(each)
     reach = stats.t.ppf(0.975, n - 1) * each.std(axis=0, ddof=1) / np.sqrt(n)
     return pd.DataFrame({"rho": mean, "low": mean - reach, "high": mean + reach}, bench.found.index)
+
+
+def survivors(bench: Bench, follow: pd.Index[Any]) -> pd.Index[Any]:
+    """Which of some numbers nothing here broke; what mismatched pairs do to them follows the truth as well."""
+    found, clusters = bench.found, of_clusters(bench)
+    stricter = bench.numbers(stats.false_discovery_control(found["p"], method="by"))
+    without = without_axes(bench).values()
+    sure = [found["gap_q"], found["wrong_q"], stricter, within_axes(bench), *(of["q"] for of in without)]
+    kept = [*of_seeds(bench).values(), *(of["rho"] for of in without)]
+    left = np.all([of[follow] < SIGNIFICANT for of in sure] + [bench.kept(of, follow) for of in kept], axis=0)
+    left &= (clusters["low"] * clusters["high"] > 0)[follow].to_numpy()
+    left &= (found["pooled_rho"] * np.sign(found["rho"]) > HALF)[follow].to_numpy()
+    return follow[left]
 
 
 def drawn(shapes: Shapes, draws: int, seed: int) -> Floats:

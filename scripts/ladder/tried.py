@@ -10,6 +10,7 @@ from scipy import stats
 
 from scripts.ladder.analysis import SIGNIFICANT, by_number, followers
 from scripts.ladder.attempts import (
+    HALF,
     SHUFFLES,
     Bench,
     chance,
@@ -19,6 +20,7 @@ from scripts.ladder.attempts import (
     of_seeds,
     p_values,
     shared_scenes,
+    survivors,
     within_axes,
     without_axes,
 )
@@ -27,7 +29,7 @@ from scripts.ladder.following import PERMUTATIONS, Floats, ranks, rhos
 from scripts.ladder.measuring import MARGIN
 from scripts.ladder.records import Number, Records
 from scripts.ladder.rungs import Budget
-from scripts.ladder.tables import interval, p_value, signed
+from scripts.ladder.tables import interval, named, p_value, signed
 
 ITA: Number = ("image_text_alignment", "", "", "all")
 MATCH: Number = (MARGIN, "", "", "all")
@@ -53,6 +55,7 @@ def tried(records: Records, found: pd.DataFrame) -> dict[str, str]:
         **_chance(bench, follow),
         **_shapes(bench, follow),
         **_composite(bench),
+        **_survivors(bench, follow),
     }
 
 
@@ -113,7 +116,7 @@ def _sides(bench: Bench, follow: pd.Index[Any]) -> dict[str, str]:
         "length_ita": signed(length[ITA]),
         "length_margin": signed(length[MATCH]),
         "length_kept": _count(bench.kept(length, follow)),
-        "length_half": _count(bench.kept(length, follow) & (length[follow].abs() > 0.5)),
+        "length_half": _count(bench.kept(length, follow) & (length[follow].abs() > HALF)),
         "step_flips": _count(rows["least"] * rows["most"] < 0),
         "step_least": f"{rows[['least', 'most']].abs().min(axis=1).min():.2f}",
         "step_ita": interval(*bench.found.loc[ITA, ["least", "most"]]),
@@ -180,6 +183,17 @@ def _composite(bench: Bench) -> dict[str, str]:
         "turned_tested": f"{turned.tested:+.2f}",
         "single_tested": _single(here, truth, there, other),
         "single_turned": _single(there, other, here, truth),
+    }
+
+
+def _survivors(bench: Bench, follow: pd.Index[Any]) -> dict[str, str]:
+    left, gap = survivors(bench, follow), bench.found.loc[follow]
+    rows = by_number(bench.found)
+    said = [f"{named(number)} ({signed(rows[number]['rho'])})" for number in left]
+    return {
+        "gap_kept": _count(gap["gap_q"] < SIGNIFICANT),
+        "gap_none": _count(gap["gap_q"].isna()),
+        "survivors": ", ".join(sorted(said)) or "none",
     }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmerank.convention import Convention, SequenceForm
 from mmerank.engine.batches import Budget, budget_for
 from mmerank.engine.measurement import Measured
-from mmerank.engine.plans.loss import logits_of, own_positions
+from mmerank.engine.plans.loss import answer_places, logits_of
 from mmerank.engine.plans.pictures import waiting
 from mmerank.engine.plans.plan import Ask
 from mmerank.engine.window import Finish
@@ -224,7 +224,7 @@ def choice_runs(
     scored = []
     for choice in question.choices:
         whole = sequence(choice)
-        own = own_positions(whole, without)
+        own = answer_places(whole, without)
         if not own or own[-1] - own[0] >= len(own) or own[0] == 0:
             return Skipped(question.id, f"the tokens of its choice {choice!r:.60} are not told from the question's")
         read = whole.at(range(own[-1]))

@@ -60,8 +60,16 @@ def mean_loss(logits: Logits, h: Tensor, ids: Tensor) -> Tensor:
     return total / len(targets)
 
 
-def own_positions(whole: TokenSequence, without: TokenSequence) -> list[int]:
-    """Positions of a response: text behind what the sequence has in common with that without a response."""
+def answer_places(whole: TokenSequence, without: TokenSequence) -> list[int]:
+    """Positions of an answer: text behind what the sequence has in common with that without an answer.
+
+    Args:
+        whole: With the answer.
+        without: The same with an empty one.
+
+    Returns:
+        Ascending; none where the answer is not told from what stands before it.
+    """
     pairs = zip(whole.ids, without.ids, strict=False)
     common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(whole), len(without)))
     return [i for i in range(common, len(whole)) if whole.roles[i] is Role.TEXT]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmerank.convention import MATCH_MARGIN, Convention
-from mmerank.engine.plans.loss import Logits, logits_of, mean_loss, own_positions
+from mmerank.engine.plans.loss import Logits, answer_places, logits_of, mean_loss
 from mmerank.errors import CaptureError, ModelError
 from mmerank.formulas.asked import entry, value_of
 from mmerank.inputs.sequence import Role, TokenSequence
@@ -58,7 +58,7 @@ def response_places(whole: TokenSequence, without: TokenSequence) -> tuple[int, 
     Returns:
         Their places among the tokens of text, one after the other; or why there are none.
     """
-    own = own_positions(whole, without)
+    own = answer_places(whole, without)
     if not own:
         return NO_RESPONSE
     if own[-1] - own[0] >= len(own) or own[0] == 0:

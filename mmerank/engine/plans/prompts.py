@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Protocol
 
 from mmerank.convention import SequenceForm
-from mmerank.engine.plans.loss import own_positions
+from mmerank.engine.plans.loss import answer_places
 from mmerank.errors import ModelError, first_line
 from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.pictures import open_pictures
@@ -97,7 +97,7 @@ class PairPrompts:
             shown = open_pictures(shown, max_pixels=self.max_pixels)
         asked = replace(example, image=shown)
         whole, without = (self.adapter.sequence(replace(asked, response=of), "pair", self.form) for of in (_ANY, ""))
-        own = own_positions(whole, without)
+        own = answer_places(whole, without)
         if not own or own[0] == 0:
             return Skipped(example.id, "where an answer begins is not told from its prompt")
         return whole.at(range(own[0]))
