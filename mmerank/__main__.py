@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from mmerank.commands.interrupts import STATUS, end_at_once, interrupts
+from mmerank.commands.interrupts import end_at_once, interrupts
 from mmerank.errors import Interrupted, MmerankError, UsageError, printable
+from mmerank.processes import INTERRUPTED
 
 LONGEST_MESSAGE = 1500
 
@@ -41,11 +42,11 @@ def guarded(work: Callable[[], Any], *, debug: bool = False) -> None:
     try:
         work()
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted", status=STATUS))
+        sys.exit(_fail("interrupted", status=INTERRUPTED))
     except Exception as error:
         if debug:
             raise
-        statuses = {UsageError: 2, Interrupted: STATUS}
+        statuses = {UsageError: 2, Interrupted: INTERRUPTED}
         if isinstance(error, MmerankError):
             sys.exit(_fail(str(error), status=statuses.get(type(error), 1)))
         sys.exit(_fail(f"{type(error).__name__}: {error} (--debug shows where)"))

@@ -58,6 +58,10 @@ class RunFolderError(MmerankError, ValueError):
     """A run folder cannot be continued: other settings, or not a run folder."""
 
 
+class SchedulerError(MmerankError, RuntimeError):
+    """What runs the cells of a study, Slurm or Ray, does not answer or takes none."""
+
+
 class UsageError(MmerankError, ValueError):
     """A call that cannot be meant: an unknown name or form. The command line exits with status 2."""
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,10 @@ from filelock import FileLock
 from mmerank import align, load, load_data
 from mmerank.__main__ import main
 from mmerank.errors import UsageError
-from mmerank.jobs.study import Cell, no_longer, read_study, run_study, standing, write_cells
+from mmerank.jobs import cells as cells_of_studies
+from mmerank.jobs.cells import Cell, no_longer, standing, write_cells
+from mmerank.jobs.study import read_study, run_study
+from mmerank.jobs.where.local import one_by_one
 from mmerank.processes import Rank, rank
 
 KNOWN = {
@@ -97,22 +99,22 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stand-in for the processes: what runs, and fails where the model is called so."""
     started: list[str] = []
 
-    def run(command: list[str], stdout: Any, **_: Any) -> subprocess.CompletedProcess[bytes]:
+    def run(command: list[str], log: Any, environment: Any) -> int:
         asked = yaml.safe_load(Path(command[command.index("--config") + 1]).read_text())
         out = Path(command[command.index("--out") + 1])
         model = asked["models"]
         started.append(model)
         if model == "bad":
-            stdout.write(b"warning: x\nerror: bad: no such model\n")
-            return subprocess.CompletedProcess(command, 1)
+            log.write(b"warning: x\nerror: bad: no such model\n")
+            return 1
         if model == "killed":
             out.mkdir(exist_ok=True)
-            return subprocess.CompletedProcess(command, -9)
+            return -9
         out.mkdir(exist_ok=True)
         (out / "summary.json").write_text("{}")
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
-    monkeypatch.setattr("mmerank.jobs.study.subprocess.run", run)
+    monkeypatch.setattr("mmerank.jobs.cells._status", run)
     return started
 
 
@@ -121,11 +123,11 @@ def test_a_failed_cell_stops_no_other_and_is_tried_again(tmp_path: Path, ran: li
     folder = tmp_path / "s"
     assert [standing(cell, folder).state for cell in found] == ["left"] * 3
     write_cells(found, folder, ARGUMENT)
-    bad, killed, good = run_study(found, folder)
+    bad, killed, good = run_study(found, folder, one_by_one)
     assert (bad.state, bad.reason) == ("failed", "bad: no such model")
     assert killed.state == "failed" and killed.reason.startswith("ended by signal 9; ")
     assert good.state == "done" and ran == ["bad", "killed", "good"]
-    assert [of.state for of in run_study(found, folder)] == ["failed", "failed", "done"]
+    assert [of.state for of in run_study(found, folder, one_by_one)] == ["failed", "failed", "done"]
     assert ran[3:] == ["bad", "killed"]
 
 
@@ -133,7 +135,7 @@ def test_an_edited_file_keeps_what_was_run(tmp_path: Path, ran: list[str]) -> No
     folder = tmp_path / "s"
     (first,) = cells(tmp_path, {"models": ["good"], "data": ["x"], "jobs": ["align"]})
     write_cells([first], folder, ARGUMENT)
-    assert [of.state for of in run_study([first], folder)] == ["done"]
+    assert [of.state for of in run_study([first], folder, one_by_one)] == ["done"]
     found = cells(tmp_path, {"models": ["good"], "data": ["x"], "jobs": ["align"], "limit": 3})
     write_cells(found, folder, ARGUMENT)
     assert no_longer(found, folder) == [first.name] and standing(found[0], folder).state == "left"
@@ -143,12 +145,12 @@ def test_a_cell_that_another_study_is_at_is_left_to_it(tmp_path: Path, ran: list
     found = cells(tmp_path, {"models": ["good", "bad", "other"], "data": ["x"], "jobs": ["align"]})
     folder = tmp_path / "s"
     write_cells(found, folder, ARGUMENT)
-    mine = run_study(found, folder)
+    mine = run_study(found, folder, one_by_one)
     assert next(mine).state == "done"
     with FileLock(folder / "cells" / f".{found[1].name}.lock"):
         assert next(mine).state == "running" and ran == ["good"]
     assert next(mine).state == "done" and ran == ["good", "other"]
-    assert [of.state for of in run_study(found, folder)] == ["done", "failed", "done"]
+    assert [of.state for of in run_study(found, folder, one_by_one)] == ["done", "failed", "done"]
 
 
 def test_tasks_of_one_launch_run_cells_of_their_own(
@@ -157,17 +159,18 @@ def test_tasks_of_one_launch_run_cells_of_their_own(
     found = cells(tmp_path, {"models": ["good"], "data": ["x"], "jobs": ["align"]})
     write_cells(found, tmp_path / "s", ARGUMENT)
     given: dict[str, str] = {}
-    run = subprocess.run
+    run = vars(cells_of_studies)["_status"]
 
-    def seen(command: list[str], env: dict[str, str], **settings: Any) -> Any:
-        given.update(env)
-        return run(command, **settings)
+    def seen(command: list[str], log: Any, environment: dict[str, str]) -> int:
+        given.update(environment)
+        status: int = run(command, log, environment)
+        return status
 
-    monkeypatch.setattr("mmerank.jobs.study.subprocess.run", seen)
+    monkeypatch.setattr("mmerank.jobs.cells._status", seen)
     for name, value in {"PROCID": 1, "STEP_NUM_TASKS": 2, "LOCALID": 1}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     assert rank().count == 2
-    assert [of.state for of in run_study(found, tmp_path / "s")] == ["done"]
+    assert [of.state for of in run_study(found, tmp_path / "s", one_by_one)] == ["done"]
     for variable, stated in given.items():
         monkeypatch.setenv(variable, stated)
     assert rank() == Rank()

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mmerank.processes import INTERRUPTED
+
 Handler = Callable[[int, Any], Any]
-STATUS = 130
 
 
 def end_at_once(number: int, frame: Any) -> None:
     """Say so and end the process, with exit status 130, as a handler of signals."""
     os.write(2, b"error: interrupted\n")
-    os._exit(STATUS)
+    os._exit(INTERRUPTED)
 
 
 @contextmanager

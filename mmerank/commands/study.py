@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,15 @@ _JOBS: dict[str, Callable[..., None]] = {
 _ARGUMENTS = ("models", "model")
 
 
+class On(StrEnum):
+    """Where cells run."""
+
+    local = "local"
+    gpus = "gpus"
+    slurm = "slurm"
+    ray = "ray"
+
+
 def study(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The grid.", show_default=False)],
     *,
@@ -38,6 +48,13 @@ def study(
         Path | None,
         typer.Option(metavar="DIR", help="Where the runs lie; default: a folder beside the file, of its name."),
     ] = None,
+    on: Annotated[
+        On,
+        typer.Option(
+            help="Where cells run: one after the other here, one on each GPU here, as jobs of Slurm, or as tasks of "
+            "Ray. What each takes there stands in the file, under `slurm:` or `ray:`."
+        ),
+    ] = On.local,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check all, say what would run, and run nothing.")
     ] = False,
@@ -51,7 +68,8 @@ def study(
     """
     from rich.console import Console
 
-    from mmerank.jobs.study import no_longer, read_study, run_study, standing, write_cells
+    from mmerank.jobs.cells import no_longer, standing, write_cells
+    from mmerank.jobs.study import read_study, run_study
     from mmerank.report.terminal.study import study_table
 
     check_writable(json_file)
@@ -62,22 +80,35 @@ def study(
     arguments = {job: next(name for name in _ARGUMENTS if name in names) for job, names in known.items()}
     for cell in cells:
         _check(study, cell, commands[cell.job], arguments[cell.job])
-    found = [standing(cell, folder) for cell in cells]
+    place = _place(on, study)
     if not dry_run:
         write_cells(cells, folder, arguments)
-        found = []
-        with Console(stderr=True).status("") as status:
-            status.update(f"{len(found) + 1} of {len(cells)}: {cells[0].name}")
-            for done in run_study(cells, folder):
-                found.append(done)
-                if len(found) < len(cells):
-                    status.update(f"{len(found) + 1} of {len(cells)}: {cells[len(found)].name}")
-        for i, of in enumerate(found):  # others have gone on meanwhile
-            if of.state == "running" and (now := standing(of.cell, folder)).state in ("done", "failed"):
-                found[i] = now
+        ended = 0
+        with Console(stderr=True).status(f"{len(cells)} to do") as status:
+            for done in run_study(cells, folder, place):
+                ended += 1
+                status.update(f"{ended} of {len(cells)}; {done.state}: {done.cell.name}")
+    found = [standing(cell, folder) for cell in cells]
     _say(found, folder, json_file, study_table(found, folder, no_longer(cells, folder)))
     if not dry_run:
         _end(found)
+
+
+def _place(on: On, study: Path) -> Any:
+    """The function that runs cells there; what it needs is looked at before any of them runs."""
+    from mmerank.jobs.study import taken_by_each
+
+    if on == On.slurm:
+        from mmerank.jobs.where.slurm import Slurm
+
+        return Slurm(taken_by_each(study, "slurm"), said=f"{study}: slurm")
+    if on == On.ray:
+        from mmerank.jobs.where.ray import Ray
+
+        return Ray(taken_by_each(study, "ray"), said=f"{study}: ray")
+    from mmerank.jobs.where.local import one_a_gpu, one_by_one
+
+    return one_a_gpu if on == On.gpus else one_by_one
 
 
 def _folder(path: Path) -> Path:

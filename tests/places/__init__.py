@@ -1,0 +1,1 @@
+"""Studies on schedulers that the tests start."""

@@ -1,0 +1,146 @@
+"""A Slurm of two nodes on this machine, in a folder of its own, on ports that are free."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.places.studies import alive, until
+
+NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun", "scontrol", "scancel", "sinfo")
+_CONF = """
+ClusterName=test
+SlurmctldHost=localhost(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+SlurmctldPort={ports[0]}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/%n.log
+SlurmdSpoolDir={folder}/%n
+StateSaveLocation={folder}/state
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={folder}/munge.sock,cred_expire=3
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+ReturnToService=2
+SlurmdTimeout=5
+MessageTimeout=5
+KillWait=5
+NodeName=n1 NodeAddr=127.0.0.1 NodeHostname=localhost Port={ports[1]} CPUs=2 State=UNKNOWN
+NodeName=n2 NodeAddr=127.0.0.1 NodeHostname=localhost Port={ports[2]} CPUs=2 State=UNKNOWN
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@dataclass
+class Cluster:
+    """What is running of it."""
+
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"SLURM_CONF": str(self.folder / "slurm.conf")}
+
+    def start(self) -> None:
+        for name, command in (
+            ("slurmctld", ["slurmctld", "-f", self.environment["SLURM_CONF"]]),
+            *((node, ["slurmd", "-N", node, "-f", self.environment["SLURM_CONF"]]) for node in ("n1", "n2")),
+        ):
+            if not self.process(name):
+                subprocess.run(command, check=True, capture_output=True, env={**os.environ, **self.environment})
+                until(partial(self.process, name))
+        until(lambda: self.says("sinfo", "--noheader", "--format=%T").split() == ["idle"])
+
+    def process(self, name: str) -> int:
+        """`slurmctld`, or a node's slurmd; 0 where there is none."""
+        with suppress(OSError, ValueError):
+            number = int((self.folder / f"{name}.pid").read_text())
+            return number if alive(number) else 0
+        return 0
+
+    def kill(self, name: str) -> None:
+        number = self.process(name)
+        os.kill(number, signal.SIGKILL)
+        until(lambda: not alive(number))
+
+    def stop(self) -> None:
+        subprocess.run(["scancel", "--user=root"], capture_output=True, env={**os.environ, **self.environment})
+        until(lambda: not self.says("squeue", "--noheader"))
+        for name in ("n1", "n2", "slurmctld", "munged"):
+            if number := self.process(name):
+                os.kill(number, signal.SIGTERM)
+                until(partial(_gone, number))
+
+    def says(self, *command: str) -> str:
+        """What a command of Slurm puts out; empty where it fails."""
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **self.environment})
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    def jobs(self) -> dict[str, str]:
+        """By number, states of those that there are or were."""
+        lines = self.says("squeue", "--noheader", "--array", "--states=all", "--format=%i %T").splitlines()
+        return dict(line.split() for line in lines)
+
+
+def _gone(number: int) -> bool:
+    return not alive(number)
+
+
+def started(folder: Path) -> Cluster:
+    """Start one, or skip the test that asks for it."""
+    if missing := [name for name in NEEDED if shutil.which(name) is None]:
+        pytest.skip(f"needs Slurm (Debian: slurm-wlm, munge); there is no {', '.join(missing)}")
+    if os.getuid() != 0:
+        pytest.skip("needs root, as whom Slurm starts jobs")
+    for name in ("state", "n1", "n2"):
+        (folder / name).mkdir()
+    (folder / "slurm.conf").write_text(_CONF.format(folder=folder, ports=_free_ports(3)))
+    key = folder / "munge.key"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o400)
+    paths: dict[str, str | Path] = {
+        "key-file": key,
+        "socket": "munge.sock",
+        "pid-file": "munged.pid",
+        "log-file": "munged.log",
+    }
+    options = [f"--{name}={folder / path}" for name, path in {**paths, "seed-file": "seed"}.items()]
+    done = subprocess.run(["munged", "--force", *options], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"munged does not start: {done.stderr}")
+    cluster = Cluster(folder)
+    cluster.start()
+    return cluster
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def quiet(seconds: float) -> None:
+    """Let time pass in which nothing should happen."""
+    time.sleep(seconds)
