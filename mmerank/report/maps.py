@@ -164,7 +164,7 @@ def _drawn(of: RowMap, size: tuple[int, int], *, shown: bool, over: bool) -> Map
     notes += [f"No map: {of.why}." if of.why else ""]
     panels = list(_maps(of, rows, size, over=over))
     if len(of.elsewhere):
-        placed = f"{len(of.elsewhere)} rows of no place (padding, CLS, newlines)"
+        placed = f"of no place (padding, CLS, newlines): {len(of.elsewhere)}"
         panels.append(_strip(of.elsewhere, rows, placed if of.layers else f"{len(of.elsewhere)} rows in their order"))
     order = np.argsort(-np.nan_to_num(sizes), kind="stable")[:_LARGEST]
     largest = tuple((rows.named(i), _nats(of.contributions[i]), f"{of.erank_ratios[i]:.4f}") for i in map(int, order))
