@@ -127,8 +127,10 @@ class Inspector:
             where = f"; the nearest is {self.paths[connector]}, with {share:.0%}" if connector else ""
             raise self._lost(f"no module puts out {LEAST:.0%} of the picture's rows that enter its LLM{where}")
         point, argument, channels, width, vision_share = self._vision(calls, connector, encoder, vision)
-        own = set(self.llm.modules())
-        connector = last_norm(connector, [call for call in calls if call.module not in own], rows, self.dtype, LEAST)
+        of_llm = set(self.llm.modules())
+        connector = last_norm(
+            connector, [call for call in calls if call.module not in of_llm], rows, self.dtype, LEAST
+        )
         return Anatomy(
             llm=self.paths[self.llm],
             final=self.paths[final],

@@ -236,7 +236,7 @@ def test_where_pictures_stand_in_a_text(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": INTERLEAVED.instruction}, {"from": "gpt", "value": "The ball is red."}]
     parts = [{"type": "text", "text": "A"}, {"type": "image"}, {"type": "text", "text": "B"}, {"type": "image"}]
     chat = [{"role": "user", "content": parts}, {"role": "assistant", "content": "C"}]
-    records = [{"id": "a", "image": ["a.jpg", "b.jpg"], "conversations": turns}]
+    records: list[dict[str, Any]] = [{"id": "a", "image": ["a.jpg", "b.jpg"], "conversations": turns}]
     records.append({"id": "b", "images": ["a.jpg", "b.jpg"], "messages": chat})
     (tmp_path / "file.json").write_text(json.dumps(records))
     found = [of for of in load_data(f"llava:{tmp_path}/file.json") if isinstance(of, Example)]
