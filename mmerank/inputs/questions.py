@@ -44,8 +44,9 @@ class Question(Example):
         right: int,
         category: str = "",
         picture: str = "",
+        places: Sequence[int] = (),
     ):
-        super().__init__(id, image, instruction, response)
+        super().__init__(id, image, instruction, response, places)
         for name, value in (
             ("choices", tuple(choices)),
             ("right", right),
