@@ -29,6 +29,7 @@ JOBS = {
     "diff": "Diff-eRank",
     "encode": "Encoders",
     "perturb_encoder": "Encoders before and after a change",
+    "generate": "What models write",
 }
 PERTURBATIONS = ("perturb", "perturb_encoder")
 OF_ENCODERS = ("encode", "perturb_encoder")
@@ -162,7 +163,7 @@ class Finished:
     def n(self, model: str) -> int:
         """Number of examples behind a model's numbers."""
         here = (self.estimates["model"] == model) & self.estimates["metric"].isin(
-            ["alignment", "diff_erank", "embeddings"]
+            ["alignment", "diff_erank", "embeddings", "generation"]
         )
         counts = self.estimates.loc[here, "n"]
         return int(counts.iloc[0]) if len(counts) else 0

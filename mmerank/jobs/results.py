@@ -12,6 +12,7 @@ from mmerank.errors import UsageError
 from mmerank.jobs.align import Alignment
 from mmerank.jobs.diff import Diff
 from mmerank.jobs.encode import Encoding
+from mmerank.jobs.generate import Generation
 from mmerank.jobs.perturb import EncoderPerturbation, Perturbation
 from mmerank.jobs.shown import Names, Result, check_names
 from mmerank.report.folders import run_folders
@@ -23,6 +24,7 @@ _KINDS: dict[str, Any] = {
     "diff": Diff,
     "encode": Encoding,
     "perturb_encoder": EncoderPerturbation,
+    "generate": Generation,
 }
 
 
@@ -30,7 +32,7 @@ class Results(Result, Sequence[Any]):
     """Several results beside each other: one table, with tests between models on the examples that they share.
 
     Args:
-        results: Of `align`, `perturb`, `diff` or `encode`, of any of them.
+        results: Of `align`, `perturb`, `diff`, `encode` or `generate`, of any of them.
         names: What to call models in tables.
 
     Raises:
@@ -47,7 +49,7 @@ class Results(Result, Sequence[Any]):
         for result in self._results:
             if not isinstance(result, Result) or isinstance(result, Results):
                 raise TypeError(
-                    "expected results of mmerank.align, perturb, diff or encode, got "
+                    "expected results of mmerank.align, perturb, diff, encode or generate, got "
                     f"{type(result).__name__}; a run folder is read by Results.from_run(DIR, ...)"
                 )
         if not self._results:

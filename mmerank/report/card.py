@@ -22,6 +22,7 @@ _KINDS = {
     "diff": "Diff",
     "encode": "Encoding",
     "perturb_encoder": "EncoderPerturbation",
+    "generate": "Generation",
 }
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from mmerank.analysis.alike import read_alike, unlike_rows
 from mmerank.analysis.comparison import compared
 from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.generation import PROMPT, RESPONSE
 from mmerank.analysis.metrics.known import metric, on_equal_rows, quantity
 from mmerank.analysis.metrics.matched import MATCHED, MATCHED_BY
 from mmerank.analysis.perturbation import differences_frame
@@ -133,7 +134,7 @@ def _of_run(run: Finished) -> pd.DataFrame:
         printed: dict[str, float] = {}  # the paper has no encoders
         if run.job == "diff":
             printed = printed_diff(model, run.data) if point == "final" else {}
-        elif not run.of_encoders:
+        elif not run.of_encoders and run.job != "generate":
             printed = printed_alignment(model, run.source(model), run.data, transform)
         table.loc[rows_of.index, "paper"] = rows_of["quantity"].map(printed)
     return table
@@ -250,6 +251,8 @@ def _place(of: str, name: str, point: str) -> tuple[str, str]:
     if of.startswith((VALUE, MATCHED_VALUE)):
         _, *where, kind = plain.split("/")
         return point or "/".join(where), "text" if kind in ("trained", "untrained", "difference") else kind
+    if plain in (PROMPT, RESPONSE) or plain.startswith(f"{RESPONSE}_at_"):
+        return "llm", "prompt" if plain == PROMPT else "response"
     if of == "layers":
         return plain.partition("/")[0], "pair"
     if of == "encoder_layers":

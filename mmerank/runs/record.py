@@ -61,6 +61,10 @@ class Record:
         entropy_pictures: Of an example with several pictures, where their rows are measured (`vision`, `connector`,
             and the `pair` at the `llm`): entropy of each one's rows alone, in the order of the pictures, NaN where it
             has none; None of anything else.
+        stride: Of a response: how many rows were added each time for the next of these; 0 of anything else.
+        trajectory: Entropies of its first rows, of twice as many, and so on.
+        logit_entropies: Of a response: entropy of the distribution that each of its tokens was chosen from, nats.
+        written: The response.
         metrics: What else was asked for, by the name of its column (`VALUE` and the name of the metric, `MATCHED` and
             the name where rows were drawn to match): the number, why there is none, or None where it is not of these
             rows.
@@ -100,6 +104,10 @@ class Record:
     rows_image: NDArray[np.float32] | None = None
     rows_text: NDArray[np.float32] | None = None
     entropy_pictures: NDArray[np.float64] | None = None
+    stride: int = 0
+    trajectory: NDArray[np.float64] | None = None
+    logit_entropies: NDArray[np.float64] | None = None
+    written: str = ""
     metrics: Mapping[str, float | str | None] = field(default_factory=dict)
 
 
@@ -108,8 +116,15 @@ class Record:
 VALUE, MATCHED = "metric:", "matched:"
 NO_VALUE = "no_value"
 
-# Behind those of SCHEMA, in parts with a record of several pictures alone.
+# Behind those of SCHEMA, in parts with a record that has them alone: of several pictures, and of what a model wrote.
 PICTURES = pa.field("entropy_pictures", pa.list_(pa.float64()))
+WRITTEN = (
+    pa.field("stride", pa.int32()),
+    pa.field("trajectory", pa.list_(pa.float64())),
+    pa.field("logit_entropies", pa.list_(pa.float64())),
+    pa.field("written", pa.string()),
+)
+SOMETIMES = (PICTURES, *WRITTEN)
 
 # In the order of the fields. Later versions may add some at the end, see `mmerank.runs.parts.VERSIONS`.
 SCHEMA = pa.schema(
@@ -170,8 +185,23 @@ def open_fields(metrics: Sequence[str], *, matched: bool) -> list[pa.Field]:
 
 
 def fields_for(records: Iterable[Record]) -> list[pa.Field]:
-    """The columns that records need beside those that all have: none without several pictures."""
-    return [PICTURES] if any(record.entropy_pictures is not None for record in records) else []
+    """The columns that records need beside those that all have, each of several pictures or of what was written."""
+    usual = {of.name: of.default for of in fields(Record)}
+    each = list(records)
+    return [of for of in SOMETIMES if any(getattr(record, of.name) is not usual[of.name] for record in each)]
+
+
+def fields_among(columns: Iterable[str]) -> list[pa.Field]:
+    """The columns among these that some records alone have.
+
+    Args:
+        columns: Of a table.
+
+    Returns:
+        Those of `SOMETIMES`.
+    """
+    names = set(columns)
+    return [of for of in SOMETIMES if of.name in names]
 
 
 def to_frame(records: Iterable[Record], *, spectrum: bool = True) -> pd.DataFrame:
