@@ -226,6 +226,15 @@ def test_other_formats_are_not_read(kind: str, tmp_path: Path) -> None:
         open_picture(path)
 
 
+@pytest.mark.parametrize(
+    "head", [b"\0\0\0 ftypisom", b"\x1aE\xdf\xa3\x9fB\x86\x81", b"RIFF\0\x10\0\0AVI LIST"], ids=["mp4", "webm", "avi"]
+)
+def test_a_video_is_told_as_one(head: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(head + bytes(range(256)))
+    with pytest.raises(DataError, match=r"x\.png: a video; give its frames as several pictures"):
+        open_picture(tmp_path / "x.png")
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "MPO"])
 def test_formats_of_data_sets_are_read(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "x"  # the name does not count

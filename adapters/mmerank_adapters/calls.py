@@ -7,11 +7,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmerank_adapters.anatomy import LISTS
 from mmerank_adapters.passes import bound, tensors_of
-from mmerank_adapters.prints import prints, rows_of
+from mmerank_adapters.prints import prints, rows_of, share_in
 
 
 @dataclass
@@ -84,3 +85,32 @@ def calls_of(paths: Mapping[nn.Module, str], llm: nn.Module, encoder: Sequence[n
                 hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
                 hooks.callback(module.register_forward_hook(after).remove)
         yield calls
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module scales rows and does nothing else, by the name of its class."""
+    return "norm" in type(module).__name__.lower()
+
+
+def last_norm(
+    connector: nn.Module, calls: Sequence[Call], rows: Tensor, dtype: torch.dtype, least: float
+) -> nn.Module:
+    """The norm that ends a connector, which keeps the direction of its rows and changes their length.
+
+    Args:
+        connector: What puts out rows of these directions.
+        calls: In the order in which they end, without those of the LLM's modules.
+        rows: Prints of the picture's rows that enter the LLM.
+        dtype: Of the LLM.
+        least: Share of the rows that must be found.
+
+    Returns:
+        The last norm that reads these rows and puts them out; without one, the connector itself.
+    """
+    for call in calls:
+        read = [given for _, given in call.inputs.values()]
+        put_out = [out for _, out in call.outputs]
+        if call.module is not connector and is_norm(call.module) and read and put_out:
+            if all(share_in(rows, torch.cat(of), dtype) >= least for of in ([read[0]], put_out)):
+                connector = call.module
+    return connector

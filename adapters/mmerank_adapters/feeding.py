@@ -19,6 +19,8 @@ from mmerank_adapters.template import Template, common
 
 # For nothing but a loss.
 _LEFT_OUT = ("labels",)
+# Which tokens are a picture's; positions follow from it in some models.
+_KINDS = "mm_token_type_ids"
 _TEXT = "A cat sat on the mat, in 1867."
 
 
@@ -32,12 +34,13 @@ class Feeder:
         processor: As transformers loads it.
         placeholder: What stands for a picture in a text; None for what chat template or processor say.
         name: For messages.
+        takes: What the model's forward is given by name.
 
     Raises:
         ModelError: It takes no pictures, or no text, or nothing is known to stand for a picture.
     """
 
-    def __init__(self, processor: Any, placeholder: str | None, name: str):
+    def __init__(self, processor: Any, placeholder: str | None, name: str, takes: Collection[str] = ()):
         self.processor = processor
         self.name = name
         self.tokenizer: Any = getattr(processor, "tokenizer", None)
@@ -52,10 +55,11 @@ class Feeder:
         self.guessed = ""  # why nothing is put in for a picture
         self.placeholder = self._placeholder() if placeholder is None else placeholder
         self._text_by_tokenizer = False
+        self._asked: dict[str, bool] = {}
         self._around: tuple[Opened | None, dict[str, Any] | None] = (None, None)
-        self._learn()
+        self._learn(takes)
 
-    def _learn(self) -> None:
+    def _learn(self, takes: Collection[str]) -> None:
         """See on one picture what belongs to it, and whether text is taken."""
         picture = noise(0)
         try:
@@ -67,6 +71,10 @@ class Feeder:
                     "; for a picture alone it writes a prompt of its own: if it takes no other, the pair is undefined"
                 )
             raise ModelError(f"{self.name}: its processor fails on a picture and a text: {error}{why}") from error
+        listed = set(getattr(self.processor, "model_input_names", ())) & set(takes)
+        if _KINDS in listed and not {_KINDS} & pair.keys():  # some give it to who asks alone
+            self._asked = {f"return_{_KINDS}": True}
+            pair, alone = self.processed(self.placeholder + _TEXT, picture), self.processed(self.placeholder, picture)
         if "input_ids" not in pair:
             raise ModelError(f"{self.name}: its processor gives no token ids ({', '.join(pair)})")
         try:
@@ -132,12 +140,14 @@ class Feeder:
         Raises:
             DataError: The processor refuses it.
         """
+        options = {**self._asked, **options}
         try:
             if picture is not None:
                 images = [*picture] if isinstance(picture, tuple) else picture
                 made = self.processor(text=text, images=images, return_tensors="pt", **options)
             elif self._text_by_tokenizer:
-                made = self.tokenizer(text, return_tensors="pt", **options)
+                own = {name: of for name, of in options.items() if name not in self._asked}
+                made = self.tokenizer(text, return_tensors="pt", **own)
             else:
                 made = self.processor(text=text, return_tensors="pt", **options)
         except Exception as error:  # each of them has errors of its own

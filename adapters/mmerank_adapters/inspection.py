@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from mmerank.errors import ModelError
 from mmerank.inputs.sequence import IMAGE_ID
 from mmerank_adapters.anatomy import LISTS, Anatomy, blocks_of, language_model
-from mmerank_adapters.calls import Call, calls_of
+from mmerank_adapters.calls import Call, calls_of, is_norm, last_norm
 from mmerank_adapters.passes import bound, tensors_of, until
 from mmerank_adapters.prints import PROJECTIONS, found_in, prints, rows_of, share_in
 
@@ -22,10 +22,6 @@ from mmerank_adapters.prints import PROJECTIONS, found_in, prints, rows_of, shar
 LEAST = 0.95
 # Of the largest list of blocks outside the LLM: with fewer parameters it is a stem, not an encoder.
 _SMALL = 0.2
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower()
 
 
 def _still(connector: nn.Module, *pictures: Sequence[Call]) -> Tensor:
@@ -131,6 +127,10 @@ class Inspector:
             where = f"; the nearest is {self.paths[connector]}, with {share:.0%}" if connector else ""
             raise self._lost(f"no module puts out {LEAST:.0%} of the picture's rows that enter its LLM{where}")
         point, argument, channels, width, vision_share = self._vision(calls, connector, encoder, vision)
+        of_llm = set(self.llm.modules())
+        connector = last_norm(
+            connector, [call for call in calls if call.module not in of_llm], rows, self.dtype, LEAST
+        )
         return Anatomy(
             llm=self.paths[self.llm],
             final=self.paths[final],
@@ -312,7 +312,7 @@ class Inspector:
         for call in sorted(calls, key=lambda call: call.began):
             if call.began < boundary:
                 continue
-            if _is_norm(call.module):
+            if is_norm(call.module):
                 continue
             encoded = [out for ended, out in put_out if ended < call.began]
             for name, (shape, rows) in call.inputs.items():
@@ -337,7 +337,7 @@ class Inspector:
             if not begins <= call.began <= call.ended < ends:
                 continue
             own = call.module in within
-            if not own and _is_norm(call.module):
+            if not own and is_norm(call.module):
                 known = [out for _, out in found]
                 shares = (self._read_as(*given, call, name, known)[2] for name, given in call.inputs.items())
                 own = max(shares, default=0.0) >= LEAST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -68,7 +69,7 @@ class Multimodal:
         check_encoder(model)
         word = WORDS.get(model.config.model_type, Word())
         self._processor = processor
-        self._feeder = Feeder(processor, word.placeholder, name)
+        self._feeder = Feeder(processor, word.placeholder, name, inspect.signature(model.forward).parameters)
         self.tokenizer = self._feeder.tokenizer
         self._known = known or examined(model, self._feeder, word, name)
         self._reader, self.causal = self._known.reader, self._known.causal

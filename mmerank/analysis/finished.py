@@ -28,8 +28,8 @@ JOBS = {
     "perturb": "Before and after a change",
     "diff": "Diff-eRank",
     "encode": "Encoders",
-    "generate": "What models write",
     "perturb_encoder": "Encoders before and after a change",
+    "generate": "What models write",
 }
 PERTURBATIONS = ("perturb", "perturb_encoder")
 OF_ENCODERS = ("encode", "perturb_encoder")

@@ -129,6 +129,16 @@ def open_picture(source: Path | Encoded | Image.Image, *, max_pixels: int = MAX_
     return _picture(source, max_pixels)
 
 
+def _unidentified(file: BinaryIO) -> str:
+    """Why a file is no picture."""
+    file.seek(0)
+    head = file.read(12)
+    # MP4 and QuickTime, Matroska and WebM, AVI.
+    if head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3" or (head[:4] == b"RIFF" and head[8:] == b"AVI "):
+        return "a video; give its frames as several pictures"
+    return f"not an image in a format that is read: {', '.join(FORMATS)}"
+
+
 def _picture(source: Path | Encoded | Image.Image, max_pixels: int) -> Image.Image:
     name = "the picture" if isinstance(source, Image.Image) else source.name
     try:
@@ -137,14 +147,15 @@ def _picture(source: Path | Encoded | Image.Image, max_pixels: int) -> Image.Ima
                 with _in_memory:
                     return _upright(source, name, max_pixels)
             with opened(source) if isinstance(source, Path) else io.BytesIO(source.read()) as file:
-                return _decoded(file, name, max_pixels)
+                try:
+                    return _decoded(file, name, max_pixels)
+                except UnidentifiedImageError:
+                    raise DataError(f"{name}: {_unidentified(file)}") from None
     except DataError:
         raise
     except FileNotFoundError:
         folder = f" in {source.parent}" if isinstance(source, Path) else ""
         raise DataError(f"{name}: no such file{folder}") from None
-    except UnidentifiedImageError:
-        raise DataError(f"{name}: not an image in a format that is read: {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         raise DataError(
             f"{name}: it, or a part of it, is over the limit of {max_pixels / 1e6:g} megapixels"

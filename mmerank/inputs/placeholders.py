@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from mmerank.convention import SequenceForm
 from mmerank.inputs.example import IMAGE_TAG, Example, Skipped
 
 # What data sets write: LLaVA's, MiniGPT's, DeepSeek-VL's, and those that were made for Qwen-VL, Llama-3.2, Phi-3,
@@ -61,6 +62,27 @@ def without_placeholders(signs: tuple[str, ...], entries: Iterable[Example | Ski
     """
     for entry in entries:
         yield entry if isinstance(entry, Skipped) else without_placeholder(signs, entry)
+
+
+def as_fed(signs: tuple[str, ...], example: Example, form: SequenceForm) -> Example | Skipped:
+    """The same of an example that is fed in a form: pictures within a text have no place in a bare sequence.
+
+    Args:
+        signs: What stands for a picture, longer ones first.
+        example: Any.
+        form: Of the sequence.
+
+    Returns:
+        As from `without_placeholder`.
+    """
+    plain = without_placeholder(signs, example)
+    if form == "bare" and not isinstance(plain, Skipped) and plain.places:
+        return Skipped(
+            example.id,
+            "its pictures stand within its text, and the bare sequence has pictures before the text; --sequence "
+            "template keeps their places",
+        )
+    return plain
 
 
 def without_placeholder(signs: tuple[str, ...], example: Example) -> Example | Skipped:

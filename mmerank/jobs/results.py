@@ -23,8 +23,8 @@ _KINDS: dict[str, Any] = {
     "perturb": Perturbation,
     "diff": Diff,
     "encode": Encoding,
-    "generate": Generation,
     "perturb_encoder": EncoderPerturbation,
+    "generate": Generation,
 }
 
 

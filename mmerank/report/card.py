@@ -21,8 +21,8 @@ _KINDS = {
     "perturb": "Perturbation",
     "diff": "Diff",
     "encode": "Encoding",
-    "generate": "Generation",
     "perturb_encoder": "EncoderPerturbation",
+    "generate": "Generation",
 }
 
 

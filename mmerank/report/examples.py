@@ -30,8 +30,8 @@ RANKED_BY = {
     "perturb": CHANGE,
     "diff": "diff_erank",
     "encode": "erank_image",
-    "generate": "erank_response",
     "perturb_encoder": CHANGE,
+    "generate": "erank_response",
 }
 _OF_TEXTS = ("erank_untrained", "erank_trained", "diff_erank", "loss_untrained", "loss_trained", "reduced_loss")
 EXTREMES = 4

@@ -31,8 +31,12 @@ _MAIN = {
     "encode": _ENCODERS,
     "perturb_encoder": _ENCODERS,
 }
-# Of encoders, examples.
-_WHAT = {"align": "image-text pairs", "perturb": "image-text pairs", "diff": "texts", "generate": "prompts"}
+_WHAT = {  # of encoders, examples
+    "generate": "prompts",
+    "align": "image-text pairs",
+    "perturb": "image-text pairs",
+    "diff": "texts",
+}
 
 
 def how_to_report(run: Finished) -> list[str]:

@@ -22,8 +22,8 @@ CONVENTIONS: dict[str, type[AnyConvention]] = {
     "diff": TextConvention,
     "untrained": TextConvention,
     "encode": EncoderConvention,
-    "generate": GenerationConvention,
     "perturb_encoder": EncoderConvention,
+    "generate": GenerationConvention,
 }
 # A shape is a type, one of several (a tuple), a list with the shape of its entries, or a dictionary with those of its
 # values, "*" for any other key. A key may be missing.

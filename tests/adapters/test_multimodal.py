@@ -70,8 +70,9 @@ def expected(name: str, example: Example) -> dict[str, Any]:
         ("erank4", {"text": example.text}),
         ("erank5", {"text": text, "images": example.image}),
     ):
+        kinds = "mm_token_type_ids" in getattr(processor, "model_input_names", ())
         try:
-            inputs = processor(**fed, return_tensors="pt")
+            inputs = processor(**fed, return_tensors="pt", **({"return_mm_token_type_ids": True} if kinds else {}))
         except Exception:
             inputs = processor.tokenizer(fed["text"], return_tensors="pt")
         inputs.pop("labels", None)

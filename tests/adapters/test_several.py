@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmerank import Alignment, Convention, Example, align, load_data, perturb
+from mmerank import Alignment, Convention, Example, align, load_data, perturb, wrap
 from mmerank.errors import DataError
 from mmerank.inputs.contents import content_of, difference, picture_stamp
 from mmerank.inputs.example import fingerprint
@@ -23,6 +25,8 @@ from mmerank.inputs.placeholders import USUAL, without_placeholder
 from mmerank.inputs.sequence import Role
 from mmerank.inputs.transforms.transform import parse
 from mmerank.inputs.variants import variant
+from mmerank.jobs.clip import check_one_picture
+from mmerank.report.write import report
 from mmerank.runs.parts import read_records
 from tests import reference
 from tests.adapters.test_multimodal import EXAMPLES, adapter, flat, noise
@@ -322,3 +326,41 @@ def test_columns_of_lists(tmp_path: Path) -> None:
             "no image",
             "files is an empty list, e",
         ]
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        Convention(rows=True, companions=True, metrics=("stable_rank", "cka_linear_biased")),
+        Convention(match_tokens=4, match_repeats=2, token_curve=(3, 5)),
+    ],
+    ids=["rows", "matched"],
+)
+def test_whatever_else_is_measured(beside: Convention, tmp_path: Path) -> None:
+    """Further numbers leave those of each picture as they are, in run folders, after transforms, and on the page."""
+    data = SEVERAL
+    plain = align(adapter("qwen2_5_vl"), data, convention=Convention())
+    found = align(adapter("qwen2_5_vl"), data, convention=beside, layers="first", out=tmp_path / "a")
+    assert found.pictures == plain.pictures and not found.skipped and found.layers
+    changed = perturb(adapter("qwen2_5_vl"), data, ["rotate:90"], convention=beside, out=tmp_path / "b")
+    assert changed.base.pictures == plain.pictures != changed.transforms[0].result.pictures
+    align(adapter("internvl"), data, out=tmp_path / "c")  # another model beside it
+    report([tmp_path / "a", tmp_path / "b", tmp_path / "c"], tmp_path / "report", formats=["html", "csv"])
+    numbers = pd.read_csv(tmp_path / "report" / "numbers.csv")
+    here = numbers[(numbers["metric"] == "pictures") & (numbers["transform"] == "rotate:90")]
+    assert len(here) == 12 and here.loc[here["quantity"] == "picture 1/erank1", "change"].notna().all()
+    assert {"picture 3/erank5", "each picture/erank2"} <= set(numbers["quantity"])
+    assert "eRank by picture of an example" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_half_precision_and_clip() -> None:
+    model, processor, _ = built("qwen2_5_vl")
+    half = wrap(copy.deepcopy(model).bfloat16(), processor, name="half")
+    found, whole = align(half, SEVERAL).pictures, align(adapter("qwen2_5_vl"), SEVERAL).pictures
+    assert found is not None and whole is not None
+    for name, eranks in whole.items():
+        for label, values in eranks.items():
+            assert found[name][label] == pytest.approx(values, rel=0.05)
+    check_one_picture(EXAMPLES)
+    with pytest.raises(DataError, match="'two' has 2 pictures, and CLIP's score is of one"):
+        check_one_picture([*EXAMPLES, *SEVERAL])

@@ -511,6 +511,48 @@ def deepseek_vl() -> tuple[dict[str, Any], Any, str]:
     return config | {"image_token_id": 259}, processor, "<image_placeholder>"
 
 
+@family()
+def muse_glimmer() -> tuple[dict[str, Any], Any, str]:
+    """A norm without weights ends the connector."""
+    own = ("<|image_start|>", "<|image_end|>", "<|video|>", "<|vid_frame_separator|>", "<|vid_start|>", "<|vid_end|>")
+    pictures = hf.MuseGlimmerImageProcessor(max_image_tokens=36)
+    processor = hf.MuseGlimmerProcessor(pictures, hf.MuseGlimmerVideoProcessor(), words("<|patch|>", *own))
+    tower: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 3,
+    }
+    tower |= {"patch_size": PATCH, "pos_emb_height": 8, "pos_emb_width": 8, "max_position_embeddings": 256}
+    tower["layer_types"] = ["window_attention", "full_attention", "window_attention"]
+    text = llm("muse_glimmer_text", layer_types=["sliding_attention", "full_attention"], layer_rope_theta=[1e4, 0])
+    config: dict[str, Any] = {
+        "model_type": "muse_glimmer",
+        "vision_config": tower,
+        "text_config": text | {"sliding_window": 64},
+    }
+    sizes = {"out_hidden_size": 128, "projector_hidden_size": 48, "image_token_id": 259, "video_token_id": 262}
+    return config | sizes, processor, "<|patch|>"
+
+
+@family()
+def cosmos3_edge() -> tuple[dict[str, Any], Any, str]:
+    """Its processor says which tokens are a picture's only where it is asked, and the model must know."""
+    signs = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+    pixels = {"shortest_edge": 4 * (2 * PATCH) ** 2, "longest_edge": 36 * (2 * PATCH) ** 2}
+    pictures = hf.Cosmos3EdgeImageProcessor(size=pixels, patch_size=PATCH)
+    processor = hf.Cosmos3EdgeProcessor(pictures, words(*signs), hf.Cosmos3EdgeVideoProcessor())
+    tower = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": 3}
+    text = llm("cosmos3_edge_text", rope_parameters=mrope(4, 2, 2))
+    config: dict[str, Any] = {
+        "model_type": "cosmos3_edge",
+        "vision_config": tower | {"num_patches": 64, "patch_size": PATCH},
+    }
+    config |= {"text_config": text, "projector_hidden_size": 48, "image_token_id": 259, "video_token_id": 260}
+    ends = {"vision_start_token_id": 261, "vision_end_token_id": 262}
+    return config | ends, processor, "<|vision_start|><|image_pad|><|vision_end|>"
+
+
 @cache
 def built(name: str) -> tuple[Any, Any, str]:
     """Model, processor and what stands for a picture; weights follow from the name."""

@@ -26,7 +26,7 @@ from mmerank.errors import DataError, NoSpectrum, SourceError
 from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.others import Others
 from mmerank.inputs.pictures import MAX_PIXELS, Opened
-from mmerank.inputs.placeholders import placeholders, without_placeholder
+from mmerank.inputs.placeholders import as_fed, placeholders
 from mmerank.inputs.variants import BASE, Variant, Version
 from mmerank.models.adapter import Adapter
 
@@ -100,13 +100,7 @@ class Pairs:
             return Skipped(example.id, "no image")
         if (count := len(example.pictures)) > 1 and (why := getattr(self.adapter, "one_picture", ONE_PICTURE)):
             return Skipped(example.id, f"it has {count} pictures, and {self.adapter.name} reads one ({why})")
-        plain = without_placeholder(self.placeholders, example)
-        if not isinstance(plain, Skipped) and plain.places and self.convention.sequence == "bare":
-            return Skipped(
-                example.id,
-                "its pictures stand within its text, and the bare sequence has pictures before the text; --sequence "
-                "template keeps their places",
-            )
+        plain = as_fed(self.placeholders, example, self.convention.sequence)
         if not isinstance(plain, Skipped) and not plain.text.strip():
             return Skipped(example.id, "the text is empty")
         return plain

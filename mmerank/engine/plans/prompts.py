@@ -11,7 +11,7 @@ from mmerank.engine.plans.loss import answer_places
 from mmerank.errors import ModelError, first_line
 from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.pictures import open_pictures
-from mmerank.inputs.placeholders import placeholders, without_placeholder
+from mmerank.inputs.placeholders import as_fed, placeholders
 from mmerank.inputs.sequence import Role, TokenSequence, tokens_of
 from mmerank.models.adapter import Adapter
 from mmerank.models.hooks import Point
@@ -83,7 +83,7 @@ class PairPrompts:
             return Skipped(example.id, "no image")
         if (count := len(example.pictures)) > 1 and (why := getattr(self.adapter, "one_picture", "its adapter")):
             return Skipped(example.id, f"it has {count} pictures, and {self.adapter.name} reads one ({why})")
-        return without_placeholder(self._signs, example)
+        return as_fed(self._signs, example, self.form)
 
     def text(self, example: Example) -> str:
         """The instruction, which may be empty."""
