@@ -123,8 +123,9 @@ def compare(
     if not isinstance(a, pd.DataFrame) and not isinstance(b, pd.DataFrame):
         if a.data != b.data:
             raise ValueError(
-                f"expected two results on the same data, got {a.data} and {b.data}; for independent data sets see "
-                "mmerank.analysis.intervals.difference_of_groups"
+                f"expected two results on the same data, got {a.data} and {b.data}; where both hold the same "
+                "examples, give them one name (load_data(..., name=...)); for independent data sets there is "
+                "difference_of_groups in mmerank.analysis.intervals"
             )
         if matched and _drawn(a) != _drawn(b):
             raise ValueError(f"expected rows drawn alike on both sides, got {_drawn(a)} and {_drawn(b)}")

@@ -181,7 +181,7 @@ def check_adapter(adapter: object) -> None:
     if missing := lacking(adapter, Adapter):
         raise TypeError(
             f"{type(adapter).__name__} is no adapter yet: it lacks {', '.join(missing)}; the docstring of "
-            "mmerank.models.adapter.Adapter says what each is"
+            "mmerank.Adapter says what each is"
         )
     if not isinstance(adapter, Adapter):
         missing = [name for name in members(Adapter) if not hasattr(adapter, name)]

@@ -97,7 +97,7 @@ def check_text_adapter(adapter: object) -> None:
     if not multimodal and (missing := lacking(adapter, TextAdapter)):
         raise TypeError(
             f"{type(adapter).__name__} is no adapter yet: it lacks {', '.join(missing)}; the docstring of "
-            "mmerank.models.loading.TextAdapter says what each is"
+            "mmerank.TextAdapter says what each is"
         )
     if not isinstance(adapter, TextAdapter):
         raise TypeError(
