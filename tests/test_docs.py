@@ -102,7 +102,7 @@ def strings_of(path: Path) -> list[str]:
 
 
 def typed(name: str) -> bool:
-    """Whether a dotted name stands for something after `import mmerank` alone, or is a module, which `import` takes."""
+    """Whether a dotted name is there after `import mmerank` alone, or is a module, which `import` takes."""
     first, *rest = name.split(".")[1:]
     if first in mmerank.__all__ or first == "__version__":
         return operator.attrgetter(".".join([first, *rest]))(mmerank) is not None

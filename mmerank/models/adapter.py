@@ -13,7 +13,14 @@ from mmerank.errors import ModelError, UsageError
 from mmerank.inputs.demo import MODELS
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Kind, TokenSequence
-from mmerank.models.checkpoints import check_keys, configuration, families, family_named, yaml_keys
+from mmerank.models.checkpoints import (
+    check_keys,
+    configuration,
+    families,
+    family_named,
+    model_types,
+    yaml_keys,
+)
 from mmerank.models.devices import chosen_device, quantised
 from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import Point
@@ -28,10 +35,11 @@ GENERAL = "multimodal"  # for what has no adapter of its own
 class Adapter(LoadedModel, Protocol):
     """What mmerank must know of a multimodal model: where the hook points are and how to feed an example.
 
-    Beside what is declared here, a class has `model_types` (those of config.json that it loads) and the
-    classmethod `load(checkpoint, *, name, dtype, device)`. Where a YAML file names the adapter, `checkpoint` is
-    that file, and further keyword-only parameters of `load` are the keys the file may have, those without a
-    default the keys it must have.
+    Beside what is declared here, a class that loads checkpoints has the classmethod
+    `load(checkpoint, *, name, dtype, device)`, and `model_types`, those of config.json that it loads. Where a YAML
+    file names the adapter, the first parameter is the path of that file, and further keyword-only parameters of
+    `load` are the keys the file may have, those without a default the keys it must have. They come as they stand
+    there: `mmerank.models.checkpoints.path_beside` makes paths of them.
 
     What an adapter may have beside: `logits(h)`, (..., d) -> (..., vocabulary), for the likelihood of answers, and
     `processor`, with which transformers generates.
@@ -202,7 +210,7 @@ def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:
         path = Path(model)
         name, keys = yaml_keys(path)
         family = family_named(GROUP, name)
-        if family.model_types or name == GENERAL:
+        if (model_types(family) and ":" not in name) or name == GENERAL:
             raise UsageError(f"{path}: adapter {name} is given by a hub id or a directory, not by a YAML file")
         check_keys(path, name, family.load, keys)
         return family, keys
