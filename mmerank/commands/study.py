@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,6 +71,7 @@ def study(
             status.update(f"{len(found) + 1} of {len(cells)}: {cells[0].name}")
             for done in run_study(cells, folder):
                 found.append(done)
+                _tell(done, len(found), len(cells))
                 if len(found) < len(cells):
                     status.update(f"{len(found) + 1} of {len(cells)}: {cells[len(found)].name}")
         for i, of in enumerate(found):  # others have gone on meanwhile
@@ -84,6 +86,12 @@ def _folder(path: Path) -> Path:
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: is a file, not the folder of a study")
     return path
+
+
+def _tell(done: Any, ended: int, cells: int) -> None:
+    """A plain line for a cell that is through, for logs; a terminal has a line that moves."""
+    if not sys.stderr.isatty():
+        print(f"{ended} of {cells}: {done.state}: {done.cell.name}", file=sys.stderr, flush=True)
 
 
 def _say(found: list[Any], folder: Path, json_file: str | None, table: Any) -> None:
