@@ -22,7 +22,8 @@ _ERANK = (
 _CENTRED = {"mean": "centred on their mean", "median": "centred on their median", "none": "not centred"}
 _AGGREGATE = {"entropy": "exp of the mean entropy over examples", "erank": "the mean of the examples' eRanks"}
 _TOLD = ("centre", "aggregate")  # in words
-_MAIN = {
+# What a paragraph says of each job.
+MAIN = {
     "align": ("image_reduction_ratio", "image_text_alignment"),
     "perturb": ("image_reduction_ratio", "image_text_alignment"),
     "diff": ("diff_erank", "erank_untrained", "erank_trained", "reduced_loss"),
@@ -90,7 +91,7 @@ def _numbers(run: Finished, model: str, n: int) -> str:
     here = here[(here["model"] == model) & (here["transform"] == "none") & here["point"].isin(["", "final"])]
     of = by_quantity(here)
     shown = [
-        _number(of[name], name) for name in _MAIN[run.job] if name in of and of[name]["value"] == of[name]["value"]
+        _number(of[name], name) for name in MAIN[run.job] if name in of and of[name]["value"] == of[name]["value"]
     ]
     return f"{'; '.join(shown)}{_made(run.bootstrap) if n > 1 else ''}."
 
