@@ -24,6 +24,7 @@ from mmerank.analysis.statistics.effects import rank_biserial, smallest_detectab
 from mmerank.analysis.statistics.paired import controlled
 from mmerank.analysis.statistics.permutation import swap_test
 from mmerank.jobs.compare import Comparison, compare
+from mmerank.report.terminal.intervals import comparison_notes
 from tests.analysis.simulated import MEANS, Floats, alignment_values, deviations, frame
 from tests.analysis.test_samples import texts
 
@@ -333,3 +334,16 @@ def test_two_names_of_one_data_set_are_told_what_to_do() -> None:
     one, other = (SimpleNamespace(data=name, convention=None, records=()) for name in ("csv:a.csv", "DataFrame"))
     with pytest.raises(ValueError, match=r"give them one name \(load_data\(\.\.\., name=\.\.\.\)\)"):
         compare(one, other)  # type: ignore[arg-type]
+
+
+def test_a_sign_that_is_not_the_differences_is_told() -> None:
+    a, b = pair(9, shift=0.05)
+    found = compare(frame(a), frame(b), names=("ours", "theirs"), bootstrap=FEW)
+    of = found["erank5"]
+    agreeing, opposed = (replace(of, d_z=sign * math.copysign(0.5, of.difference)) for sign in (1, -1))
+    for one, told in ((agreeing, False), (opposed, True)):
+        shown = replace(found, differences=(one,))
+        assert shown.opposed == (("erank5",) if told else ())
+        said = "d_z of eRank5 has the other sign"
+        assert (said in shown.to_markdown()) is told
+        assert any(said in line for line in comparison_notes([shown])) is told
