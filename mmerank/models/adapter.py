@@ -26,6 +26,7 @@ from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import Point
 from mmerank.models.located import MULTIMODAL, check_dtype, is_yaml
 from mmerank.models.protocol import LoadedModel, lacking, members
+from mmerank.models.quiet import quietly
 
 GROUP = MULTIMODAL
 GENERAL = "multimodal"  # for what has no adapter of its own
@@ -125,9 +126,10 @@ def load(
         model, dtype = MODELS[name], dtype or "float32"
     family, keys = _found(model)
     keys |= quantised(family, load_in, place)
-    adapter: Adapter = family.load(
-        Path(model) if is_yaml(model) else model, name=name, dtype=dtype, device=place, **keys
-    )
+    with quietly():
+        adapter: Adapter = family.load(
+            Path(model) if is_yaml(model) else model, name=name, dtype=dtype, device=place, **keys
+        )
     return adapter
 
 

@@ -26,6 +26,7 @@ from mmerank.models.devices import chosen_device, quantised
 from mmerank.models.hooks import Point
 from mmerank.models.located import LANGUAGE, check_dtype, is_yaml
 from mmerank.models.protocol import LoadedModel, lacking
+from mmerank.models.quiet import quietly
 from mmerank.models.wrapped import unwrapped
 
 GROUP = LANGUAGE
@@ -159,7 +160,8 @@ def load_text(
         keys["revision"] = revision
     keys |= quantised(family, load_in, place)
     name = f"{model}@{revision}" if revision else str(model)
-    return family.load(name=name, dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
+    with quietly():
+        return family.load(name=name, dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
 
 
 def wrap_text(model: Any, tokenizer: Any, *, name: str = "model") -> TextAdapter:
