@@ -47,9 +47,10 @@ def guarded(work: Callable[[], Any], *, debug: bool = False) -> None:
         if debug:
             raise
         statuses = {UsageError: 2, Interrupted: INTERRUPTED}
+        where = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
         if isinstance(error, MmerankError):
-            sys.exit(_fail(str(error), status=statuses.get(type(error), 1)))
-        sys.exit(_fail(f"{type(error).__name__}: {error} (--debug shows where)"))
+            sys.exit(_fail(f"{error}{where}", status=statuses.get(type(error), 1)))
+        sys.exit(_fail(f"{type(error).__name__}: {error}{where} (--debug shows where)"))
     finally:
         warnings.formatwarning = before
 

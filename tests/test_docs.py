@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import operator
 import re
 import shlex
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
+import mmerank
 from benchmarks.__main__ import parsed
 from mmerank.commands.app import app
 from scripts import alignment_ladder
@@ -19,6 +23,8 @@ from scripts import alignment_ladder
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Groups of them, which are no modules.
+ENTRY_POINTS = {f"mmerank.{group}" for group in ("adapters", "metrics", "text_adapters", "transforms")}
 NUMBER = re.compile(r"-?\d+\.\d+")
 
 documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
@@ -85,6 +91,35 @@ def test_shell_commands_exist(document: str, words: list[str]) -> None:
 def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
         assert target.startswith("https://") or (document.parent / target).exists(), target
+
+
+def strings_of(path: Path) -> list[str]:
+    """What a module says: its strings, without docstrings, which are a reference by full names."""
+    tree = ast.parse(path.read_text())
+    apart = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in apart]
+    return [node.value for node in strings if isinstance(node.value, str)]
+
+
+def typed(name: str) -> bool:
+    """Whether a dotted name is there after `import mmerank` alone, or is a module, which `import` takes."""
+    first, *rest = name.split(".")[1:]
+    if first in mmerank.__all__ or first == "__version__":
+        return operator.attrgetter(".".join([first, *rest]))(mmerank) is not None
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def test_every_dotted_name_can_be_typed_as_it_stands() -> None:
+    texts = [document.read_text() for document in DOCUMENTS]
+    sources = [path for room in ("mmerank", "adapters") for path in (ROOT / room).rglob("*.py")]
+    texts += [said for path in sources for said in strings_of(path)]
+    named = {name for text in texts for name in re.findall(r"(?<![\w./])mmerank(?:\.[A-Za-z]\w*)+", text)}
+    assert {"mmerank.analysis.estimates", "mmerank.wrap"} <= named
+    assert not typed("mmerank.report.push.push")
+    assert [name for name in sorted(named - ENTRY_POINTS) if not typed(name)] == []
 
 
 def test_every_convention_is_documented() -> None:

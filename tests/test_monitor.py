@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 import transformers
 from torch import Tensor
 
+import mmerank
 from mmerank import (
     AlignmentMonitor,
     Convention,
@@ -334,3 +336,41 @@ def test_prompts_that_are_learned_are_no_model(tmp_path: Path, tokenizer: Any) -
     training.add_callback(DiffErankMonitor(training, PROBES, every=1))
     with pytest.raises(ModelError, match="'default' of peft is PROMPT_TUNING, which is not in the layers"):
         training.train()
+
+
+def test_the_loop_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its numbers are those of the model at each step, and it trains what it was given."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from mmerank.inputs.demo import MODELS
+    from tests.test_docs import ROOT, blocks
+
+    (code,) = [content for _, content in blocks(ROOT / "README.md") if "def train(" in content]
+    shown: dict[str, Any] = {"mmerank": mmerank}
+    exec(code.replace("500", "2"), shown)
+    model = AutoModelForImageTextToText.from_pretrained(MODELS["demo-llava"], dtype="float32")
+    processor = AutoProcessor.from_pretrained(MODELS["demo-llava"])
+    probes = list(scenes())[:2]
+    fed = processor(images=probes[0].image, text=f"<image> {probes[0].response}", return_tensors="pt")
+    batch = {**fed, "labels": fed["input_ids"]}
+    before = mmerank.align(mmerank.wrap(model, processor, name="m"), probes).image_text_alignment
+    shown["train"](model, processor, [batch] * 3, torch.optim.SGD(model.parameters(), lr=1e-4), probes)
+    first, last = (line.split() for line in capsys.readouterr().out.splitlines())
+    after = mmerank.align(mmerank.wrap(model, processor, name="m"), probes).image_text_alignment
+    assert (first[0], last[0]) == ("0", "2") and float(last[1]) == after != before
+    monitor = shown["with_pictures"](SimpleNamespace(), probes, processor)
+    assert isinstance(monitor, AlignmentMonitor) and monitor._given(model).model is model
+
+
+def test_loading_says_nothing_and_leaves_what_transformers_says_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.enable_progress_bar()
+    try:
+        load("demo-llava", device="cpu")
+        assert capsys.readouterr() == ("", "")
+        assert logging.is_progress_bar_enabled() and logging.get_verbosity() == verbosity
+    finally:
+        if not bars:
+            logging.disable_progress_bar()

@@ -105,6 +105,23 @@ def test_what_goes_up_comes_back(runs: Path, hub: Hub) -> None:
     assert not [line for line in hub.asked if "code.py" in line or "README" in line]
 
 
+def test_a_dry_run_shows_what_goes_up_and_sends_nothing(
+    runs: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as without, pytest.raises(SystemExit) as stopped:
+        without.delenv("HF_TOKEN")
+        main(["push", str(runs / "texts"), "--to", "me/runs", "--dry-run"])
+    shown = capsys.readouterr().out
+    assert not stopped.value.code and not hub.asked and not hub.commits
+    card, _, listed = shown.partition("files for me/runs, in bytes:")
+    push([runs / "texts"], "me/runs")
+    sent = hub.files("me/runs")
+    assert card.startswith(sent["README.md"].decode())
+    listing = dict(reversed(line.split()) for line in listed.splitlines() if line.strip())
+    sizes = {name: f"{len(content):,}" for name, content in sent.items() if name != ".gitattributes"}
+    assert listing == sizes
+
+
 def test_nothing_private_goes_up(runs: Path, hub: Hub, golden: Path, tmp_path: Path) -> None:
     push([runs / "pairs", runs / "encoder"], "me/runs")
     content = said(hub.files("me/runs"), tmp_path)

@@ -178,3 +178,15 @@ def test_what_is_no_benchmark(folder: Path) -> None:
     (folder / "empty.jsonl").touch()
     with pytest.raises(DataError, match="empty"):
         load_questions(f"choices:{folder}/empty.jsonl")
+
+
+def test_files_that_are_missing_or_of_another_kind(tmp_path: Path) -> None:
+    for name in ("nope.csv", "nope.txt"):
+        with pytest.raises(DataError, match=f"{name}: no such file$"):
+            load_questions(f"choices:{tmp_path / name}")
+    (tmp_path / "q.csv").write_text("question,A,B,answer,image\nwhat,x,y,A,0.png\n")
+    with pytest.raises(DataError, match=r"q.csv: a table of commas; questions are read from \.jsonl, .*'q.jsonl'"):
+        load_questions(f"choices:{tmp_path / 'q.csv'}")
+    (tmp_path / "q.txt").write_text("x")
+    with pytest.raises(DataError, match=r"ends in \.jsonl, \.ndjson, \.json, each also .*, or in \.parquet"):
+        load_questions(f"choices:{tmp_path / 'q.txt'}")

@@ -201,7 +201,10 @@ def test_the_command(tmp_path: Path, ran: list[str], capsys: pytest.CaptureFixtu
     assert status_of("study", str(file), "--dry-run") == 0 and not ran
     assert "2 left" in capsys.readouterr().out
     assert status_of("study", str(file), "--json", str(tmp_path / "s.json")) == 1
-    assert "1 done, 1 failed" in capsys.readouterr().out
+    out, log = capsys.readouterr()
+    assert "1 done, 1 failed" in out
+    good, bad = log.splitlines()[-2:]
+    assert good.startswith("1 of 2: done: align-good") and bad.startswith("2 of 2: failed: align-bad")
     found = json.loads((tmp_path / "s.json").read_text())["cells"]
     assert [(of["model"], of["state"], of["reason"]) for of in found] == [
         ("good", "done", ""),

@@ -22,6 +22,9 @@ def push(
             "with folders, tokens and reasons of skipped examples.",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the card and the files that would go up, and send nothing.")
+    ] = False,
     debug: options.Debug = False,
 ) -> None:
     """Finished runs as a data set on the hub, with a card of their numbers.
@@ -34,8 +37,12 @@ def push(
 
     from rich.console import Console
 
+    from mmerank.report.push import preview
     from mmerank.report.push import push as send
 
+    if dry_run:
+        print(preview(folders, to, with_data=with_data))
+        return
     with Console(stderr=True).status("reading runs and sending them"):  # shown in a terminal only
         address = send(folders, to, private=private, with_data=with_data)
     typer.echo(address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -87,6 +88,7 @@ def study(
         with Console(stderr=True).status(f"{len(cells)} to do") as status:
             for done in run_study(cells, folder, place):
                 ended += 1
+                _tell(done, ended, len(cells))
                 status.update(f"{ended} of {len(cells)}; {done.state}: {done.cell.name}")
     found = [standing(cell, folder) for cell in cells]
     _say(found, folder, json_file, study_table(found, folder, no_longer(cells, folder)))
@@ -115,6 +117,12 @@ def _folder(path: Path) -> Path:
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: is a file, not the folder of a study")
     return path
+
+
+def _tell(done: Any, ended: int, cells: int) -> None:
+    """A plain line for a cell that is through, for logs; a terminal has a line that moves."""
+    if not sys.stderr.isatty():
+        print(f"{ended} of {cells}: {done.state}: {done.cell.name}", file=sys.stderr, flush=True)
 
 
 def _say(found: list[Any], folder: Path, json_file: str | None, table: Any) -> None:

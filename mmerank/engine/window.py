@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -30,6 +31,7 @@ class Item(Protocol):
 Prepared = TypeVar("Prepared", bound=Item)
 Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
+_NAMED = 3  # examples of a batch in a message
 # The results of a batch that the model has been given.
 Finish = Callable[[], Iterable[Measured | Skipped]]
 
@@ -67,7 +69,11 @@ def in_batches(
 
     def prepared(window: list[Example | Skipped]) -> list[Prepared | Skipped]:
         with one_at_a_time:
-            return [entry if isinstance(entry, Skipped) else prepare(entry) for entry in window]
+            return [entry if isinstance(entry, Skipped) else one(entry) for entry in window]
+
+    def one(example: Example) -> Prepared | Skipped:
+        with _named([example]):
+            return prepare(example)
 
     for window in workers.ahead(prepared, windows(examples), depth=1):
         yield from (entry for entry in window if isinstance(entry, Skipped))
@@ -143,7 +149,8 @@ class _Window(Generic[Prepared, Loaded]):
         # Where the model refuses one of the batch, each waits alone, and that one is skipped.
         refused = ""
         try:
-            return work()
+            with _named(batch):
+                return work()
         except (RuntimeError, MemoryError, DataError) as error:
             if not is_out_of_memory(error.__cause__ or error):
                 if not isinstance(error, DataError):
@@ -192,6 +199,18 @@ class _Begun(Generic[Prepared]):
     finish: Finish
     order: list[str]
     skipped: dict[str, Measured | Skipped]
+
+
+@contextmanager
+def _named(examples: Sequence[Item]) -> Iterator[None]:
+    """Say of an error from any depth which examples were being measured."""
+    try:
+        yield
+    except Exception as error:
+        told = ", ".join(repr(example.id) for example in examples[:_NAMED])
+        more = f" and {len(examples) - _NAMED} more" if len(examples) > _NAMED else ""
+        error.add_note(f"while measuring example{'s' * (len(examples) > 1)} {told}{more}")
+        raise
 
 
 def _listed(finish: Finish) -> list[Measured | Skipped]:

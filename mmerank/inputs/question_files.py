@@ -14,7 +14,7 @@ from mmerank.inputs.arrow_rows import ArrowRows
 from mmerank.inputs.layouts import at_home, check_layout, located
 from mmerank.inputs.lines import Digest, lines
 from mmerank.inputs.manifests import options_of
-from mmerank.inputs.table_files import ListedRows, Table, open_table
+from mmerank.inputs.table_files import JSON_LINES, ListedRows, Table, open_table
 
 # A shorter text in the place of a picture is the index of a row that has the same one.
 _LONGEST_INDEX = 64
@@ -43,6 +43,11 @@ def rows_of(data: str, place: str) -> tuple[Table, Path | None]:
         return _tsv(path), images
     if path.name == "problems.json":
         return _problems(path), images
+    if path.is_file() and path.suffix.lower() == ".csv":
+        raise DataError(
+            f"{path}: a table of commas; questions are read from {', '.join(JSON_LINES)}, .parquet or .tsv: "
+            f"pandas.read_csv({path.name!r}).to_json({path.stem + '.jsonl'!r}, orient='records', lines=True)"
+        )
     return open_table(path), images
 
 

@@ -89,7 +89,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "choices": Benchmark(),
 }
 _YES_NO = ("Yes", "No")
-_HOW = "KIND:FILE.json, .jsonl, .parquet or .tsv, KIND:hub:OWNER/NAME[/CONFIG][:SPLIT]"
+_HOW = "KIND:FILE.jsonl, .ndjson, .json, .parquet or .tsv, KIND:hub:OWNER/NAME[/CONFIG][:SPLIT]"
 
 
 def is_benchmark(data: str) -> bool:
@@ -103,7 +103,7 @@ def load_questions(data: str, *, answers: Answers = "letters") -> DataSet:
     `pope:PLACE`, `scienceqa:PLACE`, `mmbench:PLACE` with the fields of their benchmarks, and `choices:PLACE` for
     questions of your own: `question`, `choices` (a list, or fields `A`, `B`, ...), `answer` (a letter, the text of a
     choice, or its place from 0), `image`, and where there are some `hint`, `category` and `id`. PLACE is a file
-    (`.json`, `.jsonl`, `.parquet`; `.tsv` as MMBench is published; `problems.json` of ScienceQA) with `?images=DIR`
+    (`.jsonl`, `.ndjson`, `.json`, `.parquet`, `.tsv` as of MMBench, `problems.json` of ScienceQA) with `?images=DIR`
     where its pictures lie elsewhere, or `hub:OWNER/NAME[/CONFIG][:SPLIT]`, whose split is `test` if none is named.
 
     Args:

@@ -86,7 +86,11 @@ def _open_file(path: Path) -> Table:
         return _Parquet(path)
     if unpacked_name(path.name).endswith(JSON_LINES):
         return _json_table(path)
-    raise DataError(f"{path}: expected a file that ends in .jsonl, .jsonl.gz, .jsonl.zst or .parquet")
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    raise DataError(
+        f"{path}: expected a file that ends in {', '.join(JSON_LINES)}, each also with .gz or .zst, or in .parquet"
+    )
 
 
 def _json_table(path: Path) -> Table:

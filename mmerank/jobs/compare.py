@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pandas as pd
 
 from mmerank.analysis.comparison import compared, shown_name
-from mmerank.analysis.metrics.matched import MATCHED_BY
+from mmerank.analysis.metrics.known import metric_with
+from mmerank.analysis.metrics.matched import MATCHED, MATCHED_BY
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.paired import PERMUTATIONS, ComparisonResult, FalseDiscovery
 from mmerank.convention import Aggregate, AnyConvention
@@ -47,6 +48,31 @@ class Comparison(Shown, ComparisonResult):
         """A row for each quantity: what A and B have, the difference with its interval, p, q and d_z."""
         table = self.to_pandas()[["quantity", "a", "b", "difference", "low", "high", "p", "q", "d_z"]]
         return table.assign(n=self.n)
+
+    def estimates(self) -> pd.DataFrame:
+        """Each difference with its interval; columns as of `mmerank.estimates`, `model` being `A - B`."""
+        front = MATCHED if self.matched else ""
+        rows = [
+            {
+                "model": f"{self.a} - {self.b}",
+                "transform": "none",
+                "point": "",
+                "metric": metric_with(front + found.quantity),
+                "quantity": front + found.quantity,
+                "value": found.difference,
+                "low": found.low,
+                "high": found.high,
+                "n": self.n,
+            }
+            for found in self.differences
+        ]
+        return pd.DataFrame(rows)
+
+    def how_to_report(self) -> str:
+        """A paragraph to report the differences with: n, intervals, tests and what they are over."""
+        from mmerank.report.how_to import how_to_report_comparison
+
+        return how_to_report_comparison(self)
 
     def _tables(self, names: Names, columns: Sequence[str] | None) -> list[Listed]:
         from mmerank.report.tables import compared_table
@@ -123,8 +149,9 @@ def compare(
     if not isinstance(a, pd.DataFrame) and not isinstance(b, pd.DataFrame):
         if a.data != b.data:
             raise ValueError(
-                f"expected two results on the same data, got {a.data} and {b.data}; for independent data sets see "
-                "mmerank.analysis.intervals.difference_of_groups"
+                f"expected two results on the same data, got {a.data} and {b.data}; where both hold the same "
+                "examples, give them one name (load_data(..., name=...)); for independent data sets there is "
+                "difference_of_groups in mmerank.analysis.intervals"
             )
         if matched and _drawn(a) != _drawn(b):
             raise ValueError(f"expected rows drawn alike on both sides, got {_drawn(a)} and {_drawn(b)}")

@@ -13,12 +13,20 @@ from mmerank.errors import ModelError, UsageError
 from mmerank.inputs.demo import MODELS
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Kind, TokenSequence
-from mmerank.models.checkpoints import check_keys, configuration, families, family_named, yaml_keys
+from mmerank.models.checkpoints import (
+    check_keys,
+    configuration,
+    families,
+    family_named,
+    model_types,
+    yaml_keys,
+)
 from mmerank.models.devices import chosen_device, quantised
 from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import Point
 from mmerank.models.located import MULTIMODAL, check_dtype, is_yaml
 from mmerank.models.protocol import LoadedModel, lacking, members
+from mmerank.models.quiet import quietly
 
 GROUP = MULTIMODAL
 GENERAL = "multimodal"  # for what has no adapter of its own
@@ -28,10 +36,11 @@ GENERAL = "multimodal"  # for what has no adapter of its own
 class Adapter(LoadedModel, Protocol):
     """What mmerank must know of a multimodal model: where the hook points are and how to feed an example.
 
-    Beside what is declared here, a class has `model_types` (those of config.json that it loads) and the
-    classmethod `load(checkpoint, *, name, dtype, device)`. Where a YAML file names the adapter, `checkpoint` is
-    that file, and further keyword-only parameters of `load` are the keys the file may have, those without a
-    default the keys it must have.
+    Beside what is declared here, a class that loads checkpoints has the classmethod
+    `load(checkpoint, *, name, dtype, device)`, and `model_types`, those of config.json that it loads. Where a YAML
+    file names the adapter, the first parameter is the path of that file, and further keyword-only parameters of
+    `load` are the keys the file may have, those without a default the keys it must have. They come as they stand
+    there: `mmerank.models.checkpoints.path_beside` makes paths of them.
 
     What an adapter may have beside: `logits(h)`, (..., d) -> (..., vocabulary), for the likelihood of answers, and
     `processor`, with which transformers generates; `places(size, layout, vision_point)`, where it knows better than
@@ -118,9 +127,10 @@ def load(
         model, dtype = MODELS[name], dtype or "float32"
     family, keys = _found(model)
     keys |= quantised(family, load_in, place)
-    adapter: Adapter = family.load(
-        Path(model) if is_yaml(model) else model, name=name, dtype=dtype, device=place, **keys
-    )
+    with quietly():
+        adapter: Adapter = family.load(
+            Path(model) if is_yaml(model) else model, name=name, dtype=dtype, device=place, **keys
+        )
     return adapter
 
 
@@ -182,7 +192,7 @@ def check_adapter(adapter: object) -> None:
     if missing := lacking(adapter, Adapter):
         raise TypeError(
             f"{type(adapter).__name__} is no adapter yet: it lacks {', '.join(missing)}; the docstring of "
-            "mmerank.models.adapter.Adapter says what each is"
+            "mmerank.Adapter says what each is"
         )
     if not isinstance(adapter, Adapter):
         missing = [name for name in members(Adapter) if not hasattr(adapter, name)]
@@ -203,7 +213,7 @@ def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:
         path = Path(model)
         name, keys = yaml_keys(path)
         family = family_named(GROUP, name)
-        if family.model_types or name == GENERAL:
+        if (model_types(family) and ":" not in name) or name == GENERAL:
             raise UsageError(f"{path}: adapter {name} is given by a hub id or a directory, not by a YAML file")
         check_keys(path, name, family.load, keys)
         return family, keys

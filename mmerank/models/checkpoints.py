@@ -51,11 +51,18 @@ def family_named(group: str, name: str) -> Any:
             with _without_current_folder():
                 family = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
-            raise UsageError(f"adapter {name!r} cannot be imported: {error}") from error
-        if not all(hasattr(family, wanted) for wanted in ("load", "model_types")):
-            raise UsageError(f"adapter {name!r} is no adapter: it has no `load` and `model_types`")
+            raise UsageError(f"adapter {name!r} cannot be imported: {error}{_where(error, module)}") from error
+        if not hasattr(family, "load"):
+            raise UsageError(f"adapter {name!r} is no adapter: it has no `load`; docs/own-model.md shows one")
         return family
     return _entry_point(group, name).load()
+
+
+def _where(error: Exception, module: str) -> str:
+    """The end of a message about a module that is not there: where it is looked for."""
+    if not isinstance(error, ModuleNotFoundError) or not f"{module}.".startswith(f"{error.name}."):
+        return ""  # it is there, and imports what is not
+    return "; install its package, or name the folder that it lies in by PYTHONPATH, the current one too"
 
 
 def _entry_point(group: str, name: str) -> EntryPoint:
@@ -119,7 +126,12 @@ def families(group: str) -> dict[str, Any]:
         One entry per model_type.
     """
     classes = [entry.load() for entry in entry_points(group=group)]
-    return {model_type: family for family in classes for model_type in family.model_types}
+    return {model_type: family for family in classes for model_type in model_types(family)}
+
+
+def model_types(family: Any) -> tuple[str, ...]:
+    """Those of config.json that an adapter class loads; none where it names none."""
+    return tuple(getattr(family, "model_types", ()))
 
 
 def yaml_keys(path: Path) -> tuple[str, dict[str, Any]]:
@@ -160,11 +172,16 @@ def check_keys(path: Path, name: str, load: Callable[..., Any], keys: Mapping[st
         ModelError: A key is unknown or missing.
     """
     parameters = inspect.signature(load).parameters.values()
+    first = next((p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD), None)
     own = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _CALLERS}
     unknown = sorted(map(str, keys.keys() - own.keys()))
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
         known = ", ".join(own) or "no keys of its own"
-        raise ModelError(f"{path}: unknown key {', '.join(unknown)}; adapter {name} knows {known}")
+        why = f" ({first}, the first parameter of its load, is the path of this file)" if first in unknown else ""
+        raise ModelError(
+            f"{path}: unknown key {', '.join(unknown)}{why}; adapter {name} knows {known}, as its load has them "
+            "behind the *"
+        )
     if missing := [key for key, p in own.items() if p.default is p.empty and key not in keys]:
         raise ModelError(f"{path}: missing key {', '.join(missing)}; adapter {name} needs it")
 

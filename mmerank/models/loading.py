@@ -26,6 +26,7 @@ from mmerank.models.devices import chosen_device, quantised
 from mmerank.models.hooks import Point
 from mmerank.models.located import LANGUAGE, check_dtype, is_yaml
 from mmerank.models.protocol import LoadedModel, lacking
+from mmerank.models.quiet import quietly
 from mmerank.models.wrapped import unwrapped
 
 GROUP = LANGUAGE
@@ -97,7 +98,7 @@ def check_text_adapter(adapter: object) -> None:
     if not multimodal and (missing := lacking(adapter, TextAdapter)):
         raise TypeError(
             f"{type(adapter).__name__} is no adapter yet: it lacks {', '.join(missing)}; the docstring of "
-            "mmerank.models.loading.TextAdapter says what each is"
+            "mmerank.TextAdapter says what each is"
         )
     if not isinstance(adapter, TextAdapter):
         raise TypeError(
@@ -159,7 +160,8 @@ def load_text(
         keys["revision"] = revision
     keys |= quantised(family, load_in, place)
     name = f"{model}@{revision}" if revision else str(model)
-    return family.load(name=name, dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
+    with quietly():
+        return family.load(name=name, dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
 
 
 def wrap_text(model: Any, tokenizer: Any, *, name: str = "model") -> TextAdapter:

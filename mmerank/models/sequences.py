@@ -140,9 +140,10 @@ def spliced_embeddings(embed: nn.Module, ids: Tensor, images: Sequence[Tensor] |
         Embeddings, (b, n, d), of the embedding's dtype and device.
 
     Raises:
-        ModelError: There are more or fewer places than rows.
+        ModelError: There are more or fewer places than rows, or the embedding has no row for a token.
     """
     places = ids == IMAGE_ID
+    _check_rows(embed, ids)
     counts = places.sum(dim=1).tolist()  # before the ids go to a GPU, which would have to be waited for
     rows = None if images is None else [len(image) for image in images]
     if rows is not None and counts != rows:  # masked_scatter would take rows of the next picture
@@ -156,6 +157,15 @@ def spliced_embeddings(embed: nn.Module, ids: Tensor, images: Sequence[Tensor] |
         return embeddings
     spliced = torch.cat(tuple(images)).to(embeddings)
     return embeddings.masked_scatter(sent(places, device).unsqueeze(-1), spliced)
+
+
+def _check_rows(embed: nn.Module, ids: Tensor) -> None:
+    rows, most = getattr(embed, "num_embeddings", None), int(ids.max())
+    if rows is not None and most >= rows:
+        raise ModelError(
+            f"token {most} has no row in the model's embedding of {rows}; the tokenizer is another model's, or has "
+            "more tokens than the model was made for"
+        )
 
 
 def _listed(counts: Iterable[int]) -> str:

@@ -10,6 +10,7 @@ from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.statistics.bootstrap import Bootstrap
+from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.report.cautions import mean_tokens
 from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import by_quantity
@@ -23,7 +24,8 @@ _CENTRED = {"mean": "centred on their mean", "median": "centred on their median"
 _AGGREGATE = {"entropy": "exp of the mean entropy over examples", "erank": "the mean of the examples' eRanks"}
 _TOLD = ("centre", "aggregate")  # in words
 _ENCODERS = ("erank_images", "erank_texts", "modality_gap", "image_to_text_at_1", "text_to_image_at_1")
-_MAIN = {
+# What a paragraph says of each job.
+MAIN = {
     "align": ("image_reduction_ratio", "image_text_alignment"),
     "perturb": ("image_reduction_ratio", "image_text_alignment"),
     "diff": ("diff_erank", "erank_untrained", "erank_trained", "reduced_loss"),
@@ -50,6 +52,32 @@ def how_to_report(run: Finished) -> list[str]:
     """
     called, data = model_names([run]), data_names([run.data])[run.data]
     return [_paragraph(run, model, called[run.name, model], data) for model in run.frames]
+
+
+def how_to_report_comparison(comparison: ComparisonResult) -> str:
+    """A paragraph for A against B: n, differences with intervals, tests.
+
+    Args:
+        comparison: Any.
+
+    Returns:
+        Plain text.
+    """
+    left = f", {comparison.unpaired} on one side only left out" if comparison.unpaired else ""
+    on = ", on equally many rows" if comparison.matched else ""
+    told = []
+    for found in comparison.differences:
+        known = quantity(found.quantity)
+        limits = _limits(found.low, found.high, known.decimals)
+        tests = f", q {q_text(found.q)}" if math.isfinite(found.q) else ""
+        told.append(f"{known.label} {found.difference:+.{known.decimals}f} {limits}".rstrip() + tests)
+    swaps = f"all {comparison.permutations}" if comparison.exact else f"{comparison.permutations} random"
+    control = {"bh": "Benjamini-Hochberg", "by": "Benjamini-Yekutieli"}[comparison.false_discovery]
+    return (
+        f"{comparison.a} minus {comparison.b}{on}, on the same examples (n = {comparison.n}{left}): {'; '.join(told)}"
+        f"{_made(comparison.bootstrap) if comparison.n > 1 else ''}. Paired permutation tests, {swaps} swaps; q "
+        f"after {control} over {comparison.tests} tests."
+    )
 
 
 def _paragraph(run: Finished, model: str, name: str, data: str) -> str:
@@ -91,7 +119,7 @@ def _numbers(run: Finished, model: str, n: int) -> str:
     here = here[(here["model"] == model) & (here["transform"] == "none") & here["point"].isin(["", "final"])]
     of = by_quantity(here)
     shown = [
-        _number(of[name], name) for name in _MAIN[run.job] if name in of and of[name]["value"] == of[name]["value"]
+        _number(of[name], name) for name in MAIN[run.job] if name in of and of[name]["value"] == of[name]["value"]
     ]
     return f"{'; '.join(shown)}{_made(run.bootstrap) if n > 1 else ''}."
 

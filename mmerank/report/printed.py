@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mmerank.analysis.finished import JOBS
@@ -76,6 +76,10 @@ class Printed:
         """Columns of names that tell rows apart, and the last one."""
         last = len(self.names) - 1
         return [i for i in range(last + 1) if i == last or len({names[i] for names, _, _ in self.rows}) > 1]
+
+    def group(self, names: Sequence[str]) -> str:
+        """What a row shares with those beside it, where only its last name is its own: data and model."""
+        return ", ".join(names[i] for i in self.telling[:-1])
 
     @property
     def shared(self) -> list[str]:

@@ -56,8 +56,7 @@ def push(runs: Sequence[str | Path], to: str, *, private: bool = False, with_dat
             private one was asked for, or holds something else.
         PushError: The hub did not take them.
     """
-    if not _NAME.fullmatch(to):
-        raise UsageError(f"--to {to}: expected OWNER/NAME, the owner being your name on the hub or an organisation")
+    _check_name(to)
     folders = _named(run_folders(runs))
     from huggingface_hub import HfApi, get_token
 
@@ -77,6 +76,36 @@ def push(runs: Sequence[str | Path], to: str, *, private: bool = False, with_dat
                 delete_patterns=[f"{RUNS}/*", _PAGE],
             )
     return str(made.commit_url)
+
+
+def preview(runs: Sequence[str | Path], to: str, *, with_data: bool = False) -> str:
+    """What `push` would send, made and read back as for it; nothing is sent, and neither token nor network is needed.
+
+    Args:
+        runs: As for `push`.
+        to: As for `push`.
+        with_data: As for `push`.
+
+    Returns:
+        The card, and below it each file with its size in bytes.
+
+    Raises:
+        RunFolderError: As of `push`.
+        UsageError: No owner in the name, no run, or two runs of one name.
+    """
+    _check_name(to)
+    with TemporaryDirectory(prefix="mmerank-push-") as place:
+        stage = Path(place)
+        _write(_named(run_folders(runs)), stage, to, with_data=with_data)
+        files = sorted(path for path in stage.rglob("*") if path.is_file())
+        sizes = [f"{path.stat().st_size:>12,}  {path.relative_to(stage)}" for path in files]
+        listed = [f"{len(files)} files for {to}, in bytes:", *sizes]
+        return "\n".join([(stage / _CARD).read_text(encoding="utf-8"), *listed])
+
+
+def _check_name(to: str) -> None:
+    if not _NAME.fullmatch(to):
+        raise UsageError(f"--to {to}: expected OWNER/NAME, the owner being your name on the hub or an organisation")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from mmerank.errors import UsageError, did_you_mean
 from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import SIGNIFICANT
 from mmerank.report.printed import Cell, Listed, Printed
-from mmerank.report.terminal.intervals import interval_text, q_text
+from mmerank.report.terminal.intervals import interval_text, opposed_note, q_text
 from mmerank.report.terminal.perturbation import difference_text
 from mmerank.runs.record import MATCHED as MATCHED_VALUE
 from mmerank.runs.record import VALUE
@@ -238,6 +238,8 @@ def compared_table(comparison: ComparisonResult, names: Mapping[str, str], colum
         f"of the difference; p: paired permutation test; q: over {comparison.tests} tests; d_z: mean / sd of the "
         "examples' differences"
     )
+    if comparison.opposed:
+        legend += f"; {opposed_note(comparison.opposed)}"
     heads = (a, b, "difference", "p", "q", "d_z")
     on = ", on equally many rows" if comparison.matched else ""
     return Listed(f"{a} against {b}{on}", ("number",), heads, tuple(rows), legend)

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from mmerank.analysis.statistics.effects import rank_biserial, smallest_detectab
 from mmerank.analysis.statistics.paired import controlled
 from mmerank.analysis.statistics.permutation import swap_test
 from mmerank.jobs.compare import Comparison, compare
+from mmerank.report.terminal.intervals import comparison_notes
 from tests.analysis.simulated import MEANS, Floats, alignment_values, deviations, frame
 from tests.analysis.test_samples import texts
 
@@ -309,3 +311,39 @@ def test_false_positives_where_eranks_differ_and_ratios_do_not() -> None:
     share, _ = rejected(50, np.full(5, 0.1), seed=1, rounds=60)
     print(share.round(4).tolist())
     assert (share[5:] > 0.04).all() and (share[5:] < 0.06).all() and (share[:5] > 0.5).all(), share
+
+
+def test_a_comparison_has_what_other_results_have() -> None:
+    a, b = pair(9, shift=0.05)
+    found = compare(frame(a), frame(b), names=("ours", "theirs"), bootstrap=FEW)
+    table = found.estimates()
+    assert list(table) == ["model", "transform", "point", "metric", "quantity", "value", "low", "high", "n"]
+    assert (
+        set(table["metric"]) == {"alignment"} and set(table["model"]) == {"ours - theirs"} and set(table["n"]) == {9}
+    )
+    by_name = table.set_index("quantity")
+    expected = np.exp(a[:, 4].mean()) - np.exp(b[:, 4].mean())
+    assert by_name.loc["erank5", "value"] == pytest.approx(expected)
+    assert by_name.loc["erank5", "low"] == found["erank5"].low
+    said = found.how_to_report()
+    assert "ours minus theirs, on the same examples (n = 9)" in said and f"eRank5 {expected:+.2f} [" in said
+    assert "all 512 swaps; q after Benjamini-Hochberg over 7 tests" in said
+
+
+def test_two_names_of_one_data_set_are_told_what_to_do() -> None:
+    one, other = (SimpleNamespace(data=name, convention=None, records=()) for name in ("csv:a.csv", "DataFrame"))
+    with pytest.raises(ValueError, match=r"give them one name \(load_data\(\.\.\., name=\.\.\.\)\)"):
+        compare(one, other)  # type: ignore[arg-type]
+
+
+def test_a_sign_that_is_not_the_differences_is_told() -> None:
+    a, b = pair(9, shift=0.05)
+    found = compare(frame(a), frame(b), names=("ours", "theirs"), bootstrap=FEW)
+    of = found["erank5"]
+    agreeing, opposed = (replace(of, d_z=sign * math.copysign(0.5, of.difference)) for sign in (1, -1))
+    for one, told in ((agreeing, False), (opposed, True)):
+        shown = replace(found, differences=(one,))
+        assert shown.opposed == (("erank5",) if told else ())
+        said = "d_z of eRank5 has the other sign"
+        assert (said in shown.to_markdown()) is told
+        assert any(said in line for line in comparison_notes([shown])) is told

@@ -105,6 +105,9 @@ def test_it_fits_a_phone(browser: Any) -> None:
     size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+    # Figures are as wide as the page, and none is cut.
+    cut = "return [...document.querySelectorAll('figure')].filter(of => of.scrollWidth > of.clientWidth).length"
+    assert browser.execute_script(cut) == 0
 
 
 def test_it_follows_the_preference_for_dark(browser: Any) -> None:

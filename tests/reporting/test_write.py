@@ -304,7 +304,43 @@ def test_runs_that_agree_in_some_numbers(runs: dict[str, Path], tmp_path: Path) 
     read = read_runs([runs["align"], tmp_path / "last"])
     drawn = {name: figure for name, _, figure in figures(read, all_numbers(read))}
     assert {"flow-1", "flow-2"} < set(drawn)
-    assert [len(container.lines[0].get_xdata()) for container in drawn["eranks"].axes[0].containers] == [5, 5]  # type: ignore[attr-defined]
+    containers: Any = drawn["eranks"].axes[0].containers
+    assert [len(container.lines[0].get_xdata()) for container in containers] == [5, 5]
+    # One model, so one colour.
+    assert len({container.lines[0].get_color() for container in containers}) == 1
+    assert len({container.lines[0].get_marker() for container in containers}) == 2
+
+
+def test_figures_of_a_study_name_models_and_not_its_cells(runs: dict[str, Path], tmp_path: Path) -> None:
+    name = Path(align(LLAVA.adapter, load_data("demo"), limit=4, out=tmp_path / "cell-b5d0aa").model).name
+    read = read_runs([runs["align"], tmp_path / "cell-b5d0aa", runs["perturb"]])
+    drawn = {name: figure for name, _, figure in figures(read, all_numbers(read))}
+    left, right = drawn["eranks"].axes
+    of_demo, of_pairs = (left, right) if left.get_title() == "demo" else (right, left)
+    assert len(of_demo.containers) == len(of_pairs.containers) == 1  # the base of the perturbation is that of `align`
+    looks = {container.lines[0].get_color() for axes in (left, right) for container in axes.containers}  # type: ignore
+    assert len(looks) == 1
+    assert [text.get_text() for text in drawn["eranks"].legends[0].get_texts()] == [name]
+    titles = {axes.get_title() for axes in drawn["spectra"].axes}
+    assert titles == {f"{name} (demo)", f"{name} (llava:evil.json)"}
+
+
+def test_on_a_page_data_are_groups_and_what_is_asked_for_first_comes_first(
+    written: Path, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    align(LLAVA.adapter, load_data("demo"), limit=3, out=tmp_path / "other")
+    report([runs["align"], tmp_path / "other"], tmp_path / "out", formats=["html"])
+    table = (
+        (tmp_path / "out" / "report.html")
+        .read_text()
+        .partition('<table class="numbers">')[2]
+        .partition("</table>")[0]
+    )
+    heads = ["model", "n", "Image Reduction Ratio", "Image-Text Alignment", *(f"eRank{i}" for i in range(1, 6))]
+    assert re.findall(r"<th[^>]*>([^<]*)</th>", table.partition("</thead>")[0]) == heads
+    assert re.findall(r'rowgroup"[^>]*>([^<]*)<', table)[:2] == ["llava:evil.json", "demo"]
+    page = (written / "report.html").read_text()
+    assert "<code>mmerank perturb --control mismatch</code>" in page and "`" not in Page(page).text
 
 
 def test_latex_is_balanced(written: Path) -> None:
@@ -401,7 +437,8 @@ def test_data_sets_of_one_file_name_are_told_apart(tmp_path: Path) -> None:
 
 def test_figures(written: Path) -> None:
     figures = {path.name for path in (written / "figures").iterdir()}
-    stems = {"eranks", "flow-1", "flow-2", "layers-texts", "spectra", "spectra-texts"}
+    # The base of the perturbation is what `align` measured, and is not drawn again.
+    stems = {"eranks", "flow-1", "layers-texts", "spectra", "spectra-texts"}
     assert figures == {f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png")}
     with Image.open(written / "figures" / "eranks.png") as picture:
         assert min(picture.size) > 400

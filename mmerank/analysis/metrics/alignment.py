@@ -150,7 +150,7 @@ def image_text_alignment(erank3: float, erank4: float, erank5: float) -> float:
     """How close the LLM's eRanks for image, text and both are, mean / max.
 
     Diff-eRank (arXiv:2401.17139), Sec. 5.2. Taken of data-set eRanks. It has no null of its own: unrelated
-    image and text tokens scored 0.67 to 0.93 in simulations, and it is never below 1/3.
+    image and text tokens scored 0.67 to 0.93 in simulations and less in some models; 1/3 is the least possible.
 
     Args:
         erank3: LLM, image input.

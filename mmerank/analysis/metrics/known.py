@@ -131,6 +131,14 @@ def quantity(name: str) -> Quantity:
     return named_quantity(name) or Quantity(name, name, decimals=4)
 
 
+def metric_with(quantity: str) -> str:
+    """Name of the metric that a number is of, by the number's name; empty for what no metric knows."""
+    for known in METRICS:
+        if quantity.startswith(known.prefix) and known.quantity(quantity.removeprefix(known.prefix)):
+            return known.name
+    return quantity.partition("/")[0] if named_quantity(quantity) else ""
+
+
 def main_metric(records: pd.DataFrame) -> Metric:
     """What a job measures before anything else.
 

@@ -91,6 +91,11 @@ class ComparisonResult:
     fixed: tuple[str, ...] = ()
     matched: bool = False
 
+    @property
+    def opposed(self) -> tuple[str, ...]:
+        """Quantities whose `d_z` has another sign than the difference: a ratio of means is no mean of ratios."""
+        return tuple(found.quantity for found in self.differences if found.difference * found.d_z < 0)
+
     def __getitem__(self, quantity: str) -> PairedDifference:
         """The difference of one quantity."""
         for found in self.differences:

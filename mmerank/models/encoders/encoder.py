@@ -91,5 +91,5 @@ def check_is_encoder(given: object) -> None:
     if not isinstance(given, Encoder):
         raise TypeError(
             f"expected an encoder that mmerank.load_encoder(MODEL) returns, got {type(given).__name__}; the "
-            "docstring of mmerank.models.encoders.encoder.Encoder says what one of your own has"
+            "docstring of Encoder in mmerank.models.encoders.encoder says what one of your own has"
         )

@@ -13,6 +13,7 @@ from mmerank.models.devices import chosen_device
 from mmerank.models.encoders.encoder import Encoder
 from mmerank.models.encoders.named import OPEN_CLIP, TIMM, check_encoder_named, names_encoder
 from mmerank.models.located import check_dtype, is_yaml
+from mmerank.models.quiet import quietly
 
 
 def load_encoder(model: str, *, dtype: str | None = None, device: str | None = None) -> Encoder:
@@ -38,7 +39,8 @@ def load_encoder(model: str, *, dtype: str | None = None, device: str | None = N
     place = chosen_device(device)
     if place == "auto":
         raise UsageError(f"{model}: encoders run on one device; name it, as cpu or cuda")
-    encoder: Encoder = family.load(model, dtype=dtype, device=place)
+    with quietly():
+        encoder: Encoder = family.load(model, dtype=dtype, device=place)
     return encoder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,7 +106,7 @@ def points(
     series: Mapping[str, pd.DataFrame],
     ticks: Mapping[str, str],
     *,
-    looks: Sequence[int] | None = None,
+    looks: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Numbers with their intervals beside each other.
 
@@ -113,12 +114,12 @@ def points(
         axes: Where to.
         series: Rows with `quantity`, `value`, `low` and `high`, by their name in the legend.
         ticks: What stands below each quantity that is shown.
-        looks: Of each series. Default: 0, 1, ...
+        looks: Of each series. Default: one after the other.
     """
     for i, (label, rows) in enumerate(series.items()):
         of = rows.set_index("quantity").reindex(list(ticks))
         x = np.arange(len(ticks)) + (i - (len(series) - 1) / 2) * min(0.15, 0.7 / len(series))
-        style = look(i if looks is None else looks[i]) | {"linestyle": "none"}
+        style = {**(look(i) if looks is None else looks[i]), "linestyle": "none"}
         axes.errorbar(x, of["value"], yerr=distances(of), capsize=2.5, label=label, **style)
     axes.set_xticks(range(len(ticks)), list(ticks.values()))
     bare(axes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -39,7 +39,7 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
     Yields:
         File name without ending, caption, figure.
     """
-    called, data = _called(runs), _called_data(runs)
+    data = _called_data(runs)
     trained = trajectories(runs)
     passed = {key for of in trained for key in of.between}
     shown = [(run, model) for run in runs for model in run.frames if (run.name, model) not in passed]
@@ -48,7 +48,7 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
     encoders = [(run, model) for run, model in shown if run.job == "encode"]
     written = [(run, model) for run, model in shown if run.job == "generate"]
     with styled():
-        yield from _of_pairs(pairs, numbers, called, _called(runs, within=True), data)
+        yield from _of_pairs(pairs, numbers, data)
         if (of_sizes := sized(numbers)) is not None:
             caption = (
                 "Diff-eRank and reduced loss against the size that names state, with 95 % intervals; grey: the paper."
@@ -65,33 +65,33 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
         ):
             if found := [(run, model) for run, model in found if has_layers(run, model)]:
                 caption = f"eRank by layer of the LLM, {of_what}, with 95 % intervals."
-                yield name, caption, layer_curves(found, called)
+                yield name, caption, layer_curves(found, _called(found, data))
         if encoders:
             caption = "eRank by layer of encoders, of a picture's patches and a text's tokens, with 95 % intervals."
-            yield "layers-encoders", caption, layer_curves(encoders, called)
+            yield "layers-encoders", caption, layer_curves(encoders, _called(encoders, data))
         if written:
             caption = (
                 "Responses as they grow: eRank of their first rows, with 95 % intervals over the examples that have "
                 "as many, and mean entropy of the logits of each token, both as far as half of the examples go."
             )
-            yield "generation", caption, growths(written, called)
-        for found, name in ((pairs, "spectra"), (texts, "spectra-texts")):
+            yield "generation", caption, growths(written, _called(written, data))
+        for found, name in ((_once(pairs, numbers), "spectra"), (texts, "spectra-texts")):
             if found:
                 caption = "Mean spectrum over examples (an example with fewer eigenvalues counts as 0 beyond them)."
-                yield name, caption, spectra(found, called)
+                yield name, caption, spectra(found, _called(found, data))
 
 
 def _of_pairs(
     pairs: Sequence[tuple[Finished, str]],
     numbers: pd.DataFrame,
-    called: dict[tuple[str, str], str],
-    within: dict[tuple[str, str], str],
     data: dict[str, str],
 ) -> Iterator[tuple[str, str, Figure]]:
     if not pairs:
         return
+    once = _once(pairs, numbers)
+    within = _called(once, data, within=True)
     base = numbers[numbers["transform"] == "none"].set_index(["run", "model"])
-    base = base.loc[[(run.name, model) for run, model in pairs]].reset_index()
+    base = base.loc[[(run.name, model) for run, model in once]].reset_index()
     caption = "Data-set eRank at each stage, with 95 % intervals over examples"
     yield "eranks", f"{caption}.", eranks(base, within, data)
     matched = base[base["quantity"].str.startswith(MATCHED) & base["value"].notna()]
@@ -101,19 +101,21 @@ def _of_pairs(
         name = "eranks-matched" if matched["rows"].nunique() == 1 else f"eranks-matched-{k}"
         told = {key: f"{called_so}, {k} rows each" for key, called_so in data.items()}
         yield name, f"{caption}, each on {k} rows drawn at random.", eranks(drawn, within, told)
-    for i, (run, model) in enumerate(pairs):
+    for i, (run, model) in enumerate(once):
         title = f"{within[run.name, model]} on {data[run.data]}"
         rows = base[(base["run"] == run.name) & (base["model"] == model)]
         which = "" if run.match_tokens is None else ", of all rows"
         yield f"flow-{i + 1}", f"Flow of eRank through {title}{which}.", flow(rows, title)
-    swept = [(run, model, found) for run, model in pairs if (found := sweeps(run.transforms))]
-    for i, (run, model, found) in enumerate(swept):
+    swept = [(run, model) for run, model in pairs if sweeps(run.transforms)]
+    within = _called(swept, data, within=True)
+    for i, (run, model) in enumerate(swept):
+        found = sweeps(run.transforms)
         title = f"{within[run.name, model]} on {data[run.data]}"
         caption = f"What each strength of a transform changes, with 95 % intervals: {title}, n = {run.n(model)}."
         yield f"doses-{i + 1}", caption, dose_response(differences_frame(run.tests["alignment"][model]), found, title)
     if curved := [(run, model) for run, model in pairs if run.convention.get("token_curve")]:
         caption = "eRank of random subsets against their number of rows; dotted: the largest possible value."
-        yield "token-curve", caption, token_curves(curved, called)
+        yield "token-curve", caption, token_curves(curved, _called(curved, data))
 
 
 def eranks(base: pd.DataFrame, called: dict[tuple[str, str], str], data: dict[str, str]) -> Figure:
@@ -128,11 +130,17 @@ def eranks(base: pd.DataFrame, called: dict[tuple[str, str], str], data: dict[st
         The figure.
     """
     figure, grid = panels(base["data"].nunique(), columns=2, size=(4.6, 2.7))
-    order = list(dict.fromkeys(called[key] for key in zip(base["run"], base["model"], strict=True)))
+    models = list(dict.fromkeys(base["model"]))
     for axes, (of_data, rows) in zip(grid, base.groupby("data", sort=False), strict=True):
         here = list(dict.fromkeys(zip(rows["run"], rows["model"], strict=True)))
         series = {called[key]: rows[(rows["run"] == key[0]) & (rows["model"] == key[1])] for key in here}
-        points(axes, series, STAGES, looks=[order.index(name) for name in series])
+        # A model has one colour everywhere; several runs of it, on the same data, a marker each.
+        earlier = [[model for _, model in here[:i]].count(model) for i, (_, model) in enumerate(here)]
+        looks = [
+            look(models.index(model)) | {"marker": look(models.index(model) + more)["marker"]}
+            for (_, model), more in zip(here, earlier, strict=True)
+        ]
+        points(axes, series, STAGES, looks=looks)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("eRank")
         axes.set_title(data[str(of_data)])
@@ -212,15 +220,38 @@ def _spectra_of(run: Finished, model: str) -> dict[str, Floats]:
     return {**dict(zip(["untrained"], untrained, strict=False)), "trained": found[model, FINAL, "text"]}
 
 
-def _called(runs: Sequence[Finished], *, within: bool = False) -> dict[tuple[str, str], str]:
-    """A name for each model of a run, with the run where several have that name, or have it within one data set."""
-    named = model_names(runs)
-    told = {(run.name, model): (named[run.name, model], within and run.data) for run in runs for model in run.frames}
-    alike = list(told.values())
-    return {
-        (run, model): shortened(name) + (f" ({shortened(run)})" if alike.count((name, data)) > 1 else "")
-        for (run, model), (name, data) in told.items()
-    }
+def _once(pairs: Sequence[tuple[Finished, str]], numbers: pd.DataFrame) -> list[tuple[Finished, str]]:
+    """Without a run whose untouched examples gave the numbers of another one, as `perturb` beside `align`."""
+    base = numbers[numbers["transform"] == "none"].set_index(["run", "model"])
+    found: dict[tuple[object, ...], tuple[Finished, str]] = {}
+    for run, model in pairs:
+        rows = base.loc[[(run.name, model)]]
+        here = rows[rows["quantity"].str.removeprefix(MATCHED).isin(ERANKS)].fillna(-1)
+        found.setdefault((run.data, model, *here["value"], *here["n"], *here["rows"]), (run, model))
+    return list(found.values())
+
+
+def _called(
+    found: Sequence[tuple[Finished, str]], data: dict[str, str], *, within: bool = False
+) -> dict[tuple[str, str], str]:
+    """A name for each model of a run; where several have it (or within one data set), with what parts them."""
+    named = model_names(list({run.name: run for run, _ in found}.values()))
+    alike: dict[tuple[str, str], list[Finished]] = {}
+    for run, model in found:
+        alike.setdefault((named[run.name, model], run.data if within else ""), []).append(run)
+    forms: list[Callable[[Finished], str]] = [
+        lambda run: data[run.data],
+        lambda run: run.job,
+        lambda run: f"{data[run.data]}, {run.job}",
+        lambda run: shortened(run.name),
+    ]
+    called = {}
+    for run, model in found:
+        name = named[run.name, model]
+        runs = alike[name, run.data if within else ""]
+        form = next((of for of in forms if len(set(map(of, runs))) == len(runs)), forms[-1])
+        called[run.name, model] = shortened(name) + (f" ({form(run)})" if len(runs) > 1 else "")
+    return called
 
 
 def _called_data(runs: Sequence[Finished]) -> dict[str, str]:

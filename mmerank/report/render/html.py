@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import escape
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from mmerank import __version__
@@ -24,7 +25,7 @@ from mmerank.report.cautions import cautions, mean_tokens
 from mmerank.report.elsewhere import elsewhere
 from mmerank.report.examples import CHANGE, RANKED_BY, by_example, cut, extremes, id_shown, text_of
 from mmerank.report.figures.style import svg
-from mmerank.report.how_to import how_to_report
+from mmerank.report.how_to import MAIN, how_to_report
 from mmerank.report.maps import maps
 from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import skipped
@@ -39,6 +40,7 @@ _DIGITS = 5
 # A figure that is wider takes the whole width of the page.
 _HALF_INCHES = 7.5
 _LISTED = 6  # entries of a list
+_CODE = re.compile(r"`([^`]+)`")
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def page(
             runs=views,
             extremes=[view for view in views if any(group for _, group in view["groups"])],
             mapped=[view for view in views if view["maps"]],
-            tables=printed_tables(runs, numbers),
+            tables=[_headlines_first(table) for table in printed_tables(runs, numbers)],
             against=null_table(runs),
             drawings=[(d.caption, svg(d.figure, d.name), d.figure.get_figwidth() > _HALF_INCHES) for d in drawings],
             beside=beside_table(agreed) if agreed else None,
@@ -129,14 +131,29 @@ def fragment(tables: Sequence[Printed | Listed]) -> str:
     return f'<div class="mmerank"><style>{style}</style>\n{"".join(parts)}</div>'
 
 
+def _headlines_first(table: Printed) -> Printed:
+    """On a page the first columns are those that are seen."""
+    main = [quantity(name).label for name in MAIN[table.job]]
+    order = sorted(range(len(table.heads)), key=lambda i: (*main, table.heads[i]).index(table.heads[i]))
+    rows = tuple((names, n, tuple(cells[i] for i in order)) for names, n, cells in table.rows)
+    return replace(table, heads=tuple(table.heads[i] for i in order), rows=rows)
+
+
 def _environment() -> Environment:
-    return Environment(
+    made = Environment(
         loader=PackageLoader("mmerank.report", "page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["coded"] = _coded
+    return made
+
+
+def _coded(text: str) -> Markup:
+    """What stands between backticks as code; all else as the text it is."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def _view(

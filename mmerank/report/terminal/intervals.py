@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -106,10 +106,25 @@ def comparison_notes(comparisons: Sequence[ComparisonResult]) -> list[str]:
         f"{first.tests} tests",
         "  d_z: mean / sd of the examples' differences; MDE: detectable at this n with 80 % power",
     ]
+    if opposed := dict.fromkeys(name for comparison in comparisons for name in comparison.opposed):
+        lines.append(f"  {opposed_note(opposed)}")
     if any(comparison.fixed for comparison in comparisons):
         lines.insert(2, "  q -: equal in every example, which is not among the tests")
     left = max(comparison.unpaired for comparison in comparisons)
     return [*lines, f"  only on one side, not compared: up to {left} examples"] if left else lines
+
+
+def opposed_note(opposed: Iterable[str]) -> str:
+    """What a d_z means whose sign is not that of the difference.
+
+    Args:
+        opposed: Quantities, as in `ComparisonResult.opposed`; at least one.
+
+    Returns:
+        A sentence without its end.
+    """
+    named = ", ".join(quantity(name).label for name in opposed)
+    return f"d_z of {named} has the other sign: each example has its own number, the data set one of means over them"
 
 
 def comparison_text(comparisons: Sequence[ComparisonResult]) -> str:
