@@ -31,7 +31,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         running.add_node(num_cpus=1)
         yield running
     finally:
-        running.shutdown()  # type: ignore[no-untyped-call]
+        running.shutdown()
 
 
 def on(cluster: Cluster, **more: Any) -> dict[str, Any]:

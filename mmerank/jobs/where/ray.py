@@ -77,7 +77,7 @@ class Ray:
                 "`address` says where another is"
             ) from None
         try:
-            _tell_what_no_node_has(ray.nodes(), self._taken)  # type: ignore[no-untyped-call]
+            _tell_what_no_node_has(ray.nodes(), self._taken)
             task = ray.remote(max_calls=1, **self._taken)(_run)
             for cell in left:
                 beside(folder, cell, "failed").unlink(missing_ok=True)
