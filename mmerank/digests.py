@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable
+from tokenize import TokenError
 from typing import Any
 
 _PLAIN = (str, bytes, int, float, complex, type(None))
@@ -46,7 +47,7 @@ def _known(value: Any, depth: int) -> str:
 def _source(value: Any) -> str:
     try:
         return inspect.getsource(value)
-    except (OSError, TypeError):
+    except (OSError, TypeError, SyntaxError, TokenError):  # of a file that has changed since, it may be no Python
         pass
     name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     code = getattr(value, "__code__", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import linecache
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,14 @@ def test_a_partial_wants_a_name() -> None:
     """Two of one function would be told apart by none."""
     with pytest.raises(UsageError, match=r"no name; .* mmerank\.transform\(NAME, function\)"):
         asked_for([functools.partial(fog, strength=1)], [], 1)
+
+
+def test_a_file_that_has_changed_since_is_no_source(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def fade(picture):\n    return picture\n")
+    held: dict[str, Any] = {}
+    exec(compile(file.read_text(), str(file), "exec"), held)
+    before = digest_of(held["fade"])
+    file.write_text("(an open bracket,\n    and no end\n")
+    linecache.checkcache()
+    assert digest_of(held["fade"]) and before
