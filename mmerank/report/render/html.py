@@ -81,7 +81,7 @@ def page(
     called, data = model_names(runs), data_names(run.data for run in runs)
     views = [_view(run, share, called, data[run.data], with_data) for run in runs]
     return (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             version=__version__,
@@ -116,7 +116,7 @@ def fragment(tables: Sequence[Printed | Listed]) -> str:
     Returns:
         HTML that fits into a page.
     """
-    module: Any = _environment().get_template("tables.html").module
+    module: Any = environment().get_template("tables.html").module
     style = (
         ".mmerank small { display: block; opacity: 0.7 } .mmerank th.name { text-align: left } "
         ".mmerank td { text-align: right; vertical-align: top }"
@@ -129,7 +129,8 @@ def fragment(tables: Sequence[Printed | Listed]) -> str:
     return f'<div class="mmerank"><style>{style}</style>\n{"".join(parts)}</div>'
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where the templates of pages are, which escape what they are given."""
     return Environment(
         loader=PackageLoader("mmerank.report", "page"),
         autoescape=True,

@@ -1,0 +1,108 @@
+"""A run folder, looked through: a table of its examples, and one of them in full."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmerank.analysis.finished import Finished, read_runs
+from mmerank.analysis.results.alignment import AlignmentResult
+from mmerank.convention import Convention
+from mmerank.errors import DataError, MmerankError, RunFolderError
+from mmerank.inputs.pictures import open_picture
+from mmerank.report.examples import by_example, id_shown, text_of
+from mmerank.report.explored import Side, explored_html, maps_of, message_html, picture_html
+from mmerank.report.folders import run_folders
+from mmerank.report.reopened import find_examples
+
+_JOBS = ("align", "perturb")
+
+
+class Browsed:
+    """A run of `align` or `perturb`.
+
+    Args:
+        folder: What `--out` was given.
+        with_data: Read the data that the run names wherever they lie, see
+            `mmerank.report.reopened.find_examples`.
+
+    Raises:
+        RunFolderError: It is no run folder, several, or of another job.
+
+    Attributes:
+        table: A row per example, model and transform, numbers of the example alone.
+        head: What is looked through, HTML.
+    """
+
+    def __init__(self, folder: str | Path, *, with_data: bool = False):
+        folders = run_folders([folder])
+        if len(folders) > 1:
+            names = ", ".join(of.name for of in folders[:8])
+            raise RunFolderError(f"{folder}: holds several runs ({names}); name one of them")
+        (self._run,) = read_runs(folders)
+        if self._run.job not in _JOBS:
+            raise RunFolderError(
+                f"{folder}: a run of {self._run.job}; those of {' and '.join(_JOBS)} can be looked through, and "
+                "mmerank report makes a page of any"
+            )
+        self._examples, self._missing = find_examples(self._run, with_data=with_data)
+        self._full = by_example(self._run)
+        shown = self._full.rename(columns={"mean_entropy_change": "mean |ΔH|"})
+        self.table = shown.assign(id=shown["id"].map(id_shown)).round(4)
+
+    @property
+    def run(self) -> Finished:
+        """What was read."""
+        return self._run
+
+    @property
+    def head(self) -> str:
+        """Name, models, data."""
+        models = ", ".join(self._run.frames)
+        missing = f" Without texts and pictures: {self._missing}." if self._missing else ""
+        return message_html(f"{self._run.name}: {models} on {self._run.data}.{missing}")
+
+    def looked_at(self, row: Sequence[object]) -> str:
+        """One example of one model, and of a transform beside the untouched one.
+
+        Args:
+            row: Of `table`, whole.
+
+        Returns:
+            HTML.
+
+        Raises:
+            DataError: There is no such row.
+        """
+        columns = dict(zip(self.table.columns, row, strict=False))
+        here = self.table["id"].eq(str(columns.get("id"))) & self.table["model"].eq(str(columns.get("model")))
+        if not here.any():
+            raise DataError(f"no example {str(columns.get('id'))!r:.100} in this run")
+        name, model = (str(self._full.loc[here.idxmax(), of]) for of in ("id", "model"))
+        transform = str(columns.get("transform", "none"))
+        result = self._result(model, name, transform)
+        before = None if transform == "none" else self._result(model, name, "none")
+        called = model if transform == "none" else f"{model}, {transform}"
+        example = self._examples.get(name)
+        mapped = maps_of(self._run, example, name) if transform == "none" else []
+        picture = ""
+        if example is not None and example.pictures:
+            try:
+                picture = picture_html(open_picture(example.pictures[0]), text_of(example))
+            except MmerankError as error:
+                picture = message_html(str(error))
+        return picture + explored_html([Side(called, result, before)], mapped)
+
+    def _result(self, model: str, name: str, transform: str) -> AlignmentResult:
+        records = [of for of in self._run.of(model, transform) if of.example == name]
+        return AlignmentResult.of(
+            records,
+            [],
+            model=model,
+            data=self._run.data,
+            convention=Convention(**self._run.convention),
+            source=self._run.source(model),
+            undefined=self._run.results.get(model, {}).get("undefined"),
+        )
+
+

@@ -1,0 +1,147 @@
+"""The page, served on this machine: what it may be asked for, how much may be sent, and nobody else's name for it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from mmerank.errors import UsageError
+from mmerank.jobs.explorer.measured import MAX_BYTES
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MAX_BODY = MAX_BYTES * 4 // 3 + 200_000
+PORTS = range(7860, 7880)
+# gradio also uploads, reads and fetches files, tells of itself and takes part in editing; none of that is reachable.
+_ASKED = ("/assets/", "/static/", "/theme.css", "/gradio_api/heartbeat/", "/gradio_api/queue/", "/gradio_api/theme.css")
+_EXACTLY = ("/", "/config", "/favicon.ico", "/manifest.json", "/gradio_api/cancel", "/gradio_api/reset")
+
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+_App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
+
+
+class Guard:
+    """What stands before gradio: a few addresses, bodies of a limited size, and requests to this host by its name.
+
+    Args:
+        app: What is asked when all of that holds.
+        hosts: Names in the Host header; others come from a page elsewhere whose name was pointed here. None for any.
+    """
+
+    def __init__(self, app: _App, hosts: tuple[str, ...] | None = LOOPBACK):
+        self._app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin1"): value.decode("latin1") for name, value in scope["headers"]}
+        if self._hosts is not None and _host(headers.get("host", "")) not in self._hosts:
+            await _refuse(send, 421, "not a name of this page")
+        elif not (scope["path"] in _EXACTLY or scope["path"].startswith(_ASKED)):
+            await _refuse(send, 404, "not on this page")
+        elif (length := headers.get("content-length", "0")).isdigit() and int(length) > MAX_BODY:
+            await _refuse(send, 413, "larger than may be sent")
+        elif "transfer-encoding" in headers:
+            await _refuse(send, 411, "of no stated length")
+        else:
+            await self._app(scope, receive, send)
+
+
+def _host(header: str) -> str:
+    name, colon, port = header.rpartition(":")
+    return (name if colon and port.isdigit() else header).strip("[]").lower()
+
+
+async def _refuse(send: _Send, status: int, why: str) -> None:
+    body = why.encode()
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def bound(host: str, port: int | None) -> socket.socket:
+    """A socket to serve on.
+
+    Args:
+        host: Name or address.
+        port: None for the first free one of `PORTS`.
+
+    Returns:
+        Bound, not yet listening.
+
+    Raises:
+        UsageError: There is no such host, or the port is taken.
+    """
+    for candidate in PORTS if port is None else [port]:
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(host, candidate, type=socket.SOCK_STREAM)[0]
+            found = socket.socket(family, kind)
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(address)
+            return found
+        except OSError as error:
+            reason = error.strerror or str(error)
+    where = f"any port of {PORTS[0]} to {PORTS[-1]}" if port is None else f"port {port}"
+    raise UsageError(f"--host {host}: cannot serve on {where} ({reason})")
+
+
+def application(page: Any, host: str) -> _App:
+    """gradio's page behind the guard.
+
+    Args:
+        page: From `mmerank.jobs.explorer.page.blocks`.
+        host: On which it is served.
+
+    Returns:
+        For uvicorn.
+    """
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from mmerank.jobs.explorer.page import css, theme
+
+    page.queue(max_size=32)
+    app = gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        page,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        allowed_paths=[],
+        show_error=False,
+        max_file_size=0,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme(),
+        css=css(),
+    )
+    return Guard(app, LOOPBACK if host in LOOPBACK else None)
+
+
+def serve(page: Any, host: str, listening: socket.socket) -> None:
+    """Serve until somebody interrupts.
+
+    Args:
+        page: As for `application`.
+        host: Likewise.
+        listening: From `bound`.
+    """
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(application(page, host), log_level="error", access_log=False))
+    server.run(sockets=[listening])
+
+
+def without_telemetry() -> None:
+    """Tell gradio before it is imported to send nothing."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
