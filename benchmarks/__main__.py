@@ -7,9 +7,9 @@ r"""Speed and memory of mmerank, the published recipe and bare forwards, side by
 Cases: `kernel` (the entropy alone, by shape), `eigenvalues` (on the CPU, or together on the device), `text` and
 `layers` (OPT, final norm or every layer), `llava`, `minigpt`, `metrics` (LLaVA with and without `--metrics`),
 `pair-layers` (LLaVA, every layer), `busy` (LLaVA, the share of the time in which the device computes), `perturb`
-(LLaVA, k transforms of the picture), `overlap` (a model that takes time but no processor), `flops`. Sizes: `tiny`
-takes seconds and means nothing, `small` has OPT-125M and the published numbers of tokens in narrow multimodal models,
-`full` has OPT-1.3B, LLaVA-1.5-7B and MiniGPT-v2, all with random weights.
+(LLaVA, k transforms of the picture), `generate` (LLaVA that writes), `overlap` (a model that takes time but no
+processor), `flops`. Sizes: `tiny` takes seconds and means nothing, `small` has OPT-125M and the published numbers
+of tokens in narrow multimodal models, `full` has OPT-1.3B, LLaVA-1.5-7B and MiniGPT-v2, all with random weights.
 docs/speed.md tells what is compared, and what came out.
 """
 
@@ -27,6 +27,7 @@ import torch
 
 from benchmarks import shapes
 from benchmarks.clock import Stage, machine
+from benchmarks.generation import generate
 from benchmarks.kernel import eigenvalues, kernel
 from benchmarks.multimodal import busy, flops, metrics, pair_layers, pairs, perturb
 from benchmarks.overlap import overlap
@@ -44,6 +45,7 @@ CASES = (
     "pair-layers",
     "busy",
     "perturb",
+    "generate",
     "overlap",
     "flops",
 )
@@ -87,6 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
         "busy": partial(busy, *given),
         "metrics": partial(metrics, *given),
         "perturb": partial(perturb, stage, options.size, max(options.examples // 2, 1), options.dtype),
+        "generate": partial(generate, *given),
         "overlap": partial(overlap, stage, options.size, 2 * options.examples),
         "flops": partial(flops, stage, options.size, options.dtype),
     }

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mmerank.analysis.estimates import estimates
     from mmerank.analysis.statistics.bootstrap import Bootstrap
-    from mmerank.convention import Convention, EncoderConvention, TextConvention
+    from mmerank.convention import Convention, EncoderConvention, GenerationConvention, TextConvention
     from mmerank.errors import MmerankError
     from mmerank.formulas.table import metric
     from mmerank.inputs.example import Example
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mmerank.jobs.compare import Comparison, compare
     from mmerank.jobs.diff import Diff, diff
     from mmerank.jobs.encode import Encoding, encode
+    from mmerank.jobs.generate import Generation, generate
     from mmerank.jobs.lightning import lightning_monitor
     from mmerank.jobs.monitor import AlignmentMonitor, DiffErankMonitor
     from mmerank.jobs.perturb import Perturbation, perturb
@@ -62,6 +63,9 @@ _HOMES = {
     "diff": "jobs.diff",
     "effective_rank": "states.entropy",
     "encode": "jobs.encode",
+    "generate": "jobs.generate",
+    "Generation": "jobs.generate",
+    "GenerationConvention": "convention",
     "estimates": "analysis.estimates",
     "leave_one_out": "states.leave_one_out",
     "lightning_monitor": "jobs.lightning",
@@ -91,6 +95,8 @@ __all__ = [
     "EncoderConvention",
     "Encoding",
     "Example",
+    "Generation",
+    "GenerationConvention",
     "MmerankError",
     "Perturbation",
     "Point",
@@ -106,6 +112,7 @@ __all__ = [
     "effective_rank",
     "encode",
     "estimates",
+    "generate",
     "leave_one_out",
     "lightning_monitor",
     "load",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +15,7 @@ Precision = Literal["float64", "mixed"]
 Tokens = Literal["all", "modality"]
 Aggregate = Literal["entropy", "erank"]
 UntrainedMode = Literal["eval", "train"]
+Sampling = Literal["greedy", "sampled"]
 
 LEAST_ROWS = 3
 # With more rows what each adds is not computed, which takes a decomposition for each, nor where they lie.
@@ -172,7 +174,58 @@ class EncoderConvention:
         return asdict(self)
 
 
-AnyConvention = Convention | TextConvention | EncoderConvention
+@dataclass(frozen=True)
+class GenerationConvention:
+    """How a model writes, and how what it wrote is measured.
+
+    Attributes:
+        sequence: What stands before the response. `template`: the model's own conversation template up to where an
+            answer begins; `bare`: BOS + image + instruction, or BOS + text.
+        max_new_tokens: Most tokens of a response.
+        sampling: `greedy`: the likeliest token; `sampled`: drawn.
+        temperature: Of the drawing.
+        top_p: Draw from the likeliest tokens that have this share of the probability together; 1 for all.
+        sampling_seed: Of the drawing; with it and the example's id a response is the same in any order.
+        stride: The eRank is taken each time so many rows have been added to the response.
+        centre: What is subtracted from the rows, see `mmerank.states.spectrum.spectrum`.
+        precision: Of the arithmetic, see `mmerank.states.spectrum.spectrum`.
+        aggregate: A data set's eRank. `entropy`: exp of the mean entropy, Diff-eRank Def. 3.5,
+            "Algorithm (a)"; `erank`: mean of the eRanks, Sec. 6.2, "Algorithm (b)".
+
+    Raises:
+        ValueError: A value is not one of those named, or out of range.
+    """
+
+    sequence: SequenceForm = "template"
+    max_new_tokens: int = 128
+    sampling: Sampling = "greedy"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    sampling_seed: int = 0
+    stride: int = 8
+    centre: Centre = "mean"
+    precision: Precision = "float64"
+    aggregate: Aggregate = "entropy"
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        for name, least in {"max_new_tokens": LEAST_ROWS, "stride": 2}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}; sampling 'greedy' draws nothing")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The names and values of all choices, as stored in results; of the drawing only where something is drawn."""
+        stored = asdict(self)
+        if self.sampling == "greedy":
+            del stored["temperature"], stored["top_p"], stored["sampling_seed"]
+        return stored
+
+
+AnyConvention = Convention | TextConvention | EncoderConvention | GenerationConvention
 
 
 def all_choices(convention: AnyConvention, source: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,6 +273,7 @@ _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
     str: ((str,), "text"),
     bool: ((bool,), "True or False"),
     int: ((int,), "a whole number"),
+    float: ((float, int), "a number"),
     type(None): ((int, type(None)), "a whole number, or None"),
     tuple: ((tuple, list), "a list"),
 }

@@ -168,6 +168,6 @@ def test_an_adapter_that_knows_is_asked() -> None:
         asked.append(given)
         return Places.unknown("I do not tell")
 
-    of = Whereabouts(SimpleNamespace(places=own), "crop", "last")  # type: ignore[arg-type]
+    of = Whereabouts(SimpleNamespace(places=own), "crop", "last")
     assert of.of((8, 9)) is of.of((8, 9)) and of.of((8, 9)).vision == "I do not tell"
     assert asked == [((8, 9), "crop", "last")]

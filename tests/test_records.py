@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmerank.runs.record import AS_NEEDED, SCHEMA, Record, to_frame
+from mmerank.runs.record import SCHEMA, SOMETIMES, Record, to_frame
 
 
 def record(example: str = "a", entropy: float = 1.0, **values: object) -> Record:
@@ -26,7 +26,9 @@ def record(example: str = "a", entropy: float = 1.0, **values: object) -> Record
 
 
 def test_columns_are_the_fields_in_their_order() -> None:
-    assert [*SCHEMA.names, *(of.name for of in AS_NEEDED), "metrics"] == list(Record.__slots__)
+    assert [*SCHEMA.names, *(of.name for of in SOMETIMES), "metrics"] == list(
+        Record.__slots__
+    )  # which are columns of their own
 
 
 def test_frame_has_the_effective_rank_beside_the_entropy() -> None:
@@ -34,4 +36,4 @@ def test_frame_has_the_effective_rank_beside_the_entropy() -> None:
     assert frame["erank"].tolist() == pytest.approx([3, 1])
     assert frame["erank_fraction"].tolist() == pytest.approx([3 / 4, 1 / 2])
     assert frame["stable_rank"].tolist() == [2, 2]
-    assert {*Record.__slots__} - {*(of.name for of in AS_NEEDED), "metrics"} <= set(frame.columns)
+    assert {*Record.__slots__} - {*(of.name for of in SOMETIMES), "metrics"} <= set(frame.columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
+from mmerank.convention import GenerationConvention
 from mmerank.errors import ModelError
+from mmerank.inputs.sequence import TokenSequence
 from mmerank.models.checkpoints import configuration
 from mmerank.models.devices import placement
+from mmerank.models.generation import continued
 from mmerank.models.head import head_logits, same_logits
 from mmerank.models.hooks import Point, capture
 from mmerank.models.loading import tokenizer_fingerprint
@@ -236,6 +239,29 @@ class LanguageModel:
         if not self.predicts_next:
             raise ModelError(f"{self.name}: an encoder predicts no next token, so it has no logits and no loss")
         return head_logits(self.model, self._config, h)
+
+    def generate(
+        self, sequence: TokenSequence, image: None, how: GenerationConvention, logits: Callable[[Tensor], None]
+    ) -> list[int]:
+        """Let the model write behind a prompt.
+
+        Args:
+            sequence: What it reads.
+            image: None; it reads no pictures.
+            how: Most tokens, and how each is chosen.
+            logits: Is given those of each step.
+
+        Returns:
+            Ids of the new tokens.
+
+        Raises:
+            ModelError: The model is an encoder.
+        """
+        if not self.predicts_next:
+            raise ModelError(f"{self.name}: an encoder predicts no next token, so it writes nothing")
+        ids = torch.tensor([sequence.ids], device=self._device())
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return continued(self.model, inputs, self.tokenizer, how, logits)
 
     def untrained(self, seed: int) -> LanguageModel:
         """The same configuration with the weights its own initialisation draws, as `from_config` does.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, CLIPImageProcessorPil
 
-from mmerank.convention import ImageLayout, SequenceForm
+from mmerank.convention import GenerationConvention, ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import check_area, square
@@ -22,6 +22,7 @@ from mmerank.models.chat_template import ANSWER, PICTURE, QUESTION, other_templa
 from mmerank.models.checkpoints import configuration
 from mmerank.models.devices import placement
 from mmerank.models.encoded import Encoded, encoded
+from mmerank.models.generation import continued
 from mmerank.models.head import head_logits
 from mmerank.models.hooks import Point
 from mmerank.models.plausible import check_built
@@ -320,6 +321,30 @@ class Llava:
         self._core.language_model(
             inputs_embeds=embeddings, attention_mask=sent(mask, embeddings.device), use_cache=False
         )
+
+    def generate(
+        self,
+        sequence: TokenSequence,
+        image: Encoded | None,
+        how: GenerationConvention,
+        logits: Callable[[Tensor], None],
+    ) -> list[int]:
+        """Let the model write behind a prompt.
+
+        Args:
+            sequence: What it reads.
+            image: Its picture.
+            how: Most tokens, and how each is chosen.
+            logits: Is given those of each step.
+
+        Returns:
+            Ids of the new tokens.
+        """
+        ids, mask = padded([sequence])
+        rows = None if image is None else [image.connector]
+        embeddings = spliced_embeddings(self._core.get_input_embeddings(), ids, rows)
+        inputs = {"inputs_embeds": embeddings, "attention_mask": mask.long().to(embeddings.device)}
+        return continued(self.model, inputs, self.tokenizer, how, logits)
 
     @cached_property
     def processor(self) -> Any:

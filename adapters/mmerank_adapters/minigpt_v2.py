@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,20 @@ from typing import Any
 import torch
 from PIL import Image
 from tokenizers import normalizers
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
+from transformers import LlamaForCausalLM
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from mmerank.convention import ImageLayout, SequenceForm
+from mmerank.convention import GenerationConvention, ImageLayout, SequenceForm
 from mmerank.errors import ModelError
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import check_area, square
 from mmerank.inputs.sequence import Kind, Role, TokenSequence, image_places
 from mmerank.models.checkpoints import configuration, folder_or_hub_id, path_beside
 from mmerank.models.encoded import Encoded, encoded
+from mmerank.models.generation import continued
 from mmerank.models.hooks import Point
 from mmerank.models.sequences import bare_sequence, begin, end, padded, spliced_embeddings, tokenized
 from mmerank.models.soundness import embedding_rows
@@ -282,6 +284,39 @@ class MiniGPTv2:
         if self._head.device != h.device:
             self._head = self._head.to(h.device)
         return h @ self._head.T
+
+    @cached_property
+    def _writer(self) -> Any:
+        """The Llama that is measured with its head on; nothing is copied."""
+        with torch.device("meta"):
+            whole = LlamaForCausalLM(self.model.llama_model.config)
+        whole.model = self.model.llama_model
+        whole.lm_head.weight = nn.Parameter(self._head.to(self.model.llama_proj.weight.device), requires_grad=False)
+        return whole.eval()
+
+    def generate(
+        self,
+        sequence: TokenSequence,
+        image: Encoded | None,
+        how: GenerationConvention,
+        logits: Callable[[Tensor], None],
+    ) -> list[int]:
+        """Let the model write behind a prompt.
+
+        Args:
+            sequence: What it reads.
+            image: Its picture.
+            how: Most tokens, and how each is chosen.
+            logits: Is given those of each step.
+
+        Returns:
+            Ids of the new tokens.
+        """
+        ids, mask = padded([sequence])
+        rows = None if image is None else [image.connector]
+        embeddings = spliced_embeddings(self.model.llama_model.get_input_embeddings(), ids, rows)
+        inputs = {"inputs_embeds": embeddings, "attention_mask": mask.long().to(embeddings.device)}
+        return continued(self._writer, inputs, self.tokenizer, how, logits)
 
 
 def _file(file: Path, key: str, value: str) -> Path:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmerank.convention import ImageLayout, SequenceForm
+from mmerank.convention import GenerationConvention, ImageLayout, SequenceForm
 from mmerank.errors import DataError, ModelError, UsageError, first_line
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import Opened
@@ -20,6 +20,7 @@ from mmerank.inputs.sequence import Kind, Role, TokenSequence
 from mmerank.models.checkpoints import configuration
 from mmerank.models.encoded import Encoded
 from mmerank.models.gates import zero_gates
+from mmerank.models.generation import continued
 from mmerank.models.hooks import Point
 from mmerank.models.soundness import embedding_rows
 from mmerank.models.source import source_of
@@ -33,6 +34,7 @@ from mmerank_adapters.architecture import max_tokens
 from mmerank_adapters.examination import TEXT, Examined, examined, read_by, told
 from mmerank_adapters.feeding import Feeder, noise
 from mmerank_adapters.from_checkpoint import loaded
+from mmerank_adapters.reading import model_inputs
 from mmerank_adapters.several import Several
 from mmerank_adapters.words import WORDS, Word
 
@@ -275,6 +277,27 @@ class Multimodal:
             (..., vocabulary), in the model's dtype.
         """
         return self._head(h)
+
+    def generate(
+        self,
+        sequence: TokenSequence,
+        image: Encoded | None,
+        how: GenerationConvention,
+        logits: Callable[[Tensor], None],
+    ) -> list[int]:
+        """Let the model write behind a prompt.
+
+        Args:
+            sequence: What it reads.
+            image: Its picture.
+            how: Most tokens, and how each is chosen.
+            logits: Is given those of each step.
+
+        Returns:
+            Ids of the new tokens.
+        """
+        inputs = model_inputs(self.model, sequence, None if image is None else image.inputs)
+        return continued(self.model, inputs, self.tokenizer, how, logits)
 
     @property
     def processor(self) -> Any:

@@ -33,13 +33,27 @@ def forward(model: Any, sequence: TokenSequence, inputs: Mapping[str, Any] | Non
     Returns:
         What it returns.
     """
+    cache = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    return model(**model_inputs(model, sequence, inputs), **cache)
+
+
+def model_inputs(model: Any, sequence: TokenSequence, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a model is given, on its device and floating point in its dtype.
+
+    Args:
+        model: Of transformers.
+        sequence: What the LLM reads.
+        inputs: The pictures', by name; None for text alone.
+
+    Returns:
+        Tensors by name.
+    """
     device, dtype = device_of(model), model.dtype
 
     def placed(tensor: Tensor) -> Tensor:
         return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
-    cache = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
-    return model(**tensors(sequence, device), **for_each_tensor(inputs or {}, placed), **cache)
+    return {**tensors(sequence, device), **for_each_tensor(inputs or {}, placed)}
 
 
 def device_of(model: Any) -> torch.device:

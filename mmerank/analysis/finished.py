@@ -28,6 +28,7 @@ JOBS = {
     "perturb": "Before and after a change",
     "diff": "Diff-eRank",
     "encode": "Encoders",
+    "generate": "What models write",
 }
 
 
@@ -38,7 +39,7 @@ class Finished:
     Attributes:
         name: What it is called in the report.
         path: The folder.
-        job: `align`, `perturb`, `diff` or `encode`.
+        job: `align`, `perturb`, `diff`, `encode` or `generate`.
         settings: As in its `run.json`.
         results: By model, as in its `summary.json`, of a perturbation the base's; empty where the run was not
             finished.
@@ -149,7 +150,7 @@ class Finished:
     def n(self, model: str) -> int:
         """Number of examples behind a model's numbers."""
         here = (self.estimates["model"] == model) & self.estimates["metric"].isin(
-            ["alignment", "diff_erank", "embeddings"]
+            ["alignment", "diff_erank", "embeddings", "generation"]
         )
         counts = self.estimates.loc[here, "n"]
         return int(counts.iloc[0]) if len(counts) else 0

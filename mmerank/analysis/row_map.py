@@ -51,7 +51,7 @@ class RowMap:
         places = None if record.unplaced else np.asarray(record.places, np.float64).reshape(-1, 4)
         label = next(name for name, where in ERANKS.items() if where == (record.point, record.input))
         contributions = np.asarray(record.contributions, np.float64)
-        return cls(label, record.entropy, contributions, tuple(record.row_tokens), places, record.unplaced)
+        return cls(label, record.entropy, contributions, tuple(record.row_tokens), places, record.unplaced or "")
 
     @property
     def n(self) -> int:

@@ -90,6 +90,34 @@ InitRanges = Annotated[
         rich_help_panel=_CONVENTION,
     ),
 ]
+TextOnly = Annotated[
+    bool,
+    typer.Option("--text-only", help="MODELs are language models, and the prompt is a text.", show_default=False),
+]
+MaxNewTokens = Annotated[
+    int,
+    typer.Option(min=convention.LEAST_ROWS, metavar="N", help="Of a response.", rich_help_panel=_CONVENTION),
+]
+Stride = Annotated[
+    int,
+    typer.Option(min=2, metavar="N", help="Take the eRank again every N rows.", rich_help_panel=_CONVENTION),
+]
+Sampling = Annotated[
+    convention.Sampling,
+    typer.Option(help="Take the likeliest token, or draw one.", rich_help_panel=_CONVENTION),
+]
+Temperature = Annotated[float, typer.Option(metavar="T", help="Of the drawing.", rich_help_panel=_CONVENTION)]
+TopP = Annotated[
+    float,
+    typer.Option(metavar="P", help="Draw from this share of the probability.", rich_help_panel=_CONVENTION),
+]
+SamplingSeed = Annotated[int, typer.Option(metavar="N", help="Of the drawing.", rich_help_panel=_CONVENTION)]
+PromptSequence = Annotated[
+    convention.SequenceForm,
+    typer.Option(
+        "--sequence", help="What stands around a prompt: the chat template, or BOS.", rich_help_panel=_CONVENTION
+    ),
+]
 MaxTokens = Annotated[int, typer.Option(min=2, metavar="N", help="Cut texts there.", rich_help_panel=_CONVENTION)]
 SkipFirst = Annotated[
     int, typer.Option(min=0, metavar="N", help="Leading tokens that do not count.", rich_help_panel=_CONVENTION)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmerank.jobs.compare import Comparison
     from mmerank.jobs.diff import Diff
     from mmerank.jobs.encode import Encoding
+    from mmerank.jobs.generate import Generation
     from mmerank.runs.folder import RunFolder
 
 
@@ -189,7 +190,7 @@ def shown_at_the_end(show: Callable[[], None], out: Path | None) -> Iterator[Non
 
 
 def show_results(
-    results: Sequence[Alignment | Diff | Encoding],
+    results: Sequence[Alignment | Diff | Encoding | Generation],
     folder: RunFolder | None,
     json_file: str | None,
     *,
@@ -225,7 +226,7 @@ def show_results(
 
 
 def _print_results(
-    results: Sequence[Alignment | Diff | Encoding],
+    results: Sequence[Alignment | Diff | Encoding | Generation],
     comparisons: Mapping[str, Sequence[Comparison]],
     *,
     tables: Callable[[Any], Sequence[Table]],
@@ -245,7 +246,9 @@ def _print_results(
             print("\n".join(comparison_notes(found)))
 
 
-def compared(results: Sequence[Alignment | Diff | Encoding], *, matched: bool = False) -> list[Comparison]:
+def compared(
+    results: Sequence[Alignment | Diff | Encoding | Generation], *, matched: bool = False
+) -> list[Comparison]:
     """Each two models on the examples that both have; of more than a table has room for, each with the next.
 
     Args:

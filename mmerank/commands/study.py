@@ -13,6 +13,7 @@ from mmerank.commands.align import align
 from mmerank.commands.config import keys_of
 from mmerank.commands.diff import diff
 from mmerank.commands.encode import encode
+from mmerank.commands.generate import generate
 from mmerank.commands.groups import with_groups
 from mmerank.commands.perturb import perturb
 from mmerank.commands.results import check_writable, write_json
@@ -24,6 +25,7 @@ _JOBS: dict[str, Callable[..., None]] = {
     "perturb": perturb,
     "diff": diff,
     "encode": encode,
+    "generate": generate,
     "score": score,
 }
 _ARGUMENTS = ("models", "model")

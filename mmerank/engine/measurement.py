@@ -18,7 +18,7 @@ from mmerank.runs.record import Record
 from mmerank.runs.settings import record_fingerprint
 from mmerank.states.eigenvalues import shares
 from mmerank.states.entropy import participation_ratio, spectral_entropy, top_share
-from mmerank.states.reductions import RowStudy
+from mmerank.states.reductions import Study
 from mmerank.states.spectrum import PendingGram
 from mmerank.states.token_set import TokenSet
 from mmerank.transfer import Arriving
@@ -83,7 +83,7 @@ class Measurement:
         precision: Precision,
         fingerprint: str,
         text_cut: int = 0,
-        study: RowStudy | None = None,
+        study: Study | None = None,
         metrics: Metrics | None = None,
     ):
         self._known: dict[str, Any] = {

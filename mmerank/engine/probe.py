@@ -22,7 +22,7 @@ from mmerank.models.identity import identity
 from mmerank.models.sequences import SpecialTokens, outside
 from mmerank.models.soundness import embedding_rows
 from mmerank.models.wrapped import evaluated
-from mmerank.states.reductions import RowStudy
+from mmerank.states.reductions import Study
 
 
 @dataclass
@@ -123,7 +123,7 @@ class Probe(Generic[Item, Loaded]):
         input_kind: str,
         *,
         text_cut: int = 0,
-        study: RowStudy | None = None,
+        study: Study | None = None,
         metrics: Metrics | None = None,
     ) -> Outcome:
         """The record of some rows, computed beside the model; see `mmerank.engine.plans.plan.Ask`."""

@@ -12,19 +12,26 @@ from mmerank.errors import UsageError
 from mmerank.jobs.align import Alignment
 from mmerank.jobs.diff import Diff
 from mmerank.jobs.encode import Encoding
+from mmerank.jobs.generate import Generation
 from mmerank.jobs.perturb import Perturbation
 from mmerank.jobs.shown import Names, Result, check_names
 from mmerank.report.folders import run_folders
 from mmerank.runs.settings import read_settings, read_summary, results_in
 
-_KINDS: dict[str, Any] = {"align": Alignment, "perturb": Perturbation, "diff": Diff, "encode": Encoding}
+_KINDS: dict[str, Any] = {
+    "align": Alignment,
+    "perturb": Perturbation,
+    "diff": Diff,
+    "encode": Encoding,
+    "generate": Generation,
+}
 
 
 class Results(Result, Sequence[Any]):
     """Several results beside each other: one table, with tests between models on the examples that they share.
 
     Args:
-        results: Of `align`, `perturb`, `diff` or `encode`, of any of them.
+        results: Of `align`, `perturb`, `diff`, `encode` or `generate`, of any of them.
         names: What to call models in tables.
 
     Raises:
@@ -41,7 +48,7 @@ class Results(Result, Sequence[Any]):
         for result in self._results:
             if not isinstance(result, Result) or isinstance(result, Results):
                 raise TypeError(
-                    "expected results of mmerank.align, perturb, diff or encode, got "
+                    "expected results of mmerank.align, perturb, diff, encode or generate, got "
                     f"{type(result).__name__}; a run folder is read by Results.from_run(DIR, ...)"
                 )
         if not self._results:

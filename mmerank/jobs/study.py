@@ -23,7 +23,7 @@ from mmerank.processes import rank
 from mmerank.runs.cache import folder_name
 from mmerank.runs.settings import SUMMARY
 
-JOBS = ("align", "perturb", "diff", "encode", "score")
+JOBS = ("align", "perturb", "diff", "encode", "generate", "score")
 CELLS = "cells"  # beside the run folders: what each was asked for, and what it said
 State = Literal["done", "failed", "running", "begun", "left"]
 

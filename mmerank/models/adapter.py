@@ -34,7 +34,8 @@ class Adapter(LoadedModel, Protocol):
     default the keys it must have.
 
     What an adapter may have beside: `logits(h)`, (..., d) -> (..., vocabulary), for the likelihood of answers, and
-    `processor`, with which transformers generates.
+    `processor`, with which transformers generates; `places(size, layout, vision_point)`, where it knows better than
+    `mmerank.models.places.Whereabouts` finds out.
 
     Beside what `mmerank.models.protocol.LoadedModel` has (`name`, `source`, `model`, `max_tokens`, `untrained`):
 

@@ -211,12 +211,11 @@ def _boxes(axes: list[tuple[Floats, Floats]]) -> Floats | str:
 
 
 def _smeared(places: Floats, axis: int) -> NDArray[np.bool_]:
-    """Which rows are slivers at the border, against those with the same place along the other axis."""
+    """Which rows are slivers at the border, against those that lie beside them along this axis."""
     low, high = places[:, axis], places[:, axis + 2]
-    others = places[:, [1 - axis, 3 - axis]]
-    usual = np.array(
-        [np.median((high - low)[(others == of).all(axis=1)]) if np.isfinite(of[0]) else 0 for of in others]
-    )
+    begin, end = places[:, 1 - axis], places[:, 3 - axis]
+    beside = (begin <= (begin + end)[:, None] / 2) & ((begin + end)[:, None] / 2 <= end)
+    usual = np.array([np.median((high - low)[of]) if of.any() else 0.0 for of in beside])
     sliver: NDArray[np.bool_] = ((low <= 0) | (high >= 1)) & (high - low < _SLIVER * usual)
     return sliver
 

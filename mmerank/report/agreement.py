@@ -34,6 +34,7 @@ MAIN = {
     "align": ("image_text_alignment", "image_reduction_ratio"),
     "perturb": ("image_text_alignment", "image_reduction_ratio"),
     "diff": ("diff_erank", "reduced_loss"),
+    "generate": ("erank_response", "logit_entropy"),
     "encode": ("matched_cosine", "image_to_text_at_1"),
 }
 

@@ -16,7 +16,13 @@ from mmerank.runs.parts import FOLDER
 TAG = "mmerank"
 _WITH_PAGE = "`report.html` shows them with the examples."
 _WITHOUT = "Texts and pictures are not among them."
-_KINDS = {"align": "Alignment", "perturb": "Perturbation", "diff": "Diff", "encode": "Encoding"}
+_KINDS = {
+    "align": "Alignment",
+    "perturb": "Perturbation",
+    "diff": "Diff",
+    "encode": "Encoding",
+    "generate": "Generation",
+}
 
 
 def card(runs: Sequence[Finished], repository: str, *, with_page: bool = False) -> str:

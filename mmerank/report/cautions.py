@@ -62,6 +62,8 @@ def mean_tokens(run: Finished, model: str) -> dict[str, float]:
         last = [record for record in records if record.embedding is not None]
         sides = dict.fromkeys(record.input for record in last)
         return {named[side]: fmean(record.n for record in last if record.input == side) for side in sides}
+    if run.job == "generate":
+        return {kind: fmean(of.n for of in records if of.input == kind) for kind in ("prompt", "response")}
     if run.job == "diff":
         return {"tokens": fmean(record.n for record in records if record.point == "final")}
     counts = {
@@ -230,6 +232,13 @@ def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str]
         yield (
             f"{title}: an encoder of random weights has a modality gap and low eRanks of embeddings, too; hold each "
             "number against that of the untrained model beside it."
+        )
+        return
+    if job == "generate":
+        yield (
+            f"{title}: an eRank is at most the number of rows less one, so a longer response has a higher one and "
+            "a higher first difference for that alone; hold responses of unlike length against each other at equal "
+            "rows."
         )
         return
     if job == "diff":

@@ -25,7 +25,13 @@ from mmerank.inputs.pictures import open_picture
 # What the most and the least are by: of a perturbation, the mean over the five measurements of how far the entropy
 # moved, in nats.
 CHANGE = "mean_entropy_change"
-RANKED_BY = {"align": "image_text_alignment", "perturb": CHANGE, "diff": "diff_erank", "encode": "erank_image"}
+RANKED_BY = {
+    "align": "image_text_alignment",
+    "perturb": CHANGE,
+    "diff": "diff_erank",
+    "encode": "erank_image",
+    "generate": "erank_response",
+}
 _OF_TEXTS = ("erank_untrained", "erank_trained", "diff_erank", "loss_untrained", "loss_trained", "reduced_loss")
 EXTREMES = 4
 LONGEST_TEXT = 300  # characters, of ids too
@@ -134,7 +140,8 @@ def _alone(run: Finished, model: str, transform: str, frame: pd.DataFrame) -> pd
         counted = frame[(frame["model"] == model) & (frame["point"] == point)]
         values = values[[name for name in _OF_TEXTS if name in values]]
     else:
-        counted = frame[frame["input"] == "pair"]
+        counted = frame[frame["input"] == ("response" if run.job == "generate" else "pair")]
+    values = values.drop(columns="response_tokens", errors="ignore")  # beside their rows
     tokens = counted.drop_duplicates("example").set_index("example")["n"]
     values.insert(0, "tokens", tokens.loc[list(chosen.examples)].to_numpy())
     for i, (name, column) in enumerate({"id": list(chosen.examples), "model": model, "transform": transform}.items()):

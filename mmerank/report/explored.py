@@ -144,6 +144,11 @@ def picture_html(picture: Image.Image, told: str) -> str:
     return _macro("picture", url, told)
 
 
+def heading_html() -> str:
+    """What the page is, in a sentence."""
+    return _macro("heading")
+
+
 def message_html(told: str) -> str:
     """What went wrong, to be shown where numbers would stand."""
     return _macro("message", told)

@@ -26,9 +26,16 @@ _MAIN = {
     "align": ("image_reduction_ratio", "image_text_alignment"),
     "perturb": ("image_reduction_ratio", "image_text_alignment"),
     "diff": ("diff_erank", "erank_untrained", "erank_trained", "reduced_loss"),
+    "generate": ("erank_prompt", "erank_response", "erank_velocity", "erank_acceleration", "logit_entropy"),
     "encode": ("erank_images", "erank_texts", "modality_gap", "image_to_text_at_1", "text_to_image_at_1"),
 }
-_WHAT = {"align": "image-text pairs", "perturb": "image-text pairs", "diff": "texts", "encode": "examples"}
+_WHAT = {
+    "generate": "prompts",
+    "align": "image-text pairs",
+    "perturb": "image-text pairs",
+    "diff": "texts",
+    "encode": "examples",
+}
 
 
 def how_to_report(run: Finished) -> list[str]:
@@ -108,6 +115,8 @@ def _against(run: Finished, model: str) -> list[str]:
         seeds = run.results.get(model, {}).get("seeds", [])
         drawn = f" of seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else ""
         return [f"The untrained model has the same configuration and random weights{drawn}."]
+    if run.job == "generate":
+        return ["Nothing is held against it here; a longer response has a higher eRank for its length alone."]
     if run.job == "encode":
         return ["Beside each number stands that of an untrained twin of the same configuration."]
     name = "image_text_alignment"

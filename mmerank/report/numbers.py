@@ -13,6 +13,7 @@ import pandas as pd
 from mmerank.analysis.alike import read_alike, unlike_rows
 from mmerank.analysis.comparison import compared
 from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.generation import PROMPT, RESPONSE
 from mmerank.analysis.metrics.known import metric, on_equal_rows, quantity
 from mmerank.analysis.metrics.matched import MATCHED, MATCHED_BY
 from mmerank.analysis.perturbation import differences_frame
@@ -142,7 +143,7 @@ def _of_run(run: Finished) -> pd.DataFrame:
         printed: dict[str, float] = {}  # the paper has no encoders
         if run.job == "diff":
             printed = printed_diff(model, run.data) if point == "final" else {}
-        elif run.job != "encode":
+        elif run.job not in ("encode", "generate"):
             printed = printed_alignment(model, run.source(model), run.data, transform)
         table.loc[rows_of.index, "paper"] = rows_of["quantity"].map(printed)
     return table
@@ -258,6 +259,8 @@ def _place(of: str, name: str, point: str) -> tuple[str, str]:
     if of.startswith((VALUE, MATCHED_VALUE)):
         _, *where, kind = plain.split("/")
         return point or "/".join(where), "text" if kind in ("trained", "untrained", "difference") else kind
+    if plain in (PROMPT, RESPONSE) or plain.startswith(f"{RESPONSE}_at_"):
+        return "llm", "prompt" if plain == PROMPT else "response"
     if of == "layers":
         return plain.partition("/")[0], "pair"
     if of == "encoder_layers":

@@ -25,7 +25,8 @@ from mmerank.runs.record import VALUE
 
 # Metrics whose numbers stand in the first table of a job, and those of them in it where there are more.
 _OF_ENCODERS = ("embeddings", "matched_cosine", "retrieval")
-_MAIN = ("alignment", "matched", "diff_erank", "accuracy", *_OF_ENCODERS)
+_OF_OTHERS = (*_OF_ENCODERS, "generation")
+_MAIN = ("alignment", "matched", "diff_erank", "accuracy", *_OF_OTHERS)
 _FIRST = (
     "erank_untrained",
     "erank_trained",
@@ -54,9 +55,7 @@ def printed_tables(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[Prin
     for job in JOBS:
         here = numbers[numbers["job"] == job]
         final, main = here["point"].isin(["", FINAL]), here["metric"].isin(_MAIN)
-        first = here["quantity"].isin(_FIRST) | here["metric"].isin(
-            ["alignment", "matched", "accuracy", *_OF_ENCODERS]
-        )
+        first = here["quantity"].isin(_FIRST) | here["metric"].isin(["alignment", "matched", "accuracy", *_OF_OTHERS])
         parts = [(JOBS[job], here[final & main & first]), (f"{JOBS[job]}: more", here[final & main & ~first])]
         parts.append((f"{JOBS[job]}, by layer", here[~final & here["quantity"].isin(_FIRST)]))
         parts += [(of.title, here[here["metric"] == of.name]) for of in METRICS if of.name not in _MAIN]

@@ -19,7 +19,7 @@ from mmerank.durable import whole
 from mmerank.errors import RunFolderError
 from mmerank.files import NotAFileError, regular_bytes
 from mmerank.runs.columns import DamagedPart
-from mmerank.runs.record import AS_NEEDED, SCHEMA, Record, complete, fields_for, records_of, table_of
+from mmerank.runs.record import SCHEMA, Record, complete, fields_among, fields_for, records_of, table_of
 from mmerank.runs.rules import Rules
 from mmerank.runs.settings import read_settings
 
@@ -121,11 +121,11 @@ def read_part(part: Path, rules: Rules) -> pa.Table:
     if name is not None and _digest(content) != name[2]:
         raise DamagedPart("its content is not what was written: the digest in its name is of something else")
     table = read_table(content, sound=name is not None)
-    needed = [of for of in AS_NEEDED if of.name in table.column_names]
-    columns = table.num_columns - len(needed) - len(rules.metrics)
-    known = [*list(SCHEMA)[:columns], *needed, *rules.metrics]
-    # What earlier versions wrote has none of these, and before that no metrics.
-    versions = [len(SCHEMA)] if needed else _WITH_METRICS if rules.metrics else VERSIONS
+    several = fields_among(table.column_names)
+    columns = table.num_columns - len(several) - len(rules.metrics)
+    known = [*list(SCHEMA)[:columns], *several, *rules.metrics]
+    # What earlier versions wrote has no several pictures, and before that no metrics.
+    versions = [len(SCHEMA)] if several else _WITH_METRICS if rules.metrics else VERSIONS
     if columns not in versions or table.schema.remove_metadata() != pa.schema(known):
         raise DamagedPart("other columns than those of records")
     if (table.schema.metadata or {}).get(_OF) not in (None, rules.of.encode()):
@@ -158,8 +158,8 @@ def read_whole(folder: Path, *, model: str | None = None, without: Collection[st
         assert rules is not None
         try:
             here = read_part(part, rules)
-            needed = [of for of in AS_NEEDED if of.name in here.column_names and of.name not in without]
-            here = complete(here, pa.schema([*schema, *needed]))
+            several = [field for field in fields_among(here.column_names) if field.name not in without]
+            here = complete(here, pa.schema([*schema, *several]))
         except FileNotFoundError:
             continue  # the run goes on at this moment, and has set it aside
         except DamagedPart as error:

@@ -61,6 +61,10 @@ class Record:
         entropy_pictures: Of an example with several pictures, where their rows are measured (`vision`, `connector`,
             and the `pair` at the `llm`): entropy of each one's rows alone, in the order of the pictures, NaN where it
             has none; None of anything else.
+        stride: Of a response: how many rows were added each time for the next of these; 0 of anything else.
+        trajectory: Entropies of its first rows, of twice as many, and so on.
+        logit_entropies: Of a response: entropy of the distribution that each of its tokens was chosen from, nats.
+        written: The response.
         contributions: What each row adds to the entropy, see `mmerank.states.leave_one_out`, (n,), nats, where
             patches are asked for; NaN where the others have no entropy, empty where there are too many rows; None
             elsewhere, as are the next two.
@@ -107,6 +111,10 @@ class Record:
     rows_image: NDArray[np.float32] | None = None
     rows_text: NDArray[np.float32] | None = None
     entropy_pictures: NDArray[np.float64] | None = None
+    stride: int = 0
+    trajectory: NDArray[np.float64] | None = None
+    logit_entropies: NDArray[np.float64] | None = None
+    written: str = ""
     contributions: NDArray[np.float64] | None = None
     row_tokens: Sequence[str] | None = None
     places: NDArray[np.float32] | None = None
@@ -119,18 +127,22 @@ class Record:
 VALUE, MATCHED = "metric:", "matched:"
 NO_VALUE = "no_value"
 
-# Behind those of SCHEMA, in parts with a record of several pictures alone.
+# Behind those of SCHEMA, in parts with a record that has them alone: of several pictures, and of what a model wrote.
 PICTURES = pa.field("entropy_pictures", pa.list_(pa.float64()))
-
-# Behind these, in parts of runs that were asked for patches.
+WRITTEN = (
+    pa.field("stride", pa.int32()),
+    pa.field("trajectory", pa.list_(pa.float64())),
+    pa.field("logit_entropies", pa.list_(pa.float64())),
+    pa.field("written", pa.string()),
+)
+# Of what each row adds, in runs that were asked for patches.
 PATCHES = (
     pa.field("contributions", pa.list_(pa.float64())),
     pa.field("row_tokens", pa.list_(pa.string())),
     pa.field("places", pa.list_(pa.float32())),
     pa.field("unplaced", pa.string()),
 )
-# Columns that parts have where some record needs them.
-AS_NEEDED = (PICTURES, *PATCHES)
+SOMETIMES = (PICTURES, *WRITTEN, *PATCHES)
 
 # In the order of the fields. Later versions may add some at the end, see `mmerank.runs.parts.VERSIONS`.
 SCHEMA = pa.schema(
@@ -191,11 +203,23 @@ def open_fields(metrics: Sequence[str], *, matched: bool) -> list[pa.Field]:
 
 
 def fields_for(records: Iterable[Record]) -> list[pa.Field]:
-    """The columns that records need beside those that all have: none without several pictures or patches."""
-    rows = list(records)
-    several = any(record.entropy_pictures is not None for record in rows)
-    patches = any(record.contributions is not None for record in rows)
-    return [*([PICTURES] if several else []), *(PATCHES if patches else ())]
+    """The columns that records need beside those that all have, each of several pictures or of what was written."""
+    usual = {of.name: of.default for of in fields(Record)}
+    each = list(records)
+    return [of for of in SOMETIMES if any(getattr(record, of.name) is not usual[of.name] for record in each)]
+
+
+def fields_among(columns: Iterable[str]) -> list[pa.Field]:
+    """The columns among these that some records alone have.
+
+    Args:
+        columns: Of a table.
+
+    Returns:
+        Those of `SOMETIMES`.
+    """
+    names = set(columns)
+    return [of for of in SOMETIMES if of.name in names]
 
 
 def to_frame(records: Iterable[Record], *, spectrum: bool = True) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmerank.convention import Convention, EncoderConvention, TextConvention
+from mmerank.convention import Convention, EncoderConvention, GenerationConvention, TextConvention
 from mmerank.eranks import ERANKS
 from mmerank.errors import RunFolderError
 from mmerank.models.layers import encoder_layers, layer_numbers
@@ -65,6 +65,8 @@ class Rules:
             self._keys = set()  # each model has its own
         elif isinstance(self._convention, TextConvention):
             self._keys = {("none", "final", "text")}
+        elif isinstance(self._convention, GenerationConvention):
+            self._keys = {("none", "llm", kind) for kind in ("prompt", "response")}
         else:
             whole = ["none", *settings.get("transforms", [])]
             self._keys = {(name, *where) for name in whole for where in ERANKS.values()}
@@ -98,6 +100,7 @@ class Rules:
         if not part.lacks("rows_image"):
             of_texts = isinstance(self._convention, TextConvention)
             part.check_rows(part.equals("input", "text" if of_texts else "pair") & bool(self.metrics))
+        self._check_written(part)
         if isinstance(self._convention, TextConvention):
             self._check_losses(part)
         elif isinstance(self._convention, Convention):
@@ -107,7 +110,7 @@ class Rules:
 
     def _check_patches(self, part: Columns) -> None:
         asked = isinstance(self._convention, Convention) and self._convention.patches
-        there = [not part.lacks(of.name) for of in PATCHES]
+        there = [not part.lacks(of.name) for of in PATCHES if pa.types.is_list(of.type)]
         if any(there) != asked or any(there) != all(there):
             raise DamagedPart("no columns of what each row adds" if asked else "what each row adds, unasked for")
         if asked:
@@ -206,6 +209,22 @@ class Rules:
             return {side: encoder_layers(layers, self._chosen) for side, layers in stated.items()}
         except ValueError as error:
             raise DamagedPart(f"no layers that could be measured ({error})") from None
+
+    def _check_written(self, part: Columns) -> None:
+        """Of responses alone: entropies as they grew, and one of the logits for each token."""
+        asked = self._convention
+        of_runs = isinstance(asked, GenerationConvention)
+        if part.lacks("trajectory"):
+            if of_runs:
+                raise DamagedPart("no column trajectory")
+            return
+        responses = part.equals("input", "response") & of_runs
+        most = np.log(np.maximum(part["n"], 1.0)) + SLACK
+        stride = asked.stride if isinstance(asked, GenerationConvention) else 1
+        if not part.lacks("stride"):
+            part.require(part["stride"] == np.where(responses, stride, 0), "stride")
+        part.check_lists("trajectory", part["n"] // stride, responses, most=float(most.max()))
+        part.check_lists("logit_entropies", part["n"] + 1, responses, most=None)
 
     def _check_losses(self, part: Columns) -> None:
         convention = self._convention

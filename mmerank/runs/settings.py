@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmerank.convention import AnyConvention, Convention, EncoderConvention, TextConvention
+from mmerank.convention import AnyConvention, Convention, EncoderConvention, GenerationConvention, TextConvention
 from mmerank.errors import RunFolderError
 from mmerank.files import json_of
 
@@ -22,6 +22,7 @@ CONVENTIONS: dict[str, type[AnyConvention]] = {
     "diff": TextConvention,
     "untrained": TextConvention,
     "encode": EncoderConvention,
+    "generate": GenerationConvention,
 }
 # A shape is a type, one of several (a tuple), a list with the shape of its entries, or a dictionary with those of its
 # values, "*" for any other key. A key may be missing.

@@ -112,6 +112,7 @@ def _with_names(table: pa.Table, rules: Rules, called: Mapping[str, str], tokens
         # By place alone: numbers that are the same for the same token would be a cipher of the text.
         given = table["row_tokens"].to_pylist()
         columns["row_tokens"] = [of and [_placed(token, i) for i, token in enumerate(of)] for of in given]
+    if "unplaced" in table.column_names:
         columns["unplaced"] = [without_folders(why) for why in table["unplaced"].to_pylist()]
     for name, values in columns.items():
         place = table.column_names.index(name)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,14 @@ from mmerank.convention import MOST_MAPPED, Convention
 from mmerank.inputs.sequence import Role, TokenSequence
 from mmerank.states.leave_one_out import contributions
 from mmerank.states.token_set import TokenSet
+
+
+class Study(Protocol):
+    """What is asked of the rows of one measurement."""
+
+    def fields(self, tokens: TokenSet, h: Tensor, *, example: str, point: str, input_kind: str) -> dict[str, Any]:
+        """Fields of the record; see `RowStudy.fields`."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from mmerank.analysis.metrics import (
     diff_erank,
     embeddings,
     encoder_layers,
+    generation,
     layers,
     matched,
     matched_cosine,
@@ -28,23 +29,27 @@ from mmerank.convention import Aggregate
 from mmerank.eranks import FINAL
 from mmerank.runs.record import MATCHED, VALUE
 
-METRICS: tuple[Metric, ...] = tuple(
-    module.METRIC
-    for module in (
-        alignment,
-        matched,
-        diff_erank,
-        participation_ratio,
-        rows,
-        layers,
-        mutual_information,
-        cka,
-        mutual_knn,
-        embeddings,
-        matched_cosine,
-        retrieval,
-        encoder_layers,
-    )
+METRICS: tuple[Metric, ...] = (
+    *(
+        module.METRIC
+        for module in (
+            alignment,
+            matched,
+            diff_erank,
+            participation_ratio,
+            rows,
+            layers,
+            mutual_information,
+            cka,
+            mutual_knn,
+            embeddings,
+            matched_cosine,
+            retrieval,
+            encoder_layers,
+            generation,
+        )
+    ),
+    generation.AT_ROWS,
 )
 
 
@@ -130,8 +135,10 @@ def main_metric(records: pd.DataFrame) -> Metric:
 
     Returns:
         eRank1 to eRank5 and the ratios of pairs, Diff-eRank of texts; of encoders retrieval, or their embeddings
-        where they read no text.
+        where they read no text; eRanks of what a model wrote.
     """
+    if generation.of_generations(records):
+        return generation.METRIC
     if of_encoders(records):
         return metric("retrieval" if (records["input"] == "text").any() else "embeddings")
     return metric("diff_erank" if set(records["input"]) == {"text"} else "alignment")
@@ -151,6 +158,9 @@ def main_sample(records: pd.DataFrame, *, aggregate: Aggregate = "entropy", poin
     Raises:
         ValueError: A measurement is missing or there twice.
     """
+    if generation.of_generations(records):
+        ((_, found),) = generation.METRIC.samples(records, aggregate)
+        return found
     if set(records["input"]) == {"text"}:
         return diff_sample(records, point=point, aggregate=aggregate)
     return alignment_sample(records, aggregate=aggregate)

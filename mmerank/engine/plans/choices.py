@@ -229,7 +229,7 @@ def choice_runs(
     scored = []
     for choice in question.choices:
         whole = sequence(choice)
-        own = _own(whole, without)
+        own = answer_places(whole, without)
         if not own or own[-1] - own[0] >= len(own) or own[0] == 0:
             return Skipped(question.id, f"the tokens of its choice {choice!r:.60} are not told from the question's")
         read = whole.at(range(own[-1]))
@@ -242,8 +242,16 @@ def choice_runs(
     return tuple(kept), tuple(scored)
 
 
-def _own(whole: TokenSequence, without: TokenSequence) -> Sequence[int]:
-    """Positions of an answer: text behind what the sequence has in common with that without an answer."""
+def answer_places(whole: TokenSequence, without: TokenSequence) -> Sequence[int]:
+    """Positions of an answer: text behind what the sequence has in common with that without an answer.
+
+    Args:
+        whole: With the answer.
+        without: The same with an empty one.
+
+    Returns:
+        Ascending; none where the answer is not told from what stands before it.
+    """
     pairs = zip(whole.ids, without.ids, strict=False)
     common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(whole), len(without)))
     return [i for i in range(common, len(whole)) if whole.roles[i] is Role.TEXT]

@@ -18,7 +18,7 @@ from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.sequence import TokenSequence
 from mmerank.models.protocol import LoadedModel
 from mmerank.runs.record import Record
-from mmerank.states.reductions import RowStudy
+from mmerank.states.reductions import Study
 
 # The record of some hidden states, or why there is none, when it is computed.
 Outcome = Future[Record | NoSpectrum]
@@ -35,7 +35,7 @@ class Ask(Protocol):
         input_kind: str,
         *,
         text_cut: int = 0,
-        study: RowStudy | None = None,
+        study: Study | None = None,
         metrics: Metrics | None = None,
     ) -> Outcome:
         """See `mmerank.engine.measurement.Measurement`."""

@@ -8,9 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Any
-
-import gradio as gr
+from typing import TYPE_CHECKING, Any
 
 from mmerank.errors import DataError, MmerankError
 from mmerank.inputs.demo import PAIRS
@@ -20,7 +18,10 @@ from mmerank.inputs.pictures import open_picture
 from mmerank.jobs.explorer.browsed import Browsed
 from mmerank.jobs.explorer.measured import MAX_BYTES, MAX_PIXELS, Changes, Explored, Explorer, example_of
 from mmerank.jobs.shown import as_run
-from mmerank.report.explored import Side, explored_css, explored_html, maps_of, message_html, picture_html
+from mmerank.report.explored import Side, explored_css, explored_html, heading_html, maps_of, message_html, picture_html
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 TITLE = "mmerank explore"
 _OWN = "your own picture"
@@ -28,10 +29,10 @@ _EXAMPLES = [f"demo picture {i + 1}" for i in range(PAIRS)]
 _UPLOAD = '<label class="choose">Choose a picture<input type="file" accept="image/*" aria-label="Choose a picture"></label>'
 # Least, most, step, and what is said of each slider; a slider at its default changes nothing.
 _SLIDERS: dict[str, tuple[float, float, float, str]] = {
-    "rotate": (-180, 180, 5, "Rotation, degrees clockwise"),
-    "crop": (0.2, 1, 0.05, "Crop, share of each side kept"),
-    "blur": (0, 10, 0.5, "Blur, radius in pixels"),
-    "noise": (0, 100, 5, "Noise, sigma of 255"),
+    "rotate": (-180, 180, 5, "Rotation (degrees)"),
+    "crop": (0.2, 1, 0.05, "Crop (share kept)"),
+    "blur": (0, 10, 0.5, "Blur (pixels)"),
+    "noise": (0, 100, 5, "Noise (sigma, of 255)"),
 }
 _NOTHING = [float(getattr(Changes(), name)) for name in _SLIDERS]
 
@@ -110,8 +111,10 @@ def blocks(explorers: Sequence[Explorer], browsed: Browsed | None = None) -> gr.
     Returns:
         Of gradio, not served yet.
     """
+    import gradio as gr
+
     with gr.Blocks(analytics_enabled=False, title=TITLE, fill_width=True) as page:
-        gr.HTML('<h1 class="title">Explore where the rank goes</h1>', apply_default_css=False)
+        gr.HTML(heading_html(), apply_default_css=False)
         if explorers and browsed:
             with gr.Tab("A picture"):
                 _try(page, Exploring(explorers))
@@ -126,6 +129,8 @@ def blocks(explorers: Sequence[Explorer], browsed: Browsed | None = None) -> gr.
 
 
 def _try(page: gr.Blocks, exploring: Exploring) -> None:
+    import gradio as gr
+
     state = gr.State()
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=320):
@@ -140,7 +145,7 @@ def _try(page: gr.Blocks, exploring: Exploring) -> None:
                     elem_id="upload",
                     min_width=140,
                 )
-            text = gr.Textbox(label="Text that is read with it", lines=2, max_lines=6, max_length=2000, elem_id="text")
+            text = gr.Textbox(label="Text that is read with it", lines=3, max_lines=3, max_length=2000, elem_id="text")
             sliders = [
                 gr.Slider(low, high, getattr(Changes(), name), step=step, label=label, elem_id=name)
                 for name, (low, high, step, label) in _SLIDERS.items()
@@ -201,6 +206,8 @@ def _try(page: gr.Blocks, exploring: Exploring) -> None:
 
 
 def _browse(page: gr.Blocks, browsed: Browsed) -> None:
+    import gradio as gr
+
     gr.HTML(browsed.head, apply_default_css=False)
     table = gr.Dataframe(
         browsed.table,
@@ -213,17 +220,20 @@ def _browse(page: gr.Blocks, browsed: Browsed) -> None:
     )
     found = gr.HTML(apply_default_css=False, elem_id="found")
 
-    def look(event: gr.SelectData) -> str:
+    def look(event: Any) -> str:
         try:
             return browsed.looked_at(event.row_value)
         except MmerankError as error:
             return message_html(str(error))
 
+    look.__annotations__["event"] = gr.SelectData  # by which gradio knows what to give
     table.select(look, None, found, show_progress="hidden", api_visibility="private")
 
 
 def theme() -> gr.themes.Base:
     """Fonts that are there already; none is fetched."""
+    import gradio as gr
+
     return gr.themes.Base(
         primary_hue="blue",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"],

@@ -20,7 +20,7 @@ _LEAST = 1e-7  # eigenvalues that are not rounding
 _FAINT: dict[str, Any] = {"alpha": 0.4, "linewidth": 0.8, "marker": "none"}
 _SIZE = (3.8, 2.6)
 # Left, bottom, width and height; found by no layout engine, which would take longer than the model.
-_PLACE = (0.15, 0.19, 0.83, 0.78)
+_PLACE = (0.15, 0.18, 0.83, 0.72)
 
 
 def _axes() -> tuple[Figure, Axes]:
@@ -56,7 +56,7 @@ def spectra_of_one(result: AlignmentResult, before: AlignmentResult | None = Non
         axis.set_minor_locator(NullLocator())
     axes.set(xlabel="rank of the eigenvalue", ylabel="eigenvalue")
     bare(axes)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
     return figure
 
 
@@ -94,5 +94,5 @@ def layers_of_one(result: AlignmentResult, before: AlignmentResult | None = None
     axes.set_xticks(shown, [layers[i]["point"].removeprefix(LAYER) for i in shown])
     axes.set(xlabel="layer of the LLM", ylabel="eRank of the pair", ylim=(0, None))
     bare(axes)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1))
     return figure

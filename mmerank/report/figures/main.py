@@ -13,6 +13,7 @@ from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.eranks import ERANKS, FINAL
 from mmerank.errors import UsageError
+from mmerank.report.figures.generation import draw_growth
 from mmerank.report.figures.layers import draw_layers, has_layers
 from mmerank.report.figures.style import bare, distances, look
 
@@ -46,6 +47,11 @@ def draw_main(
         draw_layers(axes, *models[0])
         axes.set_ylabel("eRank")
         axes.legend(frameon=False)
+        return
+    if job == "generate":
+        draw_growth(axes, models, called)
+        axes.set_ylabel("eRank of the response")
+        _named(axes, [called[run.name, model] for run, model in models])
         return
     if changed := job == "perturb" and (numbers["transform"] != "none").any():
         numbers = (

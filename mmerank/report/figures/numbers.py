@@ -17,6 +17,7 @@ from mmerank.analysis.sample import Floats
 from mmerank.eranks import ERANKS, FINAL
 from mmerank.report.figures.doses import dose_response, sweeps
 from mmerank.report.figures.flow import flow
+from mmerank.report.figures.generation import growths
 from mmerank.report.figures.layers import has_layers, layer_curves
 from mmerank.report.figures.main import STAGES, points
 from mmerank.report.figures.sizes import against_size, sized
@@ -45,6 +46,7 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
     pairs = [(run, model) for run, model in shown if run.job in ("align", "perturb")]
     texts = [(run, model) for run, model in shown if run.job == "diff"]
     encoders = [(run, model) for run, model in shown if run.job == "encode"]
+    written = [(run, model) for run, model in shown if run.job == "generate"]
     with styled():
         yield from _of_pairs(pairs, numbers, called, _called(runs, within=True), data)
         if (of_sizes := sized(numbers)) is not None:
@@ -67,6 +69,12 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
         if encoders:
             caption = "eRank by layer of encoders, of a picture's patches and a text's tokens, with 95 % intervals."
             yield "layers-encoders", caption, layer_curves(encoders, called)
+        if written:
+            caption = (
+                "Responses as they grow: eRank of their first rows, with 95 % intervals over the examples that have "
+                "as many, and mean entropy of the logits of each token, both as far as half of the examples go."
+            )
+            yield "generation", caption, growths(written, called)
         for found, name in ((pairs, "spectra"), (texts, "spectra-texts")):
             if found:
                 caption = "Mean spectrum over examples (an example with fewer eigenvalues counts as 0 beyond them)."

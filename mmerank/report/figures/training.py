@@ -56,7 +56,7 @@ def trajectories(runs: Sequence[Finished]) -> list[Trajectory]:
     """
     found: dict[tuple[int, str], dict[int, str]] = {}
     for i, run in enumerate(runs):
-        for model in run.frames if run.job != "encode" else ():
+        for model in run.frames if run.job not in ("encode", "generate") else ():
             if stated := stated_step(model):
                 # Of two names of one step the first is taken; the other is drawn by itself.
                 found.setdefault((i, stated[0]), {}).setdefault(stated[1], model)

@@ -11,6 +11,7 @@ from rich.text import Text
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.analysis.results.diff import DiffResult
 from mmerank.analysis.results.encoding import EncodingResult
+from mmerank.analysis.results.generation import GenerationResult
 from mmerank.inputs.example import Skipped
 
 SKIPS_SHOWN = 10
@@ -50,7 +51,7 @@ def joined(number: str, interval: str, columns: int) -> str:
     return number + (" " if columns <= INLINE else "\n") * bool(interval) + interval
 
 
-def choice_text(result: AlignmentResult | DiffResult | EncodingResult) -> str:
+def choice_text(result: AlignmentResult | DiffResult | EncodingResult | GenerationResult) -> str:
     """Which of the examples of the data were taken; nothing where that is all of them."""
     if result.limit is None or result.n + len(result.skipped) < result.limit:
         return ""
@@ -70,7 +71,7 @@ def short(name: str) -> str:
     return "/".join(name.partition("?")[0].removesuffix("/").split("/")[-2:])
 
 
-def called(result: AlignmentResult | DiffResult | EncodingResult) -> str:
+def called(result: AlignmentResult | DiffResult | EncodingResult | GenerationResult) -> str:
     """The name that a model was given, or else its own, without the folders it lies in."""
     return result.name or short(result.model)
 

@@ -1,0 +1,75 @@
+"""How responses change as they grow: their eRank, and how sure the model is of each token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.generation import growth, logit_entropies
+from mmerank.analysis.statistics.bootstrap import sample_intervals
+from mmerank.report.figures.style import bare, legend, look, panels
+
+_ENOUGH = 0.5  # share of the examples that must still have a row, or what is left is another data set
+
+
+def growths(found: Sequence[tuple[Finished, str]], called: Mapping[tuple[str, str], str]) -> Figure:
+    """ERank of the response by its rows, and entropy of the logits by token.
+
+    Args:
+        found: Runs of what models wrote, and their models.
+        called: Name by run and model.
+
+    Returns:
+        The figure.
+    """
+    figure, grid = panels(2, size=(4.2, 2.8))
+    draw_growth(grid[0], found, called)
+    grid[0].set_ylabel("eRank of the response")
+    for i, (run, model) in enumerate(found):
+        each = logit_entropies(run.frames[model])
+        shown = each[:, np.isfinite(each).mean(axis=0) >= _ENOUGH]
+        style = look(i) | {"marker": "none"}
+        grid[1].plot(
+            np.arange(1, shown.shape[1] + 1), np.nanmean(shown, axis=0), label=called[run.name, model], **style
+        )
+    grid[1].set_xlabel("token")
+    grid[1].set_ylabel("entropy of the logits, nats")
+    grid[1].set_ylim(bottom=0)
+    bare(grid[1])
+    legend(figure, grid)
+    return figure
+
+
+def draw_growth(axes: Axes, found: Sequence[tuple[Finished, str]], called: Mapping[tuple[str, str], str]) -> None:
+    """ERank of the response by its rows, with intervals.
+
+    Args:
+        axes: Where to.
+        found: Runs of what models wrote, and their models.
+        called: Name by run and model.
+    """
+    longest = 0
+    for i, (run, model) in enumerate(found):
+        grown = growth(run.frames[model], run.convention["aggregate"])
+        if grown is None:
+            continue
+        rows, sample = grown
+        counts = sample.counts or ()
+        kept = [k for k, n in enumerate(counts) if n >= _ENOUGH * sample.n]
+        limits = sample_intervals(sample, run.bootstrap)
+        names, style = [sample.quantities[k] for k in kept], look(i)
+        shown = [rows[k] for k in kept]
+        axes.plot(shown, sample.estimates[kept], label=called[run.name, model], **style)
+        if all(name in limits for name in names):
+            low, high = zip(*(limits[name] for name in names), strict=True) if names else ((), ())
+            axes.fill_between(shown, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        longest = max(longest, *shown) if shown else longest
+    if longest:
+        axes.plot([2, longest], [1, longest - 1], color="0.5", linewidth=1, linestyle=(0, (1, 2)), label="n - 1")
+    axes.set_xlabel("rows of the response")
+    axes.set_ylim(bottom=0)
+    bare(axes)
