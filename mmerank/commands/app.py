@@ -13,22 +13,8 @@ from mmerank.commands.demo import demo
 from mmerank.commands.diff import diff
 from mmerank.commands.doctor import doctor
 from mmerank.commands.encode import encode
-for command in (
-    align,
-    perturb,
-    diff,
-    encode,
-    generate,
-    score,
-    study,
-    reproduce,
-    report,
-    explore,
-    push,
-    doctor,
-    metrics,
-    demo,
-):
+from mmerank.commands.explore import explore
+from mmerank.commands.generate import generate
 from mmerank.commands.groups import with_groups
 from mmerank.commands.metrics import metrics
 from mmerank.commands.perturb import perturb

@@ -69,7 +69,9 @@ def explored_html(sides: Sequence[Side], mapped: Sequence[AtEnd]) -> str:
     Returns:
         HTML; whatever comes from data is escaped.
     """
-    numbers = [getattr(of, label) for side in sides for of in (side.result, side.before or side.result) for label in ERANKS]
+    numbers = [
+        getattr(of, label) for side in sides for of in (side.result, side.before or side.result) for label in ERANKS
+    ]
     longest = max((number for number in numbers if math.isfinite(number)), default=1.0)
     views = []
     for i, side in enumerate(sides):

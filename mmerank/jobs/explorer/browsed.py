@@ -104,5 +104,3 @@ class Browsed:
             source=self._run.source(model),
             undefined=self._run.results.get(model, {}).get("undefined"),
         )
-
-

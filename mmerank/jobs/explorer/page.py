@@ -18,7 +18,15 @@ from mmerank.inputs.pictures import open_picture
 from mmerank.jobs.explorer.browsed import Browsed
 from mmerank.jobs.explorer.measured import MAX_BYTES, MAX_PIXELS, Changes, Explored, Explorer, example_of
 from mmerank.jobs.shown import as_run
-from mmerank.report.explored import Side, explored_css, explored_html, heading_html, maps_of, message_html, picture_html
+from mmerank.report.explored import (
+    Side,
+    explored_css,
+    explored_html,
+    heading_html,
+    maps_of,
+    message_html,
+    picture_html,
+)
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -26,7 +34,9 @@ if TYPE_CHECKING:
 TITLE = "mmerank explore"
 _OWN = "your own picture"
 _EXAMPLES = [f"demo picture {i + 1}" for i in range(PAIRS)]
-_UPLOAD = '<label class="choose">Choose a picture<input type="file" accept="image/*" aria-label="Choose a picture"></label>'
+_UPLOAD = (
+    '<label class="choose">Choose a picture<input type="file" accept="image/*" aria-label="Choose a picture"></label>'
+)
 # Least, most, step, and what is said of each slider; a slider at its default changes nothing.
 _SLIDERS: dict[str, tuple[float, float, float, str]] = {
     "rotate": (-180, 180, 5, "Rotation (degrees)"),
@@ -145,7 +155,9 @@ def _try(page: gr.Blocks, exploring: Exploring) -> None:
                     elem_id="upload",
                     min_width=140,
                 )
-            text = gr.Textbox(label="Text that is read with it", lines=3, max_lines=3, max_length=2000, elem_id="text")
+            text = gr.Textbox(
+                label="Text that is read with it", lines=3, max_lines=3, max_length=2000, elem_id="text"
+            )
             sliders = [
                 gr.Slider(low, high, getattr(Changes(), name), step=step, label=label, elem_id=name)
                 for name, (low, high, step, label) in _SLIDERS.items()

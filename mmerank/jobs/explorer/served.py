@@ -14,7 +14,14 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_BODY = MAX_BYTES * 4 // 3 + 200_000
 PORTS = range(7860, 7880)
 # gradio also uploads, reads and fetches files, tells of itself and takes part in editing; none of that is reachable.
-_ASKED = ("/assets/", "/static/", "/theme.css", "/gradio_api/heartbeat/", "/gradio_api/queue/", "/gradio_api/theme.css")
+_ASKED = (
+    "/assets/",
+    "/static/",
+    "/theme.css",
+    "/gradio_api/heartbeat/",
+    "/gradio_api/queue/",
+    "/gradio_api/theme.css",
+)
 _EXACTLY = ("/", "/config", "/favicon.ico", "/manifest.json", "/gradio_api/cancel", "/gradio_api/reset")
 
 _Message = MutableMapping[str, Any]
