@@ -31,7 +31,7 @@ def explore(
     if find_spec("gradio") is None:
         raise UsageError("the page needs gradio, which is not installed: pip install 'mmerank[explore]'")
 
-    from mmerank.jobs.explorer.served import LOOPBACK, bound, serve, without_telemetry
+    from mmerank.jobs.explorer.served import LOOPBACK, bound, server, without_telemetry
 
     without_telemetry()
     if host not in LOOPBACK:
@@ -63,4 +63,4 @@ def explore(
     where = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     only = "; only this machine can reach it" if host in LOOPBACK else ""
     typer.echo(f"{where}{only}. Ctrl-C ends it.")
-    serve(page, host, listening)
+    server(page, host).run(sockets=[listening])

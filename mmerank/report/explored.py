@@ -146,9 +146,9 @@ def picture_html(picture: Image.Image, told: str) -> str:
     return _macro("picture", url, told)
 
 
-def heading_html() -> str:
-    """What the page is, in a sentence."""
-    return _macro("heading")
+def heading_html(told: str) -> str:
+    """The head of the page, with a sentence on what it is."""
+    return _macro("heading", told)
 
 
 def message_html(told: str) -> str:

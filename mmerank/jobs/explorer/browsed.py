@@ -13,6 +13,7 @@ from mmerank.inputs.pictures import open_picture
 from mmerank.report.examples import by_example, id_shown, text_of
 from mmerank.report.explored import Side, explored_html, maps_of, message_html, picture_html
 from mmerank.report.folders import run_folders
+from mmerank.report.render.html import head_of
 from mmerank.report.reopened import find_examples
 
 _JOBS = ("align", "perturb")
@@ -31,7 +32,7 @@ class Browsed:
 
     Attributes:
         table: A row per example, model and transform, numbers of the example alone.
-        head: What is looked through, HTML.
+        head: What is looked through.
     """
 
     def __init__(self, folder: str | Path, *, with_data: bool = False):
@@ -47,8 +48,8 @@ class Browsed:
             )
         self._examples, self._missing = find_examples(self._run, with_data=with_data)
         self._full = by_example(self._run)
-        shown = self._full.rename(columns={"mean_entropy_change": "mean |ΔH|"})
-        self.table = shown.assign(id=shown["id"].map(id_shown)).round(4)
+        shown = self._full.assign(id=self._full["id"].map(id_shown)).round(4)
+        self.table = shown.rename(columns={name: head_of(name) for name in map(str, shown.columns)})
 
     @property
     def run(self) -> Finished:
@@ -57,10 +58,10 @@ class Browsed:
 
     @property
     def head(self) -> str:
-        """Name, models, data."""
+        """Name, models, data, and why texts and pictures are missing."""
         models = ", ".join(self._run.frames)
         missing = f" Without texts and pictures: {self._missing}." if self._missing else ""
-        return message_html(f"{self._run.name}: {models} on {self._run.data}.{missing}")
+        return f"Run {self._run.name}: {models} on {self._run.data}.{missing}"
 
     def looked_at(self, row: Sequence[object]) -> str:
         """One example of one model, and of a transform beside the untouched one.

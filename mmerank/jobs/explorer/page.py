@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     import gradio as gr
 
 TITLE = "mmerank explore"
-_OWN = "your own picture"
-_EXAMPLES = [f"demo picture {i + 1}" for i in range(PAIRS)]
+_ABOUT = "Change the picture and see what becomes of the effective rank (eRank) on its way through the model."
+_OWN = "your own"
+_EXAMPLES = [f"demo {i + 1}" for i in range(PAIRS)]
 _UPLOAD = (
     '<label class="choose">Choose a picture<input type="file" accept="image/*" aria-label="Choose a picture"></label>'
 )
@@ -124,11 +125,12 @@ def blocks(explorers: Sequence[Explorer], browsed: Browsed | None = None) -> gr.
     import gradio as gr
 
     with gr.Blocks(analytics_enabled=False, title=TITLE, fill_width=True) as page:
-        gr.HTML(heading_html(), apply_default_css=False)
+        gr.HTML(heading_html(_ABOUT if explorers or not browsed else browsed.head), apply_default_css=False)
         if explorers and browsed:
             with gr.Tab("A picture"):
                 _try(page, Exploring(explorers))
             with gr.Tab("The run"):
+                gr.HTML(message_html(browsed.head), apply_default_css=False)
                 _browse(page, browsed)
         elif explorers:
             _try(page, Exploring(explorers))
@@ -143,7 +145,7 @@ def _try(page: gr.Blocks, exploring: Exploring) -> None:
 
     state = gr.State()
     with gr.Row(equal_height=False):
-        with gr.Column(scale=1, min_width=320):
+        with gr.Column(scale=1, min_width=320, elem_id="controls"):
             picture = gr.HTML(apply_default_css=False, elem_id="picture")
             with gr.Row(equal_height=True):
                 example = gr.Dropdown([_OWN, *_EXAMPLES], value=_EXAMPLES[0], label="Example", min_width=160)
@@ -220,7 +222,6 @@ def _try(page: gr.Blocks, exploring: Exploring) -> None:
 def _browse(page: gr.Blocks, browsed: Browsed) -> None:
     import gradio as gr
 
-    gr.HTML(browsed.head, apply_default_css=False)
     table = gr.Dataframe(
         browsed.table,
         interactive=False,

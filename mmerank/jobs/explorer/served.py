@@ -100,7 +100,7 @@ def bound(host: str, port: int | None) -> socket.socket:
 
 
 def application(page: Any, host: str) -> _App:
-    """gradio's page behind the guard.
+    """Gradio's page behind the guard.
 
     Args:
         page: From `mmerank.jobs.explorer.page.blocks`.
@@ -134,18 +134,19 @@ def application(page: Any, host: str) -> _App:
     return Guard(app, LOOPBACK if host in LOOPBACK else None)
 
 
-def serve(page: Any, host: str, listening: socket.socket) -> None:
-    """Serve until somebody interrupts.
+def server(page: Any, host: str) -> Any:
+    """What serves the page.
 
     Args:
         page: As for `application`.
         host: Likewise.
-        listening: From `bound`.
+
+    Returns:
+        A `uvicorn.Server`; `run(sockets=[...])` serves until somebody interrupts or `should_exit` is set.
     """
     import uvicorn
 
-    server = uvicorn.Server(uvicorn.Config(application(page, host), log_level="error", access_log=False))
-    server.run(sockets=[listening])
+    return uvicorn.Server(uvicorn.Config(application(page, host), log_level="error", access_log=False))
 
 
 def without_telemetry() -> None:

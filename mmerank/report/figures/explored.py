@@ -68,7 +68,7 @@ def _eigenvalues(result: AlignmentResult) -> Iterator[tuple[str, Floats]]:
 
 
 def layers_of_one(result: AlignmentResult, before: AlignmentResult | None = None) -> Figure | None:
-    """eRank of the pair through the layers of the LLM: of all rows, of the image's and of the text's.
+    """The eRank of the pair through the layers of the LLM: of all rows, of the image's and of the text's.
 
     Args:
         result: Of one example.

@@ -163,10 +163,10 @@ def _view(
         "missing": missing,
         "elsewhere": elsewhere(run),
         "finished": bool(run.results),
-        "ranked": _head(ranked),
+        "ranked": head_of(ranked),
         "groups": [("Highest", highest), ("Lowest", lowest)],
         "maps": maps(run, table, found, {model: name for (of, model), name in called.items() if of == run.name}),
-        "heads": {name: _head(name) for name in map(str, table.columns)},
+        "heads": {name: head_of(name) for name in map(str, table.columns)},
         "shown": lambda quantity, value: _said(quantity, value),
         "examples": _data(run, table, found, most_rows),
     }
@@ -195,7 +195,7 @@ def _data(run: Finished, table: pd.DataFrame, found: dict[str, Any], most_rows: 
         "total": len(table),
         "ids": [*map(id_shown, ids)],
         "texts": [text_of(found.get(name)) for name in ids] if found else [],
-        "columns": [_head(name) for name in columns],
+        "columns": [head_of(name) for name in columns],
         "decimals": [_decimals(name) for name in columns],
         "rows": [
             [place[row[0]], *map(_plain, row[1:])]
@@ -217,7 +217,8 @@ def _said(quantity: str, value: float) -> str:
     return f"{value:.{_decimals(quantity)}f}" if math.isfinite(value) else "-"
 
 
-def _head(name: str) -> str:
+def head_of(name: str) -> str:
+    """What a column of the examples' numbers is called."""
     return "mean |ΔH|" if name == CHANGE else quantity(name).head
 
 
