@@ -9,6 +9,7 @@ from mmerank.analysis.finished import Finished, read_runs
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.convention import Convention
 from mmerank.errors import DataError, MmerankError, RunFolderError
+from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import open_picture
 from mmerank.report.examples import by_example, id_shown, text_of
 from mmerank.report.explored import Side, explored_html, maps_of, message_html, picture_html
@@ -64,7 +65,7 @@ class Browsed:
         return f"Run {self._run.name}: {models} on {self._run.data}.{missing}"
 
     def looked_at(self, row: Sequence[object]) -> str:
-        """One example of one model, and of a transform beside the untouched one.
+        """One example in every model that has it, those of a transform beside the untouched picture.
 
         Args:
             row: Of `table`, whole.
@@ -75,24 +76,22 @@ class Browsed:
         Raises:
             DataError: There is no such row.
         """
-        columns = dict(zip(self.table.columns, row, strict=False))
-        here = self.table["id"].eq(str(columns.get("id"))) & self.table["model"].eq(str(columns.get("model")))
-        if not here.any():
-            raise DataError(f"no example {str(columns.get('id'))!r:.100} in this run")
-        name, model = (str(self._full.loc[here.idxmax(), of]) for of in ("id", "model"))
-        transform = str(columns.get("transform", "none"))
-        result = self._result(model, name, transform)
-        before = None if transform == "none" else self._result(model, name, "none")
-        called = model if transform == "none" else f"{model}, {transform}"
+        given = dict(zip(self.table.columns, map(str, row), strict=False))
+        transform = given.get("transform", "none")
+        here = self._full[self.table["id"] == given.get("id")]
+        if "transform" in here:
+            here = here[here["transform"] == transform]
+        if here.empty:
+            raise DataError(f"no example {given.get('id')!r:.100} in this run")
+        name = str(here["id"].iloc[0])
         example = self._examples.get(name)
+        sides = []
+        for model in here["model"].unique():
+            before = None if transform == "none" else self._result(model, name, "none")
+            called = self._run.names.get(model, model) + ("" if before is None else f", {transform}")
+            sides.append(Side(called, self._result(model, name, transform), before))
         mapped = maps_of(self._run, example, name) if transform == "none" else []
-        picture = ""
-        if example is not None and example.pictures:
-            try:
-                picture = picture_html(open_picture(example.pictures[0]), text_of(example))
-            except MmerankError as error:
-                picture = message_html(str(error))
-        return picture + explored_html([Side(called, result, before)], mapped)
+        return _picture(example) + explored_html(sides, mapped)
 
     def _result(self, model: str, name: str, transform: str) -> AlignmentResult:
         records = [of for of in self._run.of(model, transform) if of.example == name]
@@ -105,3 +104,12 @@ class Browsed:
             source=self._run.source(model),
             undefined=self._run.results.get(model, {}).get("undefined"),
         )
+
+
+def _picture(example: Example | None) -> str:
+    if example is None or not example.pictures:
+        return ""
+    try:
+        return picture_html(open_picture(example.pictures[0]), text_of(example))
+    except (MmerankError, OSError) as error:
+        return message_html(str(error))

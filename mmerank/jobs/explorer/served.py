@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -22,6 +23,7 @@ _ASKED = (
     "/gradio_api/queue/",
     "/gradio_api/theme.css",
 )
+_JOIN = "/gradio_api/queue/join"
 _EXACTLY = ("/", "/config", "/favicon.ico", "/manifest.json", "/gradio_api/cancel", "/gradio_api/reset")
 
 _Message = MutableMapping[str, Any]
@@ -31,11 +33,14 @@ _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 
 
 class Guard:
-    """What stands before gradio: a few addresses, bodies of a limited size, and requests to this host by its name.
+    """What stands before gradio: few addresses, bodies of limited size and of plain values, and this host's names.
+
+    Every input of the page is text or a number. gradio takes an object in their place for a file, which it would read or
+    fetch, so that none is let through.
 
     Args:
         app: What is asked when all of that holds.
-        hosts: Names in the Host header; others come from a page elsewhere whose name was pointed here. None for any.
+        hosts: Names in the Host header; another comes from a page elsewhere whose name was pointed here. None for any.
     """
 
     def __init__(self, app: _App, hosts: tuple[str, ...] | None = LOOPBACK):
@@ -44,21 +49,56 @@ class Guard:
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """ASGI."""
-        if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self._app(scope, receive, send)
-            return
-        headers = {name.decode("latin1"): value.decode("latin1") for name, value in scope["headers"]}
-        if self._hosts is not None and _host(headers.get("host", "")) not in self._hosts:
-            await _refuse(send, 421, "not a name of this page")
-        elif not (scope["path"] in _EXACTLY or scope["path"].startswith(_ASKED)):
-            await _refuse(send, 404, "not on this page")
-        elif (length := headers.get("content-length", "0")).isdigit() and int(length) > MAX_BODY:
-            await _refuse(send, 413, "larger than may be sent")
-        elif "transfer-encoding" in headers:
-            await _refuse(send, 411, "of no stated length")
-        else:
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            return
+        path, headers = scope["path"], dict(scope["headers"])
+        if self._hosts is not None and _host(headers.get(b"host", b"").decode("latin1")) not in self._hosts:
+            await _refuse(send, 421, "not a name of this page")
+        elif not (path in _EXACTLY or path.startswith(_ASKED)):
+            await _refuse(send, 404, "not on this page")
+        elif scope["method"] != "POST":
+            await self._app(scope, receive, send)
+        elif (body := await _body(receive)) is None:
+            await _refuse(send, 413, "larger than may be sent")
+        elif path == _JOIN and not _plain(body):
+            await _refuse(send, 422, "expected text and numbers")
+        else:
+            await self._app(scope, _again(body, receive), send)
+
+
+async def _body(receive: _Receive) -> bytes | None:
+    """All of it; None where it is too large."""
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        more = message.get("more_body", False)
+        if size > MAX_BODY:
+            return None
+    return b"".join(parts)
+
+
+def _again(body: bytes, receive: _Receive) -> _Receive:
+    """What gives a body that was read already."""
+    waiting = [body]
+
+    async def given() -> _Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return given
+
+
+def _plain(body: bytes) -> bool:
+    try:
+        values = json.loads(body)["data"]
+        return isinstance(values, list) and not any(isinstance(value, (dict, list)) for value in values)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def _host(header: str) -> str:
