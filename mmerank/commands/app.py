@@ -13,6 +13,7 @@ from mmerank.commands.demo import demo
 from mmerank.commands.diff import diff
 from mmerank.commands.doctor import doctor
 from mmerank.commands.encode import encode
+from mmerank.commands.explore import explore
 from mmerank.commands.generate import generate
 from mmerank.commands.groups import with_groups
 from mmerank.commands.metrics import metrics
@@ -52,7 +53,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (align, perturb, diff, encode, generate, score, study, reproduce, report, push, doctor, metrics, demo):
+for command in (
+    align,
+    perturb,
+    diff,
+    encode,
+    generate,
+    score,
+    study,
+    reproduce,
+    report,
+    explore,
+    push,
+    doctor,
+    metrics,
+    demo,
+):
     app.command(cls=_Command)(with_groups(command))
 
 

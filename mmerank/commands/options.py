@@ -341,3 +341,26 @@ TextData = Annotated[
         show_default=False,
     ),
 ]
+
+ExploredModels = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[MODEL]...",
+        help="One or two: hub ids, directories, YAML files. (default: both demo models, or none with --run)",
+        show_default=False,
+    ),
+]
+ExploredRun = Annotated[
+    Path | None,
+    typer.Option(
+        "--run", metavar="DIR", help="Look through this run of align or perturb.", show_default=False, callback=_local
+    ),
+]
+Host = Annotated[
+    str,
+    typer.Option(metavar="HOST", help="Where to serve; any but this default lets others use it, without a password."),
+]
+Port = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, metavar="N", help="(default: the first free one from 7860)", show_default=False),
+]

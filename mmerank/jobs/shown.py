@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
 
 from mmerank.analysis.estimates import numbers_by_model
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.errors import UsageError
 from mmerank.processes import rank
-from mmerank.runs.record import SCHEMA, Record, table_of, to_frame
+from mmerank.runs.record import SCHEMA, Record, fields_for, table_of, to_frame
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -290,7 +291,7 @@ def as_run(job: str, of: Any, records: Sequence[Record], **beside: Any) -> Finis
                 **beside,
             }
         },
-        table=table_of(records, _WITHOUT_SPECTRUM),
+        table=table_of(records, pa.schema([*_WITHOUT_SPECTRUM, *fields_for(records)])),
         frames=frames,
         estimates=numbers_by_model(frames, of.convention.aggregate, of.bootstrap),
         names={of.model: of.name} if of.name else {},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,9 @@ from PIL import Image
 from mmerank import align, load_data
 from mmerank.report.write import report
 from tests.adapters.cases import LLAVA
+from tests.browser import asked_for, chromium, needs_chromium
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs chromium and its driver"),
-]
+pytestmark = [pytest.mark.slow, needs_chromium]
 EVIL = "</script><script>document.title='owned'</script><img src=http://127.0.0.1:9/x onerror=document.title='owned'>"
 
 
@@ -41,29 +37,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for flag in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
         driver.get(page.as_uri())
         yield driver
-    finally:
-        driver.quit()
 
 
 def cells(browser: Any, column: int) -> list[str]:
@@ -93,10 +69,7 @@ def test_it_sorts_filters_and_asks_for_nothing(browser: Any, page: Path) -> None
 
     assert browser.title.startswith("mmerank") and not browser.find_elements("css selector", "img[onerror]")
     assert not browser.get_log("browser")
-    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    requests = [m["params"] for m in sent if m["method"] == "Network.requestWillBeSent"]
-    # The browser's own first tab is not ours.
-    urls = [request["request"]["url"] for request in requests if request["documentURL"] == page.as_uri()]
+    urls = asked_for(browser, page.as_uri())
     assert page.as_uri() in urls  # so requests are seen at all
     assert not [url for url in urls if url != page.as_uri() and not url.startswith("data:")]
 

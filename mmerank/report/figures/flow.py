@@ -17,7 +17,8 @@ from mmerank.report.terminal.intervals import interval_text
 _WIDTH, _HEIGHT = 1.9, 0.92
 # Left lower corner of each box.
 _PLACES = {"erank1": (0, 2.5), "erank2": (3.3, 2.5), "erank3": (6.6, 2.5), "erank4": (6.6, 0), "erank5": (6.6, 1.25)}
-_TITLES = {
+# Where each eRank is read.
+TITLES = {
     "erank1": "vision encoder",
     "erank2": "connector",
     "erank3": "LLM, image",
@@ -67,7 +68,7 @@ def _box(axes: Axes, corner: tuple[float, float], label: str, number: dict[str, 
     colour = LOOKS[list(ERANKS).index(label)]["color"]
     axes.add_patch(Rectangle((x + 0.1, y + 0.07), (_WIDTH - 0.2) * share, 0.08, facecolor=colour, linewidth=0))
     centre = x + _WIDTH / 2
-    axes.text(centre, y + 0.76, _TITLES[label], ha="center", va="center", fontsize=7.5)
+    axes.text(centre, y + 0.76, TITLES[label], ha="center", va="center", fontsize=7.5)
     interval = interval_text((number["low"], number["high"]), 2) if number["low"] == number["low"] else ""
     axes.text(
         centre,

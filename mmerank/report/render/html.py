@@ -83,7 +83,7 @@ def page(
     called, data = model_names(runs), data_names(run.data for run in runs)
     views = [_view(run, share, called, data[run.data], with_data) for run in runs]
     return (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             version=__version__,
@@ -118,7 +118,7 @@ def fragment(tables: Sequence[Printed | Listed]) -> str:
     Returns:
         HTML that fits into a page.
     """
-    module: Any = _environment().get_template("tables.html").module
+    module: Any = environment().get_template("tables.html").module
     style = (
         ".mmerank small { display: block; opacity: 0.7 } .mmerank th.name { text-align: left } "
         ".mmerank td { text-align: right; vertical-align: top }"
@@ -139,7 +139,8 @@ def _headlines_first(table: Printed) -> Printed:
     return replace(table, heads=tuple(table.heads[i] for i in order), rows=rows)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where the templates of pages are, which escape what they are given."""
     made = Environment(
         loader=PackageLoader("mmerank.report", "page"),
         autoescape=True,
@@ -179,10 +180,10 @@ def _view(
         "missing": missing,
         "elsewhere": elsewhere(run),
         "finished": bool(run.results),
-        "ranked": _head(ranked),
+        "ranked": head_of(ranked),
         "groups": [("Highest", highest), ("Lowest", lowest)],
         "maps": maps(run, table, found, {model: name for (of, model), name in called.items() if of == run.name}),
-        "heads": {name: _head(name) for name in map(str, table.columns)},
+        "heads": {name: head_of(name) for name in map(str, table.columns)},
         "shown": lambda quantity, value: _said(quantity, value),
         "examples": _data(run, table, found, most_rows),
     }
@@ -211,7 +212,7 @@ def _data(run: Finished, table: pd.DataFrame, found: dict[str, Any], most_rows: 
         "total": len(table),
         "ids": [*map(id_shown, ids)],
         "texts": [text_of(found.get(name)) for name in ids] if found else [],
-        "columns": [_head(name) for name in columns],
+        "columns": [head_of(name) for name in columns],
         "decimals": [_decimals(name) for name in columns],
         "rows": [
             [place[row[0]], *map(_plain, row[1:])]
@@ -233,7 +234,8 @@ def _said(quantity: str, value: float) -> str:
     return f"{value:.{_decimals(quantity)}f}" if math.isfinite(value) else "-"
 
 
-def _head(name: str) -> str:
+def head_of(name: str) -> str:
+    """What a column of the examples' numbers is called."""
     return "mean |ΔH|" if name == CHANGE else quantity(name).head
 
 

@@ -1,0 +1,168 @@
+"""What is found of one example, as HTML for the page on which it is explored: flow, maps, spectra and layers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.alignment import ALIGNMENT, DECIMALS, LABELS
+from mmerank.analysis.results.alignment import AlignmentResult
+from mmerank.eranks import ERANKS
+from mmerank.inputs.example import Example
+from mmerank.report.figures.explored import layers_of_one, spectra_of_one
+from mmerank.report.figures.flow import TITLES
+from mmerank.report.figures.style import styled, svg
+from mmerank.report.maps import ENDS, AtEnd, maps
+from mmerank.report.render.html import environment
+
+_SHOWN_PX = 360
+# matplotlib's settings are global, and several people may look.
+_drawing = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model's numbers of an example.
+
+    Attributes:
+        name: Of the model, as it is shown.
+        result: Of this example alone.
+        before: The same before its picture was changed; None where it is not.
+    """
+
+    name: str
+    result: AlignmentResult
+    before: AlignmentResult | None = None
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A number as it is shown, with its bar in percent of the longest; a ratio has none."""
+
+    label: str
+    where: str
+    rows: str
+    value: str
+    was: str
+    bar: float
+    bar_was: float
+
+
+def explored_html(sides: Sequence[Side], mapped: Sequence[AtEnd]) -> str:
+    """Models side by side: numbers first, then where the rank lies, then spectra and layers.
+
+    Args:
+        sides: At least one.
+        mapped: Of each model, in their order, from `maps_of`; none where patches were not asked for.
+
+    Returns:
+        HTML; whatever comes from data is escaped.
+    """
+    numbers = [
+        getattr(of, label) for side in sides for of in (side.result, side.before or side.result) for label in ERANKS
+    ]
+    longest = max((number for number in numbers if math.isfinite(number)), default=1.0)
+    views = []
+    for i, side in enumerate(sides):
+        with _drawing, styled():
+            figures = [_svg(spectra_of_one(side.result, side.before), f"spectra-{i}")]
+            figures += [_svg(layers_of_one(side.result, side.before), f"layers-{i}")]
+        stages = [_stage(side, label, longest) for label in ALIGNMENT]
+        views.append(
+            {
+                "name": side.name,
+                "stages": [stage for stage in stages if stage.label in TITLES],
+                "ratios": [stage for stage in stages if stage.label not in TITLES],
+                "undefined": side.result.undefined,
+                "figures": [drawn for drawn in figures if drawn],
+                "changed": side.before is not None,
+            }
+        )
+    heads = {label: LABELS[label] for label in ALIGNMENT}
+    return environment().get_template("explored.html").render(sides=views, mapped=mapped, heads=heads)
+
+
+def _stage(side: Side, label: str, longest: float) -> _Stage:
+    value = getattr(side.result, label)
+    was = getattr(side.before, label) if side.before is not None else math.nan
+    rows = side.result.mean_tokens(label) if label in ERANKS else math.nan
+    return _Stage(
+        label,
+        TITLES.get(label, ""),
+        f"{rows:.0f} rows" if math.isfinite(rows) else "",
+        f"{value:.{DECIMALS[label]}f}" if math.isfinite(value) else "undefined",
+        f"{was:.{DECIMALS[label]}f}" if math.isfinite(was) else "",
+        100 * value / longest if math.isfinite(value) else 0,
+        100 * was / longest if math.isfinite(was) else -1,
+    )
+
+
+def _svg(figure: Figure | None, name: str) -> str:
+    return "" if figure is None else svg(figure, name)
+
+
+def maps_of(run: Finished, example: Example | None, name: str) -> list[AtEnd]:
+    """Where the rank of one example lies, in every model of a run.
+
+    Args:
+        run: Of `align`.
+        example: None where it was not found.
+        name: Its id.
+
+    Returns:
+        One, with all models; none where the run was not asked for patches.
+    """
+    alone = pd.DataFrame({"id": [name], ENDS[0]: [1.0]})
+    return maps(run, alone, {} if example is None else {name: example}, {})
+
+
+def picture_html(picture: Image.Image, told: str) -> str:
+    """A picture, small.
+
+    Args:
+        picture: RGB.
+        told: Below it.
+
+    Returns:
+        HTML.
+    """
+    small = picture.copy()
+    small.thumbnail((_SHOWN_PX * 2, _SHOWN_PX * 2))
+    out = io.BytesIO()
+    small.save(out, "PNG" if max(small.size) <= _SHOWN_PX else "JPEG")
+    kind = "png" if max(small.size) <= _SHOWN_PX else "jpeg"
+    url = f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
+    return _macro("picture", url, told)
+
+
+def heading_html(told: str) -> str:
+    """The head of the page, with a sentence on what it is."""
+    return _macro("heading", told)
+
+
+def message_html(told: str) -> str:
+    """What went wrong, to be shown where numbers would stand."""
+    return _macro("message", told)
+
+
+def _macro(name: str, *arguments: str) -> str:
+    module: Any = environment().get_template("explored.html").module
+    return str(getattr(module, name)(*arguments))
+
+
+def explored_css() -> str:
+    """The look of all of this, which is the report's within the page's own colours."""
+    page = files("mmerank.report")
+    report = page.joinpath("page/report.css").read_text()
+    return f".explored {{ {report} }}\n{page.joinpath('page/explored.css').read_text()}"

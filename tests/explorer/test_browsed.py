@@ -1,0 +1,78 @@
+"""A run that is looked through shows the numbers it holds, and nothing that its data say can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmerank import Convention, Example, align, perturb
+from mmerank.errors import DataError, RunFolderError
+from mmerank.jobs.explorer.browsed import Browsed
+from mmerank.runs.folder import RunFolder
+from tests.adapters.cases import CASES, LLAVA, examples
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def hostile() -> list[Example]:
+    first, second, third = examples()
+    return [first, Example(EVIL, second.image, "", f"{EVIL} {second.text}"), third]
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "aligned"
+    align(LLAVA.adapter, hostile(), out=folder, layers="all", convention=Convention(patches=True))
+    return folder
+
+
+def value(label: str, number: float, decimals: int = 2) -> str:
+    return f'<span class="value" data-label="{label}">{number:.{decimals}f}</span>'
+
+
+def test_its_table_and_an_example_have_the_numbers_of_the_run(aligned: Path) -> None:
+    browsed = Browsed(aligned)
+    expected = {one.id: align(LLAVA.adapter, [one]) for one in hostile()}
+    assert sorted(browsed.table["id"]) == sorted(expected)
+    for row in browsed.table.itertuples(index=False):
+        shown, of = browsed.looked_at(list(row)), expected[row.id]
+        assert row.eRank5 == pytest.approx(of.erank5, abs=1e-4)
+        assert value("erank1", of.erank1) in shown and value("erank5", of.erank5) in shown
+        assert value("image_text_alignment", of.image_text_alignment, 4) in shown
+        assert "Where the rank lies" in shown and "layer of the LLM" in shown
+        assert "<img src=x" not in shown
+    assert "Without texts and pictures" in browsed.head
+
+
+def test_a_transform_stands_beside_the_untouched_picture(tmp_path: Path) -> None:
+    result = perturb(LLAVA.adapter, examples(), ["rotate:90"], out=tmp_path / "run")
+    browsed = Browsed(tmp_path / "run")
+    turned = browsed.table[browsed.table["transform"] == "rotate:90"]
+    frame = result.to_pandas()
+    for row in turned.itertuples(index=False):
+        shown = browsed.looked_at(list(row))
+        alone = frame[(frame["example"] == row.id) & (frame["point"] == "vision")].set_index("transform")["erank"]
+        assert value("erank1", alone["rotate:90"]) in shown and f"before {alone['none']:.2f}" in shown
+
+
+def test_all_models_of_a_run_stand_side_by_side(tmp_path: Path) -> None:
+    from mmerank.inputs.pictures import MAX_PIXELS
+    from mmerank.inputs.selection import ALL
+    from mmerank.jobs.align import open_align_run
+
+    folder: RunFolder = open_align_run(tmp_path, examples(), Convention(), max_pixels=MAX_PIXELS, selection=ALL)
+    results = [align(case.adapter, examples(), out=folder) for case in CASES[:2]]
+    folder.write_summary({"results": [result.to_dict() for result in results]})
+    browsed = Browsed(tmp_path)
+    shown = browsed.looked_at(list(browsed.table.iloc[0]))
+    assert [shown.count(f"<h3>{result.model}</h3>") for result in results] == [1, 1]
+
+
+def test_what_cannot_be_looked_at_is_refused(aligned: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no example 'nobody'"):
+        Browsed(aligned).looked_at(["nobody", "x"])
+    with pytest.raises(DataError, match="no example"):
+        Browsed(aligned).looked_at([])
+    with pytest.raises(RunFolderError, match="no such folder"):
+        Browsed(tmp_path / "nothing")
