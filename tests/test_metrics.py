@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -495,6 +497,15 @@ def test_a_metric_of_ones_own_is_like_any_other(tmp_path: Path) -> None:
     assert [(of["point"], of["input"]) for of in result.metrics["offset"]] == [("llm", "pair")]  # type: ignore[index]
     assert "Offset of means" in str(result)
     assert read_settings(tmp_path / "run")["own_metrics"].keys() == {"mean_norm", "offset"}
+    # A report in another process, and another run of that label or of none, say what this one says.
+    code = (
+        "import sys; from mmerank.report.write import report; from mmerank import Alignment\n"
+        f"report([{str(tmp_path / 'run')!r}], {str(tmp_path / 'out')!r}, formats=['markdown', 'html'])\n"
+        f"print(Alignment.from_run({str(tmp_path / 'run')!r}).to_markdown(columns=['offset']))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    pages = [shown, *((tmp_path / "out" / name).read_text() for name in ("tables.md", "report.html"))]
+    assert all("Offset of means" in page for page in pages)
     with pytest.raises(RunFolderError, match=r"own_metrics\.mean_norm"):
         align(
             LLAVA.adapter,
