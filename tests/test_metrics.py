@@ -26,7 +26,6 @@ from scipy import stats
 from mmerank import Convention, TextConvention, align, compare, diff, perturb
 from mmerank.analysis.estimates import differences, estimates
 from mmerank.analysis.finished import read_runs
-from mmerank.analysis.metrics.of_examples import metric_of
 from mmerank.engine.metrics import Metrics
 from mmerank.errors import NoValue, RunFolderError, UsageError
 from mmerank.formulas.asked import ELSEWHERE, asked_for
@@ -518,7 +517,7 @@ def test_a_metric_of_ones_own_is_like_any_other(tmp_path: Path) -> None:
 def test_a_run_is_read_where_its_own_metric_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     align(LLAVA.adapter, examples(), metrics=[("of_yesterday", mean_norm)], out=tmp_path / "run")
     monkeypatch.setattr("mmerank.formulas.asked._own", {})
-    metric_of.cache_clear()
+    monkeypatch.setattr("mmerank.formulas.asked._remembered", {})
     report([tmp_path / "run"], tmp_path / "report", formats=["markdown"])
     assert "of\\_yesterday" in (tmp_path / "report" / "tables.md").read_text()
 

@@ -15,8 +15,9 @@ from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.analysis.results.examination import said_of_gates
 from mmerank.analysis.results.perturbation import PerturbationResult
 from mmerank.eranks import ERANKS
+from mmerank.report.names import short_data
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
-from mmerank.report.terminal.parts import airy_table, by_model, called, choice_text, joined, short, skip_lines
+from mmerank.report.terminal.parts import airy_table, by_model, called, choice_text, joined, measured, skip_lines
 from mmerank.report.terminal.perturbation import (
     difference_text,
     matched_table,
@@ -116,11 +117,10 @@ def standing(result: AlignmentResult, *, brackets: bool = True) -> list[str]:
     Returns:
         Lines.
     """
-    total = result.n + len(result.skipped)
     skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
     tokens = ", ".join(_number(result.mean_tokens(label), 0) for label in ERANKS)
     lines = [
-        f"{result.model} on {result.data}: n = {result.n} of {total} examples{choice_text(result)}{skipped}",
+        f"{measured(result)} examples{choice_text(result)}{skipped}",
         f"  mean tokens behind eRank1-5: {tokens}",
         *([interval_line(result.bootstrap, result.n)] if brackets else []),
         *(f"  {LABELS[label]} is undefined: {reason}" for label, reason in result.undefined.items()),
@@ -141,7 +141,7 @@ def perturbation_table(result: PerturbationResult) -> Table:
     Returns:
         The table, for a rich console.
     """
-    title = f"{called(result.base)} on {short(result.base.data)}: before and after"
+    title = f"{called(result.base)} on {short_data(result.base.data)}: before and after"
     table = airy_table(title)
     table.add_column("", overflow="fold")
     for label, (point, kind) in ERANKS.items():

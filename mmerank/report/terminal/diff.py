@@ -13,7 +13,16 @@ from rich.text import Text
 from mmerank.analysis.alike import read_alike
 from mmerank.analysis.results.diff import DiffResult
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
-from mmerank.report.terminal.parts import MANY, airy_table, by_model, called, choice_text, joined, skip_lines
+from mmerank.report.terminal.parts import (
+    MANY,
+    airy_table,
+    by_model,
+    called,
+    choice_text,
+    joined,
+    measured,
+    skip_lines,
+)
 from mmerank.report.terminal.rows import metric_table
 
 
@@ -175,7 +184,7 @@ def diff_standing(result: DiffResult) -> list[str]:
     seeds = ", ".join(map(str, result.seeds))
     cut = f", {result.text_cut} of them cut" if result.text_cut else ""
     return [
-        f"{result.model} on {result.data}: n = {result.n} of {result.n + len(result.skipped)} texts"
+        f"{measured(result)} texts"
         f"{choice_text(result)}, {result.tokens:,} tokens{cut}; "
         f"untrained: seed {seeds}, {mode}{_drawn(result.initialisation)}",
         interval_line(result.bootstrap, result.n),
