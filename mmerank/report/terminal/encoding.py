@@ -14,7 +14,7 @@ from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.results.encoding import NUMBERS, SIDES, EncodingResult, LayerEranks, Number
 from mmerank.report.names import short_data
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
-from mmerank.report.terminal.parts import airy_table, called, choice_text, measured, skip_lines
+from mmerank.report.terminal.parts import airy_table, called, choice_text, few, measured, skip_lines
 from mmerank.report.terminal.rows import metric_table
 
 # Layers of a model that have room; of more, some at equal distances.
@@ -142,12 +142,16 @@ def _rows_of(side: str, layers: Sequence[LayerEranks]) -> str:
 def _cell(number: Number | None, decimals: int) -> Text:
     if number is None or math.isnan(number.value):
         return Text(_NOTHING)
-    return Text(f"{number.value:.{decimals}f} {interval_text(number.interval, decimals)}".rstrip())
+    return Text(f"{number.value:.{decimals}f} {interval_text(number.interval, decimals, number.value)}".rstrip())
 
 
 def _standing(result: EncodingResult) -> list[str]:
     skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
-    cut = f", the text of {result.text_cut} cut at the encoder's limit" if result.text_cut else ""
+    cut = (
+        f", the text of {result.text_cut} cut at the encoder's limit ({few(result.cut_examples)})"
+        if result.text_cut
+        else ""
+    )
     return [
         f"{measured(result)} examples{choice_text(result)}{skipped}{cut}; untrained: seed {result.untrained_seed}",
         *(f"  {what} is undefined: {reason}" for what, reason in result.undefined.items()),

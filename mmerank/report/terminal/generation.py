@@ -88,4 +88,6 @@ def _cell(number: Grown | None, name: str, n: int) -> Text:
         return Text("-")
     decimals = quantity(name).decimals
     fewer = f"  n = {number.n}" if number.n < n else ""
-    return Text(f"{number.value:.{decimals}f} {interval_text(number.interval, decimals)}".rstrip() + fewer)
+    return Text(
+        f"{number.value:.{decimals}f} {interval_text(number.interval, decimals, number.value)}".rstrip() + fewer
+    )

@@ -16,6 +16,7 @@ from mmerank.inputs.example import Skipped
 from mmerank.report.names import short_data
 
 SKIPS_SHOWN = 10
+_FEW = 3  # ids in a sentence
 # In 80 columns.
 INLINE = 2  # results whose intervals fit behind the numbers, and not below
 NARROW = 4  # results from which on the names of the rows are broken
@@ -75,6 +76,12 @@ def short(name: str) -> str:
 def called(result: AlignmentResult | DiffResult | EncodingResult | GenerationResult) -> str:
     """The name that a model was given, or else its own, without the folders it lies in."""
     return result.name or short(result.model)
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of several ids, and how many more there are."""
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return ", ".join(clean(name) for name in names[:_FEW]) + more
 
 
 def measured(result: AlignmentResult | DiffResult | EncodingResult | GenerationResult) -> str:
