@@ -39,6 +39,8 @@ def guarded(work: Callable[[], Any], *, debug: bool = False) -> None:
         debug: Let errors through.
     """
     before, warnings.formatwarning = warnings.formatwarning, _warning
+    # Pillow's, which names no file: whatever is over the limit here is skipped, and told with its name.
+    warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
     try:
         work()
     except KeyboardInterrupt:

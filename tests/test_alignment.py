@@ -17,6 +17,7 @@ from PIL import Image
 from mmerank import Convention, Example, align, load_data, perturb
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.inputs.example import Skipped
+from mmerank.report.cautions import cautions
 from tests.adapters.cases import LLAVA, at_the_encoder, examples
 from tests.adapters.text_cases import OPT
 
@@ -143,8 +144,8 @@ def test_limit_and_seed() -> None:
 def test_pixel_limit() -> None:
     result = align(ADAPTER, examples(), max_pixels=5000)
     assert result.n == 1 and [s.reason for s in result.skipped] == [
-        "the picture: 96 x 64 px is over the limit of 0.005 megapixels",
-        "the picture: 64 x 96 px is over the limit of 0.005 megapixels",
+        "the picture: 96 x 64 px is over the limit of 0.005 megapixels (--max-megapixels)",
+        "the picture: 64 x 96 px is over the limit of 0.005 megapixels (--max-megapixels)",
     ]
 
 
@@ -320,3 +321,30 @@ def test_a_very_long_picture_is_not_scaled_for_the_crop() -> None:
     long = Example("long", Image.new("1", (300_000, 10)), "a", "b")
     result = align(ADAPTER, [long, *examples()], convention=Convention(image_layout="crop"))
     assert result.n == 3 and "scaled for the crop" in result.skipped[0].reason
+
+
+def test_one_example_under_two_ids_is_told(tmp_path: Path) -> None:
+    first = examples()[0]
+    again = [Example(name, first.image, first.instruction, first.response) for name in ("a", "b", "c")]
+    result = align(ADAPTER, [*again, *examples()[1:]], out=tmp_path / "run")
+    said = "2 examples have the text and picture of another one, as 'b' those of 'a', and count as others do"
+    assert f"  caution: {said}" in str(result)
+    assert any(said in line for line in cautions(result._runs))
+    assert "of another one" not in str(align(ADAPTER, [*again[:1], *examples()[1:]]))
+
+
+def test_rows_that_no_example_has_make_no_table() -> None:
+    short = [Example(name, examples()[0].image, "", "A cat.") for name in ("a", "b")]
+    plain = align(ADAPTER, short)
+    image, text = (min(r.n for r in plain.records if r.input == kind) for kind in ("image", "text"))
+    assert text < image  # else it is refused before anything is measured
+    shown = str(align(ADAPTER, short, convention=Convention(match_tokens=image)))
+    assert f"caution: no example has {image} rows everywhere" in shown and f"--match-tokens {text} would" in shown
+    assert f"on {image} rows each" not in shown
+    assert f"on {text} rows each, n = 2" in str(align(ADAPTER, short, convention=Convention(match_tokens=text)))
+
+
+def test_texts_that_were_cut_are_named() -> None:
+    long = Example("long", examples()[0].image, "", "word " * 5000)
+    shown = str(align(ADAPTER, [long, *examples()]))
+    assert "text cut at the model's limit: 1 of the examples (long)" in shown

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +26,6 @@ from scipy import stats
 from mmerank import Convention, TextConvention, align, compare, diff, perturb
 from mmerank.analysis.estimates import differences, estimates
 from mmerank.analysis.finished import read_runs
-from mmerank.analysis.metrics.of_examples import metric_of
 from mmerank.engine.metrics import Metrics
 from mmerank.errors import NoValue, RunFolderError, UsageError
 from mmerank.formulas.asked import ELSEWHERE, asked_for
@@ -495,6 +496,15 @@ def test_a_metric_of_ones_own_is_like_any_other(tmp_path: Path) -> None:
     assert [(of["point"], of["input"]) for of in result.metrics["offset"]] == [("llm", "pair")]  # type: ignore[index]
     assert "Offset of means" in str(result)
     assert read_settings(tmp_path / "run")["own_metrics"].keys() == {"mean_norm", "offset"}
+    # A report in another process, and another run of that label or of none, say what this one says.
+    code = (
+        "import sys; from mmerank.report.write import report; from mmerank import Alignment\n"
+        f"report([{str(tmp_path / 'run')!r}], {str(tmp_path / 'out')!r}, formats=['markdown', 'html'])\n"
+        f"print(Alignment.from_run({str(tmp_path / 'run')!r}).to_markdown(columns=['offset']))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    pages = [shown, *((tmp_path / "out" / name).read_text() for name in ("tables.md", "report.html"))]
+    assert all("Offset of means" in page for page in pages)
     with pytest.raises(RunFolderError, match=r"own_metrics\.mean_norm"):
         align(
             LLAVA.adapter,
@@ -507,7 +517,7 @@ def test_a_metric_of_ones_own_is_like_any_other(tmp_path: Path) -> None:
 def test_a_run_is_read_where_its_own_metric_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     align(LLAVA.adapter, examples(), metrics=[("of_yesterday", mean_norm)], out=tmp_path / "run")
     monkeypatch.setattr("mmerank.formulas.asked._own", {})
-    metric_of.cache_clear()
+    monkeypatch.setattr("mmerank.formulas.asked._remembered", {})
     report([tmp_path / "run"], tmp_path / "report", formats=["markdown"])
     assert "of\\_yesterday" in (tmp_path / "report" / "tables.md").read_text()
 

@@ -359,7 +359,9 @@ def test_the_loop_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[st
     after = mmerank.align(mmerank.wrap(model, processor, name="m"), probes).image_text_alignment
     assert (first[0], last[0]) == ("0", "2") and float(last[1]) == after != before
     monitor = shown["with_pictures"](SimpleNamespace(), probes, processor)
-    assert isinstance(monitor, AlignmentMonitor) and monitor._given(model).model is model
+    assert isinstance(monitor, AlignmentMonitor)
+    adapter: Any = monitor._given
+    assert adapter(model).model is model
 
 
 def test_loading_says_nothing_and_leaves_what_transformers_says_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,7 +117,7 @@ def test_a_dry_run_shows_what_goes_up_and_sends_nothing(
     push([runs / "texts"], "me/runs")
     sent = hub.files("me/runs")
     assert card.startswith(sent["README.md"].decode())
-    listing = dict(reversed(line.split()) for line in listed.splitlines() if line.strip())
+    listing = {name: size for size, name in (line.split() for line in listed.splitlines() if line.strip())}
     sizes = {name: f"{len(content):,}" for name, content in sent.items() if name != ".gitattributes"}
     assert listing == sizes
 

@@ -18,6 +18,7 @@ from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.errors import UsageError
 from mmerank.jobs.shown import Shown
 from mmerank.report.how_to import how_to_report
+from mmerank.report.names import short_data
 from tests.adapters.cases import LLAVA, MINIGPT_V2
 from tests.adapters.text_cases import OPT
 from tests.encoder_models import save_timm
@@ -164,10 +165,30 @@ def test_several(results: dict[str, Any], folder: Path) -> None:
     assert [type(of).__name__ for of in read] == ["Alignment", "Diff"] and "Diff-eRank" in read.to_markdown()
     with pytest.raises(UsageError, match="results of one job in a figure, got align, diff"):
         read.plot(Figure().subplots())
-    with pytest.raises(UsageError, match="names: no model 'nobody'"):
-        Results(several, names={"nobody": "x"}).summary()
+    with pytest.raises(UsageError, match=r"names: nothing is called 'eRank6'; did you mean eRank\d\?; there are "):
+        Results(several, names={"eRank6": "x"})
     with pytest.raises(TypeError, match="expected results of mmerank.align"):
         Results(["runs/llava"])
+
+
+def test_names_of_everything_are_taken_by_results_too(results: dict[str, Any]) -> None:
+    perturbed = results["perturb"]
+    base = perturbed.base
+    short = short_data(base.data)
+    for data in {base.data, short}:
+        names = {
+            base.model: "ours",
+            data: "photos",
+            "rotate:90": "turned",
+            "Image-Text Alignment": "ITA",
+            "base": "b",
+        }
+        several = Results([perturbed], names=names)
+        shown = several.to_markdown(columns=["image_text_alignment"])
+        assert shown == perturbed.to_markdown(columns=["image_text_alignment"], names=names)
+        assert "| photos | ours | turned | 3 |" in shown and "| ITA |" in shown and "| b |" in shown
+        assert "turned" in set(several.summary()["transform"])
+    assert f"on {short}: before and after" in str(perturbed) and f"{base.model} on {short}: n = 3" in str(base)
 
 
 def test_how_to_report(results: dict[str, Any]) -> None:

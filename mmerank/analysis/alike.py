@@ -28,6 +28,43 @@ def read_alike(models: Sequence[Iterable[Record]]) -> bool:
     return all(len(found) == 1 for found in counts.values())
 
 
+def repeated(records: Iterable[Record]) -> list[tuple[str, ...]]:
+    """Examples that have the same text and the same picture under several ids, and so count as often.
+
+    Args:
+        records: Of one model, of untouched examples; those of versions that took no hashes tell nothing.
+
+    Returns:
+        The ids of each group of more than one.
+    """
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for record in records:
+        if record.text_digest and record.picture_digest:
+            found.setdefault((record.text_digest, record.picture_digest), {})[record.example] = None
+    return [tuple(ids) for ids in found.values() if len(ids) > 1]
+
+
+def repeated_text(groups: Sequence[Sequence[str]]) -> str:
+    """What to say of examples that count more than once.
+
+    Args:
+        groups: From `repeated`, at least one.
+
+    Returns:
+        A sentence without its end.
+
+    Example:
+        >>> repeated_text([("a", "b"), ("c", "d", "e")])
+        "3 examples have the text and picture of another one, as 'b' those of 'a', and count as others do"
+    """
+    count = sum(len(ids) - 1 for ids in groups)
+    first, second = groups[0][:2]
+    return (
+        f"{count} example{'s have' if count > 1 else ' has'} the text and picture of another one, as {second!r} "
+        f"those of {first!r}, and count{'s' * (count == 1)} as others do"
+    )
+
+
 def unlike_rows(models: Sequence[Iterable[Record]]) -> dict[str, list[float]]:
     """The eRanks that models take of different numbers of rows of the same examples.
 

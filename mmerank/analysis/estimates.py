@@ -19,6 +19,7 @@ from mmerank.analysis.steps import by_step
 from mmerank.convention import Aggregate
 from mmerank.eranks import FINAL
 from mmerank.errors import RunFolderError
+from mmerank.formulas.asked import remember
 from mmerank.runs.fetched import run_folder
 from mmerank.runs.parts import read_whole
 from mmerank.runs.record import frame_of
@@ -40,6 +41,7 @@ def run_records(folder: str | Path) -> dict[str, pd.DataFrame]:
     """
     folder = run_folder(folder)
     stated = _stated(folder)
+    remember(stated)
     table = read_whole(folder, without=["spectrum"])
     if not table.num_rows:
         raise RunFolderError(f"{folder}: has no records yet")

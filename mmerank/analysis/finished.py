@@ -19,6 +19,7 @@ from mmerank.analysis.statistics.null import NullTest
 from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.analysis.steps import by_step
 from mmerank.errors import RunFolderError
+from mmerank.formulas.asked import remember
 from mmerank.runs.parts import mean_spectra, read_whole
 from mmerank.runs.record import Record, records_of
 from mmerank.runs.settings import read_settings, read_summary, results_in
@@ -193,6 +194,7 @@ def _read(path: Path, name: str) -> Finished:
     settings = read_settings(path, needs=("job", "data", "convention", "models"))
     if settings["job"] not in JOBS or "name" not in settings["data"]:
         raise RunFolderError(f"{path}: its run.json is not that of a run that can be reported ({settings['job']})")
+    remember(settings)
     summary = read_summary(path)
     results = results_in(summary)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,10 @@ from mmerank.commands.report import report
 from mmerank.commands.reproduce import reproduce
 from mmerank.commands.score import score
 from mmerank.commands.study import study
+from mmerank.errors import did_you_mean
+
+# What pydantic says of a choice that is none.
+_ONE_OF = re.compile(r"Value error, '(.*)' is not one of (.*)\.")
 
 
 class _NoValueAtFlags:
@@ -38,7 +43,16 @@ class _NoValueAtFlags:
 
 
 class _Command(_NoValueAtFlags, TyperCommand):
-    pass
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, a word that is none of those known answered in the words of other messages."""
+        try:
+            found: list[str] = super().parse_args(ctx, args)
+        except Exception as error:
+            if said := _ONE_OF.fullmatch(getattr(error, "message", "")):
+                known = re.findall(r"'([^']*)'", said[2])
+                error.message = f"{said[1]!r}; known: {', '.join(known)}{did_you_mean(said[1], known)}"  # type: ignore
+            raise
+        return found
 
 
 class _Group(_NoValueAtFlags, TyperGroup):

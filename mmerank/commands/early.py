@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mmerank.commands.groups import Loading
+from mmerank.errors import UsageError
 
 
 def check_models(
@@ -26,6 +27,9 @@ def check_models(
         revisions: Of each, on the hub; none for the newest.
         tokenizer: Hub id or directory, if one is named.
         layers: Which are looked at.
+
+    Raises:
+        UsageError: One is no name, or named twice.
     """
     from mmerank.models import located
     from mmerank.models.checkpoints import check_named
@@ -34,6 +38,9 @@ def check_models(
     located.check_device(computing.device)
     located.check_load_in(computing.load_in)
     located.check_layers(layers)
+    models = list(models)
+    if twice := next((model for i, model in enumerate(models) if model in models[:i]), None):
+        raise UsageError(f"{twice}: named twice; a model is measured once, and not compared with itself")
     for model in models:
         for revision in revisions or (None,):
             check_named(group, model, revision, ask_hub=False)

@@ -57,6 +57,8 @@ _CALLED = {
     "x and y": "image and text states, a row for each example",
 }
 _own: dict[str, Entry] = {}
+_remembered: dict[str, Entry] = {}
+_TOLD = ("source", "label", "better", "follows_rows")  # what a run states of your own
 
 
 def asked_for(metrics: Iterable[Given], *, pictures: bool) -> tuple[str, ...]:
@@ -179,10 +181,51 @@ def stated_metrics(names: Iterable[str]) -> dict[str, Any]:
         names: Of all metrics of the run.
 
     Returns:
-        `own_metrics`, hashes by name; nothing without them.
+        `own_metrics`, by name: `source`, a hash, and what tables say of them; nothing without them.
     """
-    found = {name: entry(name).source for name in names if name not in METRICS}
+    found = {
+        name: {told: getattr(entry(name), told) for told in _TOLD} | {"takes": list(entry(name).takes)}
+        for name in names
+        if name not in METRICS
+    }
     return {"own_metrics": found} if found else {}
+
+
+def remember(settings: Mapping[str, Any]) -> None:
+    """Know metrics of your own of a run that is read back, which may be known no more, by what it states of them.
+
+    What is computed of the whole data set anew cannot be without its function, and stays unknown.
+
+    Args:
+        settings: As in its `run.json`.
+    """
+    for name, told in settings.get("own_metrics", {}).items():
+        if not isinstance(told, Mapping) or tuple(told.get("takes", ())) not in (("h",), ("image", "text")):
+            continue
+        better, follows = told.get("better"), told.get("follows_rows")
+        _remembered[name] = Entry(
+            name=name,
+            label=str(told.get("label", name)),
+            kind="your own",
+            function=_gone,
+            takes=tuple(told["takes"]),
+            low="",
+            high="",
+            better=better if better in ("higher", "lower") else "neither",
+            needs="",
+            follows_rows=follows is not False,
+            source=str(told.get("source", "")),
+            cost="",
+        )
+
+
+def remembered(name: str) -> Entry | None:
+    """What a run that was read back stated of a metric of your own; its function is not there."""
+    return _remembered.get(name)
+
+
+def _gone(*_: Any) -> float:
+    raise UsageError("a metric of your own of a run that was read back: give its function")
 
 
 def with_metrics(convention: Asking, metrics: Iterable[Given]) -> Asking:

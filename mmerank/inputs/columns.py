@@ -67,7 +67,8 @@ class Columns:
         if self.image is not None and self.instruction is None:
             raise DataError(
                 f"{data}: say whether there is an instruction, since numbers with and without one differ: "
-                'instruction=COLUMN, or nothing in its place, instruction="", for captions alone; '
+                'instruction=COLUMN, or nothing in its place, instruction="", for captions alone (in commands '
+                '--instruction COLUMN or --instruction ""); '
                 f"columns: {listed}"
             )
 

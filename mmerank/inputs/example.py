@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -17,6 +18,7 @@ from mmerank.inputs.sources import picture_sources
 
 IMAGE_TAG = "<image>"
 _ORIENTATION = 0x0112  # in EXIF
+_LOOKED_AT = 32  # examples, before a model is loaded
 
 
 @dataclass(frozen=True, init=False)
@@ -245,6 +247,20 @@ def check_usable(data: DataSet, *, pictures: bool) -> None:
         raise DataError(
             f"{data.name}: texts without pictures; `mmerank diff` measures language models on them, and what is "
             "asked for here needs image-text pairs, as llava:FILE.json, minigpt:DIR or demo"
+        )
+    if pictures:
+        _warn_of_missing(data.name, [picture for example in usable[:_LOOKED_AT] for picture in example.pictures])
+
+
+def _warn_of_missing(name: str, pictures: Sequence[object]) -> None:
+    """Say before a model is loaded that most of the first pictures are not where they are looked for."""
+    paths = [picture for picture in pictures if isinstance(picture, Path)]
+    missing = [path for path in paths if not path.exists()]
+    if 2 * len(missing) > len(paths):
+        warnings.warn(
+            f"{name}: {len(missing)} of the first {len(paths)} pictures are not there, as {missing[0]}; paths count "
+            "from the folder of the file that names them, or from DIR with ?images=DIR behind that file's name",
+            stacklevel=3,
         )
 
 

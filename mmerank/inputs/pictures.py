@@ -158,7 +158,7 @@ def _picture(source: Path | Encoded | Image.Image, max_pixels: int) -> Image.Ima
         raise DataError(f"{name}: no such file{folder}") from None
     except Image.DecompressionBombError:
         raise DataError(
-            f"{name}: it, or a part of it, is over the limit of {max_pixels / 1e6:g} megapixels"
+            f"{name}: it, or a part of it, is over the limit of {max_pixels / 1e6:g} megapixels (--max-megapixels)"
         ) from None
     except Exception as error:  # decoders raise anything on damaged files
         reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
@@ -210,7 +210,9 @@ def _upright(picture: Image.Image, name: str, max_pixels: int) -> Image.Image:
 
 def _check_limit(width: int, height: int, what: str, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise DataError(f"{what} {width} x {height} px is over the limit of {max_pixels / 1e6:g} megapixels")
+        raise DataError(
+            f"{what} {width} x {height} px is over the limit of {max_pixels / 1e6:g} megapixels (--max-megapixels)"
+        )
 
 
 @contextmanager

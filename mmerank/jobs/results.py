@@ -16,6 +16,7 @@ from mmerank.jobs.generate import Generation
 from mmerank.jobs.perturb import EncoderPerturbation, Perturbation
 from mmerank.jobs.shown import Names, Result, check_names
 from mmerank.report.folders import run_folders
+from mmerank.report.names import check_nameable, nameable
 from mmerank.runs.settings import read_settings, read_summary, results_in
 
 _KINDS: dict[str, Any] = {
@@ -33,11 +34,11 @@ class Results(Result, Sequence[Any]):
 
     Args:
         results: Of `align`, `perturb`, `diff`, `encode` or `generate`, of any of them.
-        names: What to call models in tables.
+        names: What to call models, data sets, transforms and numbers, by what they are called.
 
     Raises:
         TypeError: One is something else.
-        UsageError: There is none.
+        UsageError: There is none; or nothing is called so.
     """
 
     def __init__(self, results: Sequence[Any], *, names: Names = None):
@@ -54,6 +55,8 @@ class Results(Result, Sequence[Any]):
                 )
         if not self._results:
             raise UsageError("expected at least one result")
+        if self._names:
+            check_nameable(self._names, nameable([run for result in self._results for run in result._runs]))
 
     @classmethod
     def from_run(cls, *folders: str | Path, names: Names = None) -> Results:
@@ -61,7 +64,7 @@ class Results(Result, Sequence[Any]):
 
         Args:
             folders: What `--out` was given, folders of such folders, or `hub:OWNER/NAME[/RUN][@REVISION]`.
-            names: What to call models in tables.
+            names: As of `Results`.
 
         Returns:
             They, in the order given.
@@ -79,8 +82,6 @@ class Results(Result, Sequence[Any]):
         for i, run in enumerate(run for result in self._results for run in result._runs):
             names = {**run.names, **{of: name for of, name in self._names.items() if of in run.frames}}
             found.append(replace(run, name=f"result {i + 1}", names=names))
-        if unknown := set(self._names) - {model for run in found for model in run.frames}:
-            raise UsageError(f"names: no model {min(unknown)!r}")
         return found
 
     def _in_short(self) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -170,6 +171,9 @@ class Shown(ABC):
 class Result(Shown):
     """What is made of records, as a run folder is."""
 
+    # What is shown for models, data sets, transforms and numbers.
+    _names: Mapping[str, str] = MappingProxyType({})
+
     @property
     @abstractmethod
     def _runs(self) -> list[Finished]:
@@ -210,12 +214,16 @@ class Result(Shown):
             several models `model` stands before, of a perturbation `transform` and behind it the change from the base
             with its interval and q.
         """
+        from mmerank.report.names import data_names
         from mmerank.report.numbers import all_numbers, placed
 
         runs = self._runs
         table = placed(runs, all_numbers(runs))
         given = {model: name for run in runs for model, name in run.names.items()}
         table["model"] = [given.get(model, model) for model in table["model"]]
+        short = data_names(run.data for run in runs)
+        table["data"] = [self._names.get(of, self._names.get(short[of], of)) for of in table["data"]]
+        table["transform"] = [self._names.get(of, of) for of in table["transform"]]
         perturbed = any(run.perturbed for run in runs)
         several = sum(len(run.frames) for run in runs) > 1
         first = (["data", "model"] if several else []) + (["transform"] if perturbed else [])
@@ -228,24 +236,22 @@ class Result(Shown):
         return "\n\n".join(paragraph for run in self._runs for paragraph in how_to_report(run))
 
     def _tables(self, names: Names, columns: Columns) -> Sequence[Printed | Listed]:
+        from mmerank.report.names import check_nameable, data_names, nameable
         from mmerank.report.numbers import all_numbers
         from mmerank.report.printed import renamed
         from mmerank.report.tables import chosen_tables
 
-        names = names or {}
-        models = {model for run in self._runs for model in run.frames}
+        names = {**self._names, **(names or {})}
+        runs = self._runs
+        if names:
+            check_nameable(names, nameable(runs))
+        # Of data sets the whole arguments may be named; tables have them in short.
+        names |= {short: names[data] for data, short in data_names(run.data for run in runs).items() if data in names}
         runs = [
             replace(run, names={**run.names, **{of: name for of, name in names.items() if of in run.frames}})
-            for run in self._runs
+            for run in runs
         ]
-        tables = chosen_tables(runs, all_numbers(runs), columns)
-        there = {name for table in tables for row, _, _ in table.rows for name in row}
-        there |= {head for table in tables for head in table.heads}
-        if unknown := sorted(set(names) - models - there):
-            raise UsageError(
-                f"names: nothing is called {unknown[0]!r}; there are {', '.join(sorted(models | there))}"
-            )
-        return [renamed(table, names) for table in tables]
+        return [renamed(table, names) for table in chosen_tables(runs, all_numbers(runs), columns)]
 
     def _draw(self, axes: Axes) -> None:
         from mmerank.report.figures.main import draw_main
@@ -253,7 +259,8 @@ class Result(Shown):
         from mmerank.report.numbers import all_numbers
 
         runs = self._runs
-        draw_main(axes, runs, all_numbers(runs), model_names(runs))
+        numbers = all_numbers(runs).replace({"transform": dict(self._names)})
+        draw_main(axes, runs, numbers, model_names(runs))
 
 
 def as_run(job: str, of: Any, records: Sequence[Record], **beside: Any) -> Finished:

@@ -8,7 +8,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any, TypeVar
 
-from mmerank.analysis.alike import read_alike, unlike_rows, unlike_text
+from mmerank.analysis.alike import read_alike, repeated, repeated_text, unlike_rows, unlike_text
 from mmerank.analysis.comparison import unlike_examples
 from mmerank.analysis.finished import JOBS, OF_ENCODERS, Finished
 from mmerank.analysis.metrics.alignment import LABELS
@@ -113,6 +113,8 @@ def _of_run(run: Finished, called: dict[tuple[str, str], str]) -> Iterator[str]:
                 f"{run.name}: the config.json of {models} does not state what untrained weights are drawn with; a "
                 f"default, {drawn}, was taken, and Diff-eRank depends on it (--init-range takes others)."
             )
+    if twice := next((found for model in run.frames if (found := repeated(run.of(model)))), None):
+        yield f"{run.name}: {repeated_text(twice)}."
     for model in run.frames:
         yield from _of_rows(run, model, called[run.name, model])
     if left := len({name for _, name, _ in skipped(run)}):

@@ -68,7 +68,7 @@ def how_to_report_comparison(comparison: ComparisonResult) -> str:
     told = []
     for found in comparison.differences:
         known = quantity(found.quantity)
-        limits = _limits(found.low, found.high, known.decimals)
+        limits = _limits(found.low, found.high, known.decimals, found.difference)
         tests = f", q {q_text(found.q)}" if math.isfinite(found.q) else ""
         told.append(f"{known.label} {found.difference:+.{known.decimals}f} {limits}".rstrip() + tests)
     swaps = f"all {comparison.permutations}" if comparison.exact else f"{comparison.permutations} random"
@@ -130,12 +130,12 @@ def _made(bootstrap: Bootstrap) -> str:
 
 def _number(row: Mapping[str, Any], name: str) -> str:
     known = quantity(name)
-    limits = _limits(row["low"], row["high"], known.decimals)
+    limits = _limits(row["low"], row["high"], known.decimals, row["value"])
     return f"{known.label} {row['value']:.{known.decimals}f} {limits}".rstrip()
 
 
-def _limits(low: float, high: float, decimals: int) -> str:
-    return interval_text((low, high) if math.isfinite(low) and math.isfinite(high) else None, decimals)
+def _limits(low: float, high: float, decimals: int, value: float) -> str:
+    return interval_text((low, high) if math.isfinite(low) and math.isfinite(high) else None, decimals, value)
 
 
 def _against(run: Finished, model: str) -> list[str]:
@@ -156,7 +156,7 @@ def _against(run: Finished, model: str) -> list[str]:
     if run.perturbed:
         changes = [
             f"{transform} {test[name].difference:+.{decimals}f} "
-            f"{_limits(test[name].low, test[name].high, decimals)}, q {q_text(test[name].q)}"
+            f"{_limits(test[name].low, test[name].high, decimals, test[name].difference)}, q {q_text(test[name].q)}"
             for transform, test in run.tests.get(of, {}).get(model, {}).items()
             if name not in test.fixed
         ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.known import quantity
+from mmerank.errors import UsageError, did_you_mean
 
 
 def model_names(runs: Sequence[Finished]) -> dict[tuple[str, str], str]:
@@ -27,6 +29,55 @@ def model_names(runs: Sequence[Finished]) -> dict[tuple[str, str], str]:
         for run in runs
         for model in run.frames
     }
+
+
+def nameable(runs: Sequence[Finished]) -> list[str]:
+    """What `names` may give another name: models, data sets, transforms and numbers, as tables or results call them.
+
+    Args:
+        runs: At least one.
+
+    Returns:
+        Each once.
+    """
+    quantities = dict.fromkeys(str(name) for run in runs for name in run.estimates["quantity"])
+    data = data_names(run.data for run in runs)
+    return list(
+        dict.fromkeys(
+            [
+                *(model for run in runs for model in run.frames),
+                *model_names(runs).values(),
+                *data,
+                *data.values(),
+                *(name for run in runs for name in run.transforms),
+                *(["base"] if any(run.job == "perturb" for run in runs) else []),
+                *(said for name in quantities for said in _said(name)),
+            ]
+        )
+    )
+
+
+def _said(name: str) -> list[str]:
+    """What tables say of a number: its label, and of a metric that was asked for its title and the place."""
+    known = quantity(name)
+    return [known.label, *([known.label.rpartition(", ")[0], known.head] if "/" in name else [])]
+
+
+def check_nameable(names: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse to name what is not there.
+
+    Args:
+        names: What is given another name.
+        known: From `nameable`.
+
+    Raises:
+        UsageError: One is not among them; says what there is.
+    """
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"names: nothing is called {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
+            )
 
 
 def data_names(data: Iterable[str]) -> dict[str, str]:

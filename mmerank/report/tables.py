@@ -160,7 +160,7 @@ def _cell(found: Mapping[Hashable, Any] | None) -> Cell:
     value = _minus(f"{found['value']:.{decimals}f}")
     paper = _minus(f"{found['paper']:.{decimals}f}") if math.isfinite(found["paper"]) else ""
     if not math.isfinite(found["change"]):
-        return Cell(value, _interval(found["low"], found["high"], decimals), paper, found["mark"])
+        return Cell(value, _interval(found["low"], found["high"], decimals, found["value"]), paper, found["mark"])
     tested = math.isfinite(found["change_q"])
     low, high = found["change_low"], found["change_high"]
     told = tested and found["change_q"] < SIGNIFICANT and (low > 0 or high < 0)
@@ -168,13 +168,14 @@ def _cell(found: Mapping[Hashable, Any] | None) -> Cell:
         value,
         paper=paper,
         change=_minus(difference_text(found["change"], decimals, told)),
-        change_interval=_interval(low, high, decimals) if tested else "",
+        change_interval=_interval(low, high, decimals, found["change"]) if tested else "",
         change_q=q_text(found["change_q"]) if tested else "",
     )
 
 
-def _interval(low: float, high: float, decimals: int) -> str:
-    return _minus(interval_text((low, high) if math.isfinite(low) and math.isfinite(high) else None, decimals))
+def _interval(low: float, high: float, decimals: int, value: float) -> str:
+    limits = (low, high) if math.isfinite(low) and math.isfinite(high) else None
+    return _minus(interval_text(limits, decimals, value))
 
 
 def _minus(number: str) -> str:
@@ -229,7 +230,7 @@ def compared_table(comparison: ComparisonResult, names: Mapping[str, str], colum
     level, rows = 100 * comparison.bootstrap.level, []
     for name in columns or quantities:
         found, d, label = comparison[name], quantity(name).decimals, quantity(name).label
-        change = _minus(f"{found.difference:+.{d}f} {_interval(found.low, found.high, d)}".rstrip())
+        change = _minus(f"{found.difference:+.{d}f} {_interval(found.low, found.high, d, found.difference)}".rstrip())
         told = (_minus(f"{found.a:.{d}f}"), _minus(f"{found.b:.{d}f}"), change, q_text(found.p), q_text(found.q))
         effect = _minus(f"{found.d_z:.2f}") if math.isfinite(found.d_z) else "-"
         rows.append(((names.get(label, label),), (*told, effect)))

@@ -333,7 +333,7 @@ def test_a_comparison_has_what_other_results_have() -> None:
 def test_two_names_of_one_data_set_are_told_what_to_do() -> None:
     one, other = (SimpleNamespace(data=name, convention=None, records=()) for name in ("csv:a.csv", "DataFrame"))
     with pytest.raises(ValueError, match=r"give them one name \(load_data\(\.\.\., name=\.\.\.\)\)"):
-        compare(one, other)  # type: ignore[arg-type]
+        compare(one, other)
 
 
 def test_a_sign_that_is_not_the_differences_is_told() -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.main import get_command
 
+from mmerank import load_data
+from mmerank.__main__ import guarded
 from mmerank.commands.app import app
+from mmerank.errors import DataError
+from mmerank.inputs.example import check_usable
+from mmerank.inputs.pictures import open_picture
 from tests.conftest import LONGEST_S
 
 HEAVY = ("torch", "transformers", "datasets", "scipy", "matplotlib", "lm_eval", "open_clip")
@@ -30,6 +38,7 @@ WRONG = {
     "align demo gone/ --data demo": "gone/: no such folder",
     "align nobody/nothing --data demo": "not to be had from the hub",
     "align empty --data demo": "no config.json",
+    "align demo demo --data demo": "demo: named twice",
     "align model.yaml --data demo": "unknown adapter",
     "align gone.yaml --data demo": "cannot be read",
     "align demo --data coco:x": "unknown data",
@@ -104,3 +113,46 @@ def test_help_shows_flags_without_a_value(
         flags = [line for line in shown.splitlines() if "--help" in line or "--debug" in line or "--strict" in line]
         assert flags and "bool" not in shown.lower()
         assert all("<" not in line and max(map(len, shown.splitlines())) <= 80 for line in flags)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("align demo --data demo --sequence templat", "'templat'; known: bare, template; did you mean template?"),
+        ("perturb demo --data demo --transform grey --centre x", "'x'; known: mean, median, none"),
+    ],
+)
+def test_a_word_that_is_no_choice_is_answered_with_those_there_are(words: str, said: str) -> None:
+    name, *arguments = words.split()
+    with pytest.raises(Exception, match=re.escape(said)) as raised:
+        get_command(app).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
+    assert "Value error" not in str(raised.value)
+
+
+def test_pictures_that_are_not_there_are_told_before_a_model_is_loaded(tmp_path: Path) -> None:
+    rows = "".join(f"{i}.png,A cat.\n" for i in range(3))
+    (tmp_path / "t.csv").write_text(f"image,response\n{rows}")
+    data = load_data(f"csv:{tmp_path}/t.csv", image="image", response="response", instruction="")
+    said = r"3 of the first 3 pictures are not there, as .*0\.png; .* \?images=DIR"
+    with pytest.warns(UserWarning, match=said):
+        check_usable(data, pictures=True)
+    for i in range(2):
+        (tmp_path / f"{i}.png").touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_usable(data, pictures=True)
+
+
+def test_pillow_does_not_speak_of_a_picture_without_a_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused() -> None:
+        with pytest.raises(DataError, match=r"large.png: 12000 x 9000 px is over the limit of 100 meg.* \(--max-meg"):
+            open_picture(tmp_path / "large.png")
+
+    Image.new("1", (12000, 9000)).save(tmp_path / "large.png")
+    with pytest.warns(Image.DecompressionBombWarning):  # so that there is something to keep quiet
+        refused()
+    with warnings.catch_warnings():
+        guarded(refused)
+    assert capsys.readouterr().err == ""

@@ -20,7 +20,7 @@ from mmerank.analysis.metrics.pooled import pooled_samples
 from mmerank.analysis.sample import Floats, Sample, mean_of_those_there, of_pictures
 from mmerank.convention import Aggregate
 from mmerank.errors import UsageError
-from mmerank.formulas.asked import entry
+from mmerank.formulas.asked import entry, remembered
 from mmerank.formulas.entry import Entry
 from mmerank.runs.record import MATCHED, VALUE
 
@@ -29,7 +29,6 @@ _SEES: dict[str, Literal["image", "text", "pair"]] = {"image": "image", "text": 
 _ENDS = ("untrained", "trained", "difference")
 
 
-@cache
 def metric_of(column: str) -> Metric:
     """The metric whose numbers stand in a column of the records.
 
@@ -41,7 +40,12 @@ def metric_of(column: str) -> Metric:
     """
     front = next(front for front in (VALUE, MATCHED) if column.startswith(front))
     name = column.removeprefix(front)
-    known = known_as(name)
+    return _metric_of(front, name, known_as(name))
+
+
+@cache
+def _metric_of(front: str, name: str, known: Entry | None) -> Metric:
+    column = f"{front}{name}"
     return Metric(
         name=column,
         title=known.label if known else name,
@@ -69,11 +73,11 @@ def columns_of(records: pd.DataFrame) -> list[str]:
 
 
 def known_as(name: str) -> Entry | None:
-    """A metric by its name; None where it is known no more, as one of your own in a run of yesterday."""
+    """A metric by its name; of your own in a run of yesterday what the run states; None where that is nothing."""
     try:
         return entry(name)
     except UsageError:
-        return None
+        return remembered(name)
 
 
 def named_quantity(name: str) -> Quantity | None:

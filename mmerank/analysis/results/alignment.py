@@ -236,7 +236,12 @@ class AlignmentResult:
     @property
     def text_cut(self) -> int:
         """Number of examples whose text was cut to fit the model's limit."""
-        return sum(record.text_cut > 0 for record in self.records if record.input == "text")
+        return len(self.cut_examples)
+
+    @property
+    def cut_examples(self) -> tuple[str, ...]:
+        """Their ids."""
+        return tuple(record.example for record in self.records if record.input == "text" and record.text_cut > 0)
 
     def mean_tokens(self, label: str) -> float:
         """Mean number of tokens behind one of the eRanks, which none of them can exceed.

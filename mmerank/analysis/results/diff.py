@@ -210,7 +210,13 @@ class DiffResult:
     @property
     def text_cut(self) -> int:
         """Number of texts that were cut."""
-        return sum(r.text_cut > 0 for r in self.records if r.point == FINAL and r.model == self.model)
+        return len(self.cut_examples)
+
+    @property
+    def cut_examples(self) -> tuple[str, ...]:
+        """Their ids."""
+        mine = (r for r in self.records if r.point == FINAL and r.model == self.model)
+        return tuple(r.example for r in mine if r.text_cut > 0)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per model (trained or twin), text and hook point."""

@@ -142,7 +142,12 @@ class EncodingResult:
     @property
     def text_cut(self) -> int:
         """Number of examples whose text was cut at the encoder's limit."""
-        return len({r.example for r in self.records if r.text_cut and not r.model.startswith(TWIN)})
+        return len(self.cut_examples)
+
+    @property
+    def cut_examples(self) -> tuple[str, ...]:
+        """Their ids."""
+        return tuple(dict.fromkeys(r.example for r in self.records if r.text_cut and not r.model.startswith(TWIN)))
 
     @cached_property
     def _frame(self) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from mmerank.analysis.estimates import by_model
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.convention import AnyConvention
 from mmerank.errors import RunFolderError, UsageError, did_you_mean
+from mmerank.formulas.asked import remember
 from mmerank.inputs.example import Skipped
 from mmerank.inputs.selection import Selection
 from mmerank.runs.fetched import run_folder
@@ -100,6 +101,7 @@ def stored(folder: str | Path, job: str, model: str | None = None) -> Stored:
     settings = read_settings(folder, needs=("job", "data", "convention", "models"))
     if settings["job"] != job or "name" not in settings["data"]:
         raise RunFolderError(f"{folder}: expected a run of {job}, got one of {settings['job']}")
+    remember(settings)
     summary = read_summary(folder)
     results = {result["model"]: result for result in results_in(summary)}
     if not results:

@@ -69,7 +69,7 @@ def _box(axes: Axes, corner: tuple[float, float], label: str, number: dict[str, 
     axes.add_patch(Rectangle((x + 0.1, y + 0.07), (_WIDTH - 0.2) * share, 0.08, facecolor=colour, linewidth=0))
     centre = x + _WIDTH / 2
     axes.text(centre, y + 0.76, TITLES[label], ha="center", va="center", fontsize=7.5)
-    interval = interval_text((number["low"], number["high"]), 2) if number["low"] == number["low"] else ""
+    interval = _limits(number, 2)
     axes.text(
         centre,
         y + 0.52,
@@ -91,5 +91,10 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
 
 def _ratio(of: dict[str, dict[str, Any]], name: str) -> str:
     number = of[name]
-    interval = interval_text((number["low"], number["high"]), 4) if number["low"] == number["low"] else ""
+    interval = _limits(number, 4)
     return f"{number['value']:.4f}\n{interval}"
+
+
+def _limits(number: dict[str, Any], decimals: int) -> str:
+    there = number["low"] == number["low"]
+    return interval_text((number["low"], number["high"]), decimals, number["value"]) if there else ""

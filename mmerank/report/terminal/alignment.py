@@ -9,14 +9,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mmerank.analysis.alike import unlike_rows, unlike_text
+from mmerank.analysis.alike import repeated, repeated_text, unlike_rows, unlike_text
 from mmerank.analysis.metrics.alignment import DECIMALS, LABELS
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.analysis.results.examination import said_of_gates
 from mmerank.analysis.results.perturbation import PerturbationResult
 from mmerank.eranks import ERANKS
+from mmerank.report.names import short_data
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
-from mmerank.report.terminal.parts import airy_table, by_model, called, choice_text, joined, short, skip_lines
+from mmerank.report.terminal.parts import airy_table, by_model, called, choice_text, few, joined, measured, skip_lines
 from mmerank.report.terminal.perturbation import (
     check_lines,
     difference_text,
@@ -46,9 +47,13 @@ def alignment_table(
     others = beside or [{}] * len(results)
 
     def cells(label: str, decimals: int) -> list[Text]:
-        ours = [_number(getattr(result, label), decimals) for result in results]
+        values = [getattr(result, label) for result in results]
+        ours = [_number(value, decimals) for value in values]
         theirs = [f" ({other[label]:.{decimals}f})" if label in other else "" for other in others]
-        limits = [interval_text(result.intervals.get(label), decimals) for result in results]
+        limits = [
+            interval_text(result.intervals.get(label), decimals, value)
+            for result, value in zip(results, values, strict=True)
+        ]
         return [Text(joined(a + b, c, len(results))) for a, b, c in zip(ours, theirs, limits, strict=True)]
 
     table = by_model("Image-text alignment", results, explained=len(results) <= EXPLAINED)
@@ -117,11 +122,10 @@ def standing(result: AlignmentResult, *, brackets: bool = True) -> list[str]:
     Returns:
         Lines.
     """
-    total = result.n + len(result.skipped)
     skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
     tokens = ", ".join(_number(result.mean_tokens(label), 0) for label in ERANKS)
     lines = [
-        f"{result.model} on {result.data}: n = {result.n} of {total} examples{choice_text(result)}{skipped}",
+        f"{measured(result)} examples{choice_text(result)}{skipped}",
         f"  mean tokens behind eRank1-5: {tokens}",
         *([interval_line(result.bootstrap, result.n)] if brackets else []),
         *(f"  {LABELS[label]} is undefined: {reason}" for label, reason in result.undefined.items()),
@@ -129,7 +133,11 @@ def standing(result: AlignmentResult, *, brackets: bool = True) -> list[str]:
     ]
     lines += skip_lines(result.skipped)
     if result.text_cut:
-        lines.append(f"  text cut at the model's limit: {result.text_cut} of the examples")
+        lines.append(
+            f"  text cut at the model's limit: {result.text_cut} of the examples ({few(result.cut_examples)})"
+        )
+    if twice := repeated(result.records):
+        lines.append(f"  caution: {repeated_text(twice)}")
     return lines + row_standing(result)
 
 
@@ -142,7 +150,7 @@ def perturbation_table(result: PerturbationResult) -> Table:
     Returns:
         The table, for a rich console.
     """
-    title = f"{called(result.base)} on {short(result.base.data)}: before and after"
+    title = f"{called(result.base)} on {short_data(result.base.data)}: before and after"
     table = airy_table(title)
     table.add_column("", overflow="fold")
     for label, (point, kind) in ERANKS.items():

@@ -13,7 +13,17 @@ from rich.text import Text
 from mmerank.analysis.alike import read_alike
 from mmerank.analysis.results.diff import DiffResult
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
-from mmerank.report.terminal.parts import MANY, airy_table, by_model, called, choice_text, joined, skip_lines
+from mmerank.report.terminal.parts import (
+    MANY,
+    airy_table,
+    by_model,
+    called,
+    choice_text,
+    few,
+    joined,
+    measured,
+    skip_lines,
+)
 from mmerank.report.terminal.rows import metric_table
 
 
@@ -86,7 +96,7 @@ def diff_table(results: Sequence[DiffResult]) -> Table:
             *(
                 ""
                 if math.isnan(value)
-                else Text(joined(f"{value:.{decimals}f}", interval_text(interval, decimals), len(results)))
+                else Text(joined(f"{value:.{decimals}f}", interval_text(interval, decimals, value), len(results)))
                 for value, interval in numbers
             ),
         )
@@ -127,7 +137,10 @@ def layer_table(result: DiffResult) -> Table:
     for point in result.points:
         limits = result.layer_intervals[point.point]
         labels = ("erank_untrained", "erank_trained", "diff_erank")
-        numbers = (f"{getattr(point, label):.2f} {interval_text(limits.get(label), 2)}".rstrip() for label in labels)
+        numbers = (
+            f"{getattr(point, label):.2f} {interval_text(limits.get(label), 2, getattr(point, label))}".rstrip()
+            for label in labels
+        )
         table.add_row(point.point, *map(Text, numbers))
     return table
 
@@ -173,9 +186,9 @@ def diff_standing(result: DiffResult) -> list[str]:
     """
     mode = "dropout on" if result.convention.untrained_mode == "train" else "dropout off"
     seeds = ", ".join(map(str, result.seeds))
-    cut = f", {result.text_cut} of them cut" if result.text_cut else ""
+    cut = f", {result.text_cut} of them cut ({few(result.cut_examples)})" if result.text_cut else ""
     return [
-        f"{result.model} on {result.data}: n = {result.n} of {result.n + len(result.skipped)} texts"
+        f"{measured(result)} texts"
         f"{choice_text(result)}, {result.tokens:,} tokens{cut}; "
         f"untrained: seed {seeds}, {mode}{_drawn(result.initialisation)}",
         interval_line(result.bootstrap, result.n),

@@ -12,8 +12,9 @@ from rich.text import Text
 from mmerank.analysis.metrics.embedded import GROUPS, UNTRAINED
 from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.results.encoding import NUMBERS, SIDES, EncodingResult, LayerEranks, Number
+from mmerank.report.names import short_data
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
-from mmerank.report.terminal.parts import airy_table, called, choice_text, short, skip_lines
+from mmerank.report.terminal.parts import airy_table, called, choice_text, few, measured, skip_lines
 from mmerank.report.terminal.rows import metric_table
 
 # Layers of a model that have room; of more, some at equal distances.
@@ -70,7 +71,7 @@ def encoding_notes(results: Sequence[EncodingResult]) -> list[str]:
 
 
 def _numbers(result: EncodingResult) -> Table:
-    table = airy_table(f"{called(result)} on {short(result.data)}: embeddings")
+    table = airy_table(f"{called(result)} on {short_data(result.data)}: embeddings")
     for heading in ("", "trained", f"untrained (seed {result.untrained_seed})"):
         table.add_column(heading, justify="right" if heading else "left")
     for name in NUMBERS:
@@ -104,7 +105,7 @@ def _layers(result: EncodingResult) -> Table:
 def _models(results: Sequence[EncodingResult]) -> Table:
     """A row for each model and its twin."""
     names = [name for name in NUMBERS if any(name in result.numbers for result in results)]
-    table = airy_table(f"Embeddings of {short(results[0].data)}")
+    table = airy_table(f"Embeddings of {short_data(results[0].data)}")
     table.caption = Text("eRank of embeddings; below each model its untrained twin")
     table.caption_justify = "left"
     table.add_column("", overflow="fold")
@@ -141,7 +142,7 @@ def _rows_of(side: str, layers: Sequence[LayerEranks]) -> str:
 def _cell(number: Number | None, decimals: int) -> Text:
     if number is None or math.isnan(number.value):
         return Text(_NOTHING)
-    return Text(f"{number.value:.{decimals}f} {interval_text(number.interval, decimals)}".rstrip())
+    return Text(f"{number.value:.{decimals}f} {interval_text(number.interval, decimals, number.value)}".rstrip())
 
 
 def standing(result: EncodingResult) -> list[str]:
@@ -153,11 +154,14 @@ def standing(result: EncodingResult) -> list[str]:
     Returns:
         Lines.
     """
-    total = result.n + len(result.skipped)
     skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
-    cut = f", the text of {result.text_cut} cut at the encoder's limit" if result.text_cut else ""
+    cut = (
+        f", the text of {result.text_cut} cut at the encoder's limit ({few(result.cut_examples)})"
+        if result.text_cut
+        else ""
+    )
     return [
-        f"{result.model} on {result.data}: n = {result.n} of {total} examples{choice_text(result)}{skipped}{cut}"
+        f"{measured(result)} examples{choice_text(result)}{skipped}{cut}"
         + ("" if result.untrained_seed is None else f"; untrained: seed {result.untrained_seed}"),
         *(f"  {what} is undefined: {reason}" for what, reason in result.undefined.items()),
         *skip_lines(result.skipped),

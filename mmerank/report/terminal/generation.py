@@ -10,8 +10,9 @@ from rich.text import Text
 
 from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.results.generation import GenerationResult, Grown
+from mmerank.report.names import short_data
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
-from mmerank.report.terminal.parts import airy_table, called, choice_text, clean, short, skip_lines
+from mmerank.report.terminal.parts import airy_table, called, choice_text, clean, measured, skip_lines
 
 # Responses that are shown, and how much of each.
 SHOWN, LETTERS = 2, 76
@@ -28,7 +29,7 @@ def generation_tables(results: Sequence[GenerationResult]) -> list[Table]:
     """
     convention = results[0].convention
     table = airy_table(
-        f"{convention.sampling}, at most {convention.max_new_tokens} tokens on {short(results[0].data)}"
+        f"{convention.sampling}, at most {convention.max_new_tokens} tokens on {short_data(results[0].data)}"
     )
     table.add_column("")
     for result in results:
@@ -64,8 +65,7 @@ def generation_notes(results: Sequence[GenerationResult]) -> list[str]:
     for result in results:
         skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
         lines += [
-            f"{result.model} on {result.data}: n = {result.n} of {result.n + len(result.skipped)} examples"
-            f"{choice_text(result)}{skipped}",
+            f"{measured(result)} examples{choice_text(result)}{skipped}",
             *skip_lines(result.skipped),
             *(f"  {clean(of.example)}: {_begun(of.text)}" for of in result.responses[:SHOWN]),
         ]
@@ -88,4 +88,6 @@ def _cell(number: Grown | None, name: str, n: int) -> Text:
         return Text("-")
     decimals = quantity(name).decimals
     fewer = f"  n = {number.n}" if number.n < n else ""
-    return Text(f"{number.value:.{decimals}f} {interval_text(number.interval, decimals)}".rstrip() + fewer)
+    return Text(
+        f"{number.value:.{decimals}f} {interval_text(number.interval, decimals, number.value)}".rstrip() + fewer
+    )

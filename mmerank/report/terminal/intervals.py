@@ -15,12 +15,13 @@ from mmerank.analysis.statistics.bootstrap import ROUGH, Bootstrap, Interval
 from mmerank.analysis.statistics.paired import ComparisonResult
 
 
-def interval_text(interval: Interval | None, decimals: int) -> str:
+def interval_text(interval: Interval | None, decimals: int, value: float | None = None) -> str:
     """Limits with the digits that their distance leaves a meaning.
 
     Args:
         interval: Low and high; None for nothing.
         decimals: Most decimals.
+        value: What stands before it with all decimals; within the limits, as shown, where it is within them.
 
     Returns:
         `[low, high]`, or nothing.
@@ -28,6 +29,8 @@ def interval_text(interval: Interval | None, decimals: int) -> str:
     Example:
         >>> interval_text((17.926, 18.812), 2), interval_text((17.926, 18.112), 2), interval_text((142.3, 231.1), 2)
         ('[17.9, 18.8]', '[17.93, 18.11]', '[142, 231]')
+        >>> interval_text((0.7012, 0.8115), 4), interval_text((0.7012, 0.8115), 4, 0.8115)
+        ('[0.70, 0.81]', '[0.7012, 0.8115]')
     """
     if interval is None:
         return ""
@@ -36,6 +39,9 @@ def interval_text(interval: Interval | None, decimals: int) -> str:
     if high > low:
         # Rounding moves a limit by at most an eighth of half the width.
         shown = min(decimals, max(0, math.ceil(-math.log10((high - low) / 8))))
+    if value is not None and low <= value <= high:
+        if not round(low, shown) <= round(value, decimals) <= round(high, shown):
+            shown = decimals
     return f"[{_rounded(low, shown):.{shown}f}, {_rounded(high, shown):.{shown}f}]"
 
 
@@ -75,7 +81,7 @@ def comparison_table(comparison: ComparisonResult) -> Table:
         known = quantity(found.quantity)
         decimals = known.decimals
         finite = math.isfinite(found.low) and math.isfinite(found.high)
-        interval = interval_text((found.low, found.high) if finite else None, decimals)
+        interval = interval_text((found.low, found.high) if finite else None, decimals, found.difference)
         table.add_row(
             known.label,
             f"{_rounded(found.difference, decimals):+.{decimals}f} {interval}".rstrip(),

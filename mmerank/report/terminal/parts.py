@@ -13,8 +13,10 @@ from mmerank.analysis.results.diff import DiffResult
 from mmerank.analysis.results.encoding import EncodingResult
 from mmerank.analysis.results.generation import GenerationResult
 from mmerank.inputs.example import Skipped
+from mmerank.report.names import short_data
 
 SKIPS_SHOWN = 10
+_FEW = 3  # ids in a sentence
 # In 80 columns.
 INLINE = 2  # results whose intervals fit behind the numbers, and not below
 NARROW = 4  # results from which on the names of the rows are broken
@@ -42,7 +44,7 @@ def by_model(title: str, results: Sequence[AlignmentResult | DiffResult], *, exp
     if explained:
         table.add_column("where / input", style="dim")
     for result in results:
-        table.add_column(Text(f"{called(result)}\n{short(result.data)}"), justify="right", overflow="fold")
+        table.add_column(Text(f"{called(result)}\n{short_data(result.data)}"), justify="right", overflow="fold")
     return table
 
 
@@ -74,6 +76,18 @@ def short(name: str) -> str:
 def called(result: AlignmentResult | DiffResult | EncodingResult | GenerationResult) -> str:
     """The name that a model was given, or else its own, without the folders it lies in."""
     return result.name or short(result.model)
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of several ids, and how many more there are."""
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return ", ".join(clean(name) for name in names[:_FEW]) + more
+
+
+def measured(result: AlignmentResult | DiffResult | EncodingResult | GenerationResult) -> str:
+    """What was measured of what, with how many of the examples: the beginning of the line below a table."""
+    total = result.n + len(result.skipped)
+    return f"{result.model} on {short_data(result.data)}: n = {result.n} of {total}"
 
 
 def clean(text: str) -> str:

@@ -35,7 +35,7 @@ def row_tables(result: AlignmentResult, name: str) -> list[Table]:
     """
     name = escape(name)
     tables = []
-    if result.matched is not None:
+    if result.matched is not None and result.matched["n"]:
         tables.append(_matched(result.matched, name))
     if result.token_curve is not None:
         tables.append(_curve(result.token_curve, f"{name}: eRank by number of rows"))
@@ -63,12 +63,17 @@ def row_standing(result: AlignmentResult) -> list[str]:
     """
     lines = []
     if (matched := result.matched) is not None:
-        k, total = matched["tokens"], matched["n"] + matched["left_out"]
-        lines.append(f"  {k} rows each: n = {matched['n']} of {total} examples, mean of {matched['repeats']} draws")
-        if matched["left_out"]:
+        k, n, fewest = matched["tokens"], matched["n"], matched["fewest_rows"]
+        if not n:
             lines.append(
-                f"  the others have fewer rows somewhere; {matched['fewest_rows']} rows would leave none out"
+                f"  caution: no example has {k} rows everywhere, so there are no numbers on as many; --match-tokens "
+                f"{fewest} would leave none out"
             )
+        else:
+            total = n + matched["left_out"]
+            lines.append(f"  {k} rows each: n = {n} of {total} examples, mean of {matched['repeats']} draws")
+        if n and matched["left_out"]:
+            lines.append(f"  the others have fewer rows somewhere; {fewest} rows would leave none out")
     for label, of in (result.leave_one_out or {}).items():
         lines.append(
             f"  {LABELS[label]}: what each row adds in {of['measured']} of {of['n']} examples, with its place in the "
@@ -104,7 +109,7 @@ def _matched(matched: Mapping[str, Any], name: str) -> Table:
             for number in (matched["all_rows"][label], matched[label], matched["stdev_of_a_draw"][label])
         )
         limits = matched["intervals"].get(label)
-        interval = interval_text(tuple(limits) if limits else None, digits)
+        interval = interval_text(tuple(limits) if limits else None, digits, matched[label])
         table.add_row(LABELS[label], everywhere, Text(f"{drawn} {interval}".rstrip()), spread)
     return table
 
@@ -172,7 +177,7 @@ def _layers(layers: Sequence[Mapping[str, Any]], title: str) -> Table:
     for heading in ("all rows", "image rows", "text rows"):
         table.add_column(heading, justify="right")
     for at in layers:
-        intervals = {rows: interval_text(tuple(limits), 2) for rows, limits in at["intervals"].items()}
+        intervals = {rows: interval_text(tuple(limits), 2, at[rows]) for rows, limits in at["intervals"].items()}
         cells = (f"{_number(at[rows])} {intervals.get(rows, '')}".rstrip() for rows in ("all", "image", "text"))
         table.add_row(at["point"], *map(Text, cells))
     return table
@@ -198,7 +203,7 @@ def metric_table(metrics: Mapping[str, Sequence[Mapping[str, Any]]], title: str)
     for name, numbers in metrics.items():
         known = known_as(name)
         for i, found in enumerate(numbers):
-            interval = interval_text(tuple(found["interval"]) if found["interval"] else None, 4)
+            interval = interval_text(tuple(found["interval"]) if found["interval"] else None, 4, found["value"])
             value = f"{_number(found['value'], 4)} {interval}".rstrip()
             if (null := found.get("null")) and null["p"] is not None:
                 value += f"\nshuffled pairs {_number(null['null_mean'], 4)}, p {_number(null['p'], 3)}"
