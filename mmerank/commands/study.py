@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ _JOBS: dict[str, Callable[..., None]] = {
 _ARGUMENTS = ("models", "model")
 
 
-class On(str, Enum):
+class On(StrEnum):
     """Where cells run."""
 
     local = "local"

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +78,8 @@ def standing(cell: Cell, folder: Path) -> Standing:
         folder: Of the study.
 
     Returns:
-        `done` with a summary, `running` where a process is at it, `failed` with what was said, `begun` where there are
-        records.
+        `done` with a summary, `running` where a process is at it, `failed` with what was said, `begun` where there
+        are records.
 
     Raises:
         RunFolderError: The file system has no locks.
@@ -123,7 +123,7 @@ def run_cell(
         cell: It.
         folder: Of the study, where the cell's file lies.
         environment: Variables of the process, beside those of this one.
-        together: Whether the tasks that a launcher started with this one are at the same cell; else each runs its own.
+        together: Whether the tasks that a launcher started with this one are at the same cell; else each has its own.
         patience_s: How long to wait for a process that has the cell, as one of a node that was just lost.
 
     Returns:
@@ -266,5 +266,3 @@ def _said(log: Path, status: int) -> str:
 
 def _readable(argument: str) -> str:
     return folder_name(argument).rsplit("-", 1)[0][:40]
-
-

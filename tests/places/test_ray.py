@@ -13,7 +13,7 @@ import pytest
 
 from mmerank.errors import UsageError
 from tests.conftest import LONGEST_S
-from tests.places.studies import TINY, Study, grid, kill, pair_of_cells, until
+from tests.places.studies import TINY, grid, kill, pair_of_cells, until
 
 ray = pytest.importorskip("ray", reason="needs Ray, of the extra mmerank[ray]")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -61,9 +61,7 @@ def test_no_cluster(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_numbers_are_those_of_one_process(
-    tmp_path: Path, cluster: Cluster, golden_pairs: Path, golden: Path
-) -> None:
+def test_numbers_are_those_of_one_process(tmp_path: Path, cluster: Cluster, golden_pairs: Path, golden: Path) -> None:
     cluster.add_node(num_cpus=1)
     pairs = f"llava:{golden_pairs}?images={golden}/images"
     here, there = grid(tmp_path / "a", pairs), grid(tmp_path / "b", pairs, **on(cluster))

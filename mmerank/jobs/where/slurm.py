@@ -57,7 +57,9 @@ class Slurm:
         known = sorted(SlurmExecutor._valid_parameters())
         for name, value in options.items():
             if name not in known:
-                raise UsageError(f"{said}: no option {name!r}{did_you_mean(name, known)} (there are {', '.join(known)})")
+                raise UsageError(
+                    f"{said}: no option {name!r}{did_you_mean(name, known)} (there are {', '.join(known)})"
+                )
             if name in _NUMBERS and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise UsageError(f"{said}: {name}: expected a number from 1, got {value!r}")
         if "time" not in options:
@@ -186,12 +188,12 @@ def _states() -> dict[str, _State]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     except FileNotFoundError:
-        raise SchedulerError("--on slurm: there is no squeue here; start the study where sbatch and squeue are") from None
+        raise SchedulerError(
+            "--on slurm: there is no squeue here; start the study where sbatch and squeue are"
+        ) from None
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"squeue ended with status {done.returncode}"
-        raise SchedulerError(
-            f"Slurm does not answer ({said}); jobs that run go on, and the same command finds them"
-        )
+        raise SchedulerError(f"Slurm does not answer ({said}); jobs that run go on, and the same command finds them")
     lines = (line.split("|", 2) for line in done.stdout.splitlines())
     return {parts[0]: _State(parts[1], parts[2]) for parts in lines if len(parts) == 3}
 
