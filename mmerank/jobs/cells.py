@@ -123,8 +123,7 @@ def run_cell(
         cell: It.
         folder: Of the study, where the cell's file lies.
         environment: Variables of the process, beside those of this one.
-        together: Whether the tasks that a launcher started with this one are at the same cell; else each runs its
-            own.
+        together: Whether the tasks that a launcher started with this one are at the same cell; else each has its own.
         patience_s: How long to wait for a process that has the cell, as one of a node that was just lost.
 
     Returns:

@@ -23,7 +23,6 @@ from tests.places.studies import TINY, Study, alive, grid, kill, pair_of_cells, 
 pytest.importorskip("submitit", reason="needs submitit, of the extra mmerank[slurm]")
 from mmerank.jobs.where.slurm import Slurm, _minutes
 
-pytestmark = pytest.mark.slow
 EACH: dict[str, Any] = {"time": 30, "cpus_per_task": 1}
 
 
@@ -86,6 +85,7 @@ def test_times_of_slurm(stated: Any, minutes: int) -> None:
     assert _minutes(stated, "") == minutes
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_one_process(tmp_path: Path, cluster: Cluster, golden_pairs: Path, golden: Path) -> None:
     pairs = f"llava:{golden_pairs}?images={golden}/images"
     here, there = grid(tmp_path / "a", pairs), grid(tmp_path / "b", pairs, cluster.environment, slurm=EACH)
@@ -97,6 +97,7 @@ def test_numbers_are_those_of_one_process(tmp_path: Path, cluster: Cluster, gold
     assert cluster.jobs().keys() <= before.keys(), "what is done needs no job"
 
 
+@pytest.mark.slow
 def test_who_starts_the_study_again_waits_for_its_jobs(pair: Study, cluster: Cluster, alone: dict[str, Any]) -> None:
     pair.hold("hf_model")
     first = pair.starts("slurm")
@@ -112,6 +113,7 @@ def test_who_starts_the_study_again_waits_for_its_jobs(pair: Study, cluster: Clu
     assert pair.results() == alone
 
 
+@pytest.mark.slow
 def test_a_requeued_cell_goes_on_where_it_was(study: Study, cluster: Cluster, alone: dict[str, Any]) -> None:
     study.hold("hf_model")
     begun = study.starts("slurm")
@@ -127,6 +129,7 @@ def test_a_requeued_cell_goes_on_where_it_was(study: Study, cluster: Cluster, al
     assert same(study, alone)
 
 
+@pytest.mark.slow
 def test_the_time_of_a_job_ends(study: Study, cluster: Cluster, alone: dict[str, Any]) -> None:
     study.hold("hf_model")
     begun = study.starts("slurm")
@@ -139,6 +142,7 @@ def test_the_time_of_a_job_ends(study: Study, cluster: Cluster, alone: dict[str,
     assert same(study, alone)
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_killed_is_failed_and_tried_again(pair: Study, alone: dict[str, Any]) -> None:
     pair.hold("hf_model")
     begun = pair.starts("slurm")
@@ -151,6 +155,7 @@ def test_a_cell_that_is_killed_is_failed_and_tried_again(pair: Study, alone: dic
     assert pair.results() == alone
 
 
+@pytest.mark.slow
 def test_a_job_that_ends_without_a_result(study: Study, cluster: Cluster, alone: dict[str, Any]) -> None:
     study.hold("hf_model")
     begun = study.starts("slurm")
@@ -165,6 +170,7 @@ def test_a_job_that_ends_without_a_result(study: Study, cluster: Cluster, alone:
     assert same(study, alone)
 
 
+@pytest.mark.slow
 def test_a_node_is_lost(study: Study, cluster: Cluster, alone: dict[str, Any]) -> None:
     study.hold("hf_model")
     begun = study.starts("slurm")
@@ -192,6 +198,7 @@ def cluster_processes(process: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_cell_on_several_processes(tmp_path: Path, cluster: Cluster, alone: dict[str, Any]) -> None:
     each = {**EACH, "nodes": 2, "ntasks_per_node": 1}
     study = pair_of_cells(tmp_path, cluster.environment, models=TINY[:1], slurm=each)
@@ -202,6 +209,7 @@ def test_a_cell_on_several_processes(tmp_path: Path, cluster: Cluster, alone: di
     assert (study.folder / "s/cells" / f"{name}.1.log").exists()
 
 
+@pytest.mark.slow
 def test_tasks_of_a_plain_step_share_the_work(tmp_path: Path, cluster: Cluster, alone: dict[str, Any]) -> None:
     command = [sys.executable, "-m", "mmerank", "align", TINY[0], "--data", "demo", "--limit", "8", "--device", "cpu"]
     command += ["--out", str(tmp_path / "run"), "--json", "-"]
@@ -217,6 +225,7 @@ def test_tasks_of_a_plain_step_share_the_work(tmp_path: Path, cluster: Cluster, 
     assert json.loads(done.stdout)["results"] == expected, "the first says it, once"
 
 
+@pytest.mark.slow
 def test_no_scheduler(tmp_path: Path, cluster: Cluster) -> None:
     study = pair_of_cells(tmp_path / "a", cluster.environment, slurm={**EACH, "partition": "none"})
     said = study.starts("slurm").communicate(timeout=LONGEST_S)[1]

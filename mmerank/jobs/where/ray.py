@@ -6,8 +6,11 @@ Ray starts a task again whose node, or whose process, was lost; it goes on with 
 from __future__ import annotations
 
 import os
+import socket
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from mmerank.jobs.cells import Cell, beside, last_lines, run_cell, standing
 
 LEASE_S = 120  # until a shared disk lets go of the locks of a node that was lost
 RETRIES = 3
+KNOCK_S = 30.0
 # Of `ray.remote`; `address` is that of the cluster, as of `ray.init`.
 _TAKEN = ("num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "max_retries", "scheduling_strategy")
 _KNOWN = ("address", *_TAKEN)
@@ -62,27 +66,35 @@ class Ray:
         Raises:
             SchedulerError: There is no cluster, or it was lost.
         """
-        import ray
-
         folder = folder.resolve()
         left = [cell for cell in cells if standing(cell, folder).state != "done"]
         yield from ((cell, "") for cell in cells if cell not in left)
         if not left:
             return
+        with redirect_stdout(sys.stderr):  # where Ray says what it has to say; stdout is for what was asked for
+            yield from self._ran(left, folder)
+
+    def _ran(self, cells: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, str]]:
+        import ray
+
         try:
+            _knock(self._address)
             ray.init(address=self._address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise SchedulerError(
                 f"no Ray cluster answers ({first_line(error)}); `ray start --head` starts one, RAY_ADDRESS or "
                 "`address` says where another is"
             ) from None
         try:
-            _tell_what_no_node_has(ray.nodes(), self._taken)
-            task = ray.remote(max_calls=1, **self._taken)(_run)
-            for cell in left:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            # Ray hides the GPUs from what asks for none.
+            taken = {"num_gpus": int(any(node.get("GPU") for node in nodes)), **self._taken}
+            _tell_what_no_node_has(nodes, taken)
+            task = ray.remote(max_calls=1, **taken)(_run)
+            for cell in cells:
                 beside(folder, cell, "failed").unlink(missing_ok=True)
             here = {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
-            waiting = {task.remote(cell, folder, Path.cwd(), here): cell for cell in left}
+            waiting = {task.remote(cell, folder, Path.cwd(), here): cell for cell in cells}
             while waiting:
                 (done,), _ = ray.wait(list(waiting), num_returns=1)
                 cell = waiting.pop(done)
@@ -97,6 +109,14 @@ class Ray:
             ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Look whether anything listens where a cluster is said to be: Ray itself would try for many minutes."""
+    stated = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    host, _, port = stated.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+
+
 def _run(cell: Cell, folder: Path, directory: Path, environment: Mapping[str, str]) -> str:
     os.chdir(directory)  # what paths in the study file are relative to
     return run_cell(cell, folder, environment=environment, patience_s=LEASE_S)
@@ -106,7 +126,6 @@ def _tell_what_no_node_has(nodes: Sequence[Mapping[str, Any]], taken: Mapping[st
     """A task that fits no node waits for one that does, for ever where none joins."""
     asked = {"CPU": taken.get("num_cpus", 1), "GPU": taken.get("num_gpus", 0), "memory": taken.get("memory", 0)}
     asked |= taken.get("resources") or {}
-    has = [node["Resources"] for node in nodes if node["Alive"]]
-    if not any(all(of.get(name, 0) >= amount for name, amount in asked.items()) for of in has):
+    if not any(all(of.get(name, 0) >= amount for name, amount in asked.items()) for of in nodes):
         wanted = ", ".join(f"{name} {amount:g}" for name, amount in asked.items() if amount)
         warnings.warn(f"no node of this Ray cluster has {wanted}: cells wait until one joins", stacklevel=2)
