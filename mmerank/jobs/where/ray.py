@@ -6,6 +6,7 @@ Ray starts a task again whose node, or whose process, was lost; it goes on with 
 from __future__ import annotations
 
 import os
+import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from mmerank.errors import SchedulerError, UsageError, did_you_mean, first_line
 from mmerank.jobs.cells import Cell, beside, last_lines, run_cell, standing
 
+ANSWER_S = 20.0
 LEASE_S = 120  # until a shared disk lets go of the locks of a node that was lost
 RETRIES = 3
 # Of `ray.remote`; `address` is that of the cluster, as of `ray.init`.
@@ -44,9 +46,11 @@ class Ray:
             if name not in _KNOWN:
                 meant = did_you_mean(name, _KNOWN)
                 raise UsageError(f"{said}: no option {name!r}{meant} (there are {', '.join(_KNOWN)})")
+            if name == "address" and not isinstance(value, str):
+                raise UsageError(f"{said}: address: expected HOST:PORT, got {value!r}")
             if name in _AMOUNTS and (not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0):
                 raise UsageError(f"{said}: {name}: expected a number from 0, got {value!r}")
-        self._address = options.get("address", "auto")
+        self._address: str = options.get("address") or os.environ.get("RAY_ADDRESS") or "auto"
         self._taken = {"max_retries": RETRIES} | {key: value for key, value in options.items() if key in _TAKEN}
 
     def __call__(self, cells: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, str]]:
@@ -70,11 +74,12 @@ class Ray:
         if not left:
             return
         try:
+            _look_for(self._address)
             ray.init(address=self._address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
             raise SchedulerError(
-                f"no Ray cluster answers ({first_line(error)}); `ray start --head` starts one, RAY_ADDRESS or "
-                "`address` says where another is"
+                f"no Ray cluster answers at {self._address!r} ({first_line(error)}); `ray start --head` starts one, "
+                "RAY_ADDRESS or `address` says where another is"
             ) from None
         try:
             _tell_what_no_node_has(ray.nodes(), self._taken)
@@ -95,6 +100,13 @@ class Ray:
             raise SchedulerError(f"the Ray cluster was lost ({first_line(error)}); what is measured stays") from None
         finally:
             ray.shutdown()
+
+
+def _look_for(address: str) -> None:
+    """Ray itself asks an address where nothing is for a quarter of an hour."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
 
 
 def _run(cell: Cell, folder: Path, directory: Path, environment: Mapping[str, str]) -> str:
