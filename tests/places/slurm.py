@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.places.studies import alive, until
+from tests.places.studies import LIMIT_S, alive, until
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun", "scontrol", "scancel", "sinfo")
 _CONF = """
@@ -67,7 +66,8 @@ class Cluster:
             *((node, ["slurmd", "-N", node, "-f", self.environment["SLURM_CONF"]]) for node in ("n1", "n2")),
         ):
             if not self.process(name):
-                subprocess.run(command, check=True, capture_output=True, env={**os.environ, **self.environment})
+                environment = {**os.environ, **self.environment}
+                subprocess.run(command, check=True, capture_output=True, timeout=LIMIT_S, env=environment)
                 until(partial(self.process, name))
         until(lambda: self.says("sinfo", "--noheader", "--format=%T").split() == ["idle"])
 
@@ -83,27 +83,22 @@ class Cluster:
         os.kill(number, signal.SIGKILL)
         until(lambda: not alive(number))
 
-    def stop(self) -> None:
-        subprocess.run(["scancel", "--user=root"], capture_output=True, env={**os.environ, **self.environment})
+    def empty(self) -> None:
+        """Of jobs."""
+        self.says("scancel", "--user=root")
         until(lambda: not self.says("squeue", "--noheader"))
-        for name in ("n1", "n2", "slurmctld", "munged"):
-            if number := self.process(name):
-                os.kill(number, signal.SIGTERM)
-                until(partial(_gone, number))
 
     def says(self, *command: str) -> str:
         """What a command of Slurm puts out; empty where it fails."""
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **self.environment})
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=LIMIT_S, env={**os.environ, **self.environment}
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
 
     def jobs(self) -> dict[str, str]:
         """By number, states of those that there are or were."""
         lines = self.says("squeue", "--noheader", "--array", "--states=all", "--format=%i %T").splitlines()
         return dict(line.split() for line in lines)
-
-
-def _gone(number: int) -> bool:
-    return not alive(number)
 
 
 def started(folder: Path) -> Cluster:
@@ -125,7 +120,7 @@ def started(folder: Path) -> Cluster:
         "log-file": "munged.log",
     }
     options = [f"--{name}={folder / path}" for name, path in {**paths, "seed-file": "seed"}.items()]
-    done = subprocess.run(["munged", "--force", *options], capture_output=True, text=True)
+    done = subprocess.run(["munged", "--force", *options], capture_output=True, text=True, timeout=LIMIT_S)
     if done.returncode:
         pytest.skip(f"munged does not start: {done.stderr}")
     cluster = Cluster(folder)
@@ -139,8 +134,3 @@ def _free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
-
-
-def quiet(seconds: float) -> None:
-    """Let time pass in which nothing should happen."""
-    time.sleep(seconds)

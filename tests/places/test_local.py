@@ -18,7 +18,7 @@ from mmerank.jobs.cells import Cell, beside, ended, run_cell, standing, write_ce
 from mmerank.jobs.study import taken_by_each
 from mmerank.jobs.where.local import one_a_gpu, one_by_one, visible_gpus
 from mmerank.processes import TAKEN
-from tests.places.studies import TINY, alive, kill, pair_of_cells, until
+from tests.places.studies import alive, kill, study_of, until
 
 CELLS = [Cell("align", f"model-{i}", "demo", {}) for i in range(6)]
 
@@ -105,9 +105,7 @@ def test_what_a_scheduler_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_study_and_a_cell_are_killed(tmp_path: Path) -> None:
-    alone = pair_of_cells(tmp_path / "alone", models=TINY[:1])
-    alone.runs("local")
-    study = pair_of_cells(tmp_path / "killed", models=TINY[:1])
+    study = study_of(tmp_path)
     study.hold("hf_model")
     begun = study.starts("local")
     process, *_, name = study.held(begun)
@@ -123,4 +121,4 @@ def test_a_study_and_a_cell_are_killed(tmp_path: Path) -> None:
     assert cell["state"] == "failed" and "ended by signal 9" in cell["reason"]
     study.let_go()
     study.runs("local")
-    assert parts < study.parts(name) and study.results() == alone.results()
+    assert parts < study.parts(name) and study.is_as_alone()

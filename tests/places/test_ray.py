@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from mmerank.errors import UsageError
-from tests.conftest import LONGEST_S
-from tests.places.studies import TINY, grid, kill, pair_of_cells, until
+from mmerank.errors import SchedulerError, UsageError
+from mmerank.jobs.cells import Cell
+from tests.places.studies import JOBS, TINY, kill, study_of, until
 
 ray = pytest.importorskip("ray", reason="needs Ray, of the extra mmerank[ray]")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -22,7 +23,7 @@ from mmerank.jobs.where.ray import Ray  # noqa: E402
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(nothing_left: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head, which runs nothing, and a node with room for one cell."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_health_check_period_ms", "500")
@@ -45,6 +46,7 @@ def on(cluster: Cluster, **more: Any) -> dict[str, Any]:
         ({"num_cpus": "all"}, "num_cpus: expected a number from 0, got 'all'"),
         ({"memory": -1}, "memory: expected a number from 0, got -1"),
         ({"num_gpus": True}, "num_gpus: expected a number from 0, got True"),
+        ({"address": 6379}, "address: expected HOST:PORT, got 6379"),
     ],
 )
 def test_what_tasks_may_take(options: dict[str, Any], said: str) -> None:
@@ -53,28 +55,17 @@ def test_what_tasks_may_take(options: dict[str, Any], said: str) -> None:
     assert said in str(raised.value)
 
 
-@pytest.mark.slow
 def test_no_cluster(tmp_path: Path) -> None:
-    begun = pair_of_cells(tmp_path, ray={"address": "127.0.0.1:9"}).starts("ray")
-    said = begun.communicate(timeout=LONGEST_S)[1]
-    assert begun.returncode == 1 and "error: no Ray cluster answers (" in said and "Traceback" not in said, said
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(SchedulerError, match=f"no Ray cluster answers at '{address}' .*refused"):
+            list(Ray({"address": address}, said="")([Cell("align", "m", "d", {})], tmp_path))
 
 
 @pytest.mark.slow
-def test_numbers_are_those_of_one_process(tmp_path: Path, cluster: Cluster, golden_pairs: Path, golden: Path) -> None:
-    cluster.add_node(num_cpus=1)
-    pairs = f"llava:{golden_pairs}?images={golden}/images"
-    here, there = grid(tmp_path / "a", pairs), grid(tmp_path / "b", pairs, **on(cluster))
-    here.runs("local")
-    assert [of["state"] for of in there.runs("ray")] == ["done"] * 16
-    assert len(here.results()) == 16 and there.results() == here.results()
-
-
-@pytest.mark.slow
-def test_a_node_is_killed(tmp_path: Path, cluster: Cluster) -> None:
-    here = pair_of_cells(tmp_path / "here", models=TINY[:1])
-    here.runs("local")
-    study = pair_of_cells(tmp_path / "there", models=TINY[:1], **on(cluster))
+def test_numbers_are_those_of_one_process_though_a_node_is_killed(tmp_path: Path, cluster: Cluster) -> None:
+    study = study_of(tmp_path, **on(cluster))
     study.hold("hf_model")
     begun = study.starts("ray")
     process, parent, name = study.held(begun)
@@ -89,14 +80,20 @@ def test_a_node_is_killed(tmp_path: Path, cluster: Cluster) -> None:
     study.let_go()
     assert [of["state"] for of in study.ends(begun)] == ["done"]
     assert parts < study.parts(name), "what was measured stays"
-    assert study.results() == here.results()
+    assert study.is_as_alone()
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_grid_on_two_nodes(tmp_path: Path, cluster: Cluster) -> None:
+    cluster.add_node(num_cpus=1)
+    study = study_of(tmp_path, models=TINY, jobs=JOBS, **on(cluster))
+    assert [of["state"] for of in study.runs("ray")] == ["done"] * 3
+    assert study.is_as_alone()
+
+
+@pytest.mark.cluster
 def test_a_driver_and_a_cell_are_killed(tmp_path: Path, cluster: Cluster) -> None:
-    here = pair_of_cells(tmp_path / "here", models=TINY[:1])
-    here.runs("local")
-    study = pair_of_cells(tmp_path / "there", models=TINY[:1], **on(cluster))
+    study = study_of(tmp_path, **on(cluster))
     study.hold("hf_model")
     begun = study.starts("ray")
     process, *_ = study.held(begun)
@@ -111,4 +108,4 @@ def test_a_driver_and_a_cell_are_killed(tmp_path: Path, cluster: Cluster) -> Non
     parts = study.parts(name)
     study.let_go()
     study.runs("ray")
-    assert parts < study.parts(name) and study.results() == here.results()
+    assert parts < study.parts(name) and study.is_as_alone()

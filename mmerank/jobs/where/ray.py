@@ -48,9 +48,11 @@ class Ray:
             if name not in _KNOWN:
                 meant = did_you_mean(name, _KNOWN)
                 raise UsageError(f"{said}: no option {name!r}{meant} (there are {', '.join(_KNOWN)})")
+            if name == "address" and not isinstance(value, str):
+                raise UsageError(f"{said}: address: expected HOST:PORT, got {value!r}")
             if name in _AMOUNTS and (not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0):
                 raise UsageError(f"{said}: {name}: expected a number from 0, got {value!r}")
-        self._address = options.get("address", "auto")
+        self._address: str = options.get("address") or os.environ.get("RAY_ADDRESS") or "auto"
         self._taken = {"max_retries": RETRIES} | {key: value for key, value in options.items() if key in _TAKEN}
 
     def __call__(self, cells: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, str]]:
@@ -80,10 +82,10 @@ class Ray:
         try:
             _knock(self._address)
             ray.init(address=self._address, log_to_driver=False, configure_logging=False)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
             raise SchedulerError(
-                f"no Ray cluster answers ({first_line(error)}); `ray start --head` starts one, RAY_ADDRESS or "
-                "`address` says where another is"
+                f"no Ray cluster answers at {self._address!r} ({first_line(error)}); `ray start --head` starts one, "
+                "RAY_ADDRESS or `address` says where another is"
             ) from None
         try:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
