@@ -36,7 +36,7 @@ def test_its_table_and_an_example_have_the_numbers_of_the_run(aligned: Path) -> 
     expected = {one.id: align(LLAVA.adapter, [one]) for one in hostile()}
     assert sorted(browsed.table["id"]) == sorted(expected)
     for row in browsed.table.itertuples(index=False):
-        shown, of = browsed.looked_at(list(row)), expected[row.id]
+        shown, of = browsed.looked_at(list(row)), expected[str(row.id)]
         assert row.eRank5 == pytest.approx(of.erank5, abs=1e-4)
         assert value("erank1", of.erank1) in shown and value("erank5", of.erank5) in shown
         assert value("image_text_alignment", of.image_text_alignment, 4) in shown

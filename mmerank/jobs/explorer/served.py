@@ -35,12 +35,12 @@ _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 class Guard:
     """What stands before gradio: few addresses, bodies of limited size and of plain values, and this host's names.
 
-    Every input of the page is text or a number. gradio takes an object in their place for a file, which it would read or
-    fetch, so that none is let through.
+    Every input of the page is text or a number. gradio takes an object in their place for a file, which it would
+    read or fetch, so that none is let through.
 
     Args:
         app: What is asked when all of that holds.
-        hosts: Names in the Host header; another comes from a page elsewhere whose name was pointed here. None for any.
+        hosts: Names in the Host header; another is that of a page elsewhere, pointed here. None for any.
     """
 
     def __init__(self, app: _App, hosts: tuple[str, ...] | None = LOOPBACK):
