@@ -101,7 +101,7 @@ def _content(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.load(regular_bytes(path).decode(), _loader())
+        content = _loader()(regular_bytes(path).decode()).get_single_data()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # what int(), float() and others raise comes through, and RecursionError
