@@ -98,7 +98,6 @@ def run_study(cells: Sequence[Cell], folder: Path, place: Place) -> Iterator[Sta
 
 
 def _content(path: Path) -> dict[str, Any]:
-    import yaml
 
     try:
         content = _loader()(regular_bytes(path).decode()).get_single_data()
