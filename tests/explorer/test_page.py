@@ -25,7 +25,7 @@ pytestmark = [
     needs_chromium,
     pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs gradio: pip install '.[explore]'"),
 ]
-LONGEST_S = 120  # what only ends a wait that would never end
+LONGEST_S = 40  # what only ends a wait that would never end
 TEXT = "A dog and a red ball on the grass."
 EVIL = "<img src=http://127.0.0.1:9/x onerror=document.title='owned'>"
 
