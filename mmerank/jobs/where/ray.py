@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +68,17 @@ class Ray:
         Raises:
             SchedulerError: There is no cluster, or it was lost.
         """
-        import ray
-
         folder = folder.resolve()
         left = [cell for cell in cells if standing(cell, folder).state != "done"]
         yield from ((cell, "") for cell in cells if cell not in left)
-        if not left:
-            return
+        if left:
+            # Ray prints what became of nodes, up to its end, where results go.
+            with redirect_stdout(sys.stderr):
+                yield from self._as_tasks(left, folder)
+
+    def _as_tasks(self, cells: Sequence[Cell], folder: Path) -> Iterator[tuple[Cell, str]]:
+        import ray
+
         try:
             _look_for(self._address)
             ray.init(address=self._address, log_to_driver=False, configure_logging=False)
@@ -84,10 +90,10 @@ class Ray:
         try:
             _tell_what_no_node_has(ray.nodes(), self._taken)
             task = ray.remote(max_calls=1, **self._taken)(_run)
-            for cell in left:
+            for cell in cells:
                 beside(folder, cell, "failed").unlink(missing_ok=True)
             here = {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
-            waiting = {task.remote(cell, folder, Path.cwd(), here): cell for cell in left}
+            waiting = {task.remote(cell, folder, Path.cwd(), here): cell for cell in cells}
             while waiting:
                 (done,), _ = ray.wait(list(waiting), num_returns=1)
                 cell = waiting.pop(done)
