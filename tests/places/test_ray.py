@@ -27,6 +27,7 @@ def cluster(nothing_left: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clu
     """A head, which runs nothing, and a node with room for one cell."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_health_check_period_ms", "500")
+    ours = signal.getsignal(signal.SIGTERM)  # which Ray replaces in this process, for good
     running = Cluster()
     try:
         joined(running, num_cpus=0, include_dashboard=False)
@@ -34,6 +35,7 @@ def cluster(nothing_left: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clu
         yield running
     finally:
         running.shutdown()
+        signal.signal(signal.SIGTERM, ours)
 
 
 def joined(cluster: Cluster, **more: Any) -> None:
