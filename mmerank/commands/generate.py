@@ -40,7 +40,7 @@ def generate(
     precision: measured.Precision = "float64",
     aggregate: measured.Aggregate = "entropy",
 ) -> None:
-    """ERank while a model writes: of prompt and response, as the response grows; and entropy of its logits."""
+    """While a model writes: eRank of prompt and response, as it grows, and entropy of the logits."""
     from mmerank.inputs.example import check_usable
     from mmerank.inputs.selection import Selection
     from mmerank.models.located import LANGUAGE, MULTIMODAL
