@@ -112,7 +112,8 @@ def test_no_example_can_be_matched() -> None:
     short = [type(example)(example.id, example.image, "", "Two words.") for example in examples()]
     result = align(LLAVA.adapter, short, convention=Convention(match_tokens=30))
     assert result.matched is not None and result.matched["n"] == 0 and result.matched["erank1"] is None
-    assert "no example has 30 rows everywhere" in str(result) and "--match-tokens 7 would leave none out" in str(result)
+    shown = str(result)
+    assert "no example has 30 rows everywhere" in shown and "--match-tokens 7 would leave none out" in shown
     json.dumps(result.to_dict(), allow_nan=False)
 
 
