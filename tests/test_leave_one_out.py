@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmerank import leave_one_out, matrix_entropy
-from mmerank.errors import TooFewTokens
+from mmerank.errors import NonFiniteTokens, TokenAtCentre, TooFewTokens
 from tests import reference
 
 
@@ -38,6 +38,21 @@ def test_every_token_left_out_by_itself(name: str) -> None:
     whole = reference.entropy(rows)
     expected = [whole - reference.entropy(np.delete(rows, i, axis=0)) for i in range(len(rows))]
     assert leave_one_out(h).numpy() == pytest.approx(np.array(expected), abs=1e-9)
+
+
+def test_where_the_others_have_no_entropy() -> None:
+    """Without the third or the fourth of these one of the others is their mean; without the last, all are."""
+    line = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [3.0, 0.0], [-3.0, 0.0]])
+    found = leave_one_out(line)
+    assert found[:2].tolist() == pytest.approx([0, 0], abs=1e-12) and found[2:].isnan().all()  # of one line: H = 0
+    found = leave_one_out(torch.tensor([[2.0, 1.0]] * 3 + [[-3.0, 0.0]]))
+    assert found[:3].tolist() == pytest.approx([0, 0, 0], abs=1e-12) and found[3:].isnan().all()
+    with pytest.raises(TokenAtCentre, match="token 1 "):
+        leave_one_out(torch.tensor([[1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]]))
+    with pytest.raises(TokenAtCentre):
+        leave_one_out(torch.ones(5, 3))
+    with pytest.raises(NonFiniteTokens):
+        leave_one_out(torch.full((5, 3), torch.nan))
 
 
 def test_signs() -> None:

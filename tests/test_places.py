@@ -15,7 +15,7 @@ from PIL import Image
 from mmerank import load, wrap
 from mmerank.errors import DataError
 from mmerank.models.identity import identity
-from mmerank.models.places import Places, Whereabouts
+from mmerank.models.places import Places, Whereabouts, _sides
 from tests.adapters.tiny_models import built
 
 Floats = NDArray[np.float64]
@@ -47,9 +47,9 @@ def cut(boxes: Floats) -> Floats:
     return np.concatenate([grid(2, 2, tuple(box)) for box in boxes])
 
 
-def tiles(columns: int, *, side: int) -> Floats:
-    """Tiles side by side and a thumbnail behind them, of side x side rows each."""
-    parts = [grid(side, side, (i / columns, 0, (i + 1) / columns, 1)) for i in range(columns)]
+def tiles(columns: int, lines: int = 1, *, side: int) -> Floats:
+    """Tiles line by line and a thumbnail behind them, of side x side rows each."""
+    parts = [grid(side, side, tuple(box)) for box in grid(columns, lines)]
     return np.concatenate([*parts, grid(side, side)])
 
 
@@ -74,6 +74,30 @@ def test_layouts(name: str, point: str, expected: Floats) -> None:
     assert same(getattr(places(name), point), expected)
 
 
+@pytest.mark.parametrize(
+    ("size", "columns", "lines"), [((96, 64), 2, 2), ((64, 96), 2, 2), ((300, 200), 2, 2), ((120, 50), 2, 1)]
+)
+def test_tiles_and_a_thumbnail(size: tuple[int, int], columns: int, lines: int) -> None:
+    """Idefics 3: rows of the thumbnail are not taken for those of tiles with which they share a part."""
+    found = places("idefics3", size)
+    assert same(found.vision, tiles(columns, lines, side=4))
+    for point in (found.connector, found.llm):  # pixel shuffle
+        assert same(point, tiles(columns, lines, side=2))
+
+
+def test_columns_that_share_two_thirds() -> None:
+    """Rows of tiles and of a thumbnail, each seen through noise, and one that noise has made much narrower."""
+    draw = np.random.default_rng(0)
+    edges = np.linspace(0, 1, 61)
+    expected = np.array([[15, 30], [20, 30], [30, 40], [30, 45]] * 6 + [[30, 45]]) / 60
+    middles = (edges[1:] + edges[:-1]) / 2
+    shares = ((middles > expected[:, :1]) & (middles < expected[:, 1:])) * draw.uniform(0.5, 1.5, (25, 60))
+    shares[-1, 40:] /= 20
+    found = _sides(edges, shares / shares.sum(axis=1, keepdims=True))
+    assert np.allclose(found[:-1], expected[:-1], atol=0.02)
+    assert any(np.array_equal(found[-1], column) for column in found[:-1]), "no column of its own"
+
+
 def test_windows() -> None:
     """Qwen2.5-VL's encoder and merger hold rows by windows, as it says itself; they are put back before its LLM."""
     size, side = (160, 112), 2  # of a window, in merged rows
@@ -96,9 +120,9 @@ def test_windows() -> None:
 
 def test_rows_that_a_model_sorts_anew_before_its_llm() -> None:
     """LLaVA-NeXT: the thumbnail, then all tiles line by line with a newline behind each, without rows of padding."""
-    found = places("llava_next").llm
+    found = places("llava_next", (300, 200)).llm
     assert not isinstance(found, str)
-    assert np.allclose(found[:16], grid(4, 4), atol=2 * NEAR)  # where a strip is half a pixel
+    assert same(found[:16], grid(4, 4))
     lines = found[16:].reshape(-1, 9, 4)
     assert np.isnan(lines[:, 8]).all()
     assert np.allclose(lines[:, :8, 0], np.arange(8) / 8, atol=NEAR)
@@ -171,3 +195,10 @@ def test_an_adapter_that_knows_is_asked() -> None:
     of = Whereabouts(SimpleNamespace(places=own), "crop", "last")
     assert of.of((8, 9)) is of.of((8, 9)) and of.of((8, 9)).vision == "I do not tell"
     assert asked == [((8, 9), "crop", "last")]
+
+
+def test_more_rows_than_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmerank.models.places.MOST_MAPPED", 36)
+    found = Whereabouts(load("demo-minigpt-v2", device="cpu")).of((84, 84))
+    assert found.vision == "it is not looked for where more than 36 rows lie"
+    assert same(found.connector, grid(3, 12)) and same(found.llm, grid(3, 12))

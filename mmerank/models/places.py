@@ -30,8 +30,10 @@ _RESPONDS = 1e-4
 _INSIDE, _LEAST = 0.8, 0.95
 # How often rows may cover the picture: tiles, a thumbnail, and what tiles overlap.
 _LAYERS = 2.5
-# Share that two intervals have in common where they are the same column, or row, of patches.
-_SAME = 0.6
+# Share that two intervals have in common where they are the same column, or row, of patches: a tile's and the
+# thumbnail's may have two thirds. Less for a single row beside a column of several, as noise widens and narrows it.
+# And how often rows are shared out among columns anew.
+_SAME, _LONE, _ROUNDS = 0.75, 0.5, 3
 # How near their ends are, in the smaller one's width, where one begins at the other's end.
 _MEET = 0.3
 # A row at the border that has less than this of others' width or height is of padding, into which scaling a picture
@@ -223,19 +225,31 @@ def _smeared(places: Floats, axis: int) -> NDArray[np.bool_]:
 def _sides(edges: Floats, shares: Floats) -> Floats:
     """Where each row begins and ends along an axis, (n, 2): that of all rows in the same column together."""
     own = _ends(edges, shares)
-    known: list[tuple[float, float, list[int]]] = []
-    for row, (low, high) in enumerate(own):
-        for begin, end, rows in known:
-            common = min(high, end) - max(low, begin)
-            if common > _SAME * (max(high, end) - min(low, begin)):
-                rows.append(row)
-                break
-        else:
-            known.append((low, high, [row]))
-    columns = np.concatenate([_ends(edges, shares[rows].mean(axis=0, keepdims=True)) for *_, rows in known])
-    for (*_, rows), ends in zip(known, _meeting(columns), strict=True):
-        own[rows] = ends
-    return own
+    columns = _apart(own, np.ones(len(own), int))
+    for _ in range(_ROUNDS):
+        nearest = _in_common(own, columns).argmax(axis=1)
+        which, members = np.unique(nearest, return_counts=True)
+        of_all = np.concatenate([_ends(edges, shares[nearest == i].mean(axis=0, keepdims=True)) for i in which])
+        columns = _apart(of_all, members)
+    return _meeting(columns)[_in_common(own, columns).argmax(axis=1)]
+
+
+def _apart(columns: Floats, members: NDArray[np.int_]) -> Floats:
+    """Those of some intervals, (m, 2), that are columns of their own, the ones with most rows first."""
+    found = columns[:0]
+    for i in np.argsort(-members, kind="stable"):
+        most = _SAME if members[i] > 1 or members.max() == 1 else _LONE
+        if not (_in_common(columns[i : i + 1], found) > most).any():
+            found = np.concatenate([found, columns[i : i + 1]])
+    return found
+
+
+def _in_common(intervals: Floats, others: Floats) -> Floats:
+    """What intervals, (n, 2), share with others, (m, 2), against what both cover together, (n, m)."""
+    low, high = np.maximum(intervals[:, :1], others[:, 0]), np.minimum(intervals[:, 1:], others[:, 1])
+    covered = np.maximum(intervals[:, 1:], others[:, 1]) - np.minimum(intervals[:, :1], others[:, 0])
+    shared: Floats = np.clip(high - low, 0, None) / covered
+    return shared
 
 
 def _meeting(columns: Floats) -> Floats:
