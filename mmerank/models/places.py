@@ -231,7 +231,8 @@ def _sides(edges: Floats, shares: Floats) -> Floats:
         which, members = np.unique(nearest, return_counts=True)
         of_all = np.concatenate([_ends(edges, shares[nearest == i].mean(axis=0, keepdims=True)) for i in which])
         columns = _apart(of_all, members)
-    return _meeting(columns)[_in_common(own, columns).argmax(axis=1)]
+    sides: Floats = _meeting(columns)[_in_common(own, columns).argmax(axis=1)]
+    return sides
 
 
 def _apart(columns: Floats, members: NDArray[np.int_]) -> Floats:
