@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from tests import reference
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.test_several import SEVERAL
 from tests.adapters.tiny_models import built
+from tests.kill_loop import pairs
+from tests.test_cli import HF_MODEL, results, run
+from tests.test_processes import shared_by
 
 ASKED = Convention(patches=True)
 MAPPED = ("erank1", "erank2", "erank5")
@@ -124,6 +128,32 @@ def test_a_run_is_read_back_and_continued(folder: Path, golden: Path, golden_pai
     }
 
 
+def test_processes_that_share_the_work_find_the_same(tmp_path: Path) -> None:
+    entries = [entry for entry in pairs(12) if entry.image is not None]
+    whole = align(LLAVA.adapter, entries, convention=ASKED)
+    shared_by(2, lambda: align(LLAVA.adapter, entries, convention=ASKED, out=tmp_path / "run"), tmp_path)
+    assert len({part.stem.split("-")[1] for part in part_files(tmp_path / "run")}) == 2, "each did something"
+    found = align(LLAVA.adapter, entries, convention=ASKED, out=tmp_path / "run")
+    assert found.to_dict() == whole.to_dict() and found.leave_one_out
+    for entry in entries:
+        for label, of in whole.patches(entry.id).items():
+            other = found.patches(entry.id)[label]
+            assert np.array_equal(of.contributions, other.contributions) and of.tokens == other.tokens
+            assert of.places is not None and other.places is not None
+            assert np.array_equal(of.places, other.places, equal_nan=True)
+
+
+def test_the_command(golden: Path, golden_pairs: Path) -> None:
+    data = f"llava:{golden_pairs}?images={golden}/images"
+    done = run("align", HF_MODEL, "--data", data, "--patches", "--json", "-")
+    (result,) = results(done)
+    whole = align(LLAVA.adapter, load_data(data), convention=ASKED)
+    assert result["leave_one_out"] == whole.leave_one_out and result["convention"]["patches"]
+    assert result["leave_one_out"]["erank5"]["measured"] == result["n"] == 3
+    shown = run("align", HF_MODEL, "--data", data, "--patches").stdout
+    assert "eRank5: what each row adds in 3 of 3 examples, with its place in the picture in 3" in shown
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -195,6 +225,13 @@ def test_the_page(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         for with_data in (True, False)
     )
     assert all('<section id="maps">' in page and page.count("Heat map, ") >= 6 for page in (shown, hidden))
+    for page in (shown, hidden):
+        drawn = page.split('<section id="maps">')[1].split("</section>")[0]
+        told = re.findall(r'<svg viewBox="[^"]+" role="img" aria-label="([^"]*)">', drawn)
+        assert len(told) == drawn.count('<figure class="panel">') >= 6
+        number = r"[+-]0\.\d{5}"
+        alt = rf"Heat map, \d+ rows over the picture: from {number} to {number} nats|Strip of cells, of no place .+"
+        assert not [words for words in told if not re.fullmatch(alt, words)]
     assert "data:image/jpeg" in shown and "<use href=" in shown and "Decisive: " in shown
     assert "data:image/jpeg" not in hidden and "<use href=" not in hidden and "text token 4" in hidden
     tokens = set().union(*(words_of(r) for r in Alignment.from_run(folder).records))
