@@ -20,20 +20,10 @@ from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.analysis.steps import by_step
 from mmerank.errors import RunFolderError
 from mmerank.formulas.asked import remember
+from mmerank.runs.jobs import JOBS, Job
 from mmerank.runs.parts import mean_spectra, read_whole
 from mmerank.runs.record import Record, records_of
 from mmerank.runs.settings import read_settings, read_summary, results_in
-
-JOBS = {
-    "align": "Image-text alignment",
-    "perturb": "Before and after a change",
-    "diff": "Diff-eRank",
-    "encode": "Encoders",
-    "perturb_encoder": "Encoders before and after a change",
-    "generate": "What models write",
-}
-PERTURBATIONS = ("perturb", "perturb_encoder")
-OF_ENCODERS = ("encode", "perturb_encoder")
 
 
 @dataclass(frozen=True)
@@ -43,7 +33,7 @@ class Finished:
     Attributes:
         name: What it is called in the report.
         path: The folder.
-        job: One of `JOBS`.
+        job: One of `mmerank.runs.jobs.JOBS`.
         settings: As in its `run.json`.
         results: By model, as in its `summary.json`, of a perturbation the base's; empty where the run was not
             finished.
@@ -87,14 +77,19 @@ class Finished:
         return {of: tests for of, tests in found.items() if any(tests.values())}
 
     @property
+    def kind(self) -> Job:
+        """What is known of every run of its job."""
+        return JOBS[self.job]
+
+    @property
     def perturbed(self) -> bool:
         """Whether it has numbers before and after a change."""
-        return self.job in PERTURBATIONS
+        return self.kind.perturbed
 
     @property
     def of_encoders(self) -> bool:
         """Whether it is of encoders alone."""
-        return self.job in OF_ENCODERS
+        return self.kind.of_encoders
 
     @property
     def match_tokens(self) -> int | None:
@@ -163,9 +158,7 @@ class Finished:
 
     def n(self, model: str) -> int:
         """Number of examples behind a model's numbers."""
-        here = (self.estimates["model"] == model) & self.estimates["metric"].isin(
-            ["alignment", "diff_erank", "embeddings", "generation"]
-        )
+        here = (self.estimates["model"] == model) & (self.estimates["metric"] == self.kind.metric)
         counts = self.estimates.loc[here, "n"]
         return int(counts.iloc[0]) if len(counts) else 0
 

@@ -23,12 +23,7 @@ from mmerank.commands.score import score
 from mmerank.errors import MmerankError, UsageError
 
 _JOBS: dict[str, Callable[..., None]] = {
-    "align": align,
-    "perturb": perturb,
-    "diff": diff,
-    "encode": encode,
-    "generate": generate,
-    "score": score,
+    command.__name__: command for command in (align, perturb, diff, encode, generate, score)
 }
 _ARGUMENTS = ("models", "model")
 

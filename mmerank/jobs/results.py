@@ -9,24 +9,11 @@ from typing import Any, overload
 
 from mmerank.analysis.finished import Finished
 from mmerank.errors import UsageError
-from mmerank.jobs.align import Alignment
-from mmerank.jobs.diff import Diff
-from mmerank.jobs.encode import Encoding
-from mmerank.jobs.generate import Generation
-from mmerank.jobs.perturb import EncoderPerturbation, Perturbation
 from mmerank.jobs.shown import Names, Result, check_names
 from mmerank.report.folders import run_folders
 from mmerank.report.names import check_nameable, nameable
+from mmerank.runs.jobs import JOBS
 from mmerank.runs.settings import read_settings, read_summary, results_in
-
-_KINDS: dict[str, Any] = {
-    "align": Alignment,
-    "perturb": Perturbation,
-    "diff": Diff,
-    "encode": Encoding,
-    "perturb_encoder": EncoderPerturbation,
-    "generate": Generation,
-}
 
 
 class Results(Result, Sequence[Any]):
@@ -69,9 +56,12 @@ class Results(Result, Sequence[Any]):
         Returns:
             They, in the order given.
         """
+        import mmerank  # its names are of the jobs, of which none is loaded for another
+
         found = []
         for folder in run_folders(folders):
-            kind = _KINDS.get(read_settings(folder, needs=("job",))["job"], Alignment)
+            job = read_settings(folder, needs=("job",))["job"]
+            kind = getattr(mmerank, JOBS.get(job, JOBS["align"]).result)  # which refuses what is none of its own
             models = [result["model"] for result in results_in(read_summary(folder))]
             found += [kind.from_run(folder, model) for model in models or [None]]
         return cls(found, names=names)

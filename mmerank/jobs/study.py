@@ -11,7 +11,6 @@ from mmerank.errors import UsageError, did_you_mean, first_line
 from mmerank.files import regular_bytes
 from mmerank.jobs.cells import Cell, Standing, ended
 
-JOBS = ("align", "perturb", "diff", "encode", "generate", "score")
 PLACES = ("slurm", "ray")  # keys of the file that say what each cell takes there
 # Takes cells and the folder of the study; gives each cell as it ends, and why, where it has left no word itself.
 Place = Callable[[Sequence[Cell], Path], Iterator[tuple[Cell, str]]]
@@ -45,7 +44,7 @@ def read_study(path: Path, known: Mapping[str, Collection[str]]) -> list[Cell]:
             raise UsageError(f"{path}: no job has {key!r}{meant}")
     found: dict[str, Cell] = {}
     for entry in jobs:
-        job, stated = _job(path, entry)
+        job, stated = _job(path, entry, known)
         own = {**content, **stated}
         options = {key: value for key, value in common.items() if key in known[job]}
         options |= {key: value for key, value in stated.items() if key not in ("models", "data", "each")}
@@ -132,12 +131,12 @@ def _list(path: Path, content: Mapping[str, Any], key: str) -> list[Any]:
     return entries
 
 
-def _job(path: Path, entry: Any) -> tuple[str, dict[str, Any]]:
+def _job(path: Path, entry: Any, known: Collection[str]) -> tuple[str, dict[str, Any]]:
     name, stated = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else (entry, {})
-    if name not in JOBS:
-        meant = did_you_mean(str(name), JOBS) if isinstance(name, str) else ""
+    if name not in known:
+        meant = did_you_mean(str(name), known) if isinstance(name, str) else ""
         raise UsageError(
-            f"{path}: jobs: expected one of {', '.join(JOBS)}, or one with its options, got {name!r}{meant}"
+            f"{path}: jobs: expected one of {', '.join(known)}, or one with its options, got {name!r}{meant}"
         )
     stated = {} if stated is None else stated
     if not isinstance(stated, dict):

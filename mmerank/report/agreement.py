@@ -23,21 +23,13 @@ from mmerank.report.agreement_words import cautions, some
 from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import measured_by, placed
 from mmerank.report.paper.printed import named_size
+from mmerank.runs.jobs import JOBS
 from mmerank.runs.record import MATCHED as MATCHED_VALUE
 from mmerank.runs.record import VALUE
 
 # A number for each layer, each modality at each layer, or each of several pictures, would be tests by the hundred.
 _BY_LAYER = ("layers", "encoder_layers", "pictures")
 _SIZES = {"M": 1e6, "B": 1e9}
-# Numbers that stand first, and in the figure.
-MAIN = {
-    "align": ("image_text_alignment", "image_reduction_ratio"),
-    "perturb": ("image_text_alignment", "image_reduction_ratio"),
-    "diff": ("diff_erank", "reduced_loss"),
-    "generate": ("erank_response", "logit_entropy"),
-    "encode": ("matched_cosine", "image_to_text_at_1"),
-    "perturb_encoder": ("matched_cosine", "image_to_text_at_1"),
-}
 
 
 @dataclass(frozen=True)
@@ -145,7 +137,7 @@ def _points(
                     "quantity": name,
                     "rows": row["rows"],
                     "number": _label(str(row["metric"]), name, str(row["rows"])),
-                    "main": plain in MAIN[str(row["job"])],
+                    "main": plain in JOBS[str(row["job"])].first,
                     "score": of.name,
                     "model": model,
                     "called": called[run, model],

@@ -16,14 +16,6 @@ from mmerank.runs.parts import FOLDER
 TAG = "mmerank"
 _WITH_PAGE = "`report.html` shows them with the examples."
 _WITHOUT = "Texts and pictures are not among them."
-_KINDS = {
-    "align": "Alignment",
-    "perturb": "Perturbation",
-    "diff": "Diff",
-    "encode": "Encoding",
-    "perturb_encoder": "EncoderPerturbation",
-    "generate": "Generation",
-}
 
 
 def card(runs: Sequence[Finished], repository: str, *, with_page: bool = False) -> str:
@@ -61,7 +53,7 @@ def card(runs: Sequence[Finished], repository: str, *, with_page: bool = False) 
         "\n".join(listed),
         "## Read them again",
         f"```bash\nmmerank report {whole[0]} --out report\n```",
-        f'```python\nimport mmerank\n\nresult = mmerank.{_KINDS[one.job]}.from_run("{whole[-1]}"{model})\n```',
+        f'```python\nimport mmerank\n\nresult = mmerank.{one.kind.result}.from_run("{whole[-1]}"{model})\n```',
         "Every run is a run folder: settings, summary, and a record for each example and measurement, with entropy, "
         f"number of tokens and spectrum. {_WITH_PAGE if with_page else _WITHOUT}",
     ]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from mmerank.analysis.alike import read_alike, repeated, repeated_text, unlike_rows, unlike_text
 from mmerank.analysis.comparison import unlike_examples
-from mmerank.analysis.finished import JOBS, OF_ENCODERS, Finished
+from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.metrics.matched import unmatched
 from mmerank.analysis.metrics.rows import row_eranks, single_rows
@@ -20,6 +20,7 @@ from mmerank.errors import printable
 from mmerank.report.examples import cut
 from mmerank.report.names import model_names
 from mmerank.report.numbers import measured_by, skipped
+from mmerank.runs.jobs import JOBS
 
 # Mean numbers of rows that differ by more are not alike.
 _ALIKE = 1.1
@@ -210,7 +211,8 @@ def _of_unlike_rows(
 
 
 def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str], str]) -> Iterator[str]:
-    title = JOBS[job]
+    kind = JOBS[job]
+    title = kind.title
     conventions = [measured_by(run.convention) for run in runs]
     choices = dict.fromkeys(name for convention in conventions for name in convention)
     if unlike := [name for name in choices if len({str(convention.get(name)) for convention in conventions}) > 1]:
@@ -228,26 +230,11 @@ def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str]
             )
     yield from _of_unlike_examples(title, runs, called)
     models = [(run, model) for run in runs for model in run.frames]
-    if job in OF_ENCODERS:
+    if kind.of_encoders:
         if len({run.n(model) for run, model in models}) > 1:
             yield f"{title}: eRanks of embeddings and retrieval follow the number of examples, which differ."
-        if job == "encode":
-            yield (
-                f"{title}: an encoder of random weights has a modality gap and low eRanks of embeddings, too; hold "
-                "each number against that of the untrained model beside it."
-            )
-        else:
-            yield (
-                f"{title}: an encoder of random weights moves, too; mmerank.perturb(encoder.untrained(0), ...) tells "
-                "how far."
-            )
-        return
-    if job == "generate":
-        yield (
-            f"{title}: an eRank is at most the number of rows less one, so a longer response has a higher one and "
-            "a higher first difference for that alone; hold responses of unlike length against each other at equal "
-            "rows."
-        )
+    if kind.caution:
+        yield f"{title}: {kind.caution}"
         return
     if job == "diff":
         of_data: dict[str, list[tuple[Finished, str]]] = {}

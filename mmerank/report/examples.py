@@ -21,18 +21,8 @@ from mmerank.eranks import ERANKS
 from mmerank.errors import MmerankError, printable
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import open_picture
+from mmerank.runs.jobs import CHANGE
 
-# What the most and the least are by: of a perturbation, the mean over the five measurements, of encoders over their
-# last layers, of how far the entropy moved, in nats.
-CHANGE = "mean_entropy_change"
-RANKED_BY = {
-    "align": "image_text_alignment",
-    "perturb": CHANGE,
-    "diff": "diff_erank",
-    "encode": "erank_image",
-    "perturb_encoder": CHANGE,
-    "generate": "erank_response",
-}
 _OF_TEXTS = ("erank_untrained", "erank_trained", "diff_erank", "loss_untrained", "loss_trained", "reduced_loss")
 EXTREMES = 4
 LONGEST_TEXT = 300  # characters, of ids too
@@ -86,7 +76,7 @@ def by_example(run: Finished) -> pd.DataFrame:
 
 
 def extremes(run: Finished, table: pd.DataFrame, found: Mapping[str, Example]) -> tuple[list[Shown], list[Shown]]:
-    """The examples with the highest and the lowest of `RANKED_BY`.
+    """The examples with the highest and the lowest of what their job ranks by.
 
     Args:
         run: Any.
@@ -96,7 +86,7 @@ def extremes(run: Finished, table: pd.DataFrame, found: Mapping[str, Example]) -
     Returns:
         Highest first, and lowest first; no example in both.
     """
-    ranked = table.groupby("id")[RANKED_BY[run.job]].mean().dropna().sort_values(ascending=False, kind="stable")
+    ranked = table.groupby("id")[run.kind.ranked_by].mean().dropna().sort_values(ascending=False, kind="stable")
     count = min(EXTREMES, len(ranked) // 2)
 
     def shown(names: Sequence[str]) -> list[Shown]:
@@ -142,7 +132,7 @@ def _alone(run: Finished, model: str, transform: str, frame: pd.DataFrame) -> pd
         counted = frame[(frame["model"] == model) & (frame["point"] == point)]
         values = values[[name for name in _OF_TEXTS if name in values]]
     else:
-        counted = frame[frame["input"] == ("response" if run.job == "generate" else "pair")]
+        counted = frame[frame["input"] == run.kind.counted]
     values = values.drop(columns="response_tokens", errors="ignore")  # beside their rows
     tokens = counted.drop_duplicates("example").set_index("example")["n"]
     values.insert(0, "tokens", tokens.loc[list(chosen.examples)].to_numpy())

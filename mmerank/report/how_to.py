@@ -23,22 +23,6 @@ _ERANK = (
 _CENTRED = {"mean": "centred on their mean", "median": "centred on their median", "none": "not centred"}
 _AGGREGATE = {"entropy": "exp of the mean entropy over examples", "erank": "the mean of the examples' eRanks"}
 _TOLD = ("centre", "aggregate")  # in words
-_ENCODERS = ("erank_images", "erank_texts", "modality_gap", "image_to_text_at_1", "text_to_image_at_1")
-# What a paragraph says of each job.
-MAIN = {
-    "align": ("image_reduction_ratio", "image_text_alignment"),
-    "perturb": ("image_reduction_ratio", "image_text_alignment"),
-    "diff": ("diff_erank", "erank_untrained", "erank_trained", "reduced_loss"),
-    "generate": ("erank_prompt", "erank_response", "erank_velocity", "erank_acceleration", "logit_entropy"),
-    "encode": _ENCODERS,
-    "perturb_encoder": _ENCODERS,
-}
-_WHAT = {  # of encoders, examples
-    "generate": "prompts",
-    "align": "image-text pairs",
-    "perturb": "image-text pairs",
-    "diff": "texts",
-}
 
 
 def how_to_report(run: Finished) -> list[str]:
@@ -83,7 +67,7 @@ def how_to_report_comparison(comparison: ComparisonResult) -> str:
 def _paragraph(run: Finished, model: str, name: str, data: str) -> str:
     left_out = len(run.results.get(model, {}).get("skipped", []))
     n, version = run.n(model), run.settings.get("versions", {}).get("mmerank", "")
-    n_text = f"n = {n} {_WHAT.get(run.job, 'examples')}" + (f", {left_out} left out" if left_out else "")
+    n_text = f"n = {n} {run.kind.examples}" + (f", {left_out} left out" if left_out else "")
     convention = {k: v for k, v in run.convention.items() if k not in _TOLD}
     choices = ", ".join(f"{k.replace('_', ' ')} {_said(v)}" for k, v in convention.items())
     definition = _ERANK.format(
@@ -119,7 +103,7 @@ def _numbers(run: Finished, model: str, n: int) -> str:
     here = here[(here["model"] == model) & (here["transform"] == "none") & here["point"].isin(["", "final"])]
     of = by_quantity(here)
     shown = [
-        _number(of[name], name) for name in MAIN[run.job] if name in of and of[name]["value"] == of[name]["value"]
+        _number(of[name], name) for name in run.kind.told if name in of and of[name]["value"] == of[name]["value"]
     ]
     return f"{'; '.join(shown)}{_made(run.bootstrap) if n > 1 else ''}."
 
@@ -144,10 +128,8 @@ def _against(run: Finished, model: str) -> list[str]:
         seeds = run.results.get(model, {}).get("seeds", [])
         drawn = f" of seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else ""
         return [f"The untrained model has the same configuration and random weights{drawn}."]
-    if run.job == "generate":
-        return ["Nothing is held against it here; a longer response has a higher eRank for its length alone."]
-    if run.job == "encode":
-        return ["Beside each number stands that of an untrained twin of the same configuration."]
+    if run.kind.against:
+        return [run.kind.against]
     name, of = "image_text_alignment", "alignment"
     if run.of_encoders:
         name, of = ("matched_cosine",) * 2 if "matched_cosine" in run.tests else ("erank_images", "embeddings")

@@ -134,7 +134,7 @@ def _of_run(run: Finished) -> pd.DataFrame:
         printed: dict[str, float] = {}  # the paper has no encoders
         if run.job == "diff":
             printed = printed_diff(model, run.data) if point == "final" else {}
-        elif not run.of_encoders and run.job != "generate":
+        elif run.kind.of_pairs:
             printed = printed_alignment(model, run.source(model), run.data, transform)
         table.loc[rows_of.index, "paper"] = rows_of["quantity"].map(printed)
     return table

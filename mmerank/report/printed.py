@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mmerank.analysis.finished import JOBS
+from mmerank.runs.jobs import JOBS
 
 CHANGES = (
     "with a sign: change from the base, its interval, and q over all tests of the run (paired permutation test); "
@@ -64,7 +64,7 @@ class Printed:
     @property
     def first(self) -> bool:
         """Whether it holds the main numbers of its runs."""
-        return self.title == JOBS[self.job]
+        return self.title == JOBS[self.job].title
 
     @property
     def names(self) -> tuple[str, ...]:

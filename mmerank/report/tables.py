@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mmerank.analysis.finished import JOBS, PERTURBATIONS, Finished
+from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.known import METRICS, metric, quantity
 from mmerank.analysis.metrics.matched import MATCHED
 from mmerank.analysis.statistics.paired import ComparisonResult
@@ -20,13 +20,14 @@ from mmerank.report.numbers import SIGNIFICANT
 from mmerank.report.printed import Cell, Listed, Printed
 from mmerank.report.terminal.intervals import interval_text, opposed_note, q_text
 from mmerank.report.terminal.perturbation import difference_text
+from mmerank.runs.jobs import JOBS
 from mmerank.runs.record import MATCHED as MATCHED_VALUE
 from mmerank.runs.record import VALUE
 
 # Metrics whose numbers stand in the first table of a job, and those of them in it where there are more.
-_OF_ENCODERS = ("embeddings", "matched_cosine", "retrieval")
-_OF_OTHERS = (*_OF_ENCODERS, "generation")
-_MAIN = ("alignment", "matched", "diff_erank", "accuracy", *_OF_OTHERS)
+_OF_ENCODERS = ("matched_cosine", "retrieval")
+_MAIN = (*dict.fromkeys(kind.metric for kind in JOBS.values()), "matched", "accuracy", *_OF_ENCODERS)
+_WHOLE = tuple(name for name in _MAIN if name != "diff_erank")
 _FIRST = (
     "erank_untrained",
     "erank_trained",
@@ -52,17 +53,17 @@ def printed_tables(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[Prin
     """
     named, data = model_names(runs), data_names(run.data for run in runs)
     tables = []
-    for job in JOBS:
+    for job, title in ((name, kind.title) for name, kind in JOBS.items()):
         here = numbers[numbers["job"] == job]
         final, main = here["point"].isin(["", FINAL]), here["metric"].isin(_MAIN)
-        first = here["quantity"].isin(_FIRST) | here["metric"].isin(["alignment", "matched", "accuracy", *_OF_OTHERS])
-        parts = [(JOBS[job], here[final & main & first]), (f"{JOBS[job]}: more", here[final & main & ~first])]
-        parts.append((f"{JOBS[job]}, by layer", here[~final & here["quantity"].isin(_FIRST)]))
+        first = here["quantity"].isin(_FIRST) | here["metric"].isin(_WHOLE)
+        parts = [(title, here[final & main & first]), (f"{title}: more", here[final & main & ~first])]
+        parts.append((f"{title}, by layer", here[~final & here["quantity"].isin(_FIRST)]))
         parts += [(of.title, here[here["metric"] == of.name]) for of in METRICS if of.name not in _MAIN]
         parts.append(("Metrics", here[here["metric"].str.startswith((VALUE, MATCHED_VALUE))]))
         tables += [
-            replace(_printed(job, title, rows, named, data), level=_level(runs, job))
-            for title, rows in parts
+            replace(_printed(job, called, rows, named, data), level=_level(runs, job))
+            for called, rows in parts
             if len(rows)
         ]
     return tables
@@ -95,10 +96,10 @@ def chosen_tables(runs: Sequence[Finished], numbers: pd.DataFrame, columns: Sequ
     here = numbers[place.notna()].assign(place=place).sort_values("place", kind="stable").drop(columns="place")
     named, data = model_names(runs), data_names(run.data for run in runs)
     tables = []
-    for job in JOBS:
+    for job, kind in JOBS.items():
         of_job = here[here["job"] == job]
         asked = of_job["metric"].str.startswith((VALUE, MATCHED_VALUE))
-        for title, rows in ((JOBS[job], of_job[~asked]), (f"{JOBS[job]}: metrics", of_job[asked])):
+        for title, rows in ((kind.title, of_job[~asked]), (f"{kind.title}: metrics", of_job[asked])):
             last = rows[rows["point"].isin(["", FINAL])]
             rows = last if len(last) and set(last["quantity"]) == set(rows["quantity"]) else rows
             if len(rows):
@@ -121,7 +122,7 @@ def _printed(
     here = numbers.assign(plain=parted[2].where(asked, plain), asked=parted[0].where(asked, ""))
     heads = list(dict.fromkeys(here["plain"]))
     told = [
-        *(["transform"] if job in PERTURBATIONS else []),
+        *(["transform"] if JOBS[job].perturbed else []),
         *(["metric"] if asked.any() else []),
         *(["rows"] if matched.any() else []),
         *(["point"] if here["point"].nunique() > 1 else []),

@@ -9,21 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmerank.convention import AnyConvention, Convention, EncoderConvention, GenerationConvention, TextConvention
+from mmerank.convention import AnyConvention, TextConvention
 from mmerank.errors import RunFolderError
 from mmerank.files import json_of
+from mmerank.runs.jobs import JOBS
 
 STATED = "run.json"
 SUMMARY = "summary.json"
-# Jobs by what they measure, and the choices that each states.
+# The choices that each kind of folder states; records of untrained models alone are kept for later runs.
 CONVENTIONS: dict[str, type[AnyConvention]] = {
-    "align": Convention,
-    "perturb": Convention,
-    "diff": TextConvention,
+    **{name: job.convention for name, job in JOBS.items()},
     "untrained": TextConvention,
-    "encode": EncoderConvention,
-    "perturb_encoder": EncoderConvention,
-    "generate": GenerationConvention,
 }
 # A shape is a type, one of several (a tuple), a list with the shape of its entries, or a dictionary with those of its
 # values, "*" for any other key. A key may be missing.

@@ -25,7 +25,7 @@ from mmerank.analysis.statistics.null import null_test
 from mmerank.errors import RunFolderError, UsageError
 from mmerank.jobs.diff import open_diff_run
 from mmerank.report.cautions import cautions
-from mmerank.report.examples import RANKED_BY, by_example
+from mmerank.report.examples import by_example
 from mmerank.report.figures.numbers import figures
 from mmerank.report.figures.style import LOOKS, look
 from mmerank.report.names import data_names, short_data
@@ -182,7 +182,7 @@ def test_examples_by_themselves(written: Path, runs: dict[str, Path]) -> None:
     llm = [row["erank3"], row["erank4"], row["erank5"]]
     assert row["image_text_alignment"] == pytest.approx(np.mean(llm) / np.max(llm))
     moved = [abs(entropy("rotate:90", where) - entropy("none", where)) for where in stages.values()]
-    assert row[RANKED_BY["perturb"]] == pytest.approx(np.mean(moved))
+    assert row["mean_entropy_change"] == pytest.approx(np.mean(moved))
     assert len(table) == 8 and set(table.index.get_level_values("transform")) == {
         "none",
         "rotate:90",

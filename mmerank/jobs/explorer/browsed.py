@@ -16,8 +16,7 @@ from mmerank.report.explored import Side, explored_html, maps_of, message_html, 
 from mmerank.report.folders import run_folders
 from mmerank.report.render.html import head_of
 from mmerank.report.reopened import find_examples
-
-_JOBS = ("align", "perturb")
+from mmerank.runs.jobs import JOBS
 
 
 class Browsed:
@@ -42,9 +41,10 @@ class Browsed:
             names = ", ".join(of.name for of in folders[:8])
             raise RunFolderError(f"{folder}: holds several runs ({names}); name one of them")
         (self._run,) = read_runs(folders)
-        if self._run.job not in _JOBS:
+        if not self._run.kind.of_pairs:
+            known = " and ".join(name for name, job in JOBS.items() if job.of_pairs)
             raise RunFolderError(
-                f"{folder}: a run of {self._run.job}; those of {' and '.join(_JOBS)} can be looked through, and "
+                f"{folder}: a run of {self._run.job}; those of {known} can be looked through, and "
                 "mmerank report makes a page of any"
             )
         self._examples, self._missing = find_examples(self._run, with_data=with_data)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from mmerank.analysis.finished import PERTURBATIONS, Finished
+from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.eranks import ERANKS, FINAL
@@ -17,14 +17,9 @@ from mmerank.errors import UsageError
 from mmerank.report.figures.generation import draw_growth
 from mmerank.report.figures.layers import draw_layers, has_layers
 from mmerank.report.figures.style import bare, distances, look
+from mmerank.runs.jobs import JOBS
 
 STAGES = {label: f"{label.replace('erank', 'eRank')}\n{point}\n{kind}" for label, (point, kind) in ERANKS.items()}
-_EMBEDDINGS = {"erank_images": "images", "erank_texts": "texts", "erank_joint": "both"}
-_SIDE_BY_SIDE = {
-    "diff": {"erank_untrained": "untrained", "erank_trained": "trained"},
-    "encode": _EMBEDDINGS,
-    "perturb_encoder": _EMBEDDINGS,
-}
 _CHANGE = {"change": "value", "change_low": "low", "change_high": "high"}
 
 
@@ -45,6 +40,7 @@ def draw_main(
     if len(jobs := {run.job for run in runs}) > 1:
         raise UsageError(f"expected results of one job in a figure, got {', '.join(sorted(jobs))}")
     (job,) = jobs
+    kind = JOBS[job]
     models = [(run, model) for run in runs for model in run.frames]
     if job in ("diff", "encode") and len(models) == 1 and has_layers(*models[0]):
         draw_layers(axes, *models[0])
@@ -56,7 +52,7 @@ def draw_main(
         axes.set_ylabel("eRank of the response")
         _named(axes, [called[run.name, model] for run, model in models])
         return
-    if changed := job in PERTURBATIONS and (numbers["transform"] != "none").any():
+    if changed := kind.perturbed and (numbers["transform"] != "none").any():
         numbers = (
             numbers[numbers["transform"] != "none"].drop(columns=["value", "low", "high"]).rename(columns=_CHANGE)
         )
@@ -68,7 +64,7 @@ def draw_main(
         ): rows
         for (run, model, transform), rows in keys
     }
-    points(axes, series, _SIDE_BY_SIDE.get(job, STAGES))
+    points(axes, series, kind.axis or STAGES)
     axes.set_ylabel("change of eRank" if changed else "eRank")
     if changed:
         axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)

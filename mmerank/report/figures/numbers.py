@@ -43,7 +43,7 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
     trained = trajectories(runs)
     passed = {key for of in trained for key in of.between}
     shown = [(run, model) for run in runs for model in run.frames if (run.name, model) not in passed]
-    pairs = [(run, model) for run, model in shown if run.job in ("align", "perturb")]
+    pairs = [(run, model) for run, model in shown if run.kind.of_pairs]
     texts = [(run, model) for run, model in shown if run.job == "diff"]
     encoders = [(run, model) for run, model in shown if run.job == "encode"]
     written = [(run, model) for run, model in shown if run.job == "generate"]

@@ -56,7 +56,7 @@ def trajectories(runs: Sequence[Finished]) -> list[Trajectory]:
     """
     found: dict[tuple[int, str], dict[int, str]] = {}
     for i, run in enumerate(runs):
-        for model in run.frames if not run.of_encoders and run.job != "generate" else ():
+        for model in run.frames if run.kind.in_steps else ():
             if stated := stated_step(model):
                 # Of two names of one step the first is taken; the other is drawn by itself.
                 found.setdefault((i, stated[0]), {}).setdefault(stated[1], model)

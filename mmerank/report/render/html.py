@@ -23,9 +23,9 @@ from mmerank.report.agreement import Agreement
 from mmerank.report.agreement_words import paragraph
 from mmerank.report.cautions import cautions, mean_tokens
 from mmerank.report.elsewhere import elsewhere
-from mmerank.report.examples import CHANGE, RANKED_BY, by_example, cut, extremes, id_shown, text_of
+from mmerank.report.examples import by_example, cut, extremes, id_shown, text_of
 from mmerank.report.figures.style import svg
-from mmerank.report.how_to import MAIN, how_to_report
+from mmerank.report.how_to import how_to_report
 from mmerank.report.maps import maps
 from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import skipped
@@ -33,6 +33,7 @@ from mmerank.report.printed import Listed, Printed
 from mmerank.report.reopened import find_examples
 from mmerank.report.score_tables import beside_table, score_tables
 from mmerank.report.tables import null_table, printed_tables
+from mmerank.runs.jobs import CHANGE, JOBS
 
 # Rows of the table of examples, over all runs; the rest is in examples.csv.
 MOST_ROWS = 8000
@@ -133,7 +134,7 @@ def fragment(tables: Sequence[Printed | Listed]) -> str:
 
 def _headlines_first(table: Printed) -> Printed:
     """On a page the first columns are those that are seen."""
-    main = [quantity(name).label for name in MAIN[table.job]]
+    main = [quantity(name).label for name in JOBS[table.job].told]
     order = sorted(range(len(table.heads)), key=lambda i: (*main, table.heads[i]).index(table.heads[i]))
     rows = tuple((names, n, tuple(cells[i] for i in order)) for names, n, cells in table.rows)
     return replace(table, heads=tuple(table.heads[i] for i in order), rows=rows)
@@ -164,7 +165,7 @@ def _view(
     table["model"] = [called[run.name, model] for model in table["model"]]
     found, missing = find_examples(run, with_data=with_data)
     highest, lowest = extremes(run, table, found)
-    ranked = RANKED_BY[run.job]
+    ranked = run.kind.ranked_by
     left_out = _left_out(run, called)
     return {
         "name": run.name,
