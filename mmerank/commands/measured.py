@@ -48,6 +48,13 @@ ScoredSequence = Annotated[
     convention.SequenceForm,
     typer.Option("--sequence", help="How a question is put: the model's template, or bare."),
 ]
+Circular = Annotated[
+    bool,
+    typer.Option(
+        "--circular",
+        help="Ask with each choice first in turn, and count what is right every time (CircularEval of MMBench).",
+    ),
+]
 NoLoss = Annotated[
     bool,
     typer.Option("--no-loss", help="eRanks alone: the LM head is not run.", rich_help_panel=_HOW),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,6 +16,7 @@ from mmerank.errors import UsageError
 from mmerank.processes import rank
 
 if TYPE_CHECKING:
+    from mmerank.jobs.compare import Comparison
     from mmerank.jobs.score import Score
     from mmerank.runs.answers import AnswerFolder
 
@@ -27,6 +29,7 @@ def score(
     *,
     answers: measured.ScoredAnswers = "letters",
     sequence: measured.ScoredSequence = "template",
+    circular: measured.Circular = False,
     name: options.Names = [],  # noqa: B006 (typer takes no tuple)
     limit: options.Limit = None,
     seed: options.Seed = None,
@@ -52,7 +55,7 @@ def score(
     by_lm_eval = data.startswith(_GENERATED)
     questions: Any = None
     if by_lm_eval:
-        _check_first(seed)
+        _check_of_lm_eval(seed, circular)
         check_tasks([data.removeprefix(_GENERATED)])
     else:
         questions = load_questions(data, answers=answers)
@@ -70,7 +73,9 @@ def score(
     if keeping.out is not None and by_lm_eval:
         folder = AnswerFolder(keeping.out, {"data": {"name": data, **selection.to_dict()}, "sequence": sequence})
     elif keeping.out is not None:
-        folder = open_scores(keeping.out, questions, sequence=sequence, max_pixels=max_pixels, selection=selection)
+        folder = open_scores(
+            keeping.out, questions, sequence=sequence, circular=circular, max_pixels=max_pixels, selection=selection
+        )
     quiet()
     for model in models:  # a typo in the last one must not cost the time of the first
         check_model(model)
@@ -86,6 +91,7 @@ def score(
                         adapter,
                         questions,
                         sequence=sequence,
+                        circular=circular,
                         limit=limit,
                         seed=seed,
                         batch_tokens=computing.batch_tokens,
@@ -103,7 +109,9 @@ def score(
         _show(results, folder, keeping.json_file)
 
 
-def _check_first(seed: int | None) -> None:
+def _check_of_lm_eval(seed: int | None, circular: bool) -> None:
+    if circular:
+        raise UsageError("--circular: a task of lm-eval asks in its own way; leave it out")
     if seed is not None:
         raise UsageError("--seed: lm-eval takes the first questions of a task; leave it out")
 
@@ -114,14 +122,36 @@ def _show(results: list[Score], folder: AnswerFolder | None, json_file: str | No
     from rich.console import Console
 
     from mmerank.jobs.score import write_scores
+    from mmerank.report.terminal.intervals import comparison_text
     from mmerank.report.terminal.score import score_notes, score_tables
 
-    summary = {"results": [result.to_dict() for result in results]}
+    summary: dict[str, Any] = {"results": [result.to_dict() for result in results]}
+    if comparisons := _compared(results):
+        summary["comparisons"] = [comparison.to_dict() for comparison in comparisons]
     if folder is not None:
         write_scores(folder, results)
     if rank().leads and not write_json(summary, json_file):
         for table in score_tables(results):
             Console().print(table)
         print("\n".join(score_notes(results)))
+        if comparisons:
+            print(comparison_text(comparisons))
         if folder is not None:
             print(f"  mmerank report RUN... --scores {folder.path} sets them beside what runs measured")
+
+
+def _compared(results: list[Score]) -> list[Comparison]:
+    """Each two models on the questions that both answered; of more than a table has room for, each with the next."""
+    from mmerank.analysis.results.answers import YES_NO
+    from mmerank.analysis.statistics.paired import controlled
+    from mmerank.jobs.compare import compare
+    from mmerank.report.terminal.parts import MANY
+
+    answered = [result for result in results if result.answers]
+    pairs = combinations(answered, 2) if len(answered) <= MANY else pairwise(answered)
+    told = [
+        (a, b, [name for i, name in enumerate(a.numbers) if i == 0 or name in (YES_NO[0], YES_NO[-1])])
+        for a, b in pairs
+        if {of.id for of in a.answers} & {of.id for of in b.answers}
+    ]
+    return controlled(compare(a, b, quantities=names) for a, b, names in told) if told else []

@@ -27,12 +27,16 @@ class Question(Example):
         right: Which of them is right, from 0.
         category: Of its benchmark, where it has some; else empty.
         picture: What its picture is known by, so that questions about one picture are told from others.
+        options: The texts that letters stand for, as the prompt lists them; none where no letters are asked for.
+        circle: The question that this is, its choices moved on; empty where they stand as the benchmark has them.
     """
 
     choices: tuple[str, ...]
     right: int
     category: str
     picture: str
+    options: tuple[str, ...]
+    circle: str
 
     def __init__(
         self,
@@ -45,6 +49,8 @@ class Question(Example):
         category: str = "",
         picture: str = "",
         places: Sequence[int] = (),
+        options: Sequence[str] = (),
+        circle: str = "",
     ):
         super().__init__(id, image, instruction, response, places)
         for name, value in (
@@ -52,6 +58,8 @@ class Question(Example):
             ("right", right),
             ("category", category),
             ("picture", picture),
+            ("options", tuple(options)),
+            ("circle", circle),
         ):
             object.__setattr__(self, name, value)
 
@@ -88,7 +96,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "mmbench": Benchmark(),
     "choices": Benchmark(),
 }
-_YES_NO = ("Yes", "No")
+YES_OR_NO = ("Yes", "No")
 _HOW = "KIND:FILE.jsonl, .ndjson, .json, .parquet or .tsv, KIND:hub:OWNER/NAME[/CONFIG][:SPLIT]"
 
 
@@ -149,7 +157,7 @@ def _question(name: str, row: Mapping[str, Any], how: Benchmark, answers: Answer
     """The question in a row; DataError says why there is none."""
     asked = _text(row, how.question)
     assert asked is not None  # one of the fields is there
-    options = _YES_NO if how.yes_no else _options(row)
+    options = YES_OR_NO if how.yes_no else _options(row)
     right = _right(_first(row, how.answer), options)
     if (value := row.get("image")) is None or value == "":
         raise DataError("no image")
@@ -160,13 +168,68 @@ def _question(name: str, row: Mapping[str, Any], how: Benchmark, answers: Answer
     lines = [*([how.context + hint] if hint else []), asked]
     lettered = answers == "letters" and not how.yes_no
     if lettered:
-        lines += [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+        lines.append(_listed(options))
     if lettered or how.yes_no:
         lines.append(how.ask)
     scored = tuple(LETTERS[: len(options)]) if lettered else tuple(options)
     category = _text(row, how.category, needed=False) or ""
     known = value if isinstance(value, str) else str(row.get("image_source") or getattr(source, "name", name))
-    return Question(name, source, "\n".join(lines), scored[right], scored, right, category, known)
+    return Question(
+        name,
+        source,
+        "\n".join(lines),
+        scored[right],
+        scored,
+        right,
+        category,
+        known,
+        options=options if lettered else (),
+    )
+
+
+def circular(question: Question) -> list[Question]:
+    """The question, and the same with its choices moved on by one, two, ... places (MMBench, arXiv:2307.06281).
+
+    Args:
+        question: Of which letters are scored.
+
+    Returns:
+        As many as it has choices, it first; the others have `circle` and ids of their own.
+
+    Raises:
+        UsageError: Its choices are not listed by letters, so that they have no order.
+    """
+    k = len(question.options)
+    if not k:
+        raise UsageError(
+            f"{question.id!r}: its choices are not listed by letters, so that there is no order to move them on in "
+            "(CircularEval is for mmbench, scienceqa and choices, with letters as answers)"
+        )
+    before, _, behind = question.instruction.rpartition(_listed(question.options))
+    found = [question]
+    for step in range(1, k):
+        options = question.options[step:] + question.options[:step]
+        right = (question.right - step) % k
+        found.append(
+            Question(
+                f"{question.id}/moved-{step}",
+                question.image,
+                before + _listed(options) + behind,
+                question.choices[right],
+                question.choices,
+                right,
+                question.category,
+                question.picture,
+                question.places,
+                options,
+                str(question.id),
+            )
+        )
+    return found
+
+
+def _listed(options: Sequence[str]) -> str:
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
@@ -10,6 +10,8 @@ import pandas as pd
 from mmerank.analysis.comparison import compared, shown_name
 from mmerank.analysis.metrics.known import metric_with
 from mmerank.analysis.metrics.matched import MATCHED, MATCHED_BY
+from mmerank.analysis.results.answers import compared_answers
+from mmerank.analysis.results.score import ScoreResult
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.paired import PERMUTATIONS, ComparisonResult, FalseDiscovery
 from mmerank.convention import Aggregate, AnyConvention
@@ -94,8 +96,8 @@ class Comparison(Shown, ComparisonResult):
 
 
 def compare(
-    a: Measured | pd.DataFrame,
-    b: Measured | pd.DataFrame,
+    a: Measured | ScoreResult | pd.DataFrame,
+    b: Measured | ScoreResult | pd.DataFrame,
     *,
     quantities: Sequence[str] | None = None,
     names: tuple[str, str] | None = None,
@@ -113,6 +115,7 @@ def compare(
 
     Args:
         a: A result of `mmerank.align` or `mmerank.diff`, the base or one of the transforms of `mmerank.perturb`, or
+            two of `mmerank.score`, whose questions about one picture are drawn and swapped together, or
             a frame of records as from `mmerank.runs.record.to_frame`, of one model (of texts: with its untrained
             twins) and one transform.
         b: The other.
@@ -140,6 +143,12 @@ def compare(
         ValueError: The two have no example in common, are of different data sets or aggregates, have other texts or
             pictures under the same ids, there is no such quantity, or no numbers on equally many rows.
     """
+    if isinstance(a, ScoreResult) and isinstance(b, ScoreResult):
+        return _of_scores(
+            a, b, quantities, names, bootstrap=bootstrap, permutations=permutations, false_discovery=false_discovery
+        )
+    if isinstance(a, ScoreResult) or isinstance(b, ScoreResult):
+        raise TypeError("expected two results of mmerank.score, or none")
     for given in (a, b):
         if not isinstance(given, pd.DataFrame) and not all(hasattr(given, name) for name in _MEASURED):
             raise TypeError(
@@ -177,6 +186,25 @@ def compare(
         false_discovery=false_discovery,
     )
     return Comparison(**vars(found))
+
+
+def _of_scores(
+    a: ScoreResult, b: ScoreResult, quantities: Sequence[str] | None, names: tuple[str, str] | None, **how: Any
+) -> Comparison:
+    if (a.data, a.convention) != (b.data, b.convention):
+        raise ValueError(
+            "expected scores on the same questions asked alike, got "
+            f"{a.data}, {_plainly(a.convention)} and {b.data}, {_plainly(b.convention)}"
+        )
+    for of in (a, b):
+        if not of.answers:
+            raise ValueError(f"{of.model}: no answers to compare question by question, as of a task of lm-eval")
+    called = names or (a.name or a.model, b.name or b.model)
+    return Comparison(**vars(compared_answers(a.answers, b.answers, names=called, quantities=quantities, **how)))
+
+
+def _plainly(convention: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in convention.items())
 
 
 def _records(given: Measured | pd.DataFrame, aggregate: Aggregate | None) -> tuple[pd.DataFrame, Aggregate]:

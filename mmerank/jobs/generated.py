@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from mmerank.analysis.results.score import Share
+from mmerank.analysis.results.answers import Share
 from mmerank.analysis.scores.harnesses import Metric, metrics_in
 from mmerank.errors import DataError, ModelError, UsageError, first_line
 from mmerank.jobs.accuracy import check_tasks, questions_of

@@ -5,31 +5,68 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from mmerank.analysis.results.score import Answer, ScoreResult, score_rows, scored
+from mmerank.analysis.results.answers import Answer
+from mmerank.analysis.results.score import ScoreResult, score_rows, scored
 from mmerank.computing import Computing
 from mmerank.convention import SequenceForm
 from mmerank.engine.collect import SUSPECT_IN_A_ROW
 from mmerank.engine.plans.choices import Answered, Choices
 from mmerank.engine.probe import Probe
 from mmerank.engine.progress import Meter
-from mmerank.errors import DataError, MmerankError
+from mmerank.errors import DataError, MmerankError, RunFolderError, did_you_mean
 from mmerank.inputs.example import Example, Skipped, check_examples, first_reason, kept, name_of, unique
 from mmerank.inputs.example import fingerprint as fingerprint_of
 from mmerank.inputs.pictures import MAX_PIXELS
-from mmerank.inputs.questions import Question
+from mmerank.inputs.questions import YES_OR_NO, Question
+from mmerank.inputs.questions import circular as moved_on
 from mmerank.inputs.selection import Selection
 from mmerank.models.adapter import Adapter, check_adapter
 from mmerank.models.identity import identity
 from mmerank.processes import rank
-from mmerank.runs.answers import AnswerFolder
+from mmerank.runs.answers import AnswerFolder, read_scores
 from mmerank.runs.folder import versions
 
 
 class Score(ScoreResult):
     """What a model scored on a benchmark."""
+
+    @classmethod
+    def from_run(cls, folder: str | Path, model: str | None = None) -> Score:
+        """What a folder of scores holds, without the model or the data.
+
+        Args:
+            folder: What `out` was.
+            model: Which of its models; needed where it holds several.
+
+        Returns:
+            The scores, with all answers.
+
+        Raises:
+            RunFolderError: It is no such folder, holds several models and none was named, or holds no such model, or
+                no answers of it, as of a task of lm-eval.
+        """
+        found = read_scores(Path(folder))
+        if model is None and len(found) > 1:
+            raise RunFolderError(f"{folder}: holds the scores of {', '.join(found)}; name one (model=...)")
+        name = model or next(iter(found), "")
+        if name not in found:
+            raise RunFolderError(f"{folder}: no scores of {name or 'any model'}{did_you_mean(name, found)}")
+        stated, entries = found[name]
+        answers = [answer_in(of) for of in entries.values() if "right" in of]
+        if not answers:
+            raise RunFolderError(f"{folder}: no answers of {name} that can be read again; score it into a new folder")
+        result = scored(
+            answers,
+            model=name,
+            data=stated["data"]["name"],
+            skipped=[Skipped(id, of["skipped"]) for id, of in entries.items() if "skipped" in of],
+            convention={key: value for key, value in stated.items() if key != "data"},
+        )
+        return cls(**{field.name: getattr(result, field.name) for field in fields(result)})
 
     def __str__(self) -> str:
         from mmerank.report.terminal.score import score_text
@@ -46,6 +83,7 @@ def score(
     questions: Iterable[Example | Skipped],
     *,
     sequence: SequenceForm = "template",
+    circular: bool = False,
     limit: int | None = None,
     seed: int | None = None,
     batch_tokens: int | None = None,
@@ -65,6 +103,8 @@ def score(
         adapter: From `mmerank.load` or `mmerank.wrap`.
         questions: From `mmerank.load_questions`, or any iterable of `Question`.
         sequence: `template`, the model's chat template, or `bare`.
+        circular: Ask each question once with each of its choices as the first, the others behind it in their order
+            (CircularEval of MMBench); `acc_circular`, the score then, counts those that are right every time.
         limit: Use this many of the questions: the first ones, or with `seed` a random sample.
         seed: Of the sample.
         batch_tokens: As in `mmerank.align`.
@@ -82,7 +122,8 @@ def score(
         NotYet: Of several processes, this one was not the last.
         RunFolderError: `out` holds something else.
         TypeError: `adapter` is no loaded model, or `questions` are none.
-        UsageError: `limit` is below 1, or there is a seed without a limit.
+        UsageError: `limit` is below 1, there is a seed without a limit, or `circular` is set and choices have no
+            letters.
     """
     check_adapter(adapter)
     check_examples(questions)
@@ -90,9 +131,18 @@ def score(
     entries = list(unique(Selection(limit, seed).held(questions)))
     if wrong := next((of for of in entries if isinstance(of, Example) and not isinstance(of, Question)), None):
         raise TypeError(f"expected questions from mmerank.load_questions, got the example {wrong.id!r}")
+    if circular:
+        entries = [one for of in entries for one in (moved_on(of) if isinstance(of, Question) else [of])]
     own_folder = out is not None and not isinstance(out, AnswerFolder)
     if out is not None and not isinstance(out, AnswerFolder):
-        out = open_scores(out, questions, sequence=sequence, max_pixels=max_pixels, selection=Selection(limit, seed))
+        out = open_scores(
+            out,
+            questions,
+            sequence=sequence,
+            circular=circular,
+            max_pixels=max_pixels,
+            selection=Selection(limit, seed),
+        )
     source = {**identity(adapter), "versions": versions()}
     probe = Probe(Choices(adapter, sequence, max_pixels), Computing(batch_tokens=batch_tokens), adapter.name, source)
     known = _Known(adapter.name, source, out)
@@ -105,10 +155,10 @@ def score(
         raise NotYet(f"{len(lacking)} of {len(asked)} questions are with other processes")
     reasons = [of.reason if isinstance(of, Skipped) else found[of.id].get("skipped") for of in entries]
     skipped = [Skipped(of.id, reason) for of, reason in zip(entries, reasons, strict=True) if reason]
-    answers = [_answer(question, found[question.id]) for question in asked if "skipped" not in found[question.id]]
+    answers = [answer_in(found[question.id]) for question in asked if "skipped" not in found[question.id]]
     if not answers:
         raise DataError(f"{name_of(questions)}: no question could be asked{first_reason(skipped)}")
-    convention = {"sequence": sequence, "max_pixels": max_pixels}
+    convention = {"sequence": sequence, "max_pixels": max_pixels, **({"circular": True} if circular else {})}
     result = scored(answers, model=adapter.name, data=name_of(questions), skipped=skipped, convention=convention)
     found_score = Score(**{name: getattr(result, name) for name in result.__dataclass_fields__})
     if out is not None and own_folder:
@@ -138,6 +188,7 @@ def open_scores(
     questions: Iterable[Example | Skipped],
     *,
     sequence: SequenceForm,
+    circular: bool = False,
     max_pixels: int = MAX_PIXELS,
     selection: Selection,
 ) -> AnswerFolder:
@@ -149,7 +200,8 @@ def open_scores(
         "questions": hashlib.sha256(repr(asked).encode()).hexdigest()[:16],
         **selection.to_dict(),
     }
-    return AnswerFolder(Path(out), {"data": data, "sequence": sequence, "max_pixels": max_pixels})
+    moved = {"circular": True} if circular else {}
+    return AnswerFolder(Path(out), {"data": data, "sequence": sequence, "max_pixels": max_pixels, **moved})
 
 
 class _Known:
@@ -160,12 +212,12 @@ class _Known:
         self._held: dict[str, Mapping[str, Any]] = {}
 
     def all(self) -> Mapping[str, Mapping[str, Any]]:
-        """JSON values by id: `loglikelihoods` and `tokens`, or `skipped`."""
+        """JSON values by id: what an `Answer` has, or `skipped`."""
         return self._held if self._folder is None else self._folder.entries(self._model, self._source)
 
     def ask(self, probe: Probe[Any, Any], entries: Sequence[Question], *, strict: bool, shown: bool) -> None:
         """Ask what is not answered, also what was skipped before; of several processes each its part."""
-        done = {name for name, entry in self.all().items() if "skipped" not in entry}
+        done = {name for name, entry in self.all().items() if "right" in entry}
         # By their places in the data, which are the same in all processes whenever each of them begins.
         own = [entry for entry in entries[rank().index :: rank().count] if entry.id not in done]
         keep: Any = self._held.update
@@ -174,7 +226,7 @@ class _Known:
                 keep = stack.enter_context(self._folder.writing(self._model, self._source))
             title = f"score {self._model}"
             meter = stack.enter_context(Meter(title, len(entries), done=len(done), shown=shown and rank().leads))
-            in_a_row = 0
+            in_a_row, by_id = 0, {of.id: of for of in own}
             for found in probe.measure(own):
                 if isinstance(found, Skipped) and strict:
                     raise DataError(f"{found.id!r}: {found.reason}")
@@ -187,17 +239,27 @@ class _Known:
                 else:
                     assert isinstance(found, Answered)
                     in_a_row = 0
-                    keep({found.id: {"loglikelihoods": found.loglikelihoods, "tokens": found.counts}})
+                    keep({found.id: _entry(by_id[found.id], found)})
                     meter.advance(found.tokens)
 
 
-def _answer(question: Question, known: Mapping[str, Any]) -> Answer:
-    return Answer(
-        id=question.id,
+def _entry(question: Question, found: Answered) -> dict[str, Any]:
+    """All that is known of an answer, as JSON values."""
+    answer = Answer(
+        id=str(question.id),
         right=question.right,
-        loglikelihoods=tuple(known["loglikelihoods"]),
-        tokens=tuple(known["tokens"]),
+        loglikelihoods=tuple(found.loglikelihoods),
+        tokens=tuple(found.counts),
         characters=tuple(map(len, question.choices)),
         category=question.category,
         picture=question.picture,
+        yes_no=question.choices == YES_OR_NO,
+        circle=question.circle,
     )
+    return {key: value for key, value in asdict(answer).items() if value or key == "right"}
+
+
+def answer_in(entry: Mapping[str, Any]) -> Answer:
+    """The answer that an entry of a folder is."""
+    values: dict[str, Any] = {key: tuple(of) if isinstance(of, list) else of for key, of in entry.items()}
+    return Answer(**values)

@@ -150,6 +150,29 @@ class AnswerFolder:
             ) from error
 
 
+def read_scores(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]]:
+    """What a folder of scores holds of each model.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        By model its settings, and the entries as from `AnswerFolder.entries`.
+
+    Raises:
+        RunFolderError: It is no such folder, or damaged.
+    """
+    if not (path / STATED).is_file():
+        raise RunFolderError(
+            f"{path}: not a folder of scores (no {STATED}); name what --out of mmerank score was given"
+        )
+    settings = _object(path / STATED)
+    folder = AnswerFolder(path, settings)
+    heads = [_parsed(regular_bytes(file).partition(b"\n")[0]) for file in sorted((path / _ANSWERS).glob("*.jsonl"))]
+    sources = {str(head["model"]): head["source"] for head in heads if head.keys() >= {"model", "source"}}
+    return {model: (settings, folder.entries(model, source)) for model, source in sources.items()}
+
+
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
         content = json.loads(line)

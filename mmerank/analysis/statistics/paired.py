@@ -76,6 +76,8 @@ class ComparisonResult:
         fixed: Quantities that cannot differ by how A and B were made, or are equal in every example; they are not
             among `tests`.
         matched: Whether the numbers are those of equally many rows everywhere.
+        groups: How many groups of examples, as the questions about each picture, are drawn and swapped together; 0
+            where each example stands alone.
     """
 
     a: str
@@ -90,6 +92,7 @@ class ComparisonResult:
     tests: int
     fixed: tuple[str, ...] = ()
     matched: bool = False
+    groups: int = 0
 
     @property
     def opposed(self) -> tuple[str, ...]:

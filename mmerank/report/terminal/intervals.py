@@ -72,7 +72,8 @@ def comparison_table(comparison: ComparisonResult) -> Table:
         The table, for a rich console.
     """
     rows = ", on equally many rows" if comparison.matched else ""
-    title = Text(f"{comparison.a} - {comparison.b}{rows}, n = {comparison.n}")
+    groups = f" in {comparison.groups} groups" if comparison.groups else ""
+    title = Text(f"{comparison.a} - {comparison.b}{rows}, n = {comparison.n}{groups}")
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for heading in ("difference", "q", "d_z", "MDE"):
@@ -105,7 +106,7 @@ def comparison_notes(comparisons: Sequence[ComparisonResult]) -> list[str]:
     by_jackknife = not first.permutations  # statistics of pairs, which are not resampled
     name = {"bh": "Benjamini-Hochberg", "by": "Benjamini-Yekutieli"}[first.false_discovery]
     swaps = f"all {first.permutations}" if first.exact else f"{first.permutations} random"
-    n = min(comparison.n for comparison in comparisons)
+    n = min(comparison.groups or comparison.n for comparison in comparisons)
     lines = [
         interval_line(first.bootstrap, n, "jackknife" if by_jackknife else "bootstrap"),
         f"  q: {'t by the jackknife' if by_jackknife else f'permutation test, {swaps} swaps'}; {name} over "
@@ -114,6 +115,8 @@ def comparison_notes(comparisons: Sequence[ComparisonResult]) -> list[str]:
     ]
     if opposed := dict.fromkeys(name for comparison in comparisons for name in comparison.opposed):
         lines.append(f"  {opposed_note(opposed)}")
+    if first.groups:
+        lines.append("  examples of one group, as the questions about a picture, are drawn and swapped together")
     if any(comparison.fixed for comparison in comparisons):
         lines.insert(2, "  q -: equal in every example, which is not among the tests")
     left = max(comparison.unpaired for comparison in comparisons)

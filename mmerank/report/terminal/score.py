@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from mmerank.analysis.results.score import ScoreResult, Share
+from mmerank.analysis.results.answers import CIRCULAR, Share, as_asked
+from mmerank.analysis.results.score import ScoreResult
 from mmerank.report.terminal.parts import MANY, clean, short, skip_lines
 
 
@@ -74,8 +75,15 @@ def score_notes(results: Sequence[ScoreResult]) -> list[str]:
     if any(of.categories for of in results) and len(results) > MANY:
         lines.append("  numbers by category are in --json and summary.json")
     if any(of.answers for of in results):
-        lines.append("  acc, the score: the choice whose tokens are likeliest in sum; acc_norm: per character;")
+        if circular := any(CIRCULAR in of.numbers for of in results):
+            lines.append("  acc_circular, the score: right with each choice first in turn; the others as asked once")
+        score = "acc" if circular else "acc, the score"
+        lines.append(f"  {score}: the choice whose tokens are likeliest in sum; acc_norm: per character;")
         lines.append("  acc_token: per token. In brackets: 95 % intervals, Wilson's over pictures")
+        if any("f1" in of.numbers for of in results):
+            lines.append(
+                "  f1, precision, recall: of Yes; yes_rate: how often it is answered; f1, precision by the bootstrap"
+            )
     return [clean(line) for line in lines]
 
 
@@ -85,9 +93,9 @@ def _cautions(of: ScoreResult) -> list[str]:
     found = []
     if of.score.low <= of.chance <= of.score.high:
         found.append("  its interval holds chance: nothing shows that it answers at all")
-    if of.constant > of.chance + 0.1:
+    if CIRCULAR not in of.numbers and of.constant > of.chance + 0.1:
         found.append(f"  always the same choice would score {of.constant:.3f}: the right ones are not mixed")
-    if tied := sum(0 < answer.correct() < 1 for answer in of.answers):
+    if tied := sum(0 < answer.correct() < 1 for answer in as_asked(of.answers)):
         found.append(f"  right answers as likely as another: {tied}; each counts as a part of one")
     return found
 
