@@ -11,20 +11,25 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.alignment import ALIGNMENT, DECIMALS, LABELS
+from mmerank.analysis.metrics.diff_erank import TWIN
+from mmerank.analysis.metrics.layers import ROWS
 from mmerank.analysis.results.alignment import AlignmentResult
-from mmerank.eranks import ERANKS
+from mmerank.analysis.sample import Floats
+from mmerank.eranks import ERANKS, by_label
 from mmerank.inputs.example import Example
 from mmerank.report.figures.explored import layers_of_one, spectra_of_one
 from mmerank.report.figures.flow import TITLES
-from mmerank.report.figures.style import styled, svg
+from mmerank.report.figures.style import stage, styled, svg
 from mmerank.report.maps import ENDS, AtEnd, maps
 from mmerank.report.render.html import environment
+from mmerank.runs.record import Record
 
 _SHOWN_PX = 360
 # matplotlib's settings are global, and several people may look.
@@ -75,9 +80,12 @@ def explored_html(sides: Sequence[Side], mapped: Sequence[AtEnd]) -> str:
     longest = max((number for number in numbers if math.isfinite(number)), default=1.0)
     views = []
     for i, side in enumerate(sides):
+        before = side.before
+        points, curves = _layers(side.result)
         with _drawing, styled():
-            figures = [_svg(spectra_of_one(side.result, side.before), f"spectra-{i}")]
-            figures += [_svg(layers_of_one(side.result, side.before), f"layers-{i}")]
+            spectra = spectra_of_one(_spectra(side.result), _spectra(before) if before else None)
+            layers = layers_of_one(points, curves, _layers(before)[1] if before else None, of="LLM")
+            figures = [_svg(spectra, f"spectra-{i}"), _svg(layers, f"layers-{i}")]
         stages = [_stage(side, label, longest) for label in ALIGNMENT]
         views.append(
             {
@@ -91,6 +99,90 @@ def explored_html(sides: Sequence[Side], mapped: Sequence[AtEnd]) -> str:
         )
     heads = {label: LABELS[label] for label in ALIGNMENT}
     return environment().get_template("explored.html").render(sides=views, mapped=mapped, heads=heads)
+
+
+def _spectra(result: AlignmentResult) -> dict[str, Floats]:
+    """Of the five measurements of one example."""
+    return {
+        stage(label): np.asarray(record.spectrum, np.float64)
+        for label, records in by_label(result.records).items()
+        for record in records
+        if len(record.spectrum)
+    }
+
+
+def _layers(result: AlignmentResult) -> tuple[list[str], dict[str, Floats]]:
+    """Layers of the LLM, and the eRank of all rows of the pair there, of the image's and of the text's."""
+    layers = result.layers or []
+    curves = {
+        f"{name} rows": np.array([np.nan if at.get(name) is None else at[name] for at in layers]) for name in ROWS
+    }
+    return [str(at["point"]) for at in layers], curves
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One model's numbers of an example that is no pair of a model with an LLM.
+
+    Attributes:
+        name: Of the model, as it is shown.
+        numbers: What they are called, and as they are shown.
+        records: Of the example, those of untrained twins among them, spectra too.
+        before: The same before a change; none where there is none.
+        written: What the model wrote; empty where it wrote nothing.
+    """
+
+    name: str
+    numbers: Sequence[tuple[str, str]]
+    records: Sequence[Record]
+    before: Sequence[Record] = ()
+    written: str = ""
+
+
+def alone_html(sides: Sequence[Alone]) -> str:
+    """Models side by side: numbers, what was written, spectra at the last layer, and layers.
+
+    Args:
+        sides: At least one.
+
+    Returns:
+        HTML; whatever comes from data is escaped.
+    """
+    views = []
+    for i, side in enumerate(sides):
+        points, curves = _by_layer(side.records)
+        with _drawing, styled():
+            drawn = spectra_of_one(_last_spectra(side.records), _last_spectra(side.before))
+            layers = layers_of_one(points, curves, _by_layer(side.before)[1], of="model")
+            figures = [_svg(drawn, f"spectra-{i}"), _svg(layers, f"layers-{i}")]
+        views.append({"side": side, "figures": [figure for figure in figures if figure]})
+    return environment().get_template("explored.html").render(alone=views)
+
+
+def _called(record: Record) -> str:
+    """What a record is of, of several that an example has at a layer."""
+    return f"{record.input}, untrained" if record.model.startswith(TWIN) else record.input
+
+
+def _last_spectra(records: Sequence[Record]) -> dict[str, Floats]:
+    """Of each input the spectrum at the last layer that has one; of several twins that of the first."""
+    found: dict[str, tuple[str, Floats]] = {}
+    for record in records:
+        if len(record.spectrum) and found.get(_called(record), (record.model, None))[0] == record.model:
+            found[_called(record)] = (record.model, np.asarray(record.spectrum, np.float64))
+    return {label: values for label, (_, values) in found.items()}
+
+
+def _by_layer(records: Sequence[Record]) -> tuple[list[str], dict[str, Floats]]:
+    """Layers, and the eRank at each; of several twins their mean."""
+    points = list(dict.fromkeys(record.point for record in records))
+    found: dict[str, dict[str, list[float]]] = {}
+    for record in records:
+        found.setdefault(_called(record), {}).setdefault(record.point, []).append(math.exp(record.entropy))
+    return points, {
+        label: np.array([np.mean(at[point]) if point in at else np.nan for point in points])
+        for label, at in found.items()
+    }
 
 
 def _stage(side: Side, label: str, longest: float) -> _Stage:

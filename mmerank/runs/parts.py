@@ -194,6 +194,51 @@ def read_records(folder: Path, *, model: str | None = None) -> list[Record]:
     return records_of(read_whole(folder, model=model))
 
 
+def parts_by_example(folder: Path) -> dict[str, list[Path]]:
+    """Which parts of a run that has been read hold an example.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        Files by id of the example.
+    """
+    found: dict[str, list[Path]] = {}
+    for part in part_files(folder):
+        for name in pq.read_table(part, columns=["example"], partitioning=None)["example"].unique().to_pylist():
+            found.setdefault(name, []).append(part)
+    return found
+
+
+def records_in(parts: Iterable[Path], folder: Path, example: str) -> list[Record]:
+    """All records of one example, spectra among them.
+
+    Args:
+        parts: Those that hold it, see `parts_by_example`.
+        folder: Of the run.
+        example: Its id.
+
+    Returns:
+        The records, those of the first part that has a model's; none of a part that is gone meanwhile.
+
+    Raises:
+        RunFolderError: A part is damaged or cannot be read.
+    """
+    found: list[Record] = []
+    rules = Rules(folder, read_settings(folder))
+    for part in parts:
+        try:
+            here = read_part(part, rules)
+        except FileNotFoundError:
+            continue
+        except (DamagedPart, OSError) as error:
+            raise RunFolderError(f"{part}: cannot be read ({error})") from error
+        known = {record.model for record in found}
+        records = records_of(here.filter(pc.equal(here["example"], example)))
+        found += [record for record in records if record.model not in known]
+    return found
+
+
 def mean_spectra(folder: Path) -> dict[tuple[str, str, str], NDArray[np.float64]]:
     """Mean spectra over the untouched examples of a run that has been read, so that its parts are known to be sound.
 

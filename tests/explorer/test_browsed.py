@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from html import unescape
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from mmerank import Convention, Example, align, perturb
+from mmerank import Convention, Example, align, diff, encode, generate, load_encoder, load_text, perturb
+from mmerank.convention import GenerationConvention
 from mmerank.errors import DataError, RunFolderError
 from mmerank.jobs.explorer.browsed import Browsed
 from mmerank.runs.folder import RunFolder
+from mmerank.runs.parts import parts_by_example, records_in
 from tests.adapters.cases import CASES, LLAVA, examples
+from tests.adapters.text_cases import OPT
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -76,3 +82,52 @@ def test_what_cannot_be_looked_at_is_refused(aligned: Path, tmp_path: Path) -> N
         Browsed(aligned).looked_at([])
     with pytest.raises(RunFolderError, match="no such folder"):
         Browsed(tmp_path / "nothing")
+
+
+def test_runs_of_every_other_job_are_looked_through(tmp_path: Path) -> None:
+    from tests.encoder_models import save_clip
+
+    clip = load_encoder(str(save_clip(tmp_path / "clip")), device="cpu")
+    opt = load_text(OPT.folder, device="cpu")
+    texts = [Example(of.id, None, "", of.response) for of in examples()]
+    how = GenerationConvention(max_new_tokens=9, sequence="bare")
+    made: dict[str, Any] = {
+        "diff": diff(opt, texts, out=tmp_path / "diff", layers="all"),
+        "generate": generate(opt, texts, out=tmp_path / "generate", convention=how),
+        "encode": encode(clip, examples(), out=tmp_path / "encode", layers="all"),
+        "perturbed": perturb(clip, examples(), ["rotate:90"], out=tmp_path / "perturbed"),
+    }
+    for name, result in made.items():
+        browsed = Browsed(tmp_path / name)
+        row = list(browsed.table.iloc[-1])
+        shown = browsed.looked_at(row)
+        given = dict(zip(browsed.table.columns, row, strict=True))
+        frame = result.to_pandas()
+        here = frame[(frame["example"] == given["id"]) & (frame["transform"] == given.get("transform", "none"))]
+        label, point = {
+            "diff": ("eRank trained", here[(here["point"] == "final") & ~here["model"].str.startswith("untrained")]),
+            "generate": ("eRank of the response", here[here["input"] == "response"]),
+        }.get(name, ("eRank images", here[(here["input"] == "image") & ~here["model"].str.startswith("untrained")]))
+        number = f"{point['erank'].iloc[-1]:.2f}"
+        assert f'<span class="value">{number}</span>' in shown, (name, label)
+        assert "eigenvalue" in shown, "its spectra"
+        assert ("layer of the model" in shown) == (name not in ("generate",))
+    (*_, last) = [of for of in made["generate"].records if of.written]
+    assert f"It wrote: {last.written}" in unescape(Browsed(tmp_path / "generate").looked_at([last.example]))
+    assert "Faint: before the change" in Browsed(tmp_path / "perturbed").looked_at(
+        list(Browsed(tmp_path / "perturbed").table.query("transform != 'none'").iloc[0])
+    )
+
+
+def test_spectra_of_a_run_are_those_that_were_measured(aligned: Path) -> None:
+    first = next(iter(examples()))
+    measured = {(of.point, of.input): of.spectrum for of in align(LLAVA.adapter, [first]).records}
+    browsed = Browsed(aligned)
+    parts = parts_by_example(aligned)
+    found = records_in(parts[str(first.id)], aligned, str(first.id))
+    for record in found:
+        if (where := (record.point, record.input)) in measured:
+            assert np.allclose(record.spectrum, measured[where], atol=1e-6)
+    assert {(of.point, of.input) for of in found} >= set(measured)
+    row = list(browsed.table[browsed.table["id"] == str(first.id)].iloc[0])
+    assert "rank of the eigenvalue" in browsed.looked_at(row)

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from mmerank.analysis.finished import Finished, read_runs
+from mmerank.analysis.metrics.diff_erank import TWIN
+from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.convention import Convention
 from mmerank.errors import DataError, MmerankError, RunFolderError
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import open_picture
 from mmerank.report.examples import by_example, id_shown, text_of
-from mmerank.report.explored import Side, explored_html, maps_of, message_html, picture_html
+from mmerank.report.explored import Alone, Side, alone_html, explored_html, maps_of, message_html, picture_html
 from mmerank.report.folders import run_folders
-from mmerank.report.render.html import head_of
+from mmerank.report.render.html import head_of, shown_value
 from mmerank.report.reopened import find_examples
-from mmerank.runs.jobs import JOBS
+from mmerank.runs.jobs import CHANGE
+from mmerank.runs.parts import parts_by_example, records_in
+from mmerank.runs.record import Record
 
 
 class Browsed:
-    """A run of `align` or `perturb`.
+    """A run.
 
     Args:
         folder: What `--out` was given.
@@ -28,7 +35,7 @@ class Browsed:
             `mmerank.report.reopened.find_examples`.
 
     Raises:
-        RunFolderError: It is no run folder, several, or of another job.
+        RunFolderError: It is no run folder, or several.
 
     Attributes:
         table: A row per example, model and transform, numbers of the example alone.
@@ -41,13 +48,8 @@ class Browsed:
             names = ", ".join(of.name for of in folders[:8])
             raise RunFolderError(f"{folder}: holds several runs ({names}); name one of them")
         (self._run,) = read_runs(folders)
-        if not self._run.kind.of_pairs:
-            known = " and ".join(name for name, job in JOBS.items() if job.of_pairs)
-            raise RunFolderError(
-                f"{folder}: a run of {self._run.job}; those of {known} can be looked through, and "
-                "mmerank report makes a page of any"
-            )
         self._examples, self._missing = find_examples(self._run, with_data=with_data)
+        self._parts = parts_by_example(self._run.path)
         self._full = by_example(self._run)
         shown = self._full.assign(id=self._full["id"].map(id_shown)).round(4)
         self.table = shown.rename(columns={name: head_of(name) for name in map(str, shown.columns)})
@@ -85,18 +87,20 @@ class Browsed:
             raise DataError(f"no example {given.get('id')!r:.100} in this run")
         name = str(here["id"].iloc[0])
         example = self._examples.get(name)
+        records = records_in(self._parts.get(name, ()), self._run.path, name)
+        if not self._run.kind.of_pairs:
+            return _picture(example) + alone_html([self._alone(row, records) for _, row in here.iterrows()])
         sides = []
         for model in here["model"].unique():
-            before = None if transform == "none" else self._result(model, name, "none")
+            before = None if transform == "none" else self._result(model, records, "none")
             called = self._run.names.get(model, model) + ("" if before is None else f", {transform}")
-            sides.append(Side(called, self._result(model, name, transform), before))
+            sides.append(Side(called, self._result(model, records, transform), before))
         mapped = maps_of(self._run, example, name) if transform == "none" else []
         return _picture(example) + explored_html(sides, mapped)
 
-    def _result(self, model: str, name: str, transform: str) -> AlignmentResult:
-        records = [of for of in self._run.of(model, transform) if of.example == name]
+    def _result(self, model: str, records: Sequence[Record], transform: str) -> AlignmentResult:
         return AlignmentResult.of(
-            records,
+            [of for of in records if (of.model, of.transform) == (model, transform)],
             [],
             model=model,
             data=self._run.data,
@@ -104,6 +108,24 @@ class Browsed:
             source=self._run.source(model),
             undefined=self._run.results.get(model, {}).get("undefined"),
         )
+
+    def _alone(self, row: pd.Series[Any], records: Sequence[Record]) -> Alone:
+        model, transform = str(row["model"]), str(row.get("transform", "none"))
+        numbers = row.drop(["id", "model", "transform"], errors="ignore").dropna()
+        twins = {of for of in self._run.frames[model]["model"].unique() if of.startswith(TWIN)}
+        own = [of for of in records if of.model == model or of.model in twins]
+        name = self._run.names.get(model, model) + ("" if transform == "none" else f", {transform}")
+        return Alone(
+            name,
+            [(_label(str(of)), shown_value(str(of), float(value))) for of, value in numbers.items()],
+            [of for of in own if of.transform == transform],
+            [of for of in own if of.transform == "none"] if transform != "none" else [],
+            next((of.written for of in own if of.written), ""),
+        )
+
+
+def _label(name: str) -> str:
+    return head_of(name) if name == CHANGE else quantity(name).label
 
 
 def _picture(example: Example | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,17 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from mmerank.analysis.metrics.layers import LAYER, ROWS
-from mmerank.analysis.results.alignment import AlignmentResult
+from mmerank.analysis.metrics.layers import LAYER
 from mmerank.analysis.sample import Floats
-from mmerank.eranks import by_label
-from mmerank.report.figures.style import bare, log_axes, look, stage
+from mmerank.report.figures.style import bare, log_axes, look
 
+Curves = Mapping[str, Floats]
 _LEAST = 1e-7  # eigenvalues that are not rounding
 _FAINT: dict[str, Any] = {"alpha": 0.4, "linewidth": 0.8, "marker": "none"}
 _SIZE = (3.8, 2.6)
 # Left, bottom, width and height; found by no layout engine, which would take longer than the model.
-_PLACE = (0.15, 0.18, 0.83, 0.72)
+_PLACE = (0.22, 0.18, 0.76, 0.72)
 
 
 def _axes() -> tuple[Figure, Axes]:
@@ -28,29 +27,28 @@ def _axes() -> tuple[Figure, Axes]:
     return figure, figure.add_axes(_PLACE)
 
 
-def spectra_of_one(result: AlignmentResult, before: AlignmentResult | None = None) -> Figure | None:
-    """Eigenvalues of each of the five measurements of an example.
+def spectra_of_one(spectra: Curves, before: Curves | None = None) -> Figure | None:
+    """Eigenvalues of each measurement of an example.
 
     Args:
-        result: Of one example.
+        spectra: In descending order, by what they are called.
         before: The same, drawn faintly.
 
     Returns:
-        The figure; None where the records are without their spectra.
+        The figure; None where there are none.
     """
-    if not any(True for _ in _eigenvalues(result)):
+    if not spectra:
         return None
 
-    def draw(axes: Axes, of: AlignmentResult, **style: Any) -> None:
-        for i, (label, values) in enumerate(_eigenvalues(of)):
+    def draw(axes: Axes, of: Curves, **style: Any) -> None:
+        for i, (label, values) in enumerate(of.items()):
             shown = values[values > _LEAST]
             looks = look(i) | {"marker": "none"} | style
-            axes.plot(np.arange(1, len(shown) + 1), shown, label=None if style else stage(label), **looks)
+            axes.plot(np.arange(1, len(shown) + 1), shown, label=None if style else label, **looks)
 
     figure, axes = _axes()
-    if before is not None:
-        draw(axes, before, **_FAINT)
-    draw(axes, result)
+    draw(axes, before or {}, **_FAINT)
+    draw(axes, spectra)
     log_axes(axes, "both")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(NullLocator())
@@ -60,39 +58,32 @@ def spectra_of_one(result: AlignmentResult, before: AlignmentResult | None = Non
     return figure
 
 
-def _eigenvalues(result: AlignmentResult) -> Iterator[tuple[str, Floats]]:
-    for label, records in by_label(result.records).items():
-        for record in records:
-            if len(record.spectrum):
-                yield label, np.asarray(record.spectrum, np.float64)
-
-
-def layers_of_one(result: AlignmentResult, before: AlignmentResult | None = None) -> Figure | None:
-    """The eRank of the pair through the layers of the LLM: of all rows, of the image's and of the text's.
+def layers_of_one(points: Sequence[str], curves: Curves, before: Curves | None = None, *, of: str) -> Figure | None:
+    """ERanks through the layers of a model.
 
     Args:
-        result: Of one example.
+        points: The layers.
+        curves: An eRank for each, NaN where there is none, by what they are called.
         before: The same, drawn faintly.
+        of: What the layers are of.
 
     Returns:
-        The figure; None where layers were not measured.
+        The figure; None where there are no layers.
     """
-    if not (layers := result.layers):
+    if len(points) < 2:
         return None
 
-    def draw(axes: Axes, of: AlignmentResult, **style: Any) -> None:
-        for i, name in enumerate(ROWS):
-            values = [np.nan if at.get(name) is None else at[name] for at in of.layers or []]
-            axes.plot(values, label=None if style else f"{name} rows", **look(i) | style)
+    def draw(axes: Axes, of: Curves, **style: Any) -> None:
+        for i, (label, values) in enumerate(of.items()):
+            axes.plot(values, label=None if style else label, **look(i) | style)
 
     figure, axes = _axes()
-    if before is not None:
-        draw(axes, before, **_FAINT)
-    draw(axes, result)
-    step = -(-len(layers) // 8)
-    shown = sorted({*range(0, len(layers), step), len(layers) - 1} - {len(layers) - 2 if step > 1 else -1})
-    axes.set_xticks(shown, [layers[i]["point"].removeprefix(LAYER) for i in shown])
-    axes.set(xlabel="layer of the LLM", ylabel="eRank of the pair", ylim=(0, None))
+    draw(axes, before or {}, **_FAINT)
+    draw(axes, curves)
+    step = -(-len(points) // 8)
+    shown = sorted({*range(0, len(points), step), len(points) - 1} - {len(points) - 2 if step > 1 else -1})
+    axes.set_xticks(shown, [points[i].removeprefix(LAYER) for i in shown])
+    axes.set(xlabel=f"layer of the {of}", ylabel="eRank", ylim=(0, None))
     bare(axes)
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1))
     return figure

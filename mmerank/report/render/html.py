@@ -185,7 +185,7 @@ def _view(
         "groups": [("Highest", highest), ("Lowest", lowest)],
         "maps": maps(run, table, found, {model: name for (of, model), name in called.items() if of == run.name}),
         "heads": {name: head_of(name) for name in map(str, table.columns)},
-        "shown": lambda quantity, value: _said(quantity, value),
+        "shown": lambda quantity, value: shown_value(quantity, value),
         "examples": _data(run, table, found, most_rows),
     }
 
@@ -231,8 +231,9 @@ def _plain(value: Any) -> Any:
     return int(number) if number == int(number) else float(f"{number:.{_DIGITS}g}")
 
 
-def _said(quantity: str, value: float) -> str:
-    return f"{value:.{_decimals(quantity)}f}" if math.isfinite(value) else "-"
+def shown_value(name: str, value: float) -> str:
+    """A number of an example, with its digits; a dash for none."""
+    return f"{value:.{_decimals(name)}f}" if math.isfinite(value) else "-"
 
 
 def head_of(name: str) -> str:
