@@ -14,13 +14,17 @@ LEANING := tests/analysis/test_companions.py tests/analysis/test_paired.py tests
 	tests/adapters/test_minigpt_v2.py $(patsubst %,tests/test_%.py,batches images metadata parts records run_files runs \
 	soundness spectrum tokenizer)
 
-.PHONY: demo test test-oldest lint format docs clean
+.PHONY: demo test test-long test-oldest lint format docs clean
 
 demo: $(STAMP)
 	$(BIN)/mmerank demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q $(PARALLEL)
+
+# What takes long, and what needs a cluster where there is one.
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -q -m "long or cluster"
 
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest -q $(PARALLEL) -m "not slow" $(LEANING)

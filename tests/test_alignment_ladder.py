@@ -300,6 +300,7 @@ def test_a_checkpoint_of_a_rung_is_the_model(tmp_path: Path) -> None:
     assert [r.entropy for r in ours.records] == pytest.approx([r.entropy for r in found.records], abs=1e-9)
 
 
+@pytest.mark.long
 def test_the_study_takes_the_rungs_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of its models, hardly trained, from the checkpoints to the page."""
     monkeypatch.chdir(tmp_path)

@@ -68,7 +68,7 @@ def pictures_seen(work: Callable[[], Any]) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "least"), [(1, 3), (2, 2)])
+@pytest.mark.parametrize(("processes", "least"), [(1, 3), pytest.param(2, 2, marks=pytest.mark.long)])
 def test_killed_at_random_moments(processes: int, least: int, tmp_path: Path) -> None:
     """`python -m tests.kill_loop` does this hundreds of times."""
     runs_, kills = disturbed_runs(least, processes=processes, seed=1, count=12, longest_s=0.2, where=tmp_path)

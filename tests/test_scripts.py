@@ -104,7 +104,9 @@ def test_a_few_steps_of_the_training_script_lower_the_loss(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "last"), [("llava", "joint"), ("minigpt-v2", "lora")])
+@pytest.mark.parametrize(
+    ("model", "last"), [("llava", "joint"), pytest.param("minigpt-v2", "lora", marks=pytest.mark.long)]
+)
 def test_a_few_steps_of_training_the_embedded_models(
     model: str, last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
