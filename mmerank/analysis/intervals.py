@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mmerank.analysis.metrics.known import main_sample
+from mmerank.analysis.metrics.diff_erank import layers_in
 from mmerank.analysis.metrics.layers import METRIC as LAYERS
 from mmerank.analysis.sample import Floats
 from mmerank.analysis.statistics.bootstrap import (
@@ -63,7 +64,7 @@ def intervals_by_point(
     Returns:
         (low, high) by quantity, by hook point in the order of the records.
     """
-    points = list(records["point"].unique())
+    points = layers_in(records)
     samples = [main_sample(records, aggregate=aggregate, point=point) for point in points]
     ends = np.cumsum([s.columns.shape[1] for s in samples])[:-1]
 

@@ -70,6 +70,7 @@ def align(
     progress: bool = False,
     clip: str | None = None,
     layers: str = "",
+    inside: str = "",
     metrics: Iterable[Given] = (),
 ) -> Alignment:
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment of a model on image-text pairs.
@@ -92,6 +93,8 @@ def align(
         clip: A model of open_clip, `MODEL:PRETRAINED`, for CLIPScore among the companions; see `mmerank.jobs.clip`.
         layers: Further layers of the LLM at which the pair is measured, all rows and by role; see
             `mmerank.models.layers.layer_points`.
+        inside: Blocks of the LLM whose updates of the residual stream are measured, by attention and by the MLP:
+            `all`, `first`, `middle`, `last` and numbers from 1 on, joined by commas.
         metrics: Also these, by name, or functions of your own; see `mmerank.formulas.asked.asked_for`.
 
     Returns:
@@ -99,12 +102,12 @@ def align(
 
     Raises:
         DataError: No example could be measured, or one was skipped and `strict` is set.
-        ModelError: CLIP cannot be loaded.
+        ModelError: CLIP cannot be loaded, or what a block adds is not found.
         RunFolderError: `out` holds a run with other settings.
         TypeError: `adapter` is not a loaded multimodal model, `examples` no iterable of examples, or `metrics` no
             list.
-        UsageError: `limit` is below 1, or there is a seed without a limit; no such CLIP, layer or metric, or more
-            rows to match than a picture has.
+        UsageError: `limit` is below 1, or there is a seed without a limit; no such CLIP, layer, block or metric, or
+            more rows to match than a picture has.
     """
     convention = with_metrics(convention or Convention(), metrics)
     computing = Computing(batch_tokens=batch_tokens, share_prefix=share_prefix, strict=strict, progress=progress)
@@ -118,6 +121,7 @@ def align(
         adapter,
         convention,
         layers=layers,
+        inside=inside,
         max_pixels=max_pixels,
         share_prefix=computing.share_prefix,
         others=others_for(convention, examples, selection, max_pixels),
@@ -130,7 +134,9 @@ def align(
     if scorer is not None:
         check_one_picture(selection.of(examples))
     if out is not None and not isinstance(out, RunFolder):
-        out = open_align_run(out, examples, convention, layers=layers, max_pixels=max_pixels, selection=selection)
+        out = open_align_run(
+            out, examples, convention, layers=layers, inside=inside, max_pixels=max_pixels, selection=selection
+        )
     folder = out
     if folder is not None:
         folder.add_model(adapter.name, dict(probe.source))
@@ -199,12 +205,12 @@ def open_align_run(
     convention: Convention,
     *,
     layers: str = "",
+    inside: str = "",
     max_pixels: int,
     selection: Selection = ALL,
 ) -> RunFolder:
     """The run folder for these settings, new or continued. Arguments and errors as in `align`."""
     settings: dict[str, Any] = {"convention": convention.to_dict(), "max_pixels": max_pixels}
-    if layers:
-        settings["layers"] = layers
+    settings |= {name: value for name, value in {"layers": layers, "inside": inside}.items() if value}
     settings |= stated_metrics(convention.metrics)
     return open_run(out, "align", examples, settings, selection=selection)

@@ -36,8 +36,9 @@ from mmerank.jobs.twins import (
 )
 from mmerank.models.identity import INITIALISATION, KNOWN_BY, identity
 from mmerank.models.initialisation import initialisation, named
-from mmerank.models.layers import layer_points
+from mmerank.models.layers import layer_points, update_points
 from mmerank.models.loading import TextAdapter, check_text_adapter
+from mmerank.models.updates import block_paths
 from mmerank.runs.cache import without_cache
 from mmerank.runs.folder import RunFolder, open_run
 from mmerank.runs.record import Record
@@ -70,6 +71,7 @@ def diff(
     *,
     convention: TextConvention | None = None,
     layers: str = "",
+    inside: str = "",
     seeds: Sequence[int] = (0,),
     limit: int | None = None,
     seed: int | None = None,
@@ -95,6 +97,8 @@ def diff(
         examples: From `mmerank.load_data`, or any iterable of `mmerank.Example`; the pictures are not used.
         convention: The choices the paper leaves open.
         layers: Further layers to look at, see `mmerank.models.layers.layer_points`.
+        inside: Blocks whose updates of the residual stream are measured, by attention and by the MLP: `all`, `first`,
+            `middle`, `last` and numbers from 1 on, joined by commas.
         seeds: Of the untrained twins.
         limit: Use this many of the texts: the first ones, or with `seed` a random sample.
         seed: Of the sample.
@@ -105,9 +109,9 @@ def diff(
         cache: Folder in which the twins' records are kept between runs, by configuration, seed, mode, data and
             convention: of several checkpoints of a configuration only the first builds them. Default: none. One
             that cannot be used costs a warning and time.
-        untrained: An earlier result of the same configuration, texts, convention, layers and seeds; its twins'
+        untrained: An earlier result of the same configuration, texts, convention, layers, blocks and seeds; its twins'
             records are taken, and no twin is built.
-        trained: An earlier result of the same model, texts, convention and layers; its records are taken, and only
+        trained: An earlier result of the same model, texts, convention, layers and blocks; its records are taken, and only
             the twins are measured, as with another `init_range`.
         init_range: Standard deviation with which the twins' weights are drawn, in place of the `initializer_range`
             (`init_std`, ...) of the configuration. It stands in the names of model and twins. Default: what the
@@ -123,7 +127,7 @@ def diff(
         The numbers, with all records.
 
     Raises:
-        UsageError: `seeds` is empty or repeats one, a layer is unknown, `untrained` or `trained` is of something
+        UsageError: `seeds` is empty or repeats one, a layer or block is unknown, `untrained` or `trained` is of something
             else, or the model is not drawn with an `init_range`.
         DataError: No text could be measured, or one was skipped and `strict` is set.
         RunFolderError: `out` holds a run with other settings.
@@ -143,25 +147,26 @@ def diff(
     name = name_of(examples)
     selection = Selection(limit, seed)
     entries = selection.held(examples)
-    settings = _settings(convention, layers, loss)
+    updates = update_points(block_paths(adapter.model, adapter.layers, inside, adapter.name))
+    settings = _settings(convention, layers, loss, inside)
     known, called = identity(adapter), adapter.name
     drawn = initialisation(adapter, init_range)
     if trained is not None:
-        _check_trained(trained, known, name, convention, [*points], loss and adapter.predicts_next)
+        _check_trained(trained, known, name, convention, [*points, *updates], loss and adapter.predicts_next)
     if init_range is not None:
         called = f"{called}, {named(drawn)}"
         known[KNOWN_BY] = {**known[KNOWN_BY], INITIALISATION: drawn}
     twins = {twin_seed: twin_source(known, twin_seed) for twin_seed in seeds}
     if untrained is not None:
-        _check_same(untrained, adapter, name, convention, layers, twins, loss)
+        _check_same(untrained, adapter, name, convention, [*points, *updates], twins, loss)
     own_folder = out is not None and not isinstance(out, RunFolder)
     if out is not None and not isinstance(out, RunFolder):
-        out = open_diff_run(out, examples, convention, layers=layers, selection=selection, loss=loss)
+        out = open_diff_run(out, examples, convention, layers=layers, inside=inside, selection=selection, loss=loss)
 
     def probe(
         model: TextAdapter, called: str, source: Mapping[str, Any], dropout: int | None = None
     ) -> Probe[Prepared, Prepared]:
-        return Probe(Texts(model, convention, points, loss, dropout), computing, called, source)
+        return Probe(Texts(model, convention, points, loss, dropout, inside), computing, called, source)
 
     def collected(
         measure: Measure,
@@ -215,16 +220,18 @@ def open_diff_run(
     convention: TextConvention,
     *,
     layers: str,
+    inside: str = "",
     selection: Selection = ALL,
     loss: bool = True,
 ) -> RunFolder:
     """The run folder for these settings, new or continued. Arguments and errors as in `diff`."""
-    return open_run(out, "diff", examples, _settings(convention, layers, loss), selection=selection)
+    return open_run(out, "diff", examples, _settings(convention, layers, loss, inside), selection=selection)
 
 
-def _settings(convention: TextConvention, layers: str, loss: bool) -> dict[str, Any]:
+def _settings(convention: TextConvention, layers: str, loss: bool, inside: str) -> dict[str, Any]:
     """What records of the same texts must share to stand in one folder."""
     stated = {"convention": convention.to_dict(), "layers": layers, **stated_metrics(convention.metrics)}
+    stated |= {"inside": inside} if inside else {}
     return stated if loss else {**stated, "loss": False}
 
 
@@ -274,7 +281,7 @@ def _check_trained(
         ("model", there, dict(known)),
         ("data set", trained.data, name),
         ("convention", trained.convention, convention),
-        ("choice of layers", [point.point for point in trained.points], points),
+        ("choice of layers", _points_of(trained), sorted(points)),
         ("choice of losses", not math.isnan(trained.loss_trained), loss),
     ):
         if before != now:
@@ -298,22 +305,26 @@ def _check_same(
     adapter: TextAdapter,
     name: str,
     convention: TextConvention,
-    layers: str,
+    points: list[str],
     twins: Mapping[int, Mapping[str, Any]],
     loss: bool,
 ) -> None:
     """UsageError where the twins of an earlier result are not those that would be measured now."""
-    points = tuple(layer_points(adapter.layers, layers, last=FINAL))
     for word, there, here in (
         ("data set", untrained.data, name),
         ("convention", untrained.convention, convention),
-        ("choice of layers", tuple(point.point for point in untrained.points), points),
+        ("choice of layers", _points_of(untrained), sorted(points)),
         ("choice of seeds", untrained.seeds, tuple(twins)),
         ("choice of losses", not math.isnan(untrained.loss_trained), loss and adapter.predicts_next),
         ("configuration, tokenizer or dtype", _twin_names(untrained), [*starmap(full_twin_name, twins.items())]),
     ):
         if there != here:
             raise UsageError(f"untrained is a result of another {word}: {there} there, {here} here")
+
+
+def _points_of(of: Diff) -> list[str]:
+    """Every hook point at which it was measured."""
+    return sorted({record.point for record in of.records})
 
 
 def _twin_names(of: Diff) -> list[str]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmerank.models.hooks import Point
+
+# What is added to the residual stream by the part of a block in which positions see each other, and by the rest.
+ATTENTION, MLP = UPDATES = ("attention", "mlp")
+_UPDATE = re.compile(r"(attention|mlp) ([1-9]\d{0,3})", re.ASCII)
 
 
 def layer_points(layers: Sequence[Point], chosen: str, *, last: str) -> dict[str, Point]:
@@ -63,6 +68,68 @@ def layer_numbers(end: int, chosen: str) -> list[int]:
         else:
             raise ValueError(f"unknown layer {word!r}; known: all, first, middle, last, 0 to {end}")
     return sorted(numbers)
+
+
+def block_numbers(end: int, chosen: str) -> list[int]:
+    """The blocks that a choice names. They are numbered as the layers behind them, and none is always among them.
+
+    Args:
+        end: Number of the last block; the first is 1.
+        chosen: Names joined by commas: `all`, `first`, `middle` (half of the blocks), `last`, or numbers from 1 on.
+
+    Returns:
+        Their numbers, ascending.
+
+    Raises:
+        ValueError: A name or number is unknown.
+
+    Example:
+        >>> block_numbers(4, "first,3")
+        [1, 3]
+    """
+    named = {"first": [1], "middle": [max(end // 2, 1)], "last": [end], "all": list(range(1, end + 1))}
+    numbers: set[int] = set()
+    for word in filter(None, (part.strip() for part in chosen.split(","))):
+        if word in named:
+            numbers.update(named[word])
+        elif word.isdecimal() and 1 <= int(word) <= end:
+            numbers.add(int(word))
+        else:
+            raise ValueError(f"unknown block {word!r}; known: all, first, middle, last, 1 to {end}")
+    return sorted(numbers)
+
+
+def update_points(numbers: Iterable[int]) -> list[str]:
+    """Names of the hook points at what blocks add to the residual stream.
+
+    Args:
+        numbers: Of blocks.
+
+    Returns:
+        Two for each.
+
+    Example:
+        >>> update_points([1, 3])
+        ['attention 1', 'mlp 1', 'attention 3', 'mlp 3']
+    """
+    return [f"{part} {number}" for number in numbers for part in UPDATES]
+
+
+def update_at(point: str) -> tuple[str, int] | None:
+    """Which update a hook point is at.
+
+    Args:
+        point: Its name.
+
+    Returns:
+        Part and number of the block; None where it is at none.
+
+    Example:
+        >>> update_at("mlp 12"), update_at("layer 12")
+        (('mlp', 12), None)
+    """
+    found = _UPDATE.fullmatch(point)
+    return None if found is None else (found[1], int(found[2]))
 
 
 def encoder_layers(there: Sequence[int], chosen: str) -> list[int]:

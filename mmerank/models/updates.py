@@ -16,12 +16,10 @@ from torch import Tensor, nn
 
 from mmerank.errors import ModelError, UsageError
 from mmerank.models.hooks import Point
-from mmerank.models.layers import layer_numbers
+from mmerank.models.layers import ATTENTION, MLP, block_numbers
 from mmerank.models.passed_on import states_in
 
 Floats = NDArray[np.float64]
-# What is added by the part of a block in which positions see each other, and by that in which they do not.
-ATTENTION, MLP = "attention", "mlp"
 # The most that input and updates together may differ from what leaves the block, as a share of each row, by what
 # rounding leaves of two sums in that precision.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.04}
@@ -31,6 +29,8 @@ _NEAR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.01, torch.bf
 _ROWS, _MOST_ADDED = 256, 3
 # Without any one of them the sum must be off by so many times as much.
 _NEEDED = 3.0
+# Of what leaves a block the input must be at least so much, or it is made of the input, not added to it.
+_IN_IT = 0.01
 # Another row changes by at least this share of the change of the row that was changed, or the part looks at no other.
 _SEES = 0.02
 
@@ -102,48 +102,20 @@ def block_paths(model: nn.Module, layers: Sequence[Point], chosen: str, name: st
     Raises:
         UsageError: A name or number is unknown, or the model has no list of blocks.
     """
-    words = [word.strip() for word in chosen.split(",") if word.strip()]
-    if not words:
-        return {}
     end = len(layers) - 1
     try:
-        numbers = set(block_numbers(end, chosen))
+        numbers = block_numbers(end, chosen)
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
+    if not numbers:
+        return {}
     first = str(layers[0].module)
     front, _, _ = first.rpartition(".")
     blocks = model.get_submodule(front) if front else None
     paths = [f"{front}.{of}" for of, _ in blocks.named_children()] if isinstance(blocks, nn.ModuleList) else []
     if layers[0].side != "input" or first not in paths or len(paths) != end:
         raise UsageError(f"{name}: its {end} blocks are no list of modules, so what they add cannot be looked for")
-    return {number: paths[number - 1] for number in sorted(numbers)}
-
-
-def block_numbers(end: int, chosen: str) -> list[int]:
-    """The blocks that a choice names; unlike with layers, none is always among them.
-
-    Args:
-        end: Number of the last block; the first is 1.
-        chosen: As for `block_paths`.
-
-    Returns:
-        Their numbers, ascending.
-
-    Raises:
-        ValueError: A name or number is unknown.
-
-    Example:
-        >>> block_numbers(4, "first,3")
-        [1, 3]
-    """
-    words = [word.strip() for word in chosen.split(",") if word.strip()]
-    found: set[int] = set()
-    for word in words:
-        numbers = layer_numbers(end, word) if word == "all" or word == "last" else layer_numbers(end, word)[:1]
-        if 0 in numbers and word != "all":
-            raise ValueError(f"unknown block {word!r}; known: all, first, middle, last, 1 to {end}")
-        found |= {*numbers} - {0}
-    return sorted(found)
+    return {number: paths[number - 1] for number in numbers}
 
 
 def added_by(model: nn.Module, blocks: Mapping[int, str], run: Callable[[], Any], name: str) -> list[Added]:
@@ -384,7 +356,8 @@ class _Looked:
         named: dict[str, Floats] = {}
         for path, h in sorted(outputs.items(), key=lambda of: of[0].count(".")):  # a module before what is in it
             rows = self._rows(h.reshape(self._x.shape)) / lengths
-            if np.isfinite(rows).all() and not any(np.array_equal(rows, of) for of in named.values()):
+            known = [target / lengths, *named.values()]  # what leaves the block is no update of it
+            if np.isfinite(rows).all() and not any(np.array_equal(rows, of) for of in known):
                 named[path] = rows
         order = [path for path in outputs if path in named]
         columns = np.stack([(x / lengths).ravel(), *(named[path].ravel() for path in order)])
@@ -396,7 +369,7 @@ class _Looked:
             for chosen in combinations(range(1, len(columns)), count):
                 here = [0, *chosen]
                 factors = _fitted(inner[np.ix_(here, here)], right[here])
-                if factors is None:
+                if factors is None or abs(factors[0]) < _IN_IT:
                     continue
                 squared = goal @ goal - factors @ right[here]
                 if best is None or squared < best[0]:
@@ -431,7 +404,7 @@ class _Looked:
     def _sees_others(self, path: str, outputs: Mapping[str, Tensor]) -> bool:
         """Whether a changed first row changes other rows of an output, all others that are added being held."""
         x = self._kept.clone()
-        x[..., 0, :] *= -1
+        x[..., 0, :] *= _signs(x)
         held = {of: h for of, h in outputs.items() if of != path}
         found, _ = self._run(x, held)
         change = (found[path] - outputs[path]).reshape(self._x.shape).double().norm(dim=-1)
@@ -440,9 +413,15 @@ class _Looked:
 
     def _reads(self, path: str, others: Sequence[str], outputs: Mapping[str, Tensor]) -> bool:
         """Whether an output changes when other ones do."""
-        found, _ = self._run(held={of: -outputs[of] for of in others})
+        found, _ = self._run(held={of: outputs[of] * _signs(outputs[of]) for of in others})
         change = (found[path] - outputs[path]).double().norm()
         return bool(change > _SEES * outputs[path].double().norm())
+
+
+def _signs(h: Tensor) -> Tensor:
+    """1 and -1 in no order, the same always, (d,): all signs at once are not seen by a gate that is even in its input."""
+    drawn = torch.randint(2, (h.shape[-1],), generator=torch.Generator().manual_seed(0))
+    return (2 * drawn - 1).to(h.device, h.dtype)
 
 
 def _fitted(inner: Floats, right: Floats) -> Floats | None:

@@ -255,6 +255,9 @@ def _place(of: str, name: str, point: str) -> tuple[str, str]:
         return "llm", "prompt" if plain == PROMPT else "response"
     if of == "layers":
         return plain.partition("/")[0], "pair"
+    if of == "inside":
+        at, which, _ = plain.split("/")
+        return at, "text" if which in ("trained", "untrained") else "pair"
     if of == "encoder_layers":
         return point, plain.removeprefix("erank_").partition("_")[0]
     return point, "text" if point else ""

@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mmerank.runs.record import MATCHED, NO_VALUE, VALUE
+from mmerank.runs.record import INSIDE, MATCHED, NO_VALUE, OF_ROWS, VALUE
 
 # Spectra are stored in float32, so what follows from them agrees with what was computed in float64 to its rounding.
 ROUNDING = 1e-6
 # An entropy at its upper bound may lie above it by what `precision` mixed leaves of eigenvalues that are 0.
 SLACK = 1e-4
+# Of an update, by its name in a record.
+SHARES = tuple(of.name for of in INSIDE if of.name not in ("norm_ratio", "deviation"))
 # Rows whose spectra are looked at together, so that what is computed of them is small beside them.
 SLICE = 10_000
 
@@ -161,6 +163,14 @@ class Columns:
         lengths = np.diff(offsets)
         self.require((lengths % 4 == 0) & (lengths <= 4 * n), "places")
         self._check_each("places", offsets, np.isnan(values) | ((values >= 0) & (values <= 1)))
+
+    def check_inside(self, where: Column) -> None:
+        """At updates alone, of three sets of rows: shares of 1, a ratio of lengths, and how far the sum is off."""
+        for name, most in dict.fromkeys(SHARES, 1 + SLACK).items() | {("norm_ratio", np.inf)}:
+            offsets, values = self._lists(name, where)
+            self.require(np.diff(offsets) == np.where(where, len(OF_ROWS), 0), name)
+            self._check_each(name, offsets, np.isnan(values) | ((values >= 0) & (values <= most)))
+        self.require(np.where(where, self["deviation"] >= 0, np.isnan(self["deviation"])), "deviation")
 
     def _check_values(self, name: str, offsets: Column, values: Column, most: float | Column | None) -> None:
         fine = np.isfinite(values) if most is None else np.isnan(values) | ((values >= -SLACK) & (values <= most))

@@ -72,6 +72,15 @@ class Record:
         trajectory: Entropies of its first rows, of twice as many, and so on.
         logit_entropies: Of a response: entropy of the distribution that each of its tokens was chosen from, nats.
         written: The response.
+        span_share: Of an update of the residual stream: how much of all its rows, of the image's and of the text's lies in
+            the span of what they are added to, see `mmerank.states.subspaces.Inside`, (3,), NaN where there are no
+            such rows; None of anything else, as are the next four.
+        span_chance: What rows of random directions have.
+        overlap: Of the two spans.
+        overlap_chance: What random spans have.
+        norm_ratio: Mean length of the update's rows against those that they are added to.
+        deviation: How far input and updates of the block together are from what leaves it, root mean square over rows
+            of the share; NaN of anything but an update.
         metrics: What else was asked for, by the name of its column (`VALUE` and the name of the metric, `MATCHED` and
             the name where rows were drawn to match): the number, why there is none, or None where it is not of these
             rows.
@@ -119,6 +128,12 @@ class Record:
     trajectory: NDArray[np.float64] | None = None
     logit_entropies: NDArray[np.float64] | None = None
     written: str = ""
+    span_share: NDArray[np.float64] | None = None
+    span_chance: NDArray[np.float64] | None = None
+    overlap: NDArray[np.float64] | None = None
+    overlap_chance: NDArray[np.float64] | None = None
+    norm_ratio: NDArray[np.float64] | None = None
+    deviation: float = math.nan
     metrics: Mapping[str, float | str | None] = field(default_factory=dict)
 
 
@@ -143,8 +158,17 @@ WRITTEN = (
     pa.field("logit_entropies", pa.list_(pa.float64())),
     pa.field("written", pa.string()),
 )
+# And of runs that were asked for what blocks add: a number of all rows, of image rows and of text rows.
+OF_ROWS = ("all", "image", "text")
+INSIDE = (
+    *(
+        pa.field(name, pa.list_(pa.float64()))
+        for name in ("span_share", "span_chance", "overlap", "overlap_chance", "norm_ratio")
+    ),
+    pa.field("deviation", pa.float64()),
+)
 # Columns that parts have where some record needs them.
-AS_NEEDED = (PICTURES, *PATCHES, *WRITTEN)
+AS_NEEDED = (PICTURES, *PATCHES, *WRITTEN, *INSIDE)
 
 # In the order of the fields. Later versions may add some at the end, see `mmerank.runs.parts.VERSIONS`.
 SCHEMA = pa.schema(
@@ -205,9 +229,9 @@ def open_fields(metrics: Sequence[str], *, matched: bool) -> list[pa.Field]:
 
 
 def fields_for(records: Iterable[Record]) -> list[pa.Field]:
-    """The columns that records need beside those that all have: none without several pictures, patches, responses."""
+    """The columns that records need beside those that all have: none without several pictures, patches, ... ."""
     rows = list(records)
-    groups = {"entropy_pictures": (PICTURES,), "contributions": PATCHES, "trajectory": WRITTEN}
+    groups = {"entropy_pictures": (PICTURES,), "contributions": PATCHES, "trajectory": WRITTEN, "span_share": INSIDE}
     needed = [name for name in groups if any(getattr(record, name) is not None for record in rows)]
     return [of for name in needed for of in groups[name]]
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 from mmerank.convention import Convention, EncoderConvention, GenerationConvention, TextConvention
 from mmerank.eranks import ERANKS
 from mmerank.errors import RunFolderError
-from mmerank.models.layers import encoder_layers, layer_numbers
+from mmerank.models.layers import UPDATES, block_numbers, encoder_layers, layer_numbers, update_at, update_points
 from mmerank.runs.columns import ROUNDING, SLACK, Column, Columns, DamagedPart
-from mmerank.runs.record import PATCHES, PICTURES, open_fields
+from mmerank.runs.record import INSIDE, PATCHES, PICTURES, open_fields
 from mmerank.runs.settings import STATED, convention_in, data_fingerprint, record_fingerprint
 
 # No model has more layers; `all` and `middle` name others for each number of them.
@@ -59,6 +59,11 @@ class Rules:
             self._layers = _layer_sets("" if isinstance(self._convention, EncoderConvention) else self._chosen)
         except ValueError as error:
             raise RunFolderError(f"{folder / STATED}: not the settings of a run (layers: {error})") from None
+        self._inside: str = settings.get("inside", "")
+        try:
+            self._blocks = _block_sets(self._inside)
+        except ValueError as error:
+            raise RunFolderError(f"{folder / STATED}: not the settings of a run (inside: {error})") from None
         self._transforms: list[str] = settings.get("transforms", [])
         self._keys: set[tuple[str, ...]]
         self._draws = 0
@@ -96,6 +101,7 @@ class Rules:
             of_pictures |= part.equals("point", "llm") & part.equals("input", "pair")
             part.check_pictures(PICTURES.name, of_pictures & isinstance(self._convention, Convention))
         self._check_patches(part)
+        self._check_inside(part)
         if not of_encoders and not part.lacks("embedding"):
             part.check_lists("embedding", None, at_layer, most=None)
         if not part.lacks("rows_image"):
@@ -118,6 +124,14 @@ class Rules:
             where = part.equals("input", "image") & ~part.equals("point", "llm")
             where |= part.equals("input", "pair") & part.equals("point", "llm")
             part.check_contributions(where & part.equals("transform", "none"))
+
+    def _check_inside(self, part: Columns) -> None:
+        there = [not part.lacks(of.name) for of in INSIDE]
+        if any(there) != bool(self._inside) or any(there) != all(there):
+            raise DamagedPart("no columns of what blocks add" if self._inside else "what blocks add, unasked for")
+        if self._inside:
+            points, keys = part.coded("point")
+            part.check_inside(np.array([update_at(point) is not None for (point,) in keys])[points])
 
     def _check_models(self, part: Columns, *, older: bool) -> None:
         pairs = pa.table({name: part.table[name] for name in ("model", "fingerprint")}).group_by(
@@ -142,18 +156,16 @@ class Rules:
         """Each example of a model has every measurement once; which rows are of further layers."""
         columns = ("transform", "point", "input")
         codes, found = part.coded(*columns)
-        layers = {
-            key: int(number[1])
-            for key in found
-            if key[0] == "none"
-            and key[2] == ("text" if isinstance(self._convention, TextConvention) else "pair")
-            and (number := re.fullmatch(r"layer (0|[1-9]\d{0,3})", key[1], re.ASCII))
-        }
+        kind = "text" if isinstance(self._convention, TextConvention) else "pair"
+        within = [key for key in found if key[0] == "none" and key[2] == kind]
+        numbers = {key: re.fullmatch(r"layer (0|[1-9]\d{0,3})", key[1], re.ASCII) for key in within}
+        layers = {key: int(number[1]) for key, number in numbers.items() if number}
+        updates = {key: of for key in within if (of := update_at(key[1]))}
         if self._draws > part.table.num_rows:  # whoever states more than there can be: they are not listed
             raise DamagedPart(f"fewer records than the run has draws of controls ({self._draws})")
         draws = {(f"{kind}/{draw}", "llm", "pair") for kind in self._controls for draw in range(self._draws)}
         made = self._keys | draws
-        if unknown := set(found) - made - layers.keys():
+        if unknown := set(found) - made - layers.keys() - updates.keys():
             raise DamagedPart(f"a measurement that this run does not make ({', '.join(sorted(unknown)[0])})")
         examples, of_example = part.coded("model", "example")
         lacking = {model: self._lacking(model) for model, _ in of_example}
@@ -162,6 +174,9 @@ class Rules:
             raise DamagedPart(f"no measurement {', '.join(sorted(missing)[0])} of any example")
         if frozenset(layers.values()) not in self._layers:
             raise DamagedPart(f"other layers than this run measures ({', '.join(sorted(key[1] for key in layers))})")
+        blocks = frozenset(number for _, number in updates.values())
+        if blocks not in self._blocks or len(updates) != len(UPDATES) * len(blocks):
+            raise DamagedPart(f"updates of other blocks than this run measures ({', '.join(update_points(blocks))})")
         counts = np.bincount(examples * len(found) + codes, minlength=(int(examples.max()) + 1) * len(found))
         expected = np.array([[key not in lacking[model] for key in found] for model, _ in of_example]).ravel()
         if (counts != expected).any():
@@ -170,7 +185,7 @@ class Rules:
             times = "no" if counts[place] == 0 else str(counts[place])
             key = ", ".join(found[place % len(found)])
             raise DamagedPart(f"{times} measurement{'s' * (times != 'no')} {key} of example {part.example(row)!r}")
-        return np.array([key in layers for key in found])[codes]
+        return np.array([key in layers or key in updates for key in found])[codes]
 
     def _check_encoded(self, part: Columns) -> Column:
         """Each example has every layer of its encoders once a transform, and embeddings at the last; which rows."""
@@ -291,5 +306,17 @@ def _layer_sets(chosen: str) -> frozenset[frozenset[int]]:
         except ValueError:  # a smaller model has fewer
             if not found:
                 raise
+            break
+    return frozenset(found)
+
+
+@lru_cache
+def _block_sets(chosen: str) -> frozenset[frozenset[int]]:
+    """The blocks that a choice may name, in a model of any size; ValueError where it names none."""
+    found = {frozenset(block_numbers(MOST_LAYERS, chosen))}
+    for end in range(MOST_LAYERS - 1, 0, -1):
+        try:
+            found.add(frozenset(block_numbers(end, chosen)))
+        except ValueError:  # a smaller model has fewer
             break
     return frozenset(found)

@@ -31,6 +31,7 @@ _SETTINGS = {
     "models": {"*": {"*": object}},
     "versions": {"*": str},
     "layers": str,
+    "inside": str,
     "untrained_seed": int,
     "transforms": [str],
     "own_transforms": {"*": str},

@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmerank.convention import MOST_MAPPED, Convention
+from mmerank.convention import MOST_MAPPED, Centre, Convention
+from mmerank.errors import ModelError, NonFiniteTokens
 from mmerank.inputs.sequence import Role, TokenSequence
 from mmerank.states.leave_one_out import contributions
+from mmerank.states.subspaces import inside, inside_of_those
 from mmerank.states.token_set import TokenSet
 
 
@@ -137,6 +139,49 @@ class RowStudy:
         if role is Role.IMAGE:
             return f"image row {self.sequence.roles[:row].count(Role.IMAGE)}"
         return f"{role.name.lower()} {self.decode([self.sequence.ids[row]])!r}"
+
+
+@dataclass(frozen=True)
+class UpdateStudy:
+    """What is asked of an update of the residual stream.
+
+    Attributes:
+        roles: Of its rows; empty where they are all of one kind.
+        stream: What it is added to, (n, d).
+        centre: Of both, see `mmerank.states.spectrum.spectrum`.
+        deviations: Of each row how far the block's sum is off, as a share of what leaves the block, (n,).
+        tolerance: The most that this may be, root mean square over the rows.
+    """
+
+    roles: tuple[Role, ...]
+    stream: Tensor
+    centre: Centre
+    deviations: Tensor
+    tolerance: float
+
+    def fields(self, tokens: TokenSet, h: Tensor, *, example: str, point: str, input_kind: str) -> dict[str, Any]:
+        """Fields of the record, as of `RowStudy.fields`.
+
+        Raises:
+            ModelError: The block's input and its updates do not add up to what leaves it.
+        """
+        deviation = float(self.deviations.double().square().mean().sqrt())
+        if math.isnan(deviation):
+            raise NonFiniteTokens("what leaves the block is not finite; check the model's dtype and weights")
+        if deviation > self.tolerance:
+            raise ModelError(
+                f"example {example!r}: the input of the block and what it adds, at {point!r}, do not make up what leaves "
+                f"it (off by {deviation:.1e}, where rounding leaves {self.tolerance:.0e}), as they did in the first"
+            )
+        found: dict[str, Any] = {"deviation": deviation}
+        each = [inside(h, self.stream, centre=self.centre)]
+        for name, role in (("entropy_image", Role.IMAGE), ("entropy_text", Role.TEXT)):
+            rows = torch.tensor([i for i, of in enumerate(self.roles) if of is role], dtype=torch.long)
+            if self.roles:
+                found[name] = float(tokens.entropies(rows[None]))
+            each.append(inside_of_those(h, self.stream, rows, centre=self.centre))
+        names = ("span_share", "span_chance", "overlap", "overlap_chance", "norm_ratio")
+        return found | {name: np.array(of) for name, of in zip(names, zip(*each, strict=True), strict=True)}
 
 
 def orders(key: str, n: int) -> list[int]:

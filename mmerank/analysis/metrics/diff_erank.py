@@ -14,6 +14,7 @@ from mmerank.analysis.metric import Metric, Quantity
 from mmerank.analysis.sample import Floats, Sample, only, wide
 from mmerank.convention import Aggregate
 from mmerank.eranks import FINAL
+from mmerank.models.layers import update_at
 from mmerank.runs.record import Record, to_frame
 
 # What the names of untrained models begin with in the records.
@@ -44,8 +45,13 @@ LOSS = tuple(quantity.name for quantity in _LOSSES)
 def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
     """Diff-eRank at each hook point, and the losses after the final norm."""
     if set(records["input"]) == {"text"}:
-        for point in records["point"].unique():
+        for point in layers_in(records):
             yield str(point), diff_sample(records, point=str(point), aggregate=aggregate)
+
+
+def layers_in(records: pd.DataFrame) -> list[str]:
+    """The hook points of records that are on the residual stream, in their order: no updates of it."""
+    return [point for point in map(str, records["point"].unique()) if update_at(point) is None]
 
 
 @dataclass(frozen=True)

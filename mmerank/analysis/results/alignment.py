@@ -17,9 +17,11 @@ from mmerank.analysis.metrics import pictures
 from mmerank.analysis.metrics.alignment import ALIGNMENT, alignment
 from mmerank.analysis.metrics.clip_score import ClipEmbeddings, clip_score
 from mmerank.analysis.metrics.companions import companions
+from mmerank.analysis.metrics.layers import layer_names
 from mmerank.analysis.metrics.matched import matched_alignment, matched_rows
 from mmerank.analysis.metrics.rows import row_eranks
 from mmerank.analysis.metrics.token_curve import token_curve
+from mmerank.analysis.results.inside import inside_numbers
 from mmerank.analysis.results.metrics import metric_numbers
 from mmerank.analysis.results.nulls import no_nan
 from mmerank.analysis.results.stored import stored
@@ -40,6 +42,7 @@ ASIDE = (
     "rows",
     "companions",
     "layers",
+    "inside",
     "metrics",
     "pictures",
     "picture_eranks",
@@ -66,7 +69,8 @@ class AlignmentResult:
         image_text_alignment: mean(eRank3, eRank4, eRank5) / max(eRank3, eRank4, eRank5).
         source: What the model is known by, see `mmerank.models.identity.identity`.
         records: One per example and measurement.
-        layer_records: One per example and further layer, of the pair input; none where no layers were asked for.
+        layer_records: One per example and further layer, and per update of a block, of the pair input; none where
+            neither was asked for.
         limit: How many examples were asked for; None for all.
         seed: Of their choice; None for the first ones.
         bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
@@ -148,7 +152,7 @@ class AlignmentResult:
     @cached_property
     def layers(self) -> list[dict[str, Any]] | None:
         """The pair's eRank by layer and rows, see `mmerank.analysis.metrics.layers`; None if not asked for."""
-        if not self.layer_records:
+        if not layer_names(pd.Series([record.point for record in self.layer_records], dtype=str)):
             return None
         by = self.convention.aggregate
         table = layer_eranks(to_frame(self._all_records, spectrum=False), aggregate=by, bootstrap=self.bootstrap)
@@ -159,6 +163,14 @@ class AlignmentResult:
             if math.isfinite(row["low"]):
                 at["intervals"][row["rows"]] = [row["low"], row["high"]]
         return list(found.values())
+
+    @cached_property
+    def inside(self) -> list[dict[str, Any]] | None:
+        """What blocks add to the residual stream, see `mmerank.analysis.results.inside`; None if not asked for."""
+        if not self.layer_records:
+            return None
+        frame = to_frame(self._all_records, spectrum=False)
+        return inside_numbers(frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap) or None
 
     @cached_property
     def metrics(self) -> dict[str, list[dict[str, Any]]] | None:
@@ -326,7 +338,7 @@ class AlignmentResult:
         """The result that records give.
 
         Args:
-            records: Five per example, in any order, and those of further layers.
+            records: Five per example, in any order, and those of further layers and updates.
             skipped: The examples without.
             model: Name of the model.
             data: Name of the data set.

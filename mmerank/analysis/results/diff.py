@@ -12,7 +12,8 @@ from typing import Any, Self
 import pandas as pd
 
 from mmerank.analysis.intervals import intervals_by_point
-from mmerank.analysis.metrics.diff_erank import LOSS, PointDiff, diff_sample, point_diff
+from mmerank.analysis.metrics.diff_erank import LOSS, PointDiff, diff_sample, layers_in, point_diff
+from mmerank.analysis.results.inside import inside_numbers
 from mmerank.analysis.results.metrics import metric_numbers
 from mmerank.analysis.results.nulls import no_nan
 from mmerank.analysis.results.stored import stored
@@ -155,7 +156,7 @@ class DiffResult:
         found = diff_sample(frame, aggregate=convention.aggregate)
         numbers = dict(zip(found.quantities, map(float, found.estimates), strict=True))
         losses: dict[str, Any] = {name: numbers.get(name, math.nan) for name in LOSS if name != "reduced_loss"}
-        points = frame.loc[frame["model"] == model, "point"].unique()
+        points = layers_in(frame[frame["model"] == model])
         return cls(
             model=model,
             data=data,
@@ -191,6 +192,13 @@ class DiffResult:
         """Each metric at each hook point, see `mmerank.analysis.results.metrics`; None if none was asked for."""
         frame = to_frame(self.records, spectrum=False)
         return metric_numbers(frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap) or None
+
+    @cached_property
+    def inside(self) -> list[dict[str, Any]] | None:
+        """What blocks add to the residual stream, trained and untrained, see `mmerank.analysis.results.inside`; None if
+        not asked for."""
+        frame = to_frame(self.records, spectrum=False)
+        return inside_numbers(frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap) or None
 
     @property
     def final(self) -> PointDiff:
@@ -255,6 +263,7 @@ class DiffResult:
                     {**asdict(point), "intervals": _listed(self.layer_intervals[point.point])}
                     for point in self.points
                 ],
+                **({"inside": updates} if (updates := self.inside) is not None else {}),
                 **({"metrics": found} if (found := self.metrics) is not None else {}),
                 "source": self.source,
                 "versions": self.versions,

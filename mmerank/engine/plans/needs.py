@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mmerank.convention import Convention
 from mmerank.engine.metrics import Metrics, keeps_mean_states, refuse_without_layers
+from mmerank.engine.plans.inside import InsideBlocks
 from mmerank.engine.plans.margin import margin_logits
 from mmerank.engine.plans.passes import Key, Passes, key
 from mmerank.eranks import ERANKS
@@ -29,8 +30,10 @@ class Needs:
         variants: What is measured of each example.
         layers: See `mmerank.engine.plans.pairs.Pairs`.
         others: Pictures of other examples, where `match_margin` is asked for.
+        inside: See there, too.
         logits: The LM head, where it is.
         points: The further layers, by name.
+        blocks: Those that are looked into.
         measured: Hook point and input of all that is measured of a variant that is read as a whole.
         passes: Those that the variants need.
         whereabouts: Of rows in pictures.
@@ -46,6 +49,7 @@ class Needs:
     variants: Sequence[Variant]
     layers: str
     others: Sequence[Version] = ()
+    inside: str = ""
 
     def __post_init__(self) -> None:
         self.logits = margin_logits(self.adapter) if self.others else None
@@ -66,16 +70,18 @@ class Needs:
         except ValueError as error:
             raise UsageError(f"{self.adapter.name}: {error}") from None
         del self.points["llm"]  # measured anyway
+        self.blocks = InsideBlocks(self.adapter, self.adapter.layers, self.inside, self.convention.centre)
         missing = [ERANKS[label] for label in self.adapter.undefined]
         everywhere = [*ERANKS.values(), *((point, "pair") for point in self.points)]
-        self.measured = [where for where in everywhere if where not in missing]
+        taken = [where for where in everywhere if where not in missing]
+        self.measured = [*taken, *((point, "pair") for point in self.blocks.points)]
         if not self.points:
             refuse_without_layers(self.convention.metrics)
         self.passes = Passes.of(self.variants, self.others)
         self.whereabouts = Whereabouts(self.adapter, self.convention.image_layout, self.convention.vision_point)
         self._keep_means = keeps_mean_states(self.convention)
         whole = [variant for variant in self.variants if variant.read == "all"]
-        self._with_metrics = {key(*where, variant) for where in self.measured for variant in whole}
+        self._with_metrics = {key(*where, variant) for where in taken for variant in whole}
 
     def study(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from mmerank.inputs.variants import ORIGINAL, Variant, Version
 from mmerank.models.encoded import Encoded, Spans
 from mmerank.models.hooks import capture
 from mmerank.models.places import Floats, Places
+from mmerank.states.reductions import UpdateStudy
 from mmerank.transfer import Arriving, for_each_tensor, sent
 
 
@@ -179,6 +180,8 @@ class PairPasses:
                 if first is not None and loaded is batch[first]:
                     prefixes.append(states[: len(sequences["image"])].clone())
 
+        if self.needs.blocks and kind == "pair":
+            self.needs.blocks.look(lambda: adapter.decode([read[0]["pair"]], None if images is None else images[:1]))
         losses = self._losses(batch, [sequences["pair"] for sequences in read], text) if kind == "pair" else None
         with ExitStack() as hooks:
             if losses is not None:
@@ -188,6 +191,8 @@ class PairPasses:
             for name, point in self.needs.points.items() if kind == "pair" else ():
                 at_layer = self._each_pair(key(name, "pair", variant), batch, [rows["pair"] for rows in counted])
                 hooks.enter_context(capture(adapter.model, {name: point}, reduce=at_layer, calls=None))
+            if self.needs.blocks and kind == "pair":
+                hooks.enter_context(self._each_update(batch, [rows["pair"] for rows in counted], variant))
             adapter.decode([sequences[kind] for sequences in read], images)
         if next(waiting, None) is not None:
             raise CaptureError(f"{adapter.name}: its `decode` ran fewer sequences than it was given")
@@ -230,6 +235,20 @@ class PairPasses:
                 self._ask(rows.of(states), rows.tokens, of, loaded)
 
         return reduce
+
+    def _each_update(
+        self, batch: Sequence[Loaded], counted: Sequence[Rows], variant: Variant
+    ) -> AbstractContextManager[None]:
+        """Asks for what the blocks add in each pair."""
+
+        def ask(i: int, point: str, h: Tensor, study: UpdateStudy) -> None:
+            loaded = batch[i]
+            cut = loaded.item.reading(variant.image, variant.text).text_cut
+            loaded.outcomes[key(point, "pair", variant)] = self.ask(
+                h, loaded.item.id, point, "pair", text_cut=cut, study=study
+            )
+
+        return self.needs.blocks.reading([(rows.of, rows.tokens.roles) for rows in counted], ask)
 
     def _ask(self, h: Tensor, rows: TokenSequence, of: Key, loaded: Loaded, behind: int | None = None) -> None:
         point, kind, image, text, _ = of

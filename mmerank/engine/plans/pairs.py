@@ -47,6 +47,8 @@ class Pairs:
         variants: What is measured of each example; the base is the first of them.
         layers: Further layers at which the pair is measured, in the same pass: all rows, image rows and text rows.
             See `mmerank.models.layers.layer_points`.
+        inside: Blocks whose updates of the residual stream are measured in that pass, by the same rows. See
+            `mmerank.models.updates.block_paths`.
         max_pixels: Pictures with more are skipped.
         share_prefix: Whether the image input may be read from the pair pass.
         others: Where pictures of other examples come from, for `match_margin`.
@@ -58,7 +60,7 @@ class Pairs:
     Raises:
         ModelError: `match_margin` is asked of a model that predicts no responses.
         UsageError: The adapter has no vision point of that name, fewer rows for a picture than are to be matched, or
-            no such layer.
+            no such layer or block.
     """
 
     adapter: Adapter
@@ -68,12 +70,13 @@ class Pairs:
     max_pixels: int = MAX_PIXELS
     share_prefix: bool = True
     others: Others | None = None
+    inside: str = ""
 
     def __post_init__(self) -> None:
         others: Sequence[Version] = ()
         if asks_for_margin(self.convention):
             others = (self.others or Others(count=self.convention.match_others)).versions
-        self.needs = Needs(self.adapter, self.convention, self.variants, self.layers, others)
+        self.needs = Needs(self.adapter, self.convention, self.variants, self.layers, others, self.inside)
         self.prefix = Prefix(self.adapter, self.share_prefix)
         self.placeholders = placeholders(self.adapter.model, self.adapter.tokenizer)
         self.reader = Reader(self.adapter, self.convention.sequence, self.needs.passes, self.max_pixels)
@@ -92,7 +95,7 @@ class Pairs:
 
     def budget(self, device: torch.device, asked: int | None) -> Budget:
         """For the LLM's positions."""
-        return budget_for(device, asked, 1 + len(self.needs.points))
+        return budget_for(device, asked, 1 + len(self.needs.points) + self.needs.blocks.states)
 
     def usable(self, example: Example) -> Example | Skipped:
         """The example without what stands in its text for the picture."""

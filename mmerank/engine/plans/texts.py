@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,11 +16,12 @@ from mmerank.engine.batches import Budget, budget_for
 from mmerank.engine.measurement import Measured, no_spectrum
 from mmerank.engine.metrics import Metrics, refuse_without_layers
 from mmerank.engine.plans.dropout import dropout
+from mmerank.engine.plans.inside import InsideBlocks
 from mmerank.engine.plans.loss import mean_loss
 from mmerank.engine.plans.plan import Ask, Outcome
 from mmerank.engine.window import Finish
 from mmerank.eranks import FINAL
-from mmerank.errors import NoSpectrum
+from mmerank.errors import NoSpectrum, UsageError
 from mmerank.inputs.contents import content_of
 from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.sequence import Role, TokenSequence, tokens_of
@@ -28,6 +29,7 @@ from mmerank.models.hooks import Point, capture
 from mmerank.models.loading import TextAdapter
 from mmerank.models.sequences import padded
 from mmerank.runs.record import Record
+from mmerank.states.reductions import UpdateStudy
 from mmerank.transfer import Arriving
 
 _Outcomes = dict[str, Outcome]
@@ -61,9 +63,12 @@ class Texts:
         dropout_seed: Leave dropout on, as the published code does in the untrained model, with random numbers
             that follow from this seed and the text's id, so that neither order nor batching matters; texts run
             one by one then. None: dropout is off.
+        inside: Blocks whose updates of the residual stream are measured, too. See
+            `mmerank.models.updates.block_paths`.
+        blocks: What follows from that.
 
     Raises:
-        UsageError: A metric is from one layer to the next, and one layer is measured.
+        UsageError: There is no such block, or dropout is on, behind which what a block adds is not seen; or a metric is from one layer to the next, and one layer is measured.
     """
 
     adapter: TextAdapter
@@ -71,15 +76,19 @@ class Texts:
     points: Mapping[str, Point] = field(default_factory=dict)
     loss: bool = True
     dropout_seed: int | None = None
+    inside: str = ""
 
     def __post_init__(self) -> None:
         self.points = self.points or {FINAL: self.adapter.layers[-1]}
+        self.blocks = InsideBlocks(self.adapter, self.adapter.layers, self.inside, self.convention.centre)
+        if self.blocks and self.dropout_seed is not None:
+            raise UsageError("with dropout on, what blocks add cannot be told; leave out --untrained-mode train")
         if len(self.points) < 2:
             refuse_without_layers(self.convention.metrics)
 
     def budget(self, device: torch.device, asked: int | None) -> Budget:
         """For positions; with dropout one text at a time."""
-        return budget_for(device, asked if self.dropout_seed is None else 0, len(self.points))
+        return budget_for(device, asked if self.dropout_seed is None else 0, len(self.points) + self.blocks.states)
 
     def usable(self, example: Example) -> Example | Skipped:
         """Whether there is a text; pictures are not looked at."""
@@ -113,18 +122,34 @@ class Texts:
         """One pass, and the loss from its last hidden states."""
         outcomes: list[_Outcomes] = [{} for _ in batch]
         ids, mask = padded([item.sequence for item in batch])
+        if self.blocks:
+            self.blocks.look(lambda: self.adapter.forward(ids[:1, : self.length(batch[0])], mask[:1, : self.length(batch[0])]))
         with ExitStack() as stack:
             for name, point in self.points.items():
                 reduce = self._reduce(name, batch, outcomes, ask)
                 stack.enter_context(capture(self.adapter.model, {name: point}, reduce=reduce))
             if self.dropout_seed is not None:
                 stack.enter_context(dropout(self.adapter.model, self.dropout_seed, batch[0].id))
+            if self.blocks:
+                stack.enter_context(self._each_update(batch, outcomes, ask))
             states = self.adapter.forward(ids, mask)
         losses = None
         if self.loss and self.adapter.predicts_next:
             texts = zip(states, ids, map(self.length, batch), strict=True)
             losses = Arriving(torch.stack([mean_loss(self.adapter.logits, h[:n], row[:n]) for h, row, n in texts]))
         return partial(_results, batch, outcomes, losses)
+
+    def _each_update(
+        self, batch: Sequence[Prepared], outcomes: Sequence[_Outcomes], ask: Ask
+    ) -> AbstractContextManager[None]:
+        def rows(item: Prepared, states: Tensor) -> Tensor:
+            return states[self.convention.skip_first : len(item.sequence)]
+
+        def ask_for(i: int, point: str, h: Tensor, study: UpdateStudy) -> None:
+            item = batch[i]
+            outcomes[i][point] = ask(h, item.id, point, "text", text_cut=item.text_cut, study=study)
+
+        return self.blocks.reading([(partial(rows, item), ()) for item in batch], ask_for)
 
     def _reduce(
         self, name: str, batch: Sequence[Prepared], outcomes: Sequence[_Outcomes], ask: Ask
