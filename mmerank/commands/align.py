@@ -29,6 +29,7 @@ def align(
     computing: PairLoading,
     beside: Beside,
     layers: measured.PairLayers = "",
+    inside: measured.PairInside = "",
     patches: measured.Patches = False,
     clip: measured.Clip = None,
     choices: Choices,
@@ -45,7 +46,7 @@ def align(
     if track is not None:
         check_tracker(track)
     stated = replace(convention(choices, beside), patches=patches)
-    check_models(MULTIMODAL, models, computing, layers=layers)
+    check_models(MULTIMODAL, models, computing, layers=layers, inside=inside)
     examples = columns.load(data)
     check_usable(examples, pictures=True)
     check_on_hub(MULTIMODAL, models)
@@ -62,6 +63,7 @@ def align(
             examples,
             stated,
             layers=layers,
+            inside=inside,
             max_pixels=computing.max_pixels,
             selection=selection,
         )
@@ -90,5 +92,6 @@ def align(
                 progress=True,
                 clip=clip,
                 layers=layers,
+                inside=inside,
             )
             results.append(replace(found, name=names.get(model, "")))

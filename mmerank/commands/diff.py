@@ -14,6 +14,7 @@ from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import DataColumns, Keeping, Loading, listed, metric_names, ranges
 from mmerank.commands.results import check_writable, given_names, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
+from mmerank.errors import UsageError
 from mmerank.processes import rank
 from mmerank.trackers import check_tracker
 
@@ -29,6 +30,7 @@ def diff(
     name: options.Names = [],  # noqa: B006 (typer takes no tuple)
     track: options.Track = None,
     layers: measured.Layers = "",
+    inside: measured.Inside = "",
     metrics: measured.TextMetrics = "",
     tokenizer: measured.Tokenizer = None,
     revisions: measured.Revisions = "",
@@ -61,7 +63,11 @@ def diff(
     names = given_names(name, models)
     if track is not None:
         check_tracker(track)
-    check_models(LANGUAGE, models, computing, revisions=listed(revisions), tokenizer=tokenizer, layers=layers)
+    check_models(
+        LANGUAGE, models, computing, revisions=listed(revisions), tokenizer=tokenizer, layers=layers, inside=inside
+    )
+    if inside and untrained_mode == "train":
+        raise UsageError("--inside and --untrained-mode train: with dropout on, what blocks add cannot be told")
     tasks, drawn_at = listed(accuracy), ranges(init_ranges)
     convention = TextConvention(
         untrained_mode=untrained_mode,
@@ -85,7 +91,9 @@ def diff(
 
     folder = None
     if keeping.out is not None:
-        folder = open_diff_run(keeping.out, texts, convention, layers=layers, selection=selection, loss=not no_loss)
+        folder = open_diff_run(
+            keeping.out, texts, convention, layers=layers, inside=inside, selection=selection, loss=not no_loss
+        )
     quiet()
     sweep = by_step(
         [(model, revision) for model in models for revision in listed(revisions) or (None,)],
@@ -121,6 +129,7 @@ def diff(
                         texts,
                         convention=convention,
                         layers=layers,
+                        inside=inside,
                         seeds=range(untrained_seeds),
                         limit=limit,
                         seed=seed,

@@ -17,6 +17,7 @@ def check_models(
     revisions: Iterable[str] = (),
     tokenizer: str | None = None,
     layers: str = "",
+    inside: str = "",
 ) -> None:
     """Refuse models, and ways to run them, by their names and the disk: a typo in the last one must cost nothing.
 
@@ -27,6 +28,7 @@ def check_models(
         revisions: Of each, on the hub; none for the newest.
         tokenizer: Hub id or directory, if one is named.
         layers: Which are looked at.
+        inside: Which blocks are looked into.
 
     Raises:
         UsageError: One is no name, or named twice.
@@ -38,6 +40,7 @@ def check_models(
     located.check_device(computing.device)
     located.check_load_in(computing.load_in)
     located.check_layers(layers)
+    located.check_blocks(inside)
     models = list(models)
     if twice := next((model for i, model in enumerate(models) if model in models[:i]), None):
         raise UsageError(f"{twice}: named twice; a model is measured once, and not compared with itself")

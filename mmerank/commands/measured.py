@@ -15,6 +15,14 @@ Layers = Annotated[
     str,
     typer.Option(metavar="LAYERS", help="Look at these too: all, or first,middle,3,...", show_default=False),
 ]
+Inside = Annotated[
+    str,
+    typer.Option(
+        metavar="BLOCKS",
+        help="What attention and MLP of these blocks add to the residual stream: all, or first,middle,3,...",
+        show_default=False,
+    ),
+]
 Tokenizer = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Hub id or directory, for checkpoints without one.", show_default=False),
@@ -160,6 +168,16 @@ PairLayers = Annotated[
         "--layers",
         metavar="LAYERS",
         help="The pair's image and text rows at these too: all, or first,middle,3,...",
+        show_default=False,
+        rich_help_panel=_BESIDE,
+    ),
+]
+PairInside = Annotated[
+    str,
+    typer.Option(
+        "--inside",
+        metavar="BLOCKS",
+        help="What attention and MLP of these blocks add to the residual stream: all, or first,middle,3,...",
         show_default=False,
         rich_help_panel=_BESIDE,
     ),

@@ -94,6 +94,20 @@ def check_layers(chosen: str) -> None:
             raise UsageError(f"unknown layer {word!r}; known: all, first, middle, last, and numbers from 0 on")
 
 
+def check_blocks(chosen: str) -> None:
+    """The same of a choice of blocks.
+
+    Args:
+        chosen: As for `mmerank.models.layers.block_numbers`.
+
+    Raises:
+        UsageError: A word is neither a name nor a number.
+    """
+    for word in filter(None, (part.strip() for part in chosen.split(","))):
+        if word not in ("all", "first", "middle", "last") and not (word.isdecimal() and int(word)):
+            raise UsageError(f"unknown block {word!r}; known: all, first, middle, last, and numbers from 1 on")
+
+
 def check_located(
     model: str | Path, revision: str | None = None, *, file: str = "config.json", ask_hub: bool = True
 ) -> None:

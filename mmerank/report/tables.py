@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.inside import OF_UPDATES
 from mmerank.analysis.metrics.known import METRICS, metric, quantity
 from mmerank.analysis.metrics.matched import MATCHED
 from mmerank.analysis.statistics.paired import ComparisonResult
@@ -120,6 +121,11 @@ def _printed(
     # Of a metric that was asked for the places are the columns, and it has a row.
     parted = plain.str.partition("/")
     here = numbers.assign(plain=parted[2].where(asked, plain), asked=parted[0].where(asked, ""))
+    # Of what blocks add each update has a row for each set of rows.
+    inside = here["metric"].eq("inside")
+    ends = plain.str.rpartition("/")
+    here["plain"], here["point"] = ends[2].where(inside, here["plain"]), ends[0].where(inside, here["point"])
+    here["point"] = here["point"].str.replace("/", ", ")
     heads = list(dict.fromkeys(here["plain"]))
     told = [
         *(["transform"] if JOBS[job].perturbed else []),
@@ -151,7 +157,7 @@ def _printed(
 
 def _head(name: str, place: bool) -> str:
     """The label of a quantity, or a place."""
-    return name.replace("/", " / ") if place else quantity(name).label
+    return name.replace("/", " / ") if place else OF_UPDATES.get(name) or quantity(name).label
 
 
 def _cell(found: Mapping[Hashable, Any] | None) -> Cell:

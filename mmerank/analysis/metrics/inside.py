@@ -26,18 +26,19 @@ NUMBERS = {
 }
 ERANK = "erank"
 _ENDS = ("trained", "untrained")
-_LABELS = {ERANK: "eRank of the update", **dict(NUMBERS.values())}
+# All of them in words.
+OF_UPDATES = {ERANK: "eRank of the update", **dict(NUMBERS.values())}
 
 
 def _named(name: str) -> Quantity | None:
     point, *rest = name.split("/")
-    if update_at(point) is None or len(rest) != 2 or rest[0] not in (*OF_ROWS, *_ENDS) or rest[1] not in _LABELS:
+    if update_at(point) is None or len(rest) != 2 or rest[0] not in (*OF_ROWS, *_ENDS) or rest[1] not in OF_UPDATES:
         return None
     rows, number = rest
     of = f"{rows} rows" if rows in OF_ROWS else rows
     return Quantity(
         name,
-        f"{point}, {of}: {_LABELS[number]}",
+        f"{point}, {of}: {OF_UPDATES[number]}",
         decimals=2 if number == ERANK else 3,
         differs="log" if number == ERANK else "value",
         sees="text" if rows in _ENDS else "pair",
@@ -101,7 +102,7 @@ def _of(lists: pd.Series[Any], place: int) -> pd.Series[float]:
 
 
 def _in_order(found: _Columns, points: Sequence[str], of: Sequence[str]) -> _Columns:
-    names = (f"{point}/{rows}/{number}" for point in points for rows in of for number in _LABELS)
+    names = (f"{point}/{rows}/{number}" for point in points for rows in of for number in OF_UPDATES)
     return {name: found[name] for name in names if name in found}
 
 

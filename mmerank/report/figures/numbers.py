@@ -18,6 +18,7 @@ from mmerank.eranks import ERANKS, FINAL
 from mmerank.report.figures.doses import dose_response, sweeps
 from mmerank.report.figures.flow import flow
 from mmerank.report.figures.generation import growths
+from mmerank.report.figures.inside import has_updates, updates_by_block
 from mmerank.report.figures.layers import has_layers, layer_curves
 from mmerank.report.figures.main import STAGES, points
 from mmerank.report.figures.sizes import against_size, sized
@@ -66,6 +67,13 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
             if found := [(run, model) for run, model in found if has_layers(run, model)]:
                 caption = f"eRank by layer of the LLM, {of_what}, with 95 % intervals."
                 yield name, caption, layer_curves(found, _called(found, data))
+        for found, name in ((pairs, "inside"), (texts, "inside-texts")):
+            if found := [(run, model) for run, model in found if has_updates(run, model)]:
+                caption = (
+                    "What attention and MLP of each block add to the residual stream, with 95 % intervals: eRank, share "
+                    "in the span of what it is added to, and overlap of their spans; dotted: by chance."
+                )
+                yield name, caption, updates_by_block(found, _called(found, data))
         if encoders:
             caption = "eRank by layer of encoders, of a picture's patches and a text's tokens, with 95 % intervals."
             yield "layers-encoders", caption, layer_curves(encoders, _called(encoders, data))

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mmerank.analysis.alike import read_alike
 from mmerank.analysis.results.diff import DiffResult
+from mmerank.report.terminal.inside import inside_lines, inside_table
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
 from mmerank.report.terminal.parts import (
     MANY,
@@ -41,7 +42,8 @@ def diff_tables(results: Sequence[DiffResult]) -> list[Table]:
     metrics = (
         metric_table(result.metrics, f"{called(result)}: metrics") for result in results if result.metrics is not None
     )
-    return [main, *layers, *metrics]
+    updates = (inside_table(result.inside, called(result)) for result in results if result.inside is not None)
+    return [main, *layers, *updates, *metrics]
 
 
 def sweep_table(results: Sequence[DiffResult]) -> Table:
@@ -196,6 +198,7 @@ def diff_standing(result: DiffResult) -> list[str]:
             f"  accuracy, {task}: over {found.n:,} questions, standard error {found.stderr:.4f}"
             for task, found in result.accuracy.items()
         ),
+        *inside_lines(result.inside),
         *skip_lines(result.skipped),
     ]
 

@@ -16,6 +16,7 @@ from mmerank.analysis.metrics.of_examples import known_as
 from mmerank.analysis.metrics.rows import single_rows
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.eranks import ERANKS
+from mmerank.report.terminal.inside import inside_lines, inside_table
 from mmerank.report.terminal.intervals import interval_text
 
 NOTHING = "-"
@@ -33,7 +34,7 @@ def row_tables(result: AlignmentResult, name: str) -> list[Table]:
     Returns:
         Tables for a rich console; none where nothing was asked for.
     """
-    name = escape(name)
+    plain, name = name, escape(name)
     tables = []
     if result.matched is not None and result.matched["n"]:
         tables.append(_matched(result.matched, name))
@@ -43,6 +44,8 @@ def row_tables(result: AlignmentResult, name: str) -> list[Table]:
         tables.append(_rows(result.rows, result.n, f"{name}: eRank by rows"))
     if result.layers is not None:
         tables.append(_layers(result.layers, f"{name}: eRank of the pair by layer"))
+    if result.inside is not None:
+        tables.append(inside_table(result.inside, plain))
     if result.picture_eranks is not None:
         tables.append(_pictures(result.picture_eranks, f"{name}: eRank of each picture's own rows"))
     if result.metrics is not None:
@@ -85,6 +88,7 @@ def row_standing(result: AlignmentResult) -> list[str]:
             f"  warning: without one row {LABELS[label]} changes by {change:+.0%}; in {count} of {result.n} examples "
             f"the row is {_shown(token)} (docs/tokens.md)"
         )
+    lines += inside_lines(result.inside)
     if result.clip is not None and result.clip.texts_cut:
         lines.append(f"  CLIP reads only the beginning of {result.clip.texts_cut} of the texts")
     return lines
