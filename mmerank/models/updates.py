@@ -224,9 +224,7 @@ def _block(of: Added, seen: Mapping[str, Tensor], out: Tensor) -> Block:
     updates = {}
     for part, addends in of.parts.items():
         terms = [_widened(seen[addend.module]).reshape(x.shape).to(x.device) for addend in addends]
-        scaled = [
-            h if addend.factor == 1 else h * addend.factor for h, addend in zip(terms, addends, strict=True)
-        ]
+        scaled = [h if addend.factor == 1 else h * addend.factor for h, addend in zip(terms, addends, strict=True)]
         updates[part] = sum(scaled[1:], scaled[0])
     streams = dict.fromkeys(updates, x)
     if of.after:
@@ -302,7 +300,9 @@ class _Looked:
                 after = part
         return Added(number, self._path, parts, after, 1.0 if abs(kept - 1) < near else kept, deviation)
 
-    def _run(self, x: Tensor | None = None, held: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], Tensor]:
+    def _run(
+        self, x: Tensor | None = None, held: Mapping[str, Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """One pass of the block.
 
         Args:
@@ -345,9 +345,7 @@ class _Looked:
             raise _Unknown("no hidden states leave it")
         return {path: h for path, h in seen.items() if path not in twice}, out.detach()
 
-    def _search(
-        self, outputs: Mapping[str, Tensor], out: Tensor
-    ) -> tuple[list[str], list[float], float, float]:
+    def _search(self, outputs: Mapping[str, Tensor], out: Tensor) -> tuple[list[str], list[float], float, float]:
         """The outputs that make up what leaves the block, their factors, that of the input, and how far that is off."""
         x, target = self._rows(self._kept), self._rows(out)
         lengths = np.linalg.norm(target, axis=1, keepdims=True)

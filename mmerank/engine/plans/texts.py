@@ -123,7 +123,9 @@ class Texts:
         outcomes: list[_Outcomes] = [{} for _ in batch]
         ids, mask = padded([item.sequence for item in batch])
         if self.blocks:
-            self.blocks.look(lambda: self.adapter.forward(ids[:1, : self.length(batch[0])], mask[:1, : self.length(batch[0])]))
+            self.blocks.look(
+                lambda: self.adapter.forward(ids[:1, : self.length(batch[0])], mask[:1, : self.length(batch[0])])
+            )
         with ExitStack() as stack:
             for name, point in self.points.items():
                 reduce = self._reduce(name, batch, outcomes, ask)

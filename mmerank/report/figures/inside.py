@@ -16,7 +16,11 @@ from mmerank.report.figures.style import bare, legend, look, panels
 # Lines of a panel: rows of pairs, or the models of texts, and what they are called.
 _OF_PAIRS = {"image": "image rows", "text": "text rows"}
 _OF_TEXTS = {"trained": "trained", "untrained": "untrained"}
-_DRAWN = {"erank": "eRank of the update", "share": "share in the span of its input", "overlap": "overlap of the spans"}
+_DRAWN = {
+    "erank": "eRank of the update",
+    "share": "share in the span of its input",
+    "overlap": "overlap of the spans",
+}
 _PARTS = {"attention": "attention", "mlp": "MLP"}
 _TICKS = 8
 
@@ -63,8 +67,10 @@ def _draw(axes: Axes, rows: pd.DataFrame, number: str, lines: Mapping[str, str])
     blocks = sorted(rows["block"].unique())
     for i, (of, label) in enumerate(lines.items()):
         style = look(i)
-        at = {name: rows[(rows["of"] == of) & (rows["number"] == name)].set_index("block").reindex(blocks) for name in
-              (number, f"{number}_by_chance")}
+        at = {
+            name: rows[(rows["of"] == of) & (rows["number"] == name)].set_index("block").reindex(blocks)
+            for name in (number, f"{number}_by_chance")
+        }
         values = at[number]
         axes.plot(blocks, values["value"], label=label, **style)
         low, high = (values[end].astype(float) for end in ("low", "high"))

@@ -32,10 +32,9 @@ def inside_table(updates: _Updates, name: str) -> Table:
     sides = [rows for rows in dict.fromkeys(of["rows"] for of in updates) if rows != "all"]
     table = airy_table(escape(f"{name}: what blocks add to the residual stream"))
     table.add_column("block", justify="right")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for rows in sides:
-        side = f"{rows} rows" if rows in ("image", "text") else rows
-        for heading in (f"{side}\neRank", "share\nin span", "\nlength"):
+        for heading in (f"{rows}\neRank", "share\nin span", "\nlength"):
             table.add_column(heading, justify="right", no_wrap=True)
     known = {(of["block"], of["update"], of["rows"]): of for of in updates}
     for block in shown:
@@ -43,7 +42,7 @@ def inside_table(updates: _Updates, name: str) -> Table:
             cells = [cell for rows in sides for cell in _cells(known[block, part, rows])]
             table.add_row("" if i else str(block), part, *map(Text, cells))
     notes = [
-        "share in span: of the update, in the span of what it is added to (in brackets: by chance)",
+        "share in span: of the update, in the span of what it is added to (by chance)",
         "length: of the update, against what it is added to",
     ]
     if step > 1:
