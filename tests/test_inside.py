@@ -5,23 +5,28 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
 from numpy.typing import NDArray
 from torch import nn
 
-from mmerank import Alignment, Convention, Diff, align, diff, load, load_text, wrap
+from mmerank import Alignment, Diff, align, diff, load, load_text, wrap
+from mmerank.convention import TextConvention
 from mmerank.errors import ModelError, RunFolderError, UsageError
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Role
-from mmerank.models.updates import Added, Block, added_by, reading
+from mmerank.models.taken_apart import added_by
+from mmerank.models.updates import Block, reading
 from mmerank.report.write import report
 from mmerank.runs.parts import part_files, write_part
 from mmerank.runs.record import INSIDE, records_of
@@ -30,9 +35,8 @@ from mmerank.states.subspaces import inside
 from mmerank.states.token_set import TokenSet
 from tests import reference
 from tests.adapters.cases import LLAVA, examples
-from tests.adapters.text_cases import BERT, LLAMA, OPENELM_CASE, TEXT_CASES, TEXTS, TextCase
+from tests.adapters.text_cases import BERT, LLAMA, TEXT_CASES, TEXTS, TextCase
 from tests.adapters.tiny_models import built
-from tests.conftest import GOLDEN
 from tests.test_cli import HF_MODEL, run
 from tests.test_processes import shared_by
 
@@ -186,7 +190,7 @@ def test_every_number_of_texts(name: str) -> None:
     assert (result.diff_erank, result.reduced_loss) == (plain.diff_erank, plain.reduced_loss)
 
 
-def small(kind: str, **changed: Any) -> Any:
+def small(kind: str, dtype: Any = torch.float64, **changed: Any) -> Any:
     """A model of transformers, drawn wide enough that attention is not uniform."""
     plain = {
         "vocab_size": 99,
@@ -200,7 +204,7 @@ def small(kind: str, **changed: Any) -> Any:
     config = transformers.AutoConfig.for_model(kind, **{**plain, **changed})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = transformers.AutoModel.from_config(config, dtype=torch.float64).eval()
+        model = transformers.AutoModel.from_config(config, dtype=dtype).eval()
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.15)
@@ -244,7 +248,8 @@ MADE = {
 @pytest.mark.parametrize("name", MADE)
 def test_what_is_added_is_found(name: str) -> None:
     kind, config, at, *parts = MADE[name]
-    model = small(kind, **config)
+    single = "experts" in name  # torch multiplies those of experts in no other precision
+    model, rounding = small(kind, torch.float32 if single else torch.float64, **config), 1e-6 if single else 1e-12
     ids = torch.randint(3, 99, (1, 12), generator=torch.Generator().manual_seed(1))
     paths = {1: f"{at}.0", 2: f"{at}.1"}
     with torch.inference_mode():
@@ -252,8 +257,10 @@ def test_what_is_added_is_found(name: str) -> None:
         for of in added:
             for part, modules in zip(("attention", "mlp"), parts, strict=True):
                 found = {addend.module.removeprefix(f"{of.block}."): addend.factor for addend in of.parts[part]}
-                assert found == pytest.approx(modules)
-            assert of.after == ("" if name == "added in place" else "mlp") and of.kept == 1 and of.deviation < 1e-12
+                assert found == pytest.approx(modules, rel=1e-5)
+            assert (
+                of.after == ("" if name == "added in place" else "mlp") and of.kept == 1 and of.deviation < rounding
+            )
         seen: dict[int, Block] = {}
         states: dict[int, list[torch.Tensor]] = {1: [], 2: []}
         with ExitStack() as hooks:
@@ -272,32 +279,32 @@ def test_what_is_added_is_found(name: str) -> None:
             model(input_ids=ids, use_cache=False)
         for number, (entered, left) in states.items():
             total = seen[number].updates["attention"] + seen[number].updates["mlp"]
-            assert torch.allclose(total, left - entered, atol=1e-12)
-            assert seen[number].deviations.max() < 1e-12
+            assert torch.allclose(total, left - entered, atol=10 * rounding)
+            assert seen[number].deviations.max() < rounding
 
 
 def test_a_block_that_scales_its_stream() -> None:
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.mix, self.each = nn.Linear(6, 6, bias=False), nn.Linear(8, 8)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            middle = x + self.mix(x.mT).mT  # a module in which positions see each other, but whose output is turned
-            return 0.5 * (middle + self.each(middle.tanh()))
-
     class Turned(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.of = nn.Linear(6, 6, bias=False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.of(x.mT).mT
+            turned: torch.Tensor = self.of(x.mT).mT
+            return turned
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.each = Turned(), nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            middle = x + self.mix(x)
+            scaled: torch.Tensor = 0.5 * (middle + self.each(middle.tanh()))
+            return scaled
 
     torch.manual_seed(0)
     model = nn.Sequential(Scaled()).double()
-    model[0].mix = Turned().double()
-    model[0].forward = lambda x: 0.5 * ((m := x + model[0].mix(x)) + model[0].each(m.tanh()))
     x = torch.randn(1, 6, 8, dtype=torch.float64)
     with torch.inference_mode():
         (added,) = added_by(model, {1: "0"}, lambda: model(x), "made")
@@ -327,8 +334,6 @@ def test_what_cannot_be_taken_apart_is_refused_with_the_reason() -> None:
     with pytest.raises(UsageError, match="unknown block '9'"):
         align(LLAVA.adapter, examples(), inside="9")
     with pytest.raises(UsageError, match="with dropout on"):
-        from mmerank.convention import TextConvention
-
         diff(of_name("opt-125m").adapter, texts, inside="1", convention=TextConvention(untrained_mode="train"))
     model, processor, _ = built("mllama")
     with pytest.raises(ModelError, match="block 2 cannot be taken apart .*; blocks 1, 3 can be measured"):
@@ -339,7 +344,7 @@ def test_the_sum_is_looked_at_in_every_example() -> None:
     h = torch.randn(9, 12, generator=torch.Generator().manual_seed(0))
     study = UpdateStudy((), h + 1, "mean", torch.full((9,), 0.2), 1e-4)
     with pytest.raises(
-        ModelError, match="example 'a': the input of the block and what it adds, at 'mlp 3'.* off by 2.0e-01"
+        ModelError, match="example 'a': the input of the block and what it adds, at 'mlp 3'.*off by 2.0e-01"
     ):
         study.fields(TokenSet(h), h, example="a", point="mlp 3", input_kind="pair")
 
@@ -399,11 +404,6 @@ def test_a_run_is_kept_read_back_continued_and_shared(folder: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("harm", ["share", "places", "deviation", "fewer", "without"])
 def test_numbers_that_cannot_be_are_not_read(folder: Path, tmp_path: Path, harm: str) -> None:
-    import shutil
-    from dataclasses import replace
-
-    import pyarrow.parquet as pq
-
     shutil.copytree(folder, tmp_path / "run")
     (part,) = part_files(tmp_path / "run")
     records = records_of(pq.read_table(part))
@@ -439,7 +439,7 @@ def test_they_stand_in_report_and_command_line(
     done = run("align", HF_MODEL, "--data", data, "--inside", "last", "--out", str(tmp_path / "run"), "--json", "-")
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(done.stdout)["results"]
-    assert {of["block"] for of in found["inside"]} == {2}
+    assert {of["block"] for of in found["inside"]} == {3}
     again = run("align", "--config", str(tmp_path / "run" / "command.yaml"), "--out", str(tmp_path / "again"))
     assert again.returncode == 0, again.stderr
     assert (
@@ -473,4 +473,4 @@ def test_texts_are_kept_and_shown(tmp_path: Path) -> None:
     tables = (tmp_path / "run" / "report" / "tables.md").read_text()
     assert "attention 3, untrained" in tables
     by_layer = tables.partition("by layer")[2].partition("###")[0]
-    assert "layer 1" in by_layer and "mlp" not in by_layer
+    assert by_layer.count("\n| ") == 3 and "mlp" not in by_layer, "a head, a line, and the row of layer 1"

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pandas as pd
 
-from mmerank.analysis.metrics.known import main_sample
 from mmerank.analysis.metrics.diff_erank import layers_in
+from mmerank.analysis.metrics.known import main_sample
 from mmerank.analysis.metrics.layers import METRIC as LAYERS
 from mmerank.analysis.sample import Floats
 from mmerank.analysis.statistics.bootstrap import (

@@ -109,10 +109,10 @@ def diff(
         cache: Folder in which the twins' records are kept between runs, by configuration, seed, mode, data and
             convention: of several checkpoints of a configuration only the first builds them. Default: none. One
             that cannot be used costs a warning and time.
-        untrained: An earlier result of the same configuration, texts, convention, layers, blocks and seeds; its twins'
-            records are taken, and no twin is built.
-        trained: An earlier result of the same model, texts, convention, layers and blocks; its records are taken, and only
-            the twins are measured, as with another `init_range`.
+        untrained: An earlier result of the same configuration, texts, convention, layers, blocks and seeds; its
+            twins' records are taken, and no twin is built.
+        trained: An earlier result of the same model, texts, convention, layers and blocks; its records are taken, and
+            only the twins are measured, as with another `init_range`.
         init_range: Standard deviation with which the twins' weights are drawn, in place of the `initializer_range`
             (`init_std`, ...) of the configuration. It stands in the names of model and twins. Default: what the
             configuration says, or else transformers; `initialisation` of the result says which.
@@ -127,8 +127,8 @@ def diff(
         The numbers, with all records.
 
     Raises:
-        UsageError: `seeds` is empty or repeats one, a layer or block is unknown, `untrained` or `trained` is of something
-            else, or the model is not drawn with an `init_range`.
+        UsageError: `seeds` is empty or repeats one, a layer or block is unknown, `untrained` or `trained` is of
+            something else, or the model is not drawn with an `init_range`.
         DataError: No text could be measured, or one was skipped and `strict` is set.
         RunFolderError: `out` holds a run with other settings.
         TypeError: `adapter` is not a loaded language model, or `examples` no iterable of examples.

@@ -72,8 +72,8 @@ class Record:
         trajectory: Entropies of its first rows, of twice as many, and so on.
         logit_entropies: Of a response: entropy of the distribution that each of its tokens was chosen from, nats.
         written: The response.
-        span_share: Of an update of the residual stream: how much of all its rows, of the image's and of the text's lies in
-            the span of what they are added to, see `mmerank.states.subspaces.Inside`, (3,), NaN where there are no
+        span_share: Of an update of the residual stream: how much of all its rows, of the image's and of the text's
+            lies in the span of what they are added to, see `mmerank.states.subspaces.Inside`, (3,), NaN where there are no
             such rows; None of anything else, as are the next four.
         span_chance: What rows of random directions have.
         overlap: Of the two spans.

@@ -162,7 +162,18 @@ class UpdateStudy:
     def fields(self, tokens: TokenSet, h: Tensor, *, example: str, point: str, input_kind: str) -> dict[str, Any]:
         """Fields of the record, as of `RowStudy.fields`.
 
+        Args:
+            tokens: The update's rows.
+            h: The same as hidden states, (n, d).
+            example: Id of the example.
+            point: Name of the hook point.
+            input_kind: `pair` or `text`.
+
+        Returns:
+            Entropies by role, and where the update lies.
+
         Raises:
+            NonFiniteTokens: What leaves the block is not finite.
             ModelError: The block's input and its updates do not add up to what leaves it.
         """
         deviation = float(self.deviations.double().square().mean().sqrt())
@@ -170,8 +181,8 @@ class UpdateStudy:
             raise NonFiniteTokens("what leaves the block is not finite; check the model's dtype and weights")
         if deviation > self.tolerance:
             raise ModelError(
-                f"example {example!r}: the input of the block and what it adds, at {point!r}, do not make up what leaves "
-                f"it (off by {deviation:.1e}, where rounding leaves {self.tolerance:.0e}), as they did in the first"
+                f"example {example!r}: the input of the block and what it adds, at {point!r}, do not make up what "
+                f"leaves it (off by {deviation:.1e}, where rounding leaves {self.tolerance:.0e}), as they did in the first"
             )
         found: dict[str, Any] = {"deviation": deviation}
         each = [inside(h, self.stream, centre=self.centre)]

@@ -195,8 +195,10 @@ class DiffResult:
 
     @cached_property
     def inside(self) -> list[dict[str, Any]] | None:
-        """What blocks add to the residual stream, trained and untrained, see `mmerank.analysis.results.inside`; None if
-        not asked for."""
+        """What blocks add to the residual stream, trained and untrained; None if not asked for.
+
+        See `mmerank.analysis.results.inside`.
+        """
         frame = to_frame(self.records, spectrum=False)
         return inside_numbers(frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap) or None
 

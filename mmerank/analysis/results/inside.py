@@ -25,9 +25,9 @@ def inside_numbers(
     Returns:
         For each update and each of its sets of rows (`all`, `image`, `text`; of texts `trained` and `untrained`):
         `block`, its number; `update`, `attention` or `mlp`; `rows`; `n`, the examples that have such rows; `erank`,
-        `share`, `share_by_chance`, `overlap`, `overlap_by_chance`, `norm_ratio`, None where none has; `intervals` over
-        examples; and `deviation`, the most by which a block's input and updates were off what leaves it. Nothing where
-        no block was looked into.
+        `share`, `share_by_chance`, `overlap`, `overlap_by_chance`, `norm_ratio`, None where none has; `intervals`
+        over examples; and `deviation`, the most by which a block's input and updates were off what leaves it. Nothing
+        where no block was looked into.
     """
     points = points_in(records)
     if not points:

@@ -13,7 +13,8 @@ from mmerank.inputs.sequence import Role
 from mmerank.models.hooks import Point
 from mmerank.models.layers import update_points
 from mmerank.models.protocol import LoadedModel
-from mmerank.models.updates import Added, Block, added_by, block_paths, reading
+from mmerank.models.taken_apart import added_by
+from mmerank.models.updates import Added, Block, block_paths, reading
 from mmerank.states.reductions import UpdateStudy
 
 # Asks for one update of one item of a batch: its place there, hook point, the rows, and what is asked of them.

@@ -68,7 +68,8 @@ class Texts:
         blocks: What follows from that.
 
     Raises:
-        UsageError: There is no such block, or dropout is on, behind which what a block adds is not seen; or a metric is from one layer to the next, and one layer is measured.
+        UsageError: There is no such block, or dropout is on, with which it cannot be told what a block adds; or a
+            metric is from one layer to the next, and one layer is measured.
     """
 
     adapter: TextAdapter

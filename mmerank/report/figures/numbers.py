@@ -70,8 +70,8 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
         for found, name in ((pairs, "inside"), (texts, "inside-texts")):
             if found := [(run, model) for run, model in found if has_updates(run, model)]:
                 caption = (
-                    "What attention and MLP of each block add to the residual stream, with 95 % intervals: eRank, share "
-                    "in the span of what it is added to, and overlap of their spans; dotted: by chance."
+                    "What attention and MLP of each block add to the residual stream, with 95 % intervals: eRank, "
+                    "share in the span of what it is added to, and overlap of their spans; dotted: by chance."
                 )
                 yield name, caption, updates_by_block(found, _called(found, data))
         if encoders:
