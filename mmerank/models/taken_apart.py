@@ -191,7 +191,7 @@ class _Looked:
     def _search(self, outputs: Mapping[str, Tensor], out: Tensor) -> tuple[list[str], list[float], float, float]:
         """The outputs that make up what leaves the block, their factors, that of the input, and how far it is off."""
         x, target = self._rows(self._kept), self._rows(out)
-        lengths = np.linalg.norm(target, axis=1, keepdims=True)
+        lengths = np.maximum(*(np.linalg.norm(h, axis=1, keepdims=True) for h in (x, target)))
         if not np.isfinite(lengths).all() or not lengths.all():
             raise _Unknown("what leaves it is not finite, or zero, in the first example")
         named: dict[str, Floats] = {}
@@ -215,21 +215,21 @@ class _Looked:
                 squared = goal @ goal - factors @ right[here]
                 if best is None or squared < best[0]:
                     best = squared, chosen, factors
-            if best is not None and _off(best[1], best[2], columns, goal) <= tolerance:
+            if best is not None and _off(best[1], best[2], columns, goal, len(x)) <= tolerance:
                 break
         if best is None:
             raise _Unknown("no two of its modules put out states of the width of the stream")
         _, chosen, factors = best
-        off = _off(chosen, factors, columns, goal)
+        off = _off(chosen, factors, columns, goal, len(x))
         if not off <= tolerance:
             raise _Unknown(
-                f"its input and the outputs of up to {_MOST_ADDED} of its modules do not add up to what leaves it (the"
-                f" nearest are off by {off:.1e}, where rounding leaves {tolerance:.0e}), as with a norm behind the sum"
+                f"its input and outputs of up to {_MOST_ADDED} of its modules do not add up to what leaves it (the "
+                f"nearest are off by {off:.1e}, rounding leaves {tolerance:.0e}), as with a norm behind the sum"
             )
         for i in range(len(chosen)):
             rest = [0, *(of for j, of in enumerate(chosen) if j != i)]
             fewer = _fitted(inner[np.ix_(rest, rest)], right[rest])
-            if fewer is not None and _off(tuple(rest[1:]), fewer, columns, goal) < max(_NEEDED * off, 1e-12):
+            if fewer is not None and _off(tuple(rest[1:]), fewer, columns, goal, len(x)) < max(_NEEDED * off, 1e-12):
                 what = "a single update" if len(chosen) == 2 else "fewer updates"
                 raise _Unknown(f"it adds {what}, as far as can be told in {str(out.dtype).removeprefix('torch.')}")
         paths = [order[i - 1] for i in chosen]
@@ -277,10 +277,11 @@ def _fitted(inner: Floats, right: Floats) -> Floats | None:
     return found
 
 
-def _off(chosen: tuple[int, ...], factors: Floats, columns: Floats, goal: Floats) -> float:
-    """Root mean square over rows, which have length 1, of what is left."""
-    left = goal - factors @ columns[[0, *chosen]]
-    return float(np.linalg.norm(left) / np.linalg.norm(goal))
+def _off(chosen: tuple[int, ...], factors: Floats, columns: Floats, goal: Floats, rows: int) -> float:
+    """How far the sum is off in the row that is furthest, as a share of the longest of its terms."""
+    terms = factors[:, None] * columns[[0, *chosen]]
+    left, *lengths = (np.linalg.norm(h.reshape(rows, -1), axis=1) for h in (goal - terms.sum(axis=0), *terms, goal))
+    return float((left / np.max(lengths, axis=0)).max())
 
 
 def _caches(value: Any) -> bool:

@@ -15,9 +15,9 @@ from mmerank.models.hooks import Point
 from mmerank.models.layers import ATTENTION, MLP, block_numbers
 from mmerank.models.passed_on import states_in
 
-# The most that input and updates together may be off what leaves the block, as a share of each row: what rounding
-# leaves of two sums in that precision. Some models add in float32 whatever they are loaded in.
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.04}
+# The most that input and updates together may be off what leaves the block in any row, as a share of the longest of
+# them: what rounding leaves of two sums in that precision. Some models add in float32 whatever they are loaded in.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 0.02}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class Added:
         after: Which of the parts is added to the stream with the other already in it: `mlp` where attention comes
             first, `attention` where it comes second, empty where both are added to the block's input.
         kept: What the whole is multiplied by; 1 in nearly all models.
-        deviation: Root mean square over rows of how far the sum is from what leaves the block, as a share of it.
+        deviation: How far the sum is from what leaves the block, in the row that is furthest, as a share of the
+            longest of input, updates and output; as a share of the output alone, what rounding leaves would not be
+            small where a block takes away again what made a row long.
     """
 
     number: int
@@ -62,8 +64,8 @@ class Block:
     Attributes:
         updates: `attention` and `mlp`: what is added, (b, n, d), float32 or wider.
         streams: By the same names: what each is added to.
-        deviations: Of each row how far the sum is from what left the block, as a share of its length, (b, n).
-        tolerance: The most that this may be, root mean square over the rows of an example.
+        deviations: Of each row how far the sum is from what left the block, as in `Added`, (b, n).
+        tolerance: The most that this may be.
     """
 
     updates: Mapping[str, Tensor]
@@ -160,8 +162,8 @@ def _block(of: Added, seen: Mapping[str, Tensor], out: Tensor) -> Block:
         streams[of.after] = x + updates[first]
     total = x + updates[ATTENTION] + updates[MLP]
     out = out.to(x.device)
-    off = torch.linalg.vector_norm(total * of.kept - out, dim=-1) / torch.linalg.vector_norm(out, dim=-1)
-    return Block(updates, streams, off, tolerance)
+    longest = torch.stack([h.norm(dim=-1) for h in (x, *updates.values(), out / of.kept)]).amax(dim=0)
+    return Block(updates, streams, (total - out / of.kept).norm(dim=-1) / longest, tolerance)
 
 
 def _widened(h: Tensor) -> Tensor:

@@ -73,14 +73,14 @@ class Record:
         logit_entropies: Of a response: entropy of the distribution that each of its tokens was chosen from, nats.
         written: The response.
         span_share: Of an update of the residual stream: how much of all its rows, of the image's and of the text's
-            lies in the span of what they are added to, see `mmerank.states.subspaces.Inside`, (3,), NaN where there are no
-            such rows; None of anything else, as are the next four.
+            lies in the span of what they are added to, see `mmerank.states.subspaces.Inside`, (3,), NaN where there
+            are no such rows; None of anything else, as are the next four.
         span_chance: What rows of random directions have.
         overlap: Of the two spans.
         overlap_chance: What random spans have.
         norm_ratio: Mean length of the update's rows against those that they are added to.
-        deviation: How far input and updates of the block together are from what leaves it, root mean square over rows
-            of the share; NaN of anything but an update.
+        deviation: How far input and updates of the block together are from what leaves it, in the row that is
+            furthest, see `mmerank.models.updates.Added`; NaN of anything but an update.
         metrics: What else was asked for, by the name of its column (`VALUE` and the name of the metric, `MATCHED` and
             the name where rows were drawn to match): the number, why there is none, or None where it is not of these
             rows.

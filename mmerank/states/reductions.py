@@ -149,8 +149,8 @@ class UpdateStudy:
         roles: Of its rows; empty where they are all of one kind.
         stream: What it is added to, (n, d).
         centre: Of both, see `mmerank.states.spectrum.spectrum`.
-        deviations: Of each row how far the block's sum is off, as a share of what leaves the block, (n,).
-        tolerance: The most that this may be, root mean square over the rows.
+        deviations: Of each row how far the block's sum is off, (n,), see `mmerank.models.updates.Block`.
+        tolerance: The most that this may be.
     """
 
     roles: tuple[Role, ...]
@@ -176,13 +176,13 @@ class UpdateStudy:
             NonFiniteTokens: What leaves the block is not finite.
             ModelError: The block's input and its updates do not add up to what leaves it.
         """
-        deviation = float(self.deviations.double().square().mean().sqrt())
+        deviation = float(self.deviations.amax())
         if math.isnan(deviation):
             raise NonFiniteTokens("what leaves the block is not finite; check the model's dtype and weights")
         if deviation > self.tolerance:
             raise ModelError(
-                f"example {example!r}: the input of the block and what it adds, at {point!r}, do not make up what "
-                f"leaves it (off by {deviation:.1e}, where rounding leaves {self.tolerance:.0e}), as they did in the first"
+                f"example {example!r}: at {point!r}, the block's input and what it adds do not make up what leaves "
+                f"it (off by {deviation:.1e}, rounding leaves {self.tolerance:.0e}), as they did in the first example"
             )
         found: dict[str, Any] = {"deviation": deviation}
         each = [inside(h, self.stream, centre=self.centre)]

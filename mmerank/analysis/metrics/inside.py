@@ -93,7 +93,7 @@ def _by_end(here: pd.DataFrame, points: Sequence[str]) -> _Columns:
         for number, values in named.items():
             some = here.assign(value=values)[which & common]
             wide = some.pivot(index="example", columns=["point", "model"], values="value").sort_index()
-            found |= {f"{point}/{end}/{number}": wide[point] for point in points if point in wide}
+            found |= {f"{point}/{end}/{number}": pd.DataFrame(wide[point]) for point in points if point in wide}
     return _in_order(found, points, _ENDS)
 
 
