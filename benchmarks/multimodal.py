@@ -189,6 +189,22 @@ def metrics(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict
             yield row(stage, what, works, (("with metrics", "mmerank"),), memory=True)
 
 
+def inside(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict[str, Any]]:
+    """LLaVA without and with what each block adds to the residual stream, of the same pairs, and bare; one line."""
+    with tempfile.TemporaryDirectory() as folder:
+        of = Pairs("llava", stage, size, examples, dtype, Path(folder))
+        probe = Probe(Plan(of.adapter, inside="all"))
+        list(probe.measure(of.examples[:1]))  # in which the blocks are taken apart
+        works: dict[str, Callable[[], object]] = {
+            "bare": of.bare,
+            "mmerank": of.mmerank,
+            "with updates": partial(_measured, probe, of.examples),
+        }
+        what = {"model": f"llava {size}", "examples": examples, "blocks": len(of.adapter.layers) - 1, "dtype": dtype}
+        ratios = (("with updates", "mmerank"), ("with updates", "bare"))
+        yield row(stage, what, works, ratios, memory=True)
+
+
 def _measured(probe: Probe[Prepared, Loaded], examples: list[Example]) -> object:
     return list(probe.measure(examples))
 

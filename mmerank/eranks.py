@@ -1,7 +1,8 @@
-"""The one table that says which measurement the paper calls eRank1 to eRank5 (Sec. 5.2)."""
+"""What hook points are called: the table of eRank1 to eRank5 (the paper's Sec. 5.2), and what blocks add."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
@@ -15,6 +16,9 @@ ERANKS = {
     "erank4": ("llm", "text"),
     "erank5": ("llm", "pair"),
 }
+# What is added to the residual stream by the part of a block in which positions see each other, and by the rest.
+ATTENTION, MLP = UPDATES = ("attention", "mlp")
+_UPDATE = re.compile(r"(attention|mlp) ([1-9]\d{0,3})", re.ASCII)
 
 
 class _Measured(Protocol):
@@ -43,3 +47,36 @@ def by_label(records: Iterable[_Record]) -> dict[str, list[_Record]]:
         if label := labels.get((record.point, record.input)):
             found[label].append(record)
     return found
+
+
+def update_points(numbers: Iterable[int]) -> list[str]:
+    """Names of the hook points at what blocks add to the residual stream.
+
+    Args:
+        numbers: Of blocks.
+
+    Returns:
+        Two for each.
+
+    Example:
+        >>> update_points([1, 3])
+        ['attention 1', 'mlp 1', 'attention 3', 'mlp 3']
+    """
+    return [f"{part} {number}" for number in numbers for part in UPDATES]
+
+
+def update_at(point: str) -> tuple[str, int] | None:
+    """Which update a hook point is at.
+
+    Args:
+        point: Its name.
+
+    Returns:
+        Part and number of the block; None where it is at none.
+
+    Example:
+        >>> update_at("mlp 12"), update_at("layer 12")
+        (('mlp', 12), None)
+    """
+    found = _UPDATE.fullmatch(point)
+    return None if found is None else (found[1], int(found[2]))

@@ -346,7 +346,7 @@ def test_the_sum_is_looked_at_in_every_example() -> None:
     study = UpdateStudy((), h + 1, "mean", torch.full((9,), 0.2), 1e-4)
     with pytest.raises(
         ModelError,
-        match="example 'a': the input of the block and what it adds, at 'mlp 3', the block's input.*off by 2.0e-01",
+        match="example 'a': at 'mlp 3', the block's input.*off by 2.0e-01",
     ):
         study.fields(TokenSet(h), h, example="a", point="mlp 3", input_kind="pair")
 

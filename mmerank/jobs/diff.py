@@ -18,7 +18,7 @@ from mmerank.convention import TextConvention
 from mmerank.engine.collect import collect
 from mmerank.engine.plans.texts import Prepared, Texts
 from mmerank.engine.probe import Probe
-from mmerank.eranks import FINAL
+from mmerank.eranks import FINAL, update_points
 from mmerank.errors import DataError, RunFolderError, UsageError
 from mmerank.formulas.asked import Given, stated_metrics, with_metrics
 from mmerank.inputs.contents import content_of
@@ -36,7 +36,7 @@ from mmerank.jobs.twins import (
 )
 from mmerank.models.identity import INITIALISATION, KNOWN_BY, identity
 from mmerank.models.initialisation import initialisation, named
-from mmerank.models.layers import layer_points, update_points
+from mmerank.models.layers import layer_points
 from mmerank.models.loading import TextAdapter, check_text_adapter
 from mmerank.models.updates import block_paths
 from mmerank.runs.cache import without_cache

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmerank.models.hooks import Point
-
-# What is added to the residual stream by the part of a block in which positions see each other, and by the rest.
-ATTENTION, MLP = UPDATES = ("attention", "mlp")
-_UPDATE = re.compile(r"(attention|mlp) ([1-9]\d{0,3})", re.ASCII)
 
 
 def layer_points(layers: Sequence[Point], chosen: str, *, last: str) -> dict[str, Point]:
@@ -97,39 +92,6 @@ def block_numbers(end: int, chosen: str) -> list[int]:
         else:
             raise ValueError(f"unknown block {word!r}; known: all, first, middle, last, 1 to {end}")
     return sorted(numbers)
-
-
-def update_points(numbers: Iterable[int]) -> list[str]:
-    """Names of the hook points at what blocks add to the residual stream.
-
-    Args:
-        numbers: Of blocks.
-
-    Returns:
-        Two for each.
-
-    Example:
-        >>> update_points([1, 3])
-        ['attention 1', 'mlp 1', 'attention 3', 'mlp 3']
-    """
-    return [f"{part} {number}" for number in numbers for part in UPDATES]
-
-
-def update_at(point: str) -> tuple[str, int] | None:
-    """Which update a hook point is at.
-
-    Args:
-        point: Its name.
-
-    Returns:
-        Part and number of the block; None where it is at none.
-
-    Example:
-        >>> update_at("mlp 12"), update_at("layer 12")
-        (('mlp', 12), None)
-    """
-    found = _UPDATE.fullmatch(point)
-    return None if found is None else (found[1], int(found[2]))
 
 
 def encoder_layers(there: Sequence[int], chosen: str) -> list[int]:

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mmerank.eranks import ATTENTION, MLP
 from mmerank.errors import ModelError
-from mmerank.models.layers import ATTENTION, MLP
 from mmerank.models.updates import TOLERANCE, Added, Addend, entering, first_states
 
 Floats = NDArray[np.float64]

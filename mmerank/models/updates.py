@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmerank.eranks import ATTENTION, MLP
 from mmerank.errors import UsageError
 from mmerank.models.hooks import Point
-from mmerank.models.layers import ATTENTION, MLP, block_numbers
+from mmerank.models.layers import block_numbers
 from mmerank.models.passed_on import states_in
 
 # The most that input and updates together may be off what leaves the block in any row, as a share of the longest of

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from mmerank.convention import Convention, EncoderConvention, GenerationConvention, TextConvention
-from mmerank.eranks import ERANKS
+from mmerank.eranks import ERANKS, UPDATES, update_at, update_points
 from mmerank.errors import RunFolderError
-from mmerank.models.layers import UPDATES, block_numbers, encoder_layers, layer_numbers, update_at, update_points
+from mmerank.models.layers import block_numbers, encoder_layers, layer_numbers
 from mmerank.runs.columns import ROUNDING, SLACK, Column, Columns, DamagedPart
 from mmerank.runs.record import INSIDE, PATCHES, PICTURES, open_fields
 from mmerank.runs.settings import STATED, convention_in, data_fingerprint, record_fingerprint

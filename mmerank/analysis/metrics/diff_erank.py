@@ -13,8 +13,7 @@ import pandas as pd
 from mmerank.analysis.metric import Metric, Quantity
 from mmerank.analysis.sample import Floats, Sample, only, wide
 from mmerank.convention import Aggregate
-from mmerank.eranks import FINAL
-from mmerank.models.layers import update_at
+from mmerank.eranks import FINAL, update_at
 from mmerank.runs.record import Record, to_frame
 
 # What the names of untrained models begin with in the records.

@@ -13,7 +13,7 @@ from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.metrics.layers import ROWS
 from mmerank.analysis.sample import Floats, Sample, mean_of_those_there, of_pictures
 from mmerank.convention import Aggregate
-from mmerank.models.layers import UPDATES, update_at
+from mmerank.eranks import UPDATES, update_at
 from mmerank.runs.record import OF_ROWS
 
 # Numbers of an update beside its eRank, by the name of their column: name, words.

@@ -9,7 +9,7 @@ import pandas as pd
 from mmerank.analysis.metrics.inside import METRIC, points_in
 from mmerank.analysis.statistics.bootstrap import Bootstrap, sample_intervals
 from mmerank.convention import Aggregate
-from mmerank.models.layers import update_at
+from mmerank.eranks import update_at
 
 
 def inside_numbers(

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from mmerank.convention import Centre
+from mmerank.eranks import update_points
 from mmerank.inputs.sequence import Role
 from mmerank.models.hooks import Point
-from mmerank.models.layers import update_points
 from mmerank.models.protocol import LoadedModel
 from mmerank.models.taken_apart import added_by
 from mmerank.models.updates import Added, Block, block_paths, reading

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmerank.analysis.finished import Finished
-from mmerank.models.layers import UPDATES
+from mmerank.eranks import UPDATES
 from mmerank.report.figures.style import bare, legend, look, panels
 
 # Lines of a panel: rows of pairs, or the models of texts, and what they are called.
