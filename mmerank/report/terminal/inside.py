@@ -42,12 +42,12 @@ def inside_table(updates: _Updates, name: str) -> Table:
             cells = [cell for rows in sides for cell in _cells(known[block, part, rows])]
             table.add_row("" if i else str(block), part, *map(Text, cells))
     notes = [
-        "share in span: of the update, in the span of what it is added to (by chance)",
-        "length: of the update, against what it is added to",
+        "share in span: of the update, in that of its input (in brackets: by chance)",
+        "length: of the update, against its input",
     ]
     if step > 1:
         notes.append(f"{len(blocks) - len(shown)} of {len(blocks)} blocks are left out here")
-    notes.append("overlap of the spans, all rows, intervals: --json, mmerank report")
+    notes.append("overlap, all rows together and intervals: --json, mmerank report")
     table.caption = "\n".join(notes)
     table.caption_justify = "left"
     return table
