@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -22,8 +23,9 @@ Floats = NDArray[np.float64]
 _NEAR = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.02}
 # Rows that the search looks at, and the most modules whose outputs a block may add.
 _ROWS, _MOST_ADDED = 256, 3
-# Without any one of them the sum must be off by so many times as much.
-_NEEDED = 3.0
+# Without any one of them the sum must be off by so many times as much, over all rows; with one more it must be so many
+# times as near, or they are all. Below a share of what rounding may leave, they are all for sure.
+_NEEDED, _SURELY, _NOTHING = 1.2, 0.25, 1e-12
 # Of what leaves a block the input must be at least so much, or it is made of the input, not added to it.
 _IN_IT = 0.01
 # Another row changes by at least this share of the change of the row that was changed, or the part looks at no other.
@@ -204,36 +206,33 @@ class _Looked:
         columns = np.stack([(x / lengths).ravel(), *(named[path].ravel() for path in order)])
         goal = (target / lengths).ravel()
         inner, right = columns @ columns.T, columns @ goal
-        best: tuple[float, tuple[int, ...], Floats] | None = None
         tolerance = TOLERANCE.get(out.dtype, TOLERANCE[torch.float32])
+        best: _Sum | None = None
         for count in range(2, _MOST_ADDED + 1):
-            for chosen in combinations(range(1, len(columns)), count):
-                here = [0, *chosen]
-                factors = _fitted(inner[np.ix_(here, here)], right[here])
-                if factors is None or abs(factors[0]) < _IN_IT:
-                    continue
-                squared = goal @ goal - factors @ right[here]
-                if best is None or squared < best[0]:
-                    best = squared, chosen, factors
-            if best is not None and _off(best[1], best[2], columns, goal, len(x)) <= tolerance:
+            found = _nearest(count, inner, right, goal)
+            if found is not None:
+                more = _Sum.of(*found, columns, goal, len(x))
+                best = more if best is None or more.left * _NEEDED < best.left else best
+            if best is not None and best.off <= tolerance * _SURELY:
                 break
         if best is None:
             raise _Unknown("no two of its modules put out states of the width of the stream")
-        _, chosen, factors = best
-        off = _off(chosen, factors, columns, goal, len(x))
-        if not off <= tolerance:
+        if not best.off <= tolerance:
             raise _Unknown(
                 f"its input and outputs of up to {_MOST_ADDED} of its modules do not add up to what leaves it (the "
-                f"nearest are off by {off:.1e}, rounding leaves {tolerance:.0e}), as with a norm behind the sum"
+                f"nearest are off by {best.off:.1e}, rounding leaves {tolerance:.0e}), as with a norm behind the sum"
             )
-        for i in range(len(chosen)):
-            rest = [0, *(of for j, of in enumerate(chosen) if j != i)]
-            fewer = _fitted(inner[np.ix_(rest, rest)], right[rest])
-            if fewer is not None and _off(tuple(rest[1:]), fewer, columns, goal, len(x)) < max(_NEEDED * off, 1e-12):
-                what = "a single update" if len(chosen) == 2 else "fewer updates"
+        for one in best.chosen:
+            rest = tuple(of for of in best.chosen if of != one)
+            fewer = _fitted(inner[np.ix_((0, *rest), (0, *rest))], right[[0, *rest]])
+            if (
+                fewer is not None
+                and _Sum.of(rest, fewer, columns, goal, len(x)).left < best.left * _NEEDED + _NOTHING
+            ):
+                what = "a single update" if len(best.chosen) == 2 else "fewer updates"
                 raise _Unknown(f"it adds {what}, as far as can be told in {str(out.dtype).removeprefix('torch.')}")
-        paths = [order[i - 1] for i in chosen]
-        return paths, [float(of / factors[0]) for of in factors[1:]], float(factors[0]), off
+        kept = float(best.factors[0])
+        return [order[i - 1] for i in best.chosen], [float(of / kept) for of in best.factors[1:]], kept, best.off
 
     def _rows(self, h: Tensor) -> Floats:
         """Some of the rows, evenly, in float64."""
@@ -277,11 +276,43 @@ def _fitted(inner: Floats, right: Floats) -> Floats | None:
     return found
 
 
-def _off(chosen: tuple[int, ...], factors: Floats, columns: Floats, goal: Floats, rows: int) -> float:
-    """How far the sum is off in the row that is furthest, as a share of the longest of its terms."""
-    terms = factors[:, None] * columns[[0, *chosen]]
-    left, *lengths = (np.linalg.norm(h.reshape(rows, -1), axis=1) for h in (goal - terms.sum(axis=0), *terms, goal))
-    return float((left / np.max(lengths, axis=0)).max())
+@dataclass(frozen=True)
+class _Sum:
+    """Some outputs, times factors, and how far they are, with the input, from what leaves the block.
+
+    Attributes:
+        chosen: Which columns they are.
+        factors: Of the input and of these.
+        off: In the row that is furthest, as a share of the longest of its terms.
+        left: Root mean square over rows.
+    """
+
+    chosen: tuple[int, ...]
+    factors: Floats
+    off: float
+    left: float
+
+    @classmethod
+    def of(cls, chosen: tuple[int, ...], factors: Floats, columns: Floats, goal: Floats, rows: int) -> _Sum:
+        """Looked at row by row."""
+        terms = factors[:, None] * columns[[0, *chosen]]
+        left, *each = (np.linalg.norm(h.reshape(rows, -1), axis=1) for h in (goal - terms.sum(axis=0), *terms, goal))
+        shares = left / np.max(each, axis=0)
+        return cls(chosen, factors, float(shares.max()), float(np.sqrt(np.square(shares).mean())))
+
+
+def _nearest(count: int, inner: Floats, right: Floats, goal: Floats) -> tuple[tuple[int, ...], Floats] | None:
+    """The so many columns that come nearest with the input, and all factors; None where none depends on the input."""
+    best: tuple[float, tuple[int, ...], Floats] | None = None
+    for chosen in combinations(range(1, len(inner)), count):
+        here = [0, *chosen]
+        factors = _fitted(inner[np.ix_(here, here)], right[here])
+        if factors is None or abs(factors[0]) < _IN_IT:
+            continue
+        squared = float(goal @ goal - factors @ right[here])
+        if best is None or squared < best[0]:
+            best = squared, chosen, factors
+    return None if best is None else best[1:]
 
 
 def _caches(value: Any) -> bool:

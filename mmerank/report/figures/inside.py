@@ -18,7 +18,7 @@ _OF_PAIRS = {"image": "image rows", "text": "text rows"}
 _OF_TEXTS = {"trained": "trained", "untrained": "untrained"}
 _DRAWN = {
     "erank": "eRank of the update",
-    "share": "share in the span of its input",
+    "share": "share in its input's span",
     "overlap": "overlap of the spans",
 }
 _PARTS = {"attention": "attention", "mlp": "MLP"}
