@@ -85,13 +85,13 @@ def test_rows_of_a_layer_take_one_product_where_the_gram_matrix_is_at_hand(
     monkeypatch: pytest.MonkeyPatch, d: int, products: int
 ) -> None:
     """Rows by role are blocks of the pair's Gram matrix; a pair of more rows than its width has none."""
-    made, of_smaller = [], spectrum_module._smaller_gram
+    made, of_smaller = [], spectrum_module.smaller_gram
 
     def counted(u: torch.Tensor, precision: Any) -> torch.Tensor:
         made.append(len(u))
         return of_smaller(u, precision)
 
-    monkeypatch.setattr(spectrum_module, "_smaller_gram", counted)
+    monkeypatch.setattr(spectrum_module, "smaller_gram", counted)
     h = torch.from_numpy(np.random.default_rng(0).normal(size=(31, d)))
     sequence = tokens_of([0], Role.BOS) + image_places(20) + tokens_of(range(10), Role.TEXT)
     of_roles = {"entropy_image": slice(1, 21), "entropy_text": slice(21, 31), "entropy_modality": slice(1, 31)}

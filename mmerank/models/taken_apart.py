@@ -23,8 +23,8 @@ Floats = NDArray[np.float64]
 _NEAR = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.02}
 # Rows that the search looks at, and the most modules whose outputs a block may add.
 _ROWS, _MOST_ADDED = 256, 3
-# Without any one of them the sum must be off by so many times as much, over all rows; with one more it must be so many
-# times as near, or they are all. Below a share of what rounding may leave, they are all for sure.
+# Without any one of them the sum must be off by so many times as much, over all rows; with one more it must be so
+# many times as near, or they are all. Below a share of what rounding may leave, they are all for sure.
 _NEEDED, _SURELY, _NOTHING = 1.2, 0.25, 1e-12
 # Of what leaves a block the input must be at least so much, or it is made of the input, not added to it.
 _IN_IT = 0.01

@@ -186,13 +186,14 @@ class UpdateStudy:
             )
         found: dict[str, Any] = {"deviation": deviation}
         each = [inside(h, self.stream, centre=self.centre)]
-        for name, role in (("entropy_image", Role.IMAGE), ("entropy_text", Role.TEXT)):
+        for role in (Role.IMAGE, Role.TEXT):
             rows = torch.tensor([i for i, of in enumerate(self.roles) if of is role], dtype=torch.long)
-            if self.roles:
-                found[name] = float(tokens.entropies(rows[None]))
             each.append(inside_of_those(h, self.stream, rows, centre=self.centre))
+        if self.roles:
+            found |= {"entropy_image": each[1].entropy, "entropy_text": each[2].entropy}
         names = ("span_share", "span_chance", "overlap", "overlap_chance", "norm_ratio")
-        return found | {name: np.array(of) for name, of in zip(names, zip(*each, strict=True), strict=True)}
+        columns = zip(names, zip(*each, strict=True), strict=False)  # the entropy stands in columns of its own
+        return found | {name: np.array(of) for name, of in columns}
 
 
 def orders(key: str, n: int) -> list[int]:

@@ -101,7 +101,7 @@ def check_arguments(h: Tensor, mask: Tensor | None, centre: str, precision: str)
 
 def _gram(h: Tensor, centre: Centre, precision: Precision, sample: str) -> Tensor:
     unit, _ = directions(h, centre, sample)
-    return _smaller_gram(unit, precision)
+    return smaller_gram(unit, precision)
 
 
 class PendingGram:
@@ -124,7 +124,7 @@ class PendingGram:
         _check_shape(h, sample="")
         self._asked = h.detach(), centre
         unit, lengths, is_plain = _plain_directions(h.detach(), centre)
-        self._arriving = Arriving(_smaller_gram(unit, precision), lengths, is_plain)
+        self._arriving = Arriving(smaller_gram(unit, precision), lengths, is_plain)
 
     def arrived(self) -> tuple[Tensor, Tensor]:
         """Gram matrix and lengths; to be called once.
@@ -144,11 +144,19 @@ class PendingGram:
             return gram.double(), lengths
         unit, lengths = directions(h, centre)
         # In float64 in any case: what keeps TF32 out of a product in float32 is a switch for all threads.
-        return _smaller_gram(unit, "float64").cpu(), lengths.cpu()
+        return smaller_gram(unit, "float64").cpu(), lengths.cpu()
 
 
-def _smaller_gram(u: Tensor, precision: Precision) -> Tensor:
-    """Inner products of unit rows, (n, d), or of their columns, whichever are fewer; float32 for `mixed`."""
+def smaller_gram(u: Tensor, precision: Precision) -> Tensor:
+    """Inner products of unit rows or of their columns, whichever are fewer.
+
+    Args:
+        u: (n, d), float64.
+        precision: As of `spectrum`.
+
+    Returns:
+        (n, n) or (d, d), float64, or float32 for `mixed`.
+    """
     n, d = u.shape
     if precision == "mixed":
         u = u.float()

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmerank.convention import Centre
 from mmerank.errors import NoSpectrum
 from mmerank.states.entropy import spectral_entropy
-from mmerank.states.spectrum import directions
+from mmerank.states.spectrum import directions, smaller_gram
 
 # An effective rank that is so little above a whole number is that number.
 _ROUNDING = 1e-6
@@ -32,6 +32,7 @@ class Inside(NamedTuple):
         overlap_by_chance: What two random spans of r and s dimensions have: max(r, s) / d.
         norm_ratio: Mean over rows of |u_i| / |x_i|, nothing subtracted: the relative contribution of Csordás, Manning
             and Potts (arXiv:2505.13898).
+        entropy: Of the update, in nats, as everywhere.
     """
 
     share: float
@@ -39,6 +40,7 @@ class Inside(NamedTuple):
     overlap: float
     overlap_by_chance: float
     norm_ratio: float
+    entropy: float
 
 
 NOWHERE = Inside(*[math.nan] * len(Inside._fields))
@@ -61,24 +63,23 @@ def inside(update: Tensor, stream: Tensor, *, centre: Centre = "mean") -> Inside
     x, _ = directions(stream, centre)
     u, _ = directions(update, centre)
     n, d = x.shape
-    if n <= d:  # everything follows from inner products of rows
-        values, of_x = _leading((x @ x.mT).cpu())
-        weights, of_u = _leading((u @ u.mT).cpu())
+    values, of_x, _ = _leading(smaller_gram(x, "float64").cpu())
+    weights, of_u, entropy = _leading(smaller_gram(u, "float64").cpu())
+    if n <= d:  # the vectors are of rows, and all follows from their inner products
         along = (u @ x.mT).cpu() @ (of_x / values.sqrt())  # the update on the input's directions, (n, r)
         between = (of_u / weights.sqrt()).mT @ along
     else:
-        _, of_x = _leading((x.mT @ x).cpu())
-        _, of_u = _leading((u.mT @ u).cpu())
         along = (u @ of_x.to(u.device)).cpu()
         between = of_u.mT @ of_x
     r, s = of_x.shape[1], of_u.shape[1]
-    raw = [torch.linalg.vector_norm(h.detach().cpu().double(), dim=1) for h in (update, stream)]
+    raw = [torch.linalg.vector_norm(h.detach().cpu(), dim=1, dtype=torch.float64) for h in (update, stream)]
     return Inside(
         share=float(along.square().sum() / n),
         share_by_chance=r / d,
         overlap=float(between.square().sum() / min(r, s)),
         overlap_by_chance=max(r, s) / d,
         norm_ratio=float((raw[0] / raw[1]).mean()),
+        entropy=entropy,
     )
 
 
@@ -101,9 +102,10 @@ def inside_of_those(update: Tensor, stream: Tensor, rows: Tensor, *, centre: Cen
         return NOWHERE
 
 
-def _leading(inner: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalues of inner products, (r,), and their vectors, (k, r): as many as the effective rank."""
+def _leading(inner: Tensor) -> tuple[Tensor, Tensor, float]:
+    """The largest eigenvalues of inner products, (r,), their vectors, (k, r), r being the effective rank, and entropy."""
     values, vectors = torch.linalg.eigh(inner)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    rank = math.ceil(math.exp(float(spectral_entropy(values / values.sum()))) - _ROUNDING)
-    return values[:rank], vectors[:, :rank]
+    entropy = float(spectral_entropy(values / values.sum()))
+    rank = math.ceil(math.exp(entropy) - _ROUNDING)
+    return values[:rank], vectors[:, :rank], entropy
