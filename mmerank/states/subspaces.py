@@ -103,7 +103,7 @@ def inside_of_those(update: Tensor, stream: Tensor, rows: Tensor, *, centre: Cen
 
 
 def _leading(inner: Tensor) -> tuple[Tensor, Tensor, float]:
-    """The r largest eigenvalues of inner products, (r,), their vectors, (k, r), r being the eRank, and the entropy."""
+    """The r largest eigenvalues of inner products, (r,), their vectors, (k, r), r the eRank, and the entropy."""
     values, vectors = torch.linalg.eigh(inner)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
     entropy = float(spectral_entropy(values / values.sum()))
