@@ -47,7 +47,7 @@ def inside_table(updates: _Updates, name: str) -> Table:
     ]
     if step > 1:
         notes.append(f"{len(blocks) - len(shown)} of {len(blocks)} blocks are left out here")
-    notes.append("overlap, all rows together and intervals: --json, mmerank report")
+    notes.append(f"overlap{', all rows together' * ('image' in sides)} and intervals: --json, mmerank report")
     table.caption = "\n".join(notes)
     table.caption_justify = "left"
     return table
