@@ -282,6 +282,12 @@ def test_what_is_added_is_found(name: str) -> None:
             total = seen[number].updates["attention"] + seen[number].updates["mlp"]
             assert torch.allclose(total, left - entered, atol=10 * rounding)
             assert seen[number].deviations.max() < rounding
+        (doubled, *_) = added
+        twice = tuple(replace(addend, factor=2 * addend.factor) for addend in doubled.parts["mlp"])
+        wrong = replace(doubled, parts={**doubled.parts, "mlp": twice})
+        with reading(model, [wrong], lambda of, block: seen.update({of.number: block})):
+            model(input_ids=ids, use_cache=False)
+        assert seen[wrong.number].deviations.max() > 0.01
 
 
 def test_a_block_that_scales_its_stream() -> None:
