@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,7 @@ SlurmdSpoolDir={folder}/%n
 StateSaveLocation={folder}/state
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={folder}/munge.sock,cred_expire=3
+AuthInfo=socket={folder}/munge.sock,cred_expire=15
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -83,6 +84,20 @@ class Cluster:
         os.kill(number, signal.SIGKILL)
         until(lambda: not alive(number))
 
+    def lose_the_node_of(self, job: str) -> None:
+        """Kill what of Slurm is on the node of a job, and all jobs there, before any of it can say that it ended."""
+        node = self.says("squeue", "--noheader", "--format=%N", f"--jobs={job}")
+        self.kill(node)
+        jobs = self.says("squeue", "--noheader", f"--nodelist={node}", "--states=running", "--format=%A").split()
+        lost: set[int] = set()
+        while more := set(_processes_of(jobs, self.environment["SLURM_CONF"])) - lost:
+            for process in more:
+                os.kill(process, signal.SIGSTOP)
+            lost |= more
+        for process in lost:
+            os.kill(process, signal.SIGKILL)
+        until(lambda: not any(map(alive, lost)))
+
     def empty(self) -> None:
         """Of jobs."""
         self.says("scancel", "--user=root")
@@ -99,6 +114,19 @@ class Cluster:
         """By number, states of those that there are or were."""
         lines = self.says("squeue", "--noheader", "--array", "--states=all", "--format=%i %T").splitlines()
         return dict(line.split() for line in lines)
+
+
+def _processes_of(jobs: Sequence[str], conf: str) -> Iterator[int]:
+    """Those of jobs, and Slurm's own that keep them."""
+    for process in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            number = int(process.name)
+            said = {*(process / "environ").read_text().split("\0")}
+            if f"SLURM_CONF={conf}" in said and any(f"SLURM_JOB_ID={job}" in said for job in jobs):
+                yield number
+                parent = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                if Path(f"/proc/{parent}/cmdline").read_text().startswith("slurmstepd"):
+                    yield parent
 
 
 def started(folder: Path) -> Cluster:

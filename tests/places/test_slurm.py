@@ -19,7 +19,7 @@ from mmerank import align, load, load_data
 from mmerank.errors import SchedulerError, UsageError
 from mmerank.jobs.cells import Cell
 from tests.places.slurm import Cluster, started
-from tests.places.studies import JOBS, LIMIT_S, TINY, Study, alive, kill, results, study_of, until
+from tests.places.studies import JOBS, LIMIT_S, TINY, Study, alive, grid, kill, results, study_of, until
 
 pytest.importorskip("submitit", reason="needs submitit, of the extra mmerank[slurm]")
 from mmerank.jobs.where.slurm import Slurm, _minutes
@@ -109,6 +109,22 @@ def test_no_scheduler(tmp_path: Path, _running: Cluster, monkeypatch: pytest.Mon
 
 
 @pytest.mark.cluster
+def test_a_grid_though_the_driver_and_a_node_are_killed(tmp_path: Path, cluster: Cluster) -> None:
+    study = grid(tmp_path, cluster.environment, slurm=EACH)
+    study.hold("perturb-hf_model")
+    begun = study.starts("slurm")
+    *_, name = study.held(begun)
+    parts = study.parts(name)
+    kill(begun.pid)
+    begun = study.starts("slurm")
+    cluster.lose_the_node_of(job_of(study, name))
+    study.let_go()
+    cluster.start()
+    assert [of["state"] for of in study.ends(begun)] == ["done"] * 16
+    assert parts <= study.parts(name) and study.is_as_alone()
+
+
+@pytest.mark.cluster
 def test_a_requeued_cell_goes_on_where_it_was(study: Study, cluster: Cluster) -> None:
     study.hold("hf_model")
     begun = study.starts("slurm")
@@ -169,28 +185,15 @@ def test_a_job_that_ends_without_a_result(study: Study, cluster: Cluster) -> Non
 def test_a_node_is_lost(study: Study, cluster: Cluster) -> None:
     study.hold("hf_model")
     begun = study.starts("slurm")
-    process, parent, name = study.held(begun)
-    job = job_of(study, name)
-    node = cluster.says("squeue", "--noheader", "--format=%N", f"--jobs={job}")
+    *_, name = study.held(begun)
     parts = study.parts(name)
-    cluster.kill(node)
-    for each in [process, *cluster_processes(parent)]:
-        kill(each)
+    cluster.lose_the_node_of(job_of(study, name))
     try:
         study.let_go()
         assert [of["state"] for of in study.ends(begun)] == ["done"]
         assert parts < study.parts(name) and study.is_as_alone()
     finally:
         cluster.start()
-
-
-def cluster_processes(process: int) -> list[int]:
-    """A task and all that keeps it, up to Slurm's own."""
-    found = []
-    while process > 1:
-        found.append(process)
-        process = int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    return found
 
 
 @pytest.mark.cluster
