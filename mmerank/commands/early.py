@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmerank.commands.checking import checked_so_far
 from mmerank.commands.groups import Loading
 from mmerank.errors import UsageError
 
@@ -34,6 +35,7 @@ def check_models(
         UsageError: One is no name, or named twice.
     """
     from mmerank.models import located
+    from mmerank.models.changed import change
     from mmerank.models.checkpoints import check_named
 
     located.check_dtype(computing.dtype)
@@ -41,6 +43,8 @@ def check_models(
     located.check_load_in(computing.load_in)
     located.check_layers(layers)
     located.check_blocks(inside)
+    if computing.wrap:
+        change(computing.wrap)
     models = list(models)
     if twice := next((model for i, model in enumerate(models) if model in models[:i]), None):
         raise UsageError(f"{twice}: named twice; a model is measured once, and not compared with itself")
@@ -49,6 +53,7 @@ def check_models(
             check_named(group, model, revision, ask_hub=False)
     if tokenizer is not None and not Path(tokenizer).is_dir():
         located.check_hub_id(tokenizer)
+    checked_so_far()
 
 
 def check_on_hub(group: str, models: Iterable[str], revisions: Iterable[str] = ()) -> None:

@@ -13,6 +13,7 @@ import typer
 
 from mmerank.commands import measured as measured
 from mmerank.commands import options as options
+from mmerank.commands.checking import checked_so_far
 from mmerank.commands.config import write_config
 from mmerank.convention import Convention, EncoderConvention
 from mmerank.errors import UsageError
@@ -50,6 +51,7 @@ class DataColumns:
         """The examples that a DATA argument names."""
         from mmerank.inputs.load import load_data
 
+        checked_so_far()
         return load_data(data, image=self.image, response=self.response, instruction=self.instruction, id=self.id)
 
 
@@ -60,7 +62,13 @@ class Loading:
     device: options.Device = None
     dtype: options.Dtype = None
     load_in: options.LoadIn = None
+    wrap: options.Wrap = None
     batch_tokens: options.BatchTokens = None
+
+    @property
+    def how(self) -> dict[str, str | None]:
+        """Keywords of `mmerank.load` and `load_text`."""
+        return {"dtype": self.dtype, "device": self.device, "load_in": self.load_in, "wrap": self.wrap}
 
 
 @dataclass(frozen=True)
