@@ -38,6 +38,8 @@ _FIRST = (
     "loss_trained",
     "reduced_loss",
 )
+# A row for each choice of rows.
+_BY_CHOICE = ("pruning", "pruning_rows")
 _MOST_HEADS = 8  # with more quantities each has a row
 
 
@@ -118,9 +120,13 @@ def _printed(
     matched = numbers["rows"].ne("all")
     plain = numbers["quantity"].str.removeprefix(MATCHED).where(matched, numbers["quantity"])
     asked = numbers["metric"].str.startswith((VALUE, MATCHED_VALUE))
-    # Of a metric that was asked for the places are the columns, and it has a row.
+    # Of a metric that was asked for the places are the columns, and it has a row; so has a choice of rows.
+    kept = numbers["metric"].isin(_BY_CHOICE)
     parted = plain.str.partition("/")
-    here = numbers.assign(plain=parted[2].where(asked, plain), asked=parted[0].where(asked, ""))
+    here = numbers.assign(
+        plain=parted[2].where(asked, parted[0].where(kept, plain)),
+        asked=parted[0].where(asked, parted[2].where(kept, "")),
+    )
     # Of what blocks add each update has a row for each set of rows.
     inside = here["metric"].eq("inside")
     ends = plain.str.rpartition("/")
@@ -130,6 +136,7 @@ def _printed(
     told = [
         *(["transform"] if JOBS[job].perturbed else []),
         *(["metric"] if asked.any() else []),
+        *(["rows kept"] if kept.any() else []),
         *(["rows"] if matched.any() else []),
         *(["point"] if here["point"].nunique() > 1 else []),
     ]
@@ -139,8 +146,9 @@ def _printed(
         data, run, model, transform, name, on_rows, point = map(str, key)
         row = {str(of["plain"]): of for of in found.to_dict("records")}
         on = on_rows if on_rows == "all" else f"{on_rows} each"
-        of = metric(f"{VALUE}{name}").title if name else ""
-        more = {"transform": _transform(transform), "metric": of, "rows": on, "point": point}
+        of = metric(f"{VALUE}{name}").title if name and asked.any() else ""
+        by = " ".join(reversed(name.partition("@"))).replace("@", "by") if name else "all"
+        more = {"transform": _transform(transform), "metric": of, "rows kept": by, "rows": on, "point": point}
         names = (called[data], named[run, model], *(more[name] for name in told))
         if long:
             rows += [

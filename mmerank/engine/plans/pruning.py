@@ -48,8 +48,8 @@ from mmerank.states.selection import (
 )
 from mmerank.transfer import Arriving, for_each_tensor, sent
 
-# All rows of a picture, and those that are kept.
-WHOLE, KEPT = "whole", "kept"
+# What records call all rows of a picture; those that are kept by how they were chosen.
+WHOLE = "whole"
 
 
 @dataclass(frozen=True)
@@ -183,9 +183,9 @@ class Prunings:
             states, where = self._llm.states(call, left), {place: i for i, place in enumerate(left)}
             after, before = states[[where[i] for i in at]], whole[at]
             outcomes = (
-                ask(rows[indices], item.id, "connector", KEPT),
-                ask(before, item.id, "llm", KEPT),
-                ask(after, item.id, "llm", KEPT, **cut),
+                ask(rows[indices], item.id, "connector", kept.name),
+                ask(before, item.id, "llm", WHOLE),
+                ask(after, item.id, "llm", kept.name, **cut),
             )
             found.append(_OneKept(kept, indices, outcomes, Arriving(before, after)))
             read.append(states[[where[i] - 1 for i in predicted]])
@@ -294,11 +294,10 @@ def _result(of: _Pruned) -> Measured | Skipped:
         if bad := next((record for record in three if isinstance(record, NoSpectrum)), None):
             return no_spectrum(name, bad, f"{one.kept.name}: ")
         connector, before, after = (record for record in three if isinstance(record, Record))
-        records.append(replace(connector, transform=one.kept.name, **known))
+        records.append(replace(connector, **known))
         records.append(
             replace(
                 after,
-                transform=one.kept.name,
                 loss=float(each.loss[i]),
                 predicted=of.predicted,
                 kept=one.indices.astype(np.int32),
