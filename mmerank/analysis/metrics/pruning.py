@@ -15,7 +15,7 @@ from mmerank.analysis.metric import Metric, Quantity
 from mmerank.analysis.sample import Floats, Sample, mean_of_those_there
 from mmerank.analysis.statistics.bootstrap import Bootstrap
 from mmerank.analysis.statistics.slope import Slope, slope_of
-from mmerank.convention import KEPT_BY, Aggregate
+from mmerank.convention import ALWAYS_BESIDE, KEPT_BY, Aggregate
 
 _CHOICE = re.compile(r"(.+)@([\d.e-]+?)(?:#(\d+))?")
 WHOLE = (
@@ -35,12 +35,12 @@ _TEXT = (
     Quantity("draw_sd", "sd of the change over draws", "sd of draws", 3),
 )
 _ROWS = (
-    Quantity("erank_connector", "eRank2 of the kept rows", "eRank2", differs="log", sees="image"),
-    Quantity("erank_llm_before", "their eRank at the LLM before", "LLM before", differs="log"),
-    Quantity("erank_llm", "their eRank at the LLM after", "LLM after", differs="log"),
-    Quantity("participation_connector", "participation ratio behind the connector", "PR2", sees="image"),
-    Quantity("participation_llm_before", "participation ratio at the LLM before", "PR before"),
-    Quantity("participation_llm", "participation ratio at the LLM after", "PR after"),
+    Quantity("erank_kept", "eRank2 of the kept rows", "eRank2", differs="log", sees="image"),
+    Quantity("erank_kept_before", "their eRank at the LLM before", "LLM before", differs="log"),
+    Quantity("erank_kept_after", "their eRank at the LLM after", "LLM after", differs="log"),
+    Quantity("participation_kept", "participation ratio behind the connector", "PR2", sees="image"),
+    Quantity("participation_before", "participation ratio at the LLM before", "PR before"),
+    Quantity("participation_after", "participation ratio at the LLM after", "PR after"),
     Quantity("neighbours", "k-NN overlap before and after", "k-NN overlap", 3),
 )
 # What a difference between two ways to choose is held against, of each picture.
@@ -103,12 +103,12 @@ def values_of(records: pd.DataFrame) -> Values:
     if records.duplicated(["example", "point", "input"]).any():
         raise ValueError("expected one record per example, point and choice of rows, got some twice")
     fields = {
-        ("connector", "entropy"): "erank_connector",
-        ("connector", "participation_ratio"): "participation_connector",
-        ("llm", "entropy"): "erank_llm",
-        ("llm", "participation_ratio"): "participation_llm",
-        ("llm", "entropy_before"): "erank_llm_before",
-        ("llm", "participation_before"): "participation_llm_before",
+        ("connector", "entropy"): "erank_kept",
+        ("connector", "participation_ratio"): "participation_kept",
+        ("llm", "entropy_before"): "erank_kept_before",
+        ("llm", "participation_before"): "participation_before",
+        ("llm", "entropy"): "erank_kept_after",
+        ("llm", "participation_ratio"): "participation_after",
         ("llm", "neighbours"): "neighbours",
         ("llm", "loss"): "loss",
         ("llm", "divergence"): "divergence",
@@ -159,16 +159,19 @@ def _samples_of_text(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tu
     if not of_prunings(records):
         return
     of = values_of(records)
-    columns: dict[str, Floats] = {}
-    for by, keep in of.choices:
-        name = choice(by, keep)
-        loss = of.kept["loss", name]
-        columns[f"loss_change/{name}"] = loss - of.whole["loss_whole"]
-        for beside in ("random", "downsample"):
-            if by != beside and ("loss", choice(beside, keep)) in of.kept:
-                columns[f"over_{beside}/{name}"] = loss - of.kept["loss", choice(beside, keep)]
-        for quantity in ("divergence", "agreement"):
-            columns[f"{quantity}/{name}"] = of.kept[quantity, name]
+    losses = {each: of.kept["loss", choice(*each)] for each in of.choices}
+    columns = {f"loss_change/{choice(*each)}": loss - of.whole["loss_whole"] for each, loss in losses.items()}
+    columns |= {
+        f"over_{beside}/{choice(by, keep)}": loss - losses[beside, keep]
+        for beside in ALWAYS_BESIDE
+        for (by, keep), loss in losses.items()
+        if by != beside and (beside, keep) in losses
+    }
+    columns |= {
+        f"{quantity}/{choice(*each)}": of.kept[quantity, choice(*each)]
+        for quantity in ("divergence", "agreement")
+        for each in of.choices
+    }
     sample = _sample(of.examples, columns, aggregate)
     yield "", _with_draws(sample, of.draws)
 
@@ -304,7 +307,9 @@ def _named(quantities: tuple[Quantity, ...]) -> Callable[[str], Quantity | None]
 
     def named(name: str) -> Quantity | None:
         front, slash, of = name.partition("/")
-        if not slash or front not in known or not (found := _CHOICE.fullmatch(of)):
+        if front not in known or not slash:
+            return known.get(name)
+        if not (found := _CHOICE.fullmatch(of)):
             return None
         quantity, by = known[front], found[1].rpartition(":")[2]
         label = f"{quantity.label}, {by} {found[2]}"

@@ -15,8 +15,8 @@ from mmerank.report.terminal.pruning import slope_text
 
 _PANELS = {
     "loss_change": "change in loss, nats a token",
-    "erank_connector": "eRank2 of the kept rows",
-    "erank_llm": "their eRank at the LLM",
+    "erank_kept": "eRank2 of the kept rows",
+    "erank_kept_after": "their eRank at the LLM",
 }
 
 
@@ -88,7 +88,7 @@ def against_erank(run: Finished, model: str) -> Figure | None:
         axes.plot(x, y, "o", color=look(0)["color"], markersize=3, alpha=0.6, markeredgewidth=0)
         ends = np.array([x.min(), x.max()])
         axes.plot(ends, y.mean() + of.found.slope * (ends - x.mean()), color=look(1)["color"])
-        axes.set_title(f"keep {of.keep:g}: {slope_text(of)}", fontsize=8)
+        axes.set_title(f"{of.keep:g} kept: {slope_text(of)}, p {of.found.p:.2g}", fontsize=8)
         if i >= len(found) - across:
             axes.set_xlabel(f"{PREDICTORS[of.predictor]} of the picture")
         bare(axes)

@@ -16,6 +16,9 @@ from mmerank.report.names import short_data
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
 from mmerank.report.terminal.parts import airy_table, called, choice_text, measured, skip_lines
 
+_POINTS = ("connector", "llm")
+_WIDEST = 10  # letters of a way to choose
+
 
 def pruning_tables(results: Sequence[PruningResult]) -> list[Table]:
     """For each model a row for each share and way to choose rows, and the test of pictures' eRanks below.
@@ -31,55 +34,43 @@ def pruning_tables(results: Sequence[PruningResult]) -> list[Table]:
 
 def _kept(result: PruningResult) -> Table:
     numbers = result.numbers
-    whole = ", ".join(
-        f"{label} {numbers[name].value:.{quantity(name).decimals}f}"
-        for name, label in {
-            "loss_whole": "loss",
-            "erank_vision": "eRank1",
-            "erank_connector": "eRank2",
-            "erank_llm": "at the LLM",
-        }.items()
-        if name in numbers
-    )
-    table = airy_table(f"{called(result)} on {short_data(result.data)}; all rows: {whole}")
-    table.add_column("keep")
-    table.add_column("by")
-    for head in ("change in loss", "less random", "same\ntoken", "eRank2", "LLM\nbefore", "\nafter", "k-NN"):
-        table.add_column(Text(head), justify="right")
+    table = airy_table(f"{called(result)} on {short_data(result.data)}")
+    table.add_column("kept by", no_wrap=True)
+    for head in ("change in loss", "less random", "same", "eRank2", "LLM", "after"):
+        table.add_column(head, justify="right", no_wrap=True)
+    whole = (f"loss {numbers['loss_whole'].value:.2f}", "", "", *(_cell(result, f"erank_{at}") for at in _POINTS))
+    table.add_row(Text(f"all: {_rows(result, 'whole')}", style="bold"), *whole)
     for keep in result.convention.keep:
-        for i, by in enumerate(result.convention.by):
+        table.add_row(Text(f"{keep:g}: {_rows(result, choice('random', keep))}", style="bold"))
+        for by in result.convention.by:
             name = choice(by, keep)
-            last = by == result.convention.by[-1] and keep != result.convention.keep[-1]
             table.add_row(
-                f"{keep:g} ({_rows(result, name)})" if i == 0 else "",
-                Text(by.rpartition(":")[2]),
+                Text(by.rpartition(":")[2][:_WIDEST]),
                 _with_interval(result, f"loss_change/{name}"),
                 _spread(result, name) if by == "random" else _with_interval(result, f"over_random/{name}"),
-                *(_cell(result, f"{front}/{name}") for front in ("agreement", "erank_connector")),
-                *(_cell(result, f"{front}/{name}") for front in ("erank_llm_before", "erank_llm", "neighbours")),
-                end_section=last,
+                *(_cell(result, f"{front}/{name}") for front in ("agreement", "erank_kept")),
+                *(_cell(result, f"{front}/{name}") for front in ("erank_kept_before", "erank_kept_after")),
             )
     return table
 
 
 def _rows(result: PruningResult, name: str) -> str:
     """How many rows are kept, on average."""
-    counts = [record.n for record in result.records if record.input.partition("#")[0] == name and record.kept is not None]
+    counts = [of.n for of in result.records if of.point == "llm" and of.input.partition("#")[0] == name]
     mean = float(np.mean(counts))
-    return f"{mean:.0f} rows" if len(set(counts)) == 1 else f"{mean:.1f} rows"
+    return f"{mean:.0f}" if len(set(counts)) == 1 else f"{mean:.1f}"
 
 
 def _spread(result: PruningResult, name: str) -> Text:
     sd = result.numbers.get(f"draw_sd/{name}")
-    return Text("-" if sd is None else f"sd of draws {sd.value:.3f}", style="dim")
+    return Text("-" if sd is None else f"sd {sd.value:.2f}", style="dim")
 
 
 def _with_interval(result: PruningResult, name: str) -> Text:
-    number, decimals = result.numbers[name], quantity(name).decimals
+    number = result.numbers[name]
     if math.isnan(number.value):
         return Text("-")
-    limits = interval_text(number.interval, decimals, number.value)
-    return Text(f"{number.value:+.{decimals}f} {limits}".rstrip())
+    return Text(f"{number.value:+.2f} {interval_text(number.interval, 2, number.value)}".rstrip())
 
 
 def _cell(result: PruningResult, name: str) -> Text:
@@ -88,35 +79,34 @@ def _cell(result: PruningResult, name: str) -> Text:
 
 
 def _interactions(result: PruningResult) -> list[Table]:
-    """A row for each share, a column for each predictor."""
-    found = {(of.predictor, of.keep): of for of in result.interactions if math.isfinite(of.found.slope)}
-    shown = [name for name in PREDICTORS if any(predictor == name for predictor, _ in found)]
-    if not shown:
+    """A row for each share and predictor."""
+    found = [of for of in result.interactions if math.isfinite(of.found.slope)]
+    if not found:
         return []
-    table = airy_table("loss under attention less that under diversity, per unit of a picture's")
-    table.add_column("keep")
-    for name in shown:
-        table.add_column(PREDICTORS[name], justify="right")
-    for keep in result.convention.keep:
-        table.add_row(f"{keep:g}", *(slope_text(found.get((name, keep))) for name in shown))
+    table = airy_table("loss under attention less diversity, per unit of a picture's")
+    table.add_column("kept")
+    table.add_column("")
+    for head in ("slope", "r", "p", "q"):
+        table.add_column(head, justify="right")
+    for i, of in enumerate(found):
+        first = i == 0 or found[i - 1].keep != of.keep
+        numbers = (slope_text(of), f"{of.found.r:+.2f}", f"{of.found.p:.2g}", f"{of.q:.2g}")
+        table.add_row(f"{of.keep:g}" if first else "", PREDICTORS[of.predictor], *numbers)
     return [table]
 
 
-def slope_text(of: Interaction | None) -> str:
-    """A slope with its interval and its p.
+def slope_text(of: Interaction) -> str:
+    """A slope with its interval.
 
     Args:
-        of: It; None where there is none.
+        of: With a slope.
 
     Returns:
-        As in `+0.021 [0.01, 0.03] p 0.004`.
+        As in `+0.021 [0.01, 0.03]`.
     """
-    if of is None or math.isnan(of.found.slope):
-        return "-"
     slope = of.found.slope
     decimals = min(4, max(2, 2 - math.floor(math.log10(abs(slope))))) if slope else 2
-    limits = interval_text(of.found.interval, decimals, slope)
-    return f"{slope:+.{decimals}f} {limits}".rstrip() + f" p {of.found.p:.2g}"
+    return f"{slope:+.{decimals}f} {interval_text(of.found.interval, decimals, slope)}".rstrip()
 
 
 def pruning_text(results: Sequence[PruningResult]) -> str:
@@ -146,8 +136,9 @@ def pruning_notes(results: Sequence[PruningResult]) -> list[str]:
         lines += [f"{measured(result)} examples{choice_text(result)}{skipped}", *skip_lines(result.skipped)]
     draws = results[0].convention.draws
     lines += [
-        f"  loss: of the response, nats a token; random: the mean of {draws} draws; hold ways to choose rows against",
-        "  each other at equal rows, since fewer rows have a lower eRank for that alone",
+        f"  loss: of the response, nats a token; random: mean of {draws} draws, sd over them; same: share of the",
+        "  tokens whose likeliest is the same; eRank2, LLM, after: of the kept rows behind the connector, and at",
+        "  the LLM before and after; compare at equal rows, since fewer have a lower eRank for that alone",
     ]
     if any(of.interactions for of in results):
         lines.append("  a positive slope: the higher the eRank, the more speaks for diversity; p by permutation")
