@@ -147,7 +147,9 @@ class Shortened:
             self._llm(**arguments)
         rows: Tensor = seen["llm"][0].flatten(0, -2)
         if len(rows) != n:
-            raise ModelError(f"{self.adapter.name}: {len(rows)} rows pass the final norm of its LLM for {n} positions")
+            raise ModelError(
+                f"{self.adapter.name}: {len(rows)} rows pass the final norm of its LLM for {n} positions"
+            )
         return rows
 
     def check(self, call: Call, kept: Sequence[int], sequence: TokenSequence, image: Encoded) -> None:

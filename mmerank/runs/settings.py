@@ -159,7 +159,9 @@ def _wrong_choices(usual: AnyConvention, given: Mapping[str, Any]) -> Iterator[s
             yield f"unknown choice {name!r}"
         else:
             # What a list that is usually empty holds.
-            entry = type(known[name][0]) if known[name] and isinstance(known[name], tuple) else _OF_EMPTY.get(name, int)
+            entry = (
+                type(known[name][0]) if known[name] and isinstance(known[name], tuple) else _OF_EMPTY.get(name, int)
+            )
             shapes = {type(None): (int, type(None)), tuple: [entry]}
             yield from _wrong(value, shapes.get(type(known[name]), type(known[name])), name)
 

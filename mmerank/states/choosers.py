@@ -96,7 +96,9 @@ def chosen_by(functions: Mapping[str, Function], name: str, rows: Floats, kept: 
             f"of shape {found.shape}"
         )
     indices = found.astype(np.int64)
-    if len(set(indices.tolist())) < len(indices) or (len(indices) and not 0 <= indices.min() <= indices.max() < len(rows)):
+    if len(set(indices.tolist())) < len(indices) or (
+        len(indices) and not 0 <= indices.min() <= indices.max() < len(rows)
+    ):
         raise UsageError(f"--by {name}: expected indices from 0 to {len(rows) - 1} from it, each once")
     if len(indices) < kept:
         raise DataError(f"{name} keeps {len(indices)} of {len(rows)} rows, and {kept} are held against each other")
