@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -390,7 +391,7 @@ def test_slopes_and_their_test() -> None:
         lambda b: abs(stats.linregress(small, b).slope),
         permutation_type="pairings",
         alternative="greater",
-        n_resamples=np.inf,
+        n_resamples=99_999,  # more than there are
         vectorized=False,
     )
     assert slope_of(small, other, Bootstrap()).p == pytest.approx(every.pvalue, abs=0.02)
@@ -410,11 +411,8 @@ def test_the_interaction_is_found_where_there_is_one() -> None:
                     continue
                 spectrum = np.ones(1, np.float32)
                 kept = np.arange(9, dtype=np.int32) if point == "llm" and by != "whole" else None
-                records.append(
-                    Record(
-                        "m", f"{i}", point, by, "none", 9, 4, entropy, 2, 0.5, 0, "f", spectrum, loss=loss, kept=kept
-                    )
-                )
+                known: Any = ("m", f"{i}", point, by, "none", 9, 4, entropy, 2, 0.5, 0, "f", spectrum)
+                records.append(replace(Record(*known), loss=loss, kept=kept))
     frame = to_frame(records).assign(divergence=0.0, agreement=1.0, entropy_before=1.0, participation_before=1.0)
     found = {of.predictor: of for of in interactions(frame, Bootstrap())}
     assert found["erank_vision"].found.slope == pytest.approx(1 / 4) and found["erank_vision"].q < 0.001

@@ -41,7 +41,7 @@ def prune_study(
     precision: measured.Precision = "float64",
     aggregate: measured.Aggregate = "entropy",
 ) -> None:
-    """Rows of the picture left out before the LLM: loss of the text and eRank of the others, by how they are chosen."""
+    """Rows of the picture left out before the LLM: loss of the text, eRank of the others, by how they are chosen."""
     from mmerank.inputs.example import check_usable
     from mmerank.inputs.selection import Selection
     from mmerank.models.located import MULTIMODAL

@@ -56,7 +56,7 @@ def prune_study(
     out: str | Path | RunFolder | None = None,
     progress: bool = False,
 ) -> Pruning:
-    """Leave rows of a picture out between connector and LLM, and measure what that does to the others and to the text.
+    """Leave rows of a picture out between connector and LLM, and measure what that does to the others and the text.
 
     Each way to choose rows keeps equally many, and `random` (several draws) and `downsample` stand beside all others.
     Rows that are kept keep their positions, in every family; one of which that cannot be done is refused.

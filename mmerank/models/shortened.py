@@ -147,9 +147,7 @@ class Shortened:
             self._llm(**arguments)
         rows: Tensor = seen["llm"][0].flatten(0, -2)
         if len(rows) != n:
-            raise ModelError(
-                f"{self.adapter.name}: {len(rows)} rows pass the final norm of its LLM for {n} positions"
-            )
+            raise ModelError(f"{self.adapter.name}: {len(rows)} rows pass its LLM's final norm for {n} positions")
         return rows
 
     def check(self, call: Call, kept: Sequence[int], sequence: TokenSequence, image: Encoded) -> None:
@@ -268,7 +266,7 @@ def _named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
 def _shorter(name: str, call: Call, kept: Sequence[int]) -> dict[str, Any]:
     """The arguments of a call for some of its positions."""
-    n, device = call.n, call.embeddings.device
+    device = call.embeddings.device
     at = torch.tensor(kept, device=device)
     # Without a mask transformers takes a gap between positions for the end of a text and the beginning of another.
     found: dict[str, Any] = {"attention_mask": None, "position_ids": None}

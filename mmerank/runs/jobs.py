@@ -160,7 +160,7 @@ JOBS: dict[str, Job] = {
         told=("erank_vision", "erank_connector", "erank_llm", "loss_whole"),
         ranked_by="mean_loss_change",
         counted="whole",
-        against="Beside every way to choose rows stand equally many that were drawn at random, and a regular sub-grid.",
+        against="Beside every way to choose rows stand equally many drawn at random, and a regular sub-grid.",
         caution=(
             "rows are left out between the connector and the LLM alone, and the loss of a given response is not "
             "accuracy on a task; hold ways to choose rows against each other at equal rows, since fewer rows have a "

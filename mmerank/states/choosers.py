@@ -80,6 +80,7 @@ def chosen_by(functions: Mapping[str, Function], name: str, rows: Floats, kept: 
 
     Raises:
         DataError: It keeps fewer.
+        MemoryError: It needs more than there is.
         TransformFailed: It fails.
         UsageError: What it returns are no indices of rows, each once.
     """
@@ -96,9 +97,8 @@ def chosen_by(functions: Mapping[str, Function], name: str, rows: Floats, kept: 
             f"of shape {found.shape}"
         )
     indices = found.astype(np.int64)
-    if len(set(indices.tolist())) < len(indices) or (
-        len(indices) and not 0 <= indices.min() <= indices.max() < len(rows)
-    ):
+    known = np.isin(indices, np.arange(len(rows)))
+    if len(np.unique(indices)) < len(indices) or not known.all():
         raise UsageError(f"--by {name}: expected indices from 0 to {len(rows) - 1} from it, each once")
     if len(indices) < kept:
         raise DataError(f"{name} keeps {len(indices)} of {len(rows)} rows, and {kept} are held against each other")

@@ -1,7 +1,7 @@
 """Which of a picture's rows are kept: the methods of `mmerank prune-study`, as functions of arrays.
 
-Each gives indices of rows, the ones to be kept first in front, so that the first m are what is kept of m. How many are
-kept is the same for all of them.
+Each gives indices of rows, the ones to be kept first in front, so that the first m are what is kept of m. How many
+are kept is the same for all of them.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def by_diversity(rows: Floats) -> Indices:
     """Rows by farthest-point selection on cosine distance, 1 - cos: each time the row farthest from all chosen ones.
 
     The max-min diversity problem, greedily, as DivPrune (arXiv:2503.02175) does for visual tokens. It begins with the
-    row whose nearest other row is farthest away; of equal ones the earlier, so nothing is drawn. A row of zeros has the
-    distance 1 from every other.
+    row whose nearest other row is farthest away; of equal ones the earlier, so nothing is drawn. A row of zeros has
+    the distance 1 from every other.
 
     Args:
         rows: (n, d).
@@ -136,8 +136,8 @@ def grid_of(places: Floats) -> tuple[int, int] | None:
 def on_a_subgrid(count: int, kept: int, grid: tuple[int, int] | None) -> Indices:
     """Rows at the points of a regular sub-grid; without a grid, at a regular stride.
 
-    The sub-grid has the grid's shape: about sqrt(kept * lines / columns) lines. Where its lines have no equal share of
-    the rows, some have one more. A share of 1/4 of an even grid is every second row of every second line.
+    The sub-grid has the grid's shape: about sqrt(kept * lines / columns) lines. Where its lines have no equal share
+    of the rows, some have one more. A share of 1/4 of an even grid is every second row of every second line.
 
     Args:
         count: Rows of the picture.

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -118,7 +119,7 @@ def values_of(records: pd.DataFrame) -> Values:
         index="example", columns=["point", "input"], values=sorted({field for _, field in fields})
     ).sort_index()
     inputs = dict.fromkeys(name for point, name in wide["loss"].columns if point == "llm" and name != "whole")
-    parsed = {name: found for name in inputs if (found := _CHOICE.fullmatch(str(name)))}
+    parsed = {name: told for name in inputs if (told := _CHOICE.fullmatch(str(name)))}
     by_choice: dict[tuple[str, float], list[str]] = {}
     for name, of in parsed.items():
         by_choice.setdefault((of[1], float(of[2])), []).append(str(name))
@@ -184,9 +185,7 @@ def _with_draws(sample: Sample, draws: dict[str, Floats]) -> Sample:
     ends = np.cumsum([of.shape[1] for of in columns])
 
     def of_means(means: Floats) -> Floats:
-        spreads = [
-            means[..., start:end].std(axis=-1, ddof=1)[..., None] for start, end in zip(ends, ends[1:], strict=False)
-        ]
+        spreads = [means[..., start:end].std(axis=-1, ddof=1)[..., None] for start, end in pairwise(ends)]
         return np.concatenate([sample.of_means(means[..., :width]), *spreads], axis=-1)
 
     assert sample.counts is not None

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mmerank.convention import LEAST_ROWS, Kept, PruneConvention
 from mmerank.engine.batches import Budget
@@ -28,7 +27,7 @@ from mmerank.inputs.contents import Content
 from mmerank.inputs.example import Example, Skipped
 from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import as_fed, placeholders
-from mmerank.inputs.sequence import Role, TokenSequence
+from mmerank.inputs.sequence import Role
 from mmerank.inputs.variants import BASE, ORIGINAL
 from mmerank.models.adapter import Adapter
 from mmerank.models.places import Whereabouts
@@ -71,8 +70,8 @@ class Loaded:
 class Prunings:
     """What is measured of pairs when rows of the picture are left out, one pair at a time.
 
-    The rows are those that enter the LLM in the picture's places. The others go, position ids stay what they were, and
-    the text is read as before; see `mmerank.models.shortened`.
+    The rows are those that enter the LLM in the picture's places. Some are left out, the others and the text keep
+    their position ids; see `mmerank.models.shortened`.
 
     Attributes:
         adapter: A multimodal model with an LM head.
@@ -171,10 +170,9 @@ class Prunings:
             chosen = self._chosen(loaded, call, own, predicted[0])
         except DataError as error:
             return unreadable(item.id, error)
-        cut = {"text_cut": reading.text_cut}
         asked = [ask(getattr(image, point), item.id, point, WHOLE) for point in self._points]
         whole = self._llm.states(call)
-        asked.append(ask(whole[own], item.id, "llm", WHOLE, **cut))
+        asked.append(ask(whole[own], item.id, "llm", WHOLE, text_cut=reading.text_cut))
         rows, read = call.embeddings[own], [whole[[i - 1 for i in predicted]]]
         found, tokens = list[_OneKept](), call.n
         for kept, indices in chosen.items():
@@ -185,7 +183,7 @@ class Prunings:
             outcomes = (
                 ask(rows[indices], item.id, "connector", kept.name),
                 ask(before, item.id, "llm", WHOLE),
-                ask(after, item.id, "llm", kept.name, **cut),
+                ask(after, item.id, "llm", kept.name, text_cut=reading.text_cut),
             )
             found.append(_OneKept(kept, indices, outcomes, Arriving(before, after)))
             read.append(states[[where[i] - 1 for i in predicted]])

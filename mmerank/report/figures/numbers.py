@@ -88,8 +88,8 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
         for i, (run, model) in enumerate(pruned):
             title = f"{_called(pruned, data)[run.name, model]} on {data[run.data]}, n = {run.n(model)}"
             caption = (
-                "Change in the loss of the response when rows of the picture are left out, and eRank of the kept rows "
-                f"behind the connector and at the LLM, with 95 % intervals: {title}."
+                "Change in the loss of the response when rows of the picture are left out, and eRank of the kept "
+                f"rows behind the connector and at the LLM, with 95 % intervals: {title}."
             )
             yield f"pruning-{i + 1}", caption, losses(run, model)
             if (drawn := against_erank(run, model)) is not None:

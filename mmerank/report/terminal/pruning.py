@@ -9,14 +9,12 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.metrics.pruning import PREDICTORS, Interaction, choice
 from mmerank.analysis.results.pruning import PruningResult
 from mmerank.report.names import short_data
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
 from mmerank.report.terminal.parts import airy_table, called, choice_text, measured, skip_lines
 
-_POINTS = ("connector", "llm")
 _WIDEST = 10  # letters of a way to choose
 
 
@@ -38,7 +36,8 @@ def _kept(result: PruningResult) -> Table:
     table.add_column("kept by", no_wrap=True)
     for head in ("change in loss", "less random", "same", "eRank2", "LLM", "after"):
         table.add_column(head, justify="right", no_wrap=True)
-    whole = (f"loss {numbers['loss_whole'].value:.2f}", "", "", *(_cell(result, f"erank_{at}") for at in _POINTS))
+    eranks = [_cell(result, f"erank_{at}") for at in ("connector", "llm")]
+    whole = (Text(f"loss {numbers['loss_whole'].value:.2f}"), Text(), Text(), *eranks)
     table.add_row(Text(f"all: {_rows(result, 'whole')}", style="bold"), *whole)
     for keep in result.convention.keep:
         table.add_row(Text(f"{keep:g}: {_rows(result, choice('random', keep))}", style="bold"))
