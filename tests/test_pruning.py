@@ -356,7 +356,7 @@ def test_numbers_of_a_data_set(llava: Any, pairs: list[mmerank.Example]) -> None
     entropies = [of.entropy for of in at["connector", "diversity@0.25"]]
     assert numbers["erank_kept/diversity@0.25"].value == pytest.approx(math.exp(np.mean(entropies)))
     ratios = [of.participation_before for of in at["llm", "attention@0.25"]]
-    assert numbers["participation_before/attention@0.25"].value == pytest.approx(np.mean(ratios))
+    assert numbers["participation_ratio_before/attention@0.25"].value == pytest.approx(np.mean(ratios))
     every = np.mean([random, *(losses[f"{by}@0.25"] for by in FEW.by[1:])], axis=0) - whole
     assert numbers["mean_loss_change"].value == pytest.approx(every.mean())
     # The interaction, by another implementation of the slope.

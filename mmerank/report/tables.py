@@ -13,6 +13,7 @@ from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.inside import OF_UPDATES
 from mmerank.analysis.metrics.known import METRICS, metric, quantity
 from mmerank.analysis.metrics.matched import MATCHED
+from mmerank.analysis.metrics.pruning import PREDICTORS, interactions
 from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.eranks import FINAL
 from mmerank.errors import UsageError, did_you_mean
@@ -21,6 +22,7 @@ from mmerank.report.numbers import SIGNIFICANT
 from mmerank.report.printed import Cell, Listed, Printed
 from mmerank.report.terminal.intervals import interval_text, opposed_note, q_text
 from mmerank.report.terminal.perturbation import difference_text
+from mmerank.report.terminal.pruning import slope_text
 from mmerank.runs.jobs import JOBS
 from mmerank.runs.record import MATCHED as MATCHED_VALUE
 from mmerank.runs.record import VALUE
@@ -217,6 +219,47 @@ def null_table(runs: Sequence[Finished]) -> Listed | None:
     heads = ("here", "null mean ± sd", "z", "p", "draws")
     title = "Against pictures with other examples' texts"
     return Listed(title, ("run", "null", "number"), heads, tuple(rows)) if rows else None
+
+
+def interaction_table(runs: Sequence[Finished]) -> Listed | None:
+    """Whether what attention loses and diversity does not goes with a picture's eRank.
+
+    Args:
+        runs: Any.
+
+    Returns:
+        The table; None where no run left rows out in both ways.
+    """
+    rows, named = [], model_names(runs)
+    for run in runs:
+        for model, frame in run.frames.items() if run.job == "prune-study" else ():
+            for of in interactions(frame, run.bootstrap):
+                if math.isfinite(of.found.slope):
+                    tests = (q_text(of.found.p), q_text(of.q), str(of.found.n))
+                    names = (named[run.name, model], f"{of.keep:g}", PREDICTORS[of.predictor])
+                    rows.append((names, (_minus(slope_text(of)), _minus(f"{of.found.r:+.2f}"), *tests)))
+    if not rows:
+        return None
+    legend = (
+        "slope: nats of loss per unit; positive: the higher the eRank, the more speaks for diversity; p: permutation "
+        "test; q: over all tests of a model"
+    )
+    heads = ("slope", "r", "p", "q", "n")
+    title = "Loss under attention less that under diversity, by the picture's eRank"
+    return Listed(title, ("model", "kept", "picture's"), heads, tuple(rows), legend)
+
+
+def lists(runs: Sequence[Finished]) -> dict[str, Listed]:
+    """What stands below the first table of a kind of run.
+
+    Args:
+        runs: Any.
+
+    Returns:
+        By job.
+    """
+    found = {"perturb": null_table(runs), "prune-study": interaction_table(runs)}
+    return {job: table for job, table in found.items() if table is not None}
 
 
 def compared_table(comparison: ComparisonResult, names: Mapping[str, str], columns: Sequence[str] | None) -> Listed:

@@ -39,9 +39,9 @@ _ROWS = (
     Quantity("erank_kept", "eRank2 of the kept rows", "eRank2", differs="log", sees="image"),
     Quantity("erank_kept_before", "their eRank at the LLM before", "LLM before", differs="log"),
     Quantity("erank_kept_after", "their eRank at the LLM after", "LLM after", differs="log"),
-    Quantity("participation_kept", "participation ratio behind the connector", "PR2", sees="image"),
-    Quantity("participation_before", "participation ratio at the LLM before", "PR before"),
-    Quantity("participation_after", "participation ratio at the LLM after", "PR after"),
+    Quantity("participation_ratio_kept", "participation ratio behind the connector", "PR2", sees="image"),
+    Quantity("participation_ratio_before", "participation ratio at the LLM before", "PR before"),
+    Quantity("participation_ratio_after", "participation ratio at the LLM after", "PR after"),
     Quantity("neighbours", "k-NN overlap before and after", "k-NN overlap", 3),
 )
 # What a difference between two ways to choose is held against, of each picture.
@@ -105,11 +105,11 @@ def values_of(records: pd.DataFrame) -> Values:
         raise ValueError("expected one record per example, point and choice of rows, got some twice")
     fields = {
         ("connector", "entropy"): "erank_kept",
-        ("connector", "participation_ratio"): "participation_kept",
+        ("connector", "participation_ratio"): "participation_ratio_kept",
         ("llm", "entropy_before"): "erank_kept_before",
-        ("llm", "participation_before"): "participation_before",
+        ("llm", "participation_before"): "participation_ratio_before",
         ("llm", "entropy"): "erank_kept_after",
-        ("llm", "participation_ratio"): "participation_after",
+        ("llm", "participation_ratio"): "participation_ratio_after",
         ("llm", "neighbours"): "neighbours",
         ("llm", "loss"): "loss",
         ("llm", "divergence"): "divergence",
