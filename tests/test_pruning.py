@@ -26,11 +26,12 @@ from mmerank.engine.plans.pruning import Prunings
 from mmerank.engine.probe import Probe
 from mmerank.errors import DataError, ModelError, RunFolderError, TransformFailed, UsageError
 from mmerank.inputs.example import Skipped
+from mmerank.models.places import Whereabouts, _lines
 from mmerank.models.shortened import Shortened
 from mmerank.runs.parts import read_records
 from mmerank.runs.record import Record, to_frame
 from mmerank.states.choosers import chosen_by, functions_of
-from mmerank.states.selection import by_diversity, by_norm, grid_of, on_a_subgrid
+from mmerank.states.selection import by_diversity, by_norm, on_a_subgrid
 from mmerank_adapters.feeding import noise
 from tests import reference
 from tests.adapters import tiny_models
@@ -277,15 +278,34 @@ def test_choices_by_hand() -> None:
     assert on_a_subgrid(576, 144, (24, 24)).tolist() == [24 * i + j for i in range(1, 24, 2) for j in range(1, 24, 2)]
 
 
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "mistral3", "internvl"])
+def test_grids_of_families(name: str) -> None:
+    model, processor, sign = tiny_models.built(name)
+    adapter = mmerank.wrap(model, processor, name=name)
+    for size in ((200, 150), (150, 200), (300, 100)):
+        found = Whereabouts(adapter).grid(size)
+        made = processor(text=sign, images=noise(0, *size), return_tensors="pt")
+        if name == "qwen2_5_vl":
+            lines, columns = (made["image_grid_thw"][0, 1:] // 2).tolist()
+        elif name == "mistral3":  # what is merged of these patches
+            lines, columns = (made["image_sizes"][0] // (tiny_models.PATCH * 2)).tolist()
+        else:
+            lines, columns = (2, 2) if len(made["pixel_values"]) == 1 else (0, 0)
+        assert found == ((lines, columns) if min(lines, columns) > 1 else None), (size, found)
+
+
 def test_grids_by_hand() -> None:
-    lines, columns = 3, 4
-    boxes = np.array([[j / 4, i / 3, (j + 1) / 4, (i + 1) / 3] for i in range(lines) for j in range(columns)])
-    assert grid_of(boxes) == (3, 4)
-    padded = np.concatenate([np.full((4, 4), np.nan), boxes, np.full((4, 4), np.nan)])
-    assert grid_of(padded) == (5, 4)
-    assert grid_of(np.concatenate([boxes, boxes])) is None  # two tiles of one place
-    assert grid_of(boxes.reshape(3, 4, 4).swapaxes(0, 1).reshape(12, 4)) is None  # column by column
-    assert grid_of(np.full((12, 4), np.nan)) is None and grid_of(boxes[:4]) is None
+    lines, columns = np.divmod(np.arange(5 * 12), 12)
+    left, upper = columns < 6, lines < 2
+    assert _lines(left, upper) == (5, 12) and _lines(upper, left) is None
+    inside = (lines > 0) & (lines < 4)  # padding above and below
+    assert _lines(left & inside, upper & inside) == (5, 12)
+    tiles = np.concatenate([left, left])  # a tile and a thumbnail of one picture
+    assert _lines(tiles, np.concatenate([upper, upper])) is None
+    ragged = left.copy()
+    ragged[30] ^= True
+    assert _lines(ragged, upper) is None and _lines(np.zeros(60, bool), upper) is None
+    assert _lines(np.arange(60) % 2 == 0, np.zeros(60, bool)) is None
 
 
 def test_a_sub_grid_of_the_picture(llava: Any, pairs: list[mmerank.Example]) -> None:

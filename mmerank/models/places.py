@@ -34,6 +34,9 @@ _LAYERS = 2.5
 # thumbnail's may have two thirds. Less for a single row beside a column of several, as noise widens and narrows it.
 # And how often rows are shared out among columns anew.
 _SAME, _LONE, _ROUNDS = 0.75, 0.5, 3
+# Where a picture is cut to see the grid of its rows, and what share of the largest change a row's must be: one that
+# lies beside the cut changes as scaling spreads it.
+_CUTS, _FOLLOWS = (0.5, 0.4, 0.6), 0.03
 # How near their ends are, in the smaller one's width, where one begins at the other's end.
 _MEET = 0.3
 # A row at the border that has less than this of others' width or height is of padding, into which scaling a picture
@@ -87,6 +90,7 @@ class Whereabouts:
     layout: ImageLayout = "model"
     vision_point: str = "default"
     _known: dict[tuple[int, int], Places] = field(default_factory=dict)
+    _grids: dict[tuple[int, int], tuple[int, int] | None] = field(default_factory=dict)
 
     def of(self, size: tuple[int, int]) -> Places:
         """The places of the rows of a picture.
@@ -105,6 +109,44 @@ class Whereabouts:
                 found = Places.unknown(f"the model does not read a generated picture ({first_line(error)})")
             self._known[size] = found
         return self._known[size]
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """The grid that the image positions of a sequence lie on, one of its lines after the other.
+
+        It takes a few passes of the encoder, where places take some for each row along a side: of a picture of noise
+        the left part is changed, and the upper one.
+
+        Args:
+            size: Of the picture, in pixels.
+
+        Returns:
+            Lines and columns, or columns and lines where one column comes after the other; padding at its sides
+            counts. None where they lie on none, as those of several tiles and a thumbnail, or it cannot be told.
+        """
+        if size not in self._grids:
+            try:
+                self._grids[size] = self._halved(size)
+            except MmerankError:  # it does not read a generated picture
+                self._grids[size] = None
+        return self._grids[size]
+
+    @torch.inference_mode()
+    def _halved(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        blank, other = _noise(0, size), _noise(1, size)
+        llm = self.adapter.model.get_submodule(str(self.adapter.layers[0].module).rpartition(".")[0])
+        with passed_on(self.adapter.model, lambda: self._rows(blank), besides=llm):
+            before = self._rows(blank).get("llm")
+            for share in _CUTS if before is not None else ():
+                sides = []
+                for part in ((slice(None), slice(int(share * size[0]))), (slice(int(share * size[1])),)):
+                    picture = blank.copy()
+                    picture[part] = other[part]
+                    changed = _squares(self._rows(picture)["llm"] - before)
+                    sides.append(changed > _FOLLOWS * changed.max())
+                left, upper = sides
+                if found := _lines(left, upper) or _lines(upper, left):
+                    return found
+        return None
 
     @torch.inference_mode()
     def _looked_for(self, size: tuple[int, int]) -> Places:
@@ -159,6 +201,37 @@ class Whereabouts:
             changes.append({name: _squares(now[name] - before[name]) for name in now})
             before = now
         return edges / length, {name: np.stack([of[name] for of in changes], axis=1) for name in changes[0]}
+
+
+def _lines(across: NDArray[np.bool_], along: NDArray[np.bool_]) -> tuple[int, int] | None:
+    """The grid of rows of which the first of each line change with one part of the picture, and some lines with another.
+
+    Args:
+        across: Which rows follow the part that cuts each line, (n,).
+        along: Which follow the part that cuts between lines, (n,).
+
+    Returns:
+        Lines, and rows of each; None where these are no such rows.
+    """
+    starts = np.flatnonzero(across & ~np.concatenate([[False], across[:-1]]))
+    if len(starts) < 2:
+        return None
+    width = int(starts[1] - starts[0])
+    if width < 2 or len(across) % width:
+        return None
+    for changed in (across.reshape(-1, width), along.reshape(-1, width)):
+        lines, columns = changed.any(axis=1), changed.any(axis=0)
+        if not (changed == lines[:, None] & columns).all() or not (_is_run(lines) and _is_run(columns)):
+            return None  # no rectangle
+    cut, split = across.reshape(-1, width), along.reshape(-1, width)
+    fewer_columns = cut.any(axis=0).sum() < max(split.any(axis=0).sum(), 2)
+    fewer_lines = split.any(axis=1).sum() < cut.any(axis=1).sum()
+    return (len(across) // width, width) if fewer_columns and fewer_lines else None
+
+
+def _is_run(of: NDArray[np.bool_]) -> bool:
+    """Whether all that is set stands together."""
+    return int((np.diff(of.astype(int), prepend=0) == 1).sum()) == 1
 
 
 class _Entered(BaseException):

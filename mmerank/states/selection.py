@@ -106,33 +106,6 @@ def by_diversity(rows: Floats) -> Indices:
     return np.array(chosen, np.int64)
 
 
-def grid_of(places: Floats) -> tuple[int, int] | None:
-    """Lines and columns of the grid that a picture's rows lie on, one line after the other.
-
-    Args:
-        places: Left, top, right and bottom edge of each, (n, 4), NaN of a row that is of no place; padding among the
-            lines and columns is counted by where it stands among the rows.
-
-    Returns:
-        None where they do not lie on one grid, line by line, as those of tiles and thumbnails.
-    """
-    there = np.flatnonzero(np.isfinite(places).all(axis=1))
-    if len(there) < 2:
-        return None
-    left, top = places[there, 0], places[there, 1]
-    same = np.abs(left - left[0]) < 1e-6
-    below = there[same & (top > top[0] + 1e-6)]
-    width = int(below.min() - there[0]) if len(below) else 0
-    if not width or len(places) % width:
-        return None
-    line, column = np.divmod(there, width)
-    for edges, of in ((left, column), (top, line)):
-        firsts = [edges[of == i] for i in np.unique(of)]
-        if any(np.ptp(each) > 1e-6 for each in firsts) or not np.all(np.diff([each[0] for each in firsts]) > 0):
-            return None
-    return len(places) // width, width
-
-
 def on_a_subgrid(count: int, kept: int, grid: tuple[int, int] | None) -> Indices:
     """Rows at the points of a regular sub-grid; without a grid, at a regular stride.
 

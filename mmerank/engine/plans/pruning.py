@@ -42,7 +42,6 @@ from mmerank.states.selection import (
     by_norm,
     by_weight,
     count_kept,
-    grid_of,
     on_a_subgrid,
 )
 from mmerank.transfer import Arriving, for_each_tensor, sent
@@ -223,8 +222,8 @@ class Prunings:
         return found
 
     def _grid(self, size: tuple[int, int], count: int) -> tuple[int, int] | None:
-        places = self._whereabouts.of(size).llm
-        return None if isinstance(places, str) or len(places) != count else grid_of(places)
+        found = self._whereabouts.grid(size)
+        return found if found is not None and found[0] * found[1] == count else None
 
 
 _ERANK = {"vision": "erank1", "connector": "erank2"}
