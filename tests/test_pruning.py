@@ -26,12 +26,13 @@ from mmerank.engine.plans.pruning import Prunings
 from mmerank.engine.probe import Probe
 from mmerank.errors import DataError, ModelError, RunFolderError, TransformFailed, UsageError
 from mmerank.inputs.example import Skipped
-from mmerank.models.places import Whereabouts, _lines
+from mmerank.models.grids import parted
+from mmerank.models.places import Whereabouts
 from mmerank.models.shortened import Shortened
 from mmerank.runs.parts import read_records
 from mmerank.runs.record import Record, to_frame
 from mmerank.states.choosers import chosen_by, functions_of
-from mmerank.states.selection import by_diversity, by_norm, on_a_subgrid
+from mmerank.states.selection import by_diversity, by_norm, on_subgrids
 from mmerank_adapters.feeding import noise
 from tests import reference
 from tests.adapters import tiny_models
@@ -271,41 +272,47 @@ def test_choices_by_hand() -> None:
         reach[order[:m]] = -1
         assert reach[order[m]] == pytest.approx(reach.max())
     assert by_norm(np.array([[3.0], [-4.0], [4.0]])).tolist() == [1, 2, 0]
-    for count, grid in ((36, (6, 6)), (576, (24, 24)), (60, (5, 12)), (60, None)):
+    for count, grids in ((36, [(6, 6)]), (576, [(24, 24)]), (60, [(5, 12)]), (60, []), (28, [(2, 2), (4, 6)])):
         for kept in range(1, count):
-            found = on_a_subgrid(count, kept, grid)
+            found = on_subgrids(count, kept, grids)
             assert len(set(found.tolist())) == kept and 0 <= found.min() <= found.max() < count
-    assert on_a_subgrid(576, 144, (24, 24)).tolist() == [24 * i + j for i in range(1, 24, 2) for j in range(1, 24, 2)]
+    assert on_subgrids(576, 144, [(24, 24)]).tolist() == [
+        24 * i + j for i in range(1, 24, 2) for j in range(1, 24, 2)
+    ]
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "mistral3", "internvl"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "mistral3", "internvl", "llava_next"])
 def test_grids_of_families(name: str) -> None:
     model, processor, sign = tiny_models.built(name)
     adapter = mmerank.wrap(model, processor, name=name)
-    for size in ((200, 150), (150, 200), (300, 100)):
-        found = Whereabouts(adapter).grid(size)
+    for size in ((200, 150), (150, 200), (300, 160)):
+        found = Whereabouts(adapter).grids(size)
         made = processor(text=sign, images=noise(0, *size), return_tensors="pt")
+        expected: Any
         if name == "qwen2_5_vl":
-            lines, columns = (made["image_grid_thw"][0, 1:] // 2).tolist()
+            expected = (tuple((made["image_grid_thw"][0, 1:] // 2).tolist()),)
         elif name == "mistral3":  # what is merged of these patches
-            lines, columns = (made["image_sizes"][0] // (tiny_models.PATCH * 2)).tolist()
-        else:
-            lines, columns = (2, 2) if len(made["pixel_values"]) == 1 else (0, 0)
-        assert found == ((lines, columns) if min(lines, columns) > 1 else None), (size, found)
+            expected = (tuple((made["image_sizes"][0] // (tiny_models.PATCH * 2)).tolist()),)
+        elif name == "internvl":
+            expected = ((2, 2),) * len(made["pixel_values"])
+        else:  # the picture in small, and in detail without the padding of its tiles
+            count = made["input_ids"][0].tolist().count(model.config.image_token_id)
+            assert found[0] == (4, 4) and found[1][0] * (found[1][1] + 1) == count - 16  # a newline behind each line
+            expected = found
+        assert found == expected, size
 
 
 def test_grids_by_hand() -> None:
     lines, columns = np.divmod(np.arange(5 * 12), 12)
     left, upper = columns < 6, lines < 2
-    assert _lines(left, upper) == (5, 12) and _lines(upper, left) is None
+    assert parted(left, upper) == ((5, 12),)
     inside = (lines > 0) & (lines < 4)  # padding above and below
-    assert _lines(left & inside, upper & inside) == (5, 12)
-    tiles = np.concatenate([left, left])  # a tile and a thumbnail of one picture
-    assert _lines(tiles, np.concatenate([upper, upper])) is None
+    assert parted(left & inside, upper & inside) == ((5, 12),)
+    assert parted(np.concatenate([left, left]), np.concatenate([upper, upper])) == ((5, 12),) * 2
     ragged = left.copy()
     ragged[30] ^= True
-    assert _lines(ragged, upper) is None and _lines(np.zeros(60, bool), upper) is None
-    assert _lines(np.arange(60) % 2 == 0, np.zeros(60, bool)) is None
+    assert parted(ragged, upper) == () and parted(np.zeros(60, bool), upper) == ()
+    assert parted(np.arange(60) % 2 == 0, np.zeros(60, bool)) == ()
 
 
 def test_a_sub_grid_of_the_picture(llava: Any, pairs: list[mmerank.Example]) -> None:

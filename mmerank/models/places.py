@@ -19,6 +19,7 @@ from mmerank.errors import MmerankError, first_line
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Role
 from mmerank.models.adapter import Adapter
+from mmerank.models.grids import Grids, parted
 from mmerank.models.passed_on import passed_on, states_in
 
 Floats = NDArray[np.float64]
@@ -90,7 +91,7 @@ class Whereabouts:
     layout: ImageLayout = "model"
     vision_point: str = "default"
     _known: dict[tuple[int, int], Places] = field(default_factory=dict)
-    _grids: dict[tuple[int, int], tuple[int, int] | None] = field(default_factory=dict)
+    _grids: dict[tuple[int, int], Grids] = field(default_factory=dict)
 
     def of(self, size: tuple[int, int]) -> Places:
         """The places of the rows of a picture.
@@ -110,8 +111,8 @@ class Whereabouts:
             self._known[size] = found
         return self._known[size]
 
-    def grid(self, size: tuple[int, int]) -> tuple[int, int] | None:
-        """The grid that the image positions of a sequence lie on, one of its lines after the other.
+    def grids(self, size: tuple[int, int]) -> Grids:
+        """The grids that the image positions of a sequence lie on, one of a grid's lines after the other.
 
         It takes a few passes of the encoder, where places take some for each row along a side: of a picture of noise
         the left part is changed, and the upper one.
@@ -120,33 +121,37 @@ class Whereabouts:
             size: Of the picture, in pixels.
 
         Returns:
-            Lines and columns, or columns and lines where one column comes after the other; padding at its sides
-            counts. None where they lie on none, as those of several tiles and a thumbnail, or it cannot be told.
+            Of the positions that hold a row of the picture: lines and columns of each, or columns and lines where
+            one column comes after the other; padding at its sides counts. One grid, or a thumbnail and a picture in
+            detail, or tiles that are laid out alike with a thumbnail before or behind them; none where it is none of
+            these, or cannot be told.
         """
         if size not in self._grids:
             try:
-                self._grids[size] = self._halved(size)
+                self._grids[size] = self._cut(size)
             except MmerankError:  # it does not read a generated picture
-                self._grids[size] = None
+                self._grids[size] = ()
         return self._grids[size]
 
     @torch.inference_mode()
-    def _halved(self, size: tuple[int, int]) -> tuple[int, int] | None:
+    def _cut(self, size: tuple[int, int]) -> Grids:
         blank, other = _noise(0, size), _noise(1, size)
         llm = self.adapter.model.get_submodule(str(self.adapter.layers[0].module).rpartition(".")[0])
         with passed_on(self.adapter.model, lambda: self._rows(blank), besides=llm):
-            before = self._rows(blank).get("llm")
-            for share in _CUTS if before is not None else ():
+            if (before := self._rows(blank).get("llm")) is None:
+                return ()
+            (encoded,) = self.adapter.encode_images([self.adapter.pixels(Image.fromarray(blank), self.layout)])
+            filled = slice(None) if encoded.filled is None else list(encoded.filled)
+            for share in _CUTS:
                 sides = []
                 for part in ((slice(None), slice(int(share * size[0]))), (slice(int(share * size[1])),)):
                     picture = blank.copy()
                     picture[part] = other[part]
-                    changed = _squares(self._rows(picture)["llm"] - before)
+                    changed = _squares((self._rows(picture)["llm"] - before)[filled])
                     sides.append(changed > _FOLLOWS * changed.max())
-                left, upper = sides
-                if found := _lines(left, upper) or _lines(upper, left):
+                if found := parted(*sides):
                     return found
-        return None
+        return ()
 
     @torch.inference_mode()
     def _looked_for(self, size: tuple[int, int]) -> Places:
@@ -201,37 +206,6 @@ class Whereabouts:
             changes.append({name: _squares(now[name] - before[name]) for name in now})
             before = now
         return edges / length, {name: np.stack([of[name] for of in changes], axis=1) for name in changes[0]}
-
-
-def _lines(across: NDArray[np.bool_], along: NDArray[np.bool_]) -> tuple[int, int] | None:
-    """The grid of rows of which the first of each line change with one part of the picture, and some lines with another.
-
-    Args:
-        across: Which rows follow the part that cuts each line, (n,).
-        along: Which follow the part that cuts between lines, (n,).
-
-    Returns:
-        Lines, and rows of each; None where these are no such rows.
-    """
-    starts = np.flatnonzero(across & ~np.concatenate([[False], across[:-1]]))
-    if len(starts) < 2:
-        return None
-    width = int(starts[1] - starts[0])
-    if width < 2 or len(across) % width:
-        return None
-    for changed in (across.reshape(-1, width), along.reshape(-1, width)):
-        lines, columns = changed.any(axis=1), changed.any(axis=0)
-        if not (changed == lines[:, None] & columns).all() or not (_is_run(lines) and _is_run(columns)):
-            return None  # no rectangle
-    cut, split = across.reshape(-1, width), along.reshape(-1, width)
-    fewer_columns = cut.any(axis=0).sum() < max(split.any(axis=0).sum(), 2)
-    fewer_lines = split.any(axis=1).sum() < cut.any(axis=1).sum()
-    return (len(across) // width, width) if fewer_columns and fewer_lines else None
-
-
-def _is_run(of: NDArray[np.bool_]) -> bool:
-    """Whether all that is set stands together."""
-    return int((np.diff(of.astype(int), prepend=0) == 1).sum()) == 1
 
 
 class _Entered(BaseException):

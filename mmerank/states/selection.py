@@ -7,6 +7,7 @@ are kept is the same for all of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,27 +107,39 @@ def by_diversity(rows: Floats) -> Indices:
     return np.array(chosen, np.int64)
 
 
-def on_a_subgrid(count: int, kept: int, grid: tuple[int, int] | None) -> Indices:
+def on_subgrids(count: int, kept: int, grids: Sequence[tuple[int, int]]) -> Indices:
     """Rows at the points of a regular sub-grid; without a grid, at a regular stride.
 
     The sub-grid has the grid's shape: about sqrt(kept * lines / columns) lines. Where its lines have no equal share
-    of the rows, some have one more. A share of 1/4 of an even grid is every second row of every second line.
+    of the rows, some have one more. A share of 1/4 of an even grid is every second row of every second line. Of
+    several grids one after the other, as those of tiles, each has its share.
 
     Args:
         count: Rows of the picture.
         kept: How many of them.
-        grid: Lines and columns; None where they lie on none.
+        grids: Lines and columns of each, of as many rows together; none where it is not known on which they lie.
 
     Returns:
         (kept,), ascending.
 
     Example:
-        >>> on_a_subgrid(16, 4, (4, 4)).tolist(), on_a_subgrid(16, 4, None).tolist()
+        >>> on_subgrids(16, 4, [(4, 4)]).tolist(), on_subgrids(16, 4, []).tolist()
         ([5, 7, 13, 15], [2, 6, 10, 14])
+        >>> on_subgrids(20, 5, [(2, 2), (4, 4)]).tolist()
+        [3, 9, 11, 17, 19]
     """
-    if grid is None:
+    if not grids:
         return _middles(count, kept)
-    lines, columns = grid
+    ends = np.cumsum([0, *(lines * columns for lines, columns in grids)])
+    shares = np.diff(np.floor(ends * kept / count + 0.5).astype(int))
+    return np.concatenate(
+        [start + _on_one(int(share), *grid) for start, share, grid in zip(ends[:-1], shares, grids, strict=True)]
+    )
+
+
+def _on_one(kept: int, lines: int, columns: int) -> Indices:
+    if not kept:
+        return np.zeros(0, np.int64)
     least = -(-kept // columns)
     chosen = min(max(round(math.sqrt(kept * lines / columns)), least, 1), lines, kept)
     shares = np.diff(np.round(np.linspace(0, kept, chosen + 1)).astype(int))

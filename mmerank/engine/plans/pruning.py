@@ -42,7 +42,7 @@ from mmerank.states.selection import (
     by_norm,
     by_weight,
     count_kept,
-    on_a_subgrid,
+    on_subgrids,
 )
 from mmerank.transfer import Arriving, for_each_tensor, sent
 
@@ -208,22 +208,20 @@ class Prunings:
         if "attention" in convention.by:
             weights = self._llm.attention(call, convention.attention_layer, first - 1)
             orders["attention", 0] = by_weight(weights[own].cpu().double().numpy())
-        grid = self._grid(loaded.size, count)
+        grids = self._whereabouts.grids(loaded.size)
+        if sum(lines * columns for lines, columns in grids) != count:
+            grids = ()
         found = {}
         for kept in convention.choices:
             m = count_kept(count, kept.keep)
             if (order := orders.get((kept.by, kept.draw))) is not None:
                 indices = order[:m]
             elif kept.by == "downsample":
-                indices = on_a_subgrid(count, m, grid)
+                indices = on_subgrids(count, m, grids)
             else:
                 indices = chosen_by(self.functions, kept.by, rows, m)
             found[kept] = np.sort(indices)
         return found
-
-    def _grid(self, size: tuple[int, int], count: int) -> tuple[int, int] | None:
-        found = self._whereabouts.grid(size)
-        return found if found is not None and found[0] * found[1] == count else None
 
 
 _ERANK = {"vision": "erank1", "connector": "erank2"}
