@@ -17,8 +17,8 @@ def parted(left: Flags, upper: Flags) -> Grids:
         upper: Which follow its upper part, (n,).
 
     Returns:
-        Lines and columns of each grid: one, tiles that are laid out alike, or a thumbnail and a picture in detail; none
-        where they lie on none of these.
+        Lines and columns of each grid: one, tiles that are laid out alike, or a thumbnail and a picture in detail;
+        none where they lie on none of these.
 
     Example:
         >>> parted(np.array([1, 0, 1, 0], bool), np.array([1, 1, 0, 0], bool))
