@@ -29,8 +29,11 @@ from mmerank.inputs.example import Skipped
 from mmerank.models.grids import parted
 from mmerank.models.places import Whereabouts
 from mmerank.models.shortened import Shortened
-from mmerank.runs.parts import read_records
+from mmerank.runs.columns import DamagedPart
+from mmerank.runs.parts import read_part, read_records, write_part
 from mmerank.runs.record import Record, to_frame
+from mmerank.runs.rules import Rules
+from mmerank.runs.settings import read_settings
 from mmerank.states.choosers import chosen_by, functions_of
 from mmerank.states.selection import by_diversity, by_norm, on_subgrids
 from mmerank_adapters.feeding import noise
@@ -469,6 +472,13 @@ def test_runs_are_continued_shared_and_read_again(llava: Any, tmp_path: Path, pa
     assert set(mmerank.estimates(folder)["quantity"]) == set(whole.numbers)
     with pytest.raises(RunFolderError, match="keep"):
         mmerank.prune_study(llava, pairs, convention=PruneConvention(keep=(0.5,)), out=folder)
+    rules = Rules(folder, read_settings(folder))
+    wrong: dict[str, Any] = {"agreement": 1.5, "kept": np.arange(2, dtype=np.int32), "loss": math.nan}
+    for name in wrong:
+        changed = [replace(of, **{name: wrong[name]}) if of.kept is not None else of for of in again.records]
+        part = write_part(tmp_path / "000000.parquet", changed, rules.metrics, of=rules.of)
+        with pytest.raises(DamagedPart, match=name):
+            read_part(part, rules)
     done = run("report", str(folder), "--out", str(tmp_path / "page"))
     assert not done.returncode, done.stderr
     page = (tmp_path / "page" / "report.html").read_text()
