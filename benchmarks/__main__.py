@@ -8,9 +8,10 @@ Cases: `kernel` (the entropy alone, by shape), `eigenvalues` (on the CPU, or tog
 `layers` (OPT, final norm or every layer), `llava`, `minigpt`, `metrics` (LLaVA with and without `--metrics`),
 `inside` (LLaVA with and without what its blocks add),
 `pair-layers` (LLaVA, every layer), `busy` (LLaVA, the share of the time in which the device computes), `perturb`
-(LLaVA, k transforms of the picture), `generate` (LLaVA that writes), `overlap` (a model that takes time but no
-processor), `flops`. Sizes: `tiny` takes seconds and means nothing, `small` has OPT-125M and the published numbers
-of tokens in narrow multimodal models, `full` has OPT-1.3B, LLaVA-1.5-7B and MiniGPT-v2, all with random weights.
+(LLaVA, k transforms of the picture), `generate` (LLaVA that writes), `prune` (LLaVA with rows of the picture left
+out), `overlap` (a model that takes time but no processor), `flops`. Sizes: `tiny` takes seconds and means nothing,
+`small` has OPT-125M and the published numbers of tokens in narrow multimodal models, `full` has OPT-1.3B,
+LLaVA-1.5-7B and MiniGPT-v2, all with random weights.
 docs/speed.md tells what is compared, and what came out.
 """
 
@@ -32,6 +33,7 @@ from benchmarks.generation import generate
 from benchmarks.kernel import eigenvalues, kernel
 from benchmarks.multimodal import busy, flops, inside, metrics, pair_layers, pairs, perturb
 from benchmarks.overlap import overlap
+from benchmarks.pruning import prune
 from benchmarks.tables import MEASURES
 from benchmarks.text import text
 
@@ -48,6 +50,7 @@ CASES = (
     "busy",
     "perturb",
     "generate",
+    "prune",
     "overlap",
     "flops",
 )
@@ -93,6 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
         "inside": partial(inside, *given),
         "perturb": partial(perturb, stage, options.size, max(options.examples // 2, 1), options.dtype),
         "generate": partial(generate, *given),
+        "prune": partial(prune, *given),
         "overlap": partial(overlap, stage, options.size, 2 * options.examples),
         "flops": partial(flops, stage, options.size, options.dtype),
     }

@@ -13,7 +13,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mmerank.analysis.estimates import estimates
     from mmerank.analysis.statistics.bootstrap import Bootstrap
-    from mmerank.convention import Convention, EncoderConvention, GenerationConvention, TextConvention
+    from mmerank.convention import (
+        Convention,
+        EncoderConvention,
+        GenerationConvention,
+        PruneConvention,
+        TextConvention,
+    )
     from mmerank.errors import MmerankError
     from mmerank.formulas.table import metric
     from mmerank.inputs.example import Example
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
     from mmerank.jobs.lightning import lightning_monitor
     from mmerank.jobs.monitor import AlignmentMonitor, DiffErankMonitor
     from mmerank.jobs.perturb import EncoderPerturbation, Perturbation, perturb
+    from mmerank.jobs.prune_study import Pruning, prune_study
     from mmerank.jobs.results import Results
     from mmerank.jobs.score import Score, score
     from mmerank.models.adapter import Adapter, load, wrap
@@ -67,6 +74,9 @@ _HOMES = {
     "generate": "jobs.generate",
     "Generation": "jobs.generate",
     "GenerationConvention": "convention",
+    "prune_study": "jobs.prune_study",
+    "Pruning": "jobs.prune_study",
+    "PruneConvention": "convention",
     "estimates": "analysis.estimates",
     "leave_one_out": "states.leave_one_out",
     "lightning_monitor": "jobs.lightning",
@@ -102,6 +112,8 @@ __all__ = [
     "MmerankError",
     "Perturbation",
     "Point",
+    "PruneConvention",
+    "Pruning",
     "Question",
     "Results",
     "Score",
@@ -125,6 +137,7 @@ __all__ = [
     "matrix_entropy",
     "metric",
     "perturb",
+    "prune_study",
     "score",
     "transform",
     "wrap",

@@ -24,6 +24,8 @@ AT_CONNECTOR_ROWS = "erank_at_connector_rows"
 # With more rows what each adds is not computed, which takes a decomposition for each, nor where they lie.
 MOST_MAPPED = 1024
 _NAME = re.compile(r"[\w.()-]{1,80}", re.ASCII)
+# `package.module:function`; a lambda's name has brackets.
+_OWN = re.compile(r"[\w.]{1,80}:[\w.<>]{1,80}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,111 @@ class GenerationConvention:
         return stored
 
 
-AnyConvention = Convention | TextConvention | EncoderConvention | GenerationConvention
+# How rows of a picture are chosen; those that stand beside all others come first.
+ALWAYS_BESIDE = ("random", "downsample")
+KEPT_BY = (*ALWAYS_BESIDE, "norm", "attention", "diversity")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One choice of a picture's rows.
+
+    Attributes:
+        by: How they are chosen.
+        keep: Share of them that is kept.
+        draw: Which of several draws; 0 where nothing is drawn.
+    """
+
+    by: str
+    keep: float
+    draw: int = 0
+
+    @property
+    def name(self) -> str:
+        """As records have it."""
+        return f"{self.by}@{self.keep:g}" + (f"#{self.draw}" if self.by == "random" else "")
+
+
+@dataclass(frozen=True)
+class PruneConvention:
+    """Which rows of a picture are left out of what the LLM reads, and how what is left is measured.
+
+    Attributes:
+        sequence: What the LLM reads. `bare`: BOS + image + text, with text = instruction + " " + response;
+            `template`: the model's own conversation template, the response as the answer.
+        image_layout: See `Convention`.
+        vision_point: Where eRank1 is read, see `Convention`.
+        keep: Shares of the picture's rows that are kept, each above 0 and below 1.
+        by: How they are chosen: `random`, `downsample`, `norm`, `attention`, `diversity`, and functions of your own,
+            `package.module:function`. The first two stand beside whatever is asked for.
+        draws: How often `random` draws.
+        draw_seed: Of the draws; with it and the example's id they are the same in any order.
+        attention_layer: Of the LLM, whose attention `attention` goes by: 1 is the first.
+        neighbours: Most nearest neighbours of a row that are looked at for the k-NN overlap; fewer of few rows.
+        own: What functions of your own are known by, a hash of the source of each.
+        centre: What is subtracted from the rows, see `mmerank.states.spectrum.spectrum`.
+        precision: Of the arithmetic, see `mmerank.states.spectrum.spectrum`.
+        aggregate: A data set's eRank. `entropy`: exp of the mean entropy, Diff-eRank Def. 3.5,
+            "Algorithm (a)"; `erank`: mean of the eRanks, Sec. 6.2, "Algorithm (b)".
+
+    Raises:
+        ValueError: A value is not one of those named, or out of range.
+    """
+
+    sequence: SequenceForm = "bare"
+    image_layout: ImageLayout = "model"
+    vision_point: str = "default"
+    keep: tuple[float, ...] = (0.5, 0.25, 0.1)
+    by: tuple[str, ...] = KEPT_BY
+    draws: int = 5
+    draw_seed: int = 0
+    attention_layer: int = 2
+    neighbours: int = 10
+    own: tuple[str, ...] = ()
+    centre: Centre = "mean"
+    precision: Precision = "float64"
+    aggregate: Aggregate = "entropy"
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        if not self.keep:
+            raise ValueError("keep: no share of the rows is named")
+        for share in self.keep:
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+                raise ValueError(f"keep: expected shares above 0 and below 1, as 0.25, got {share!r}")
+        shares = sorted({float(f"{share:g}") for share in self.keep}, reverse=True)
+        object.__setattr__(self, "keep", tuple(shares))
+        for name in self.by:
+            if name not in KEPT_BY and not _OWN.fullmatch(str(name)):
+                raise ValueError(
+                    f"unknown way to choose rows {name!r}; known: {', '.join(KEPT_BY)}, and package.module:function"
+                )
+        object.__setattr__(self, "by", tuple(dict.fromkeys([*ALWAYS_BESIDE, *self.by])))
+        for name, least in {"draws": 1, "draw_seed": 0, "attention_layer": 1, "neighbours": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    @property
+    def choices(self) -> tuple[Kept, ...]:
+        """All of them: by each way, of each share, each draw."""
+        return tuple(
+            Kept(by, keep, draw)
+            for keep in self.keep
+            for by in self.by
+            for draw in range(self.draws if by == "random" else 1)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The names and values of all choices, as stored in results; of what is not asked for, nothing."""
+        stored = asdict(self)
+        if "attention" not in self.by:
+            del stored["attention_layer"]
+        if not self.own:
+            del stored["own"]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in stored.items()}
+
+
+AnyConvention = Convention | TextConvention | EncoderConvention | GenerationConvention | PruneConvention
 
 
 def all_choices(convention: AnyConvention, source: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,7 +99,9 @@ def command_line() -> str:
     """
     group: Any = typer.main.get_command(app)
     callbacks = {
-        command.callback.__name__: command.callback for command in app.registered_commands if command.callback
+        command.callback.__name__.replace("_", "-"): command.callback
+        for command in app.registered_commands
+        if command.callback
     }
     lines = ["# Command line", "", inspect.cleandoc(group.help), ""]
     for name, command in group.commands.items():

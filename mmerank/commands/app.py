@@ -19,6 +19,7 @@ from mmerank.commands.generate import generate
 from mmerank.commands.groups import with_groups
 from mmerank.commands.metrics import metrics
 from mmerank.commands.perturb import perturb
+from mmerank.commands.prune_study import prune_study
 from mmerank.commands.push import push
 from mmerank.commands.report import report
 from mmerank.commands.reproduce import reproduce
@@ -73,6 +74,7 @@ for command in (
     diff,
     encode,
     generate,
+    prune_study,
     score,
     study,
     reproduce,

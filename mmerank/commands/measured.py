@@ -1,5 +1,6 @@
 """Options that say what is measured, and the choices in it, each defined once."""
 
+import math
 from typing import Annotated
 
 import typer
@@ -132,6 +133,31 @@ PromptSequence = Annotated[
     typer.Option(
         "--sequence", help="What stands around a prompt: the chat template, or BOS.", rich_help_panel=_CONVENTION
     ),
+]
+Keep = Annotated[
+    str,
+    typer.Option(metavar="X,X,...", help="Shares of a picture's rows that are kept.", rich_help_panel=_CONVENTION),
+]
+KeptBy = Annotated[
+    str,
+    typer.Option(
+        "--by",
+        metavar="NAME,...",
+        help="How they are chosen: random, downsample (both always), norm, attention, diversity, or a function of "
+        "your own, package.module:function, whose code is run.",
+        rich_help_panel=_CONVENTION,
+    ),
+]
+Draws = Annotated[int, typer.Option(min=1, metavar="N", help="Of random.", rich_help_panel=_CONVENTION)]
+DrawSeed = Annotated[int, typer.Option(min=0, metavar="N", help="Of these draws.", rich_help_panel=_CONVENTION)]
+AttentionLayer = Annotated[
+    int,
+    typer.Option(
+        min=1, metavar="N", help="Of the LLM, whose attention is gone by; 1: the first.", rich_help_panel=_CONVENTION
+    ),
+]
+Neighbours = Annotated[
+    int, typer.Option(min=1, metavar="K", help="Most of a row, for the k-NN overlap.", rich_help_panel=_CONVENTION)
 ]
 MaxTokens = Annotated[int, typer.Option(min=2, metavar="N", help="Cut texts there.", rich_help_panel=_CONVENTION)]
 SkipFirst = Annotated[
@@ -269,3 +295,30 @@ def row_counts(text: str) -> tuple[int, ...]:
             f"{bad!r}: expected numbers from {least} on, as in 16,32,64", param_hint="--token-curve"
         )
     return tuple(sorted({int(word) for word in words}))
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """What `--keep` says: numbers joined by commas.
+
+    Args:
+        text: As in `0.5,0.25`.
+
+    Returns:
+        They.
+
+    Raises:
+        BadParameter: Something else, or a number that is no share.
+    """
+    found = []
+    for word in filter(None, (word.strip() for word in text.split(","))):
+        try:
+            found.append(float(word))
+        except ValueError:
+            found.append(math.nan)
+        if not 0 < found[-1] < 1:
+            raise typer.BadParameter(
+                f"{word!r}: expected shares above 0 and below 1, as in 0.5,0.25", param_hint="--keep"
+            )
+    if not found:
+        raise typer.BadParameter("no share is named; write --keep 0.5,0.25", param_hint="--keep")
+    return tuple(found)

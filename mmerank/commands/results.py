@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mmerank.jobs.diff import Diff
     from mmerank.jobs.encode import Encoding
     from mmerank.jobs.generate import Generation
+    from mmerank.jobs.prune_study import Pruning
     from mmerank.runs.folder import RunFolder
 
 
@@ -190,7 +191,7 @@ def shown_at_the_end(show: Callable[[], None], out: Path | None) -> Iterator[Non
 
 
 def show_results(
-    results: Sequence[Alignment | Diff | Encoding | Generation],
+    results: Sequence[Alignment | Diff | Encoding | Generation | Pruning],
     folder: RunFolder | None,
     json_file: str | None,
     *,
@@ -226,7 +227,7 @@ def show_results(
 
 
 def _print_results(
-    results: Sequence[Alignment | Diff | Encoding | Generation],
+    results: Sequence[Alignment | Diff | Encoding | Generation | Pruning],
     comparisons: Mapping[str, Sequence[Comparison]],
     *,
     tables: Callable[[Any], Sequence[Table]],
@@ -247,7 +248,7 @@ def _print_results(
 
 
 def compared(
-    results: Sequence[Alignment | Diff | Encoding | Generation], *, matched: bool = False
+    results: Sequence[Alignment | Diff | Encoding | Generation | Pruning], *, matched: bool = False
 ) -> list[Comparison]:
     """Each two models on the examples that both have; of more than a table has room for, each with the next.
 

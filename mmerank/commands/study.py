@@ -19,12 +19,14 @@ from mmerank.commands.encode import encode
 from mmerank.commands.generate import generate
 from mmerank.commands.groups import with_groups
 from mmerank.commands.perturb import perturb
+from mmerank.commands.prune_study import prune_study
 from mmerank.commands.results import check_writable, write_json
 from mmerank.commands.score import score
 from mmerank.errors import MmerankError, UsageError
 
 _JOBS: dict[str, Callable[..., None]] = {
-    command.__name__: command for command in (align, perturb, diff, encode, generate, score)
+    command.__name__.replace("_", "-"): command
+    for command in (align, perturb, diff, encode, generate, prune_study, score)
 }
 _ARGUMENTS = ("models", "model")
 

@@ -20,7 +20,7 @@ class Results(Result, Sequence[Any]):
     """Several results beside each other: one table, with tests between models on the examples that they share.
 
     Args:
-        results: Of `align`, `perturb`, `diff`, `encode` or `generate`, of any of them.
+        results: Of `align`, `perturb`, `diff`, `encode`, `generate` or `prune_study`, of any of them.
         names: What to call models, data sets, transforms and numbers, by what they are called.
 
     Raises:
@@ -37,7 +37,7 @@ class Results(Result, Sequence[Any]):
         for result in self._results:
             if not isinstance(result, Result) or isinstance(result, Results):
                 raise TypeError(
-                    "expected results of mmerank.align, perturb, diff, encode or generate, got "
+                    "expected results of mmerank.align, perturb, diff, encode, generate or prune_study, got "
                     f"{type(result).__name__}; a run folder is read by Results.from_run(DIR, ...)"
                 )
         if not self._results:

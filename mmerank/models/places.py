@@ -19,6 +19,7 @@ from mmerank.errors import MmerankError, first_line
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Role
 from mmerank.models.adapter import Adapter
+from mmerank.models.grids import Grids, parted
 from mmerank.models.passed_on import passed_on, states_in
 
 Floats = NDArray[np.float64]
@@ -34,6 +35,9 @@ _LAYERS = 2.5
 # thumbnail's may have two thirds. Less for a single row beside a column of several, as noise widens and narrows it.
 # And how often rows are shared out among columns anew.
 _SAME, _LONE, _ROUNDS = 0.75, 0.5, 3
+# Where a picture is cut to see the grid of its rows, and what share of the largest change a row's must be: one that
+# lies beside the cut changes as scaling spreads it.
+_CUTS, _FOLLOWS = (0.5, 0.4, 0.6), 0.03
 # How near their ends are, in the smaller one's width, where one begins at the other's end.
 _MEET = 0.3
 # A row at the border that has less than this of others' width or height is of padding, into which scaling a picture
@@ -87,6 +91,7 @@ class Whereabouts:
     layout: ImageLayout = "model"
     vision_point: str = "default"
     _known: dict[tuple[int, int], Places] = field(default_factory=dict)
+    _grids: dict[tuple[int, int], Grids] = field(default_factory=dict)
 
     def of(self, size: tuple[int, int]) -> Places:
         """The places of the rows of a picture.
@@ -105,6 +110,48 @@ class Whereabouts:
                 found = Places.unknown(f"the model does not read a generated picture ({first_line(error)})")
             self._known[size] = found
         return self._known[size]
+
+    def grids(self, size: tuple[int, int]) -> Grids:
+        """The grids that the image positions of a sequence lie on, one of a grid's lines after the other.
+
+        It takes a few passes of the encoder, where places take some for each row along a side: of a picture of noise
+        the left part is changed, and the upper one.
+
+        Args:
+            size: Of the picture, in pixels.
+
+        Returns:
+            Of the positions that hold a row of the picture: lines and columns of each, or columns and lines where
+            one column comes after the other; padding at its sides counts. One grid, or a thumbnail and a picture in
+            detail, or tiles that are laid out alike with a thumbnail before or behind them; none where it is none of
+            these, or cannot be told.
+        """
+        if size not in self._grids:
+            try:
+                self._grids[size] = self._cut(size)
+            except MmerankError:  # it does not read a generated picture
+                self._grids[size] = ()
+        return self._grids[size]
+
+    @torch.inference_mode()
+    def _cut(self, size: tuple[int, int]) -> Grids:
+        blank, other = _noise(0, size), _noise(1, size)
+        llm = self.adapter.model.get_submodule(str(self.adapter.layers[0].module).rpartition(".")[0])
+        with passed_on(self.adapter.model, lambda: self._rows(blank), besides=llm):
+            if (before := self._rows(blank).get("llm")) is None:
+                return ()
+            (encoded,) = self.adapter.encode_images([self.adapter.pixels(Image.fromarray(blank), self.layout)])
+            filled = slice(None) if encoded.filled is None else list(encoded.filled)
+            for share in _CUTS:
+                sides = []
+                for part in ((slice(None), slice(int(share * size[0]))), (slice(int(share * size[1])),)):
+                    picture = blank.copy()
+                    picture[part] = other[part]
+                    changed = _squares((self._rows(picture)["llm"] - before)[filled])
+                    sides.append(changed > _FOLLOWS * changed.max())
+                if found := parted(*sides):
+                    return found
+        return ()
 
     @torch.inference_mode()
     def _looked_for(self, size: tuple[int, int]) -> Places:

@@ -9,7 +9,7 @@ from mmerank.analysis.finished import Finished
 from mmerank.report.how_to import how_to_report
 from mmerank.report.numbers import all_numbers
 from mmerank.report.render.formats import markdown, markdown_list
-from mmerank.report.tables import null_table, printed_tables
+from mmerank.report.tables import lists, printed_tables
 from mmerank.runs.fetched import RUNS
 from mmerank.runs.parts import FOLDER
 
@@ -35,7 +35,7 @@ def card(runs: Sequence[Finished], repository: str, *, with_page: bool = False) 
         "tags": [TAG, "effective-rank"],
         "configs": [{"config_name": run.name, "data_files": f"{RUNS}/{run.name}/{FOLDER}/*.parquet"} for run in runs],
     }
-    numbers, against = all_numbers(runs), null_table(runs)
+    numbers = all_numbers(runs)
     tables = [markdown(table) for table in printed_tables(runs, numbers) if table.first]
     listed = [f"- {_about(run)}" for run in runs]
     one = runs[0]
@@ -46,7 +46,7 @@ def card(runs: Sequence[Finished], repository: str, *, with_page: bool = False) 
         f"# {repository.partition('/')[2]}",
         "Effective ranks of hidden token representations, measured with mmerank.",
         *(text.strip() for text in tables),
-        *([markdown_list(against).strip()] if against else []),
+        *(markdown_list(of).strip() for of in lists(runs).values()),
         "## How to report these numbers",
         *(paragraph for run in runs for paragraph in how_to_report(run)),
         "## Runs",

@@ -65,6 +65,15 @@ def mean_tokens(run: Finished, model: str) -> dict[str, float]:
         return {named[side]: fmean(record.n for record in last if record.input == side) for side in sides}
     if run.job == "generate":
         return {kind: fmean(of.n for of in records if of.input == kind) for kind in ("prompt", "response")}
+    if run.job == "prune-study":
+        counts = {
+            share: [of.n for of in records if of.point == "llm" and of.input.partition("#")[0] == name]
+            for share, name in [
+                ("all", "whole"),
+                *((f"{keep:g} kept", f"random@{keep:g}") for keep in run.convention["keep"]),
+            ]
+        }
+        return {share: fmean(of) for share, of in counts.items() if of}
     if run.job == "diff":
         return {"tokens": fmean(record.n for record in records if record.point == "final")}
     counts = {

@@ -16,6 +16,7 @@ from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.generation import PROMPT, RESPONSE
 from mmerank.analysis.metrics.known import metric, on_equal_rows, quantity
 from mmerank.analysis.metrics.matched import MATCHED, MATCHED_BY
+from mmerank.analysis.metrics.pruning import MEAN_CHANGE
 from mmerank.analysis.perturbation import differences_frame
 from mmerank.analysis.statistics.paired import ComparisonResult, controlled
 from mmerank.eranks import ERANKS, FINAL
@@ -231,7 +232,7 @@ def placed(runs: Sequence[Finished], numbers: pd.DataFrame) -> pd.DataFrame:
         (run.name, model, *key): float(of["n"].mean())
         for run in runs
         for model, frame in run.frames.items()
-        for key, of in frame[frame["model"] == model].groupby(["transform", "point", "input"])
+        for key, of in _of_draws(frame[frame["model"] == model]).groupby(["transform", "point", "input"])
     }
     eranks = table["quantity"].str.contains("erank|participation_ratio")
     # Of a picture among several, its own rows are not counted.
@@ -241,6 +242,11 @@ def placed(runs: Sequence[Finished], numbers: pd.DataFrame) -> pd.DataFrame:
     rows = pd.to_numeric(table["rows"], errors="coerce")
     table["mean_rows"] = behind.where(rows.isna() | behind.isna(), rows).where(counted)
     return table
+
+
+def _of_draws(records: pd.DataFrame) -> pd.DataFrame:
+    """Draws of rows, which are numbered, as one."""
+    return records.assign(input=records["input"].str.partition("#")[0])
 
 
 def _place(of: str, name: str, point: str) -> tuple[str, str]:
@@ -253,6 +259,15 @@ def _place(of: str, name: str, point: str) -> tuple[str, str]:
         return point or "/".join(where), "text" if kind in ("trained", "untrained", "difference") else kind
     if plain in (PROMPT, RESPONSE) or plain.startswith(f"{RESPONSE}_at_"):
         return "llm", "prompt" if plain == PROMPT else "response"
+    if of in ("pruning_whole", "pruning_rows"):
+        front, _, choice = plain.partition("/")
+        if choice:
+            return "connector" if front.endswith("_kept") else "llm", choice
+        return (
+            ("", "")
+            if front == MEAN_CHANGE.name
+            else (front.removeprefix("erank_").replace("loss_whole", "llm"), "whole")
+        )
     if of == "layers":
         return plain.partition("/")[0], "pair"
     if of == "inside":

@@ -13,6 +13,7 @@ from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.inside import OF_UPDATES
 from mmerank.analysis.metrics.known import METRICS, metric, quantity
 from mmerank.analysis.metrics.matched import MATCHED
+from mmerank.analysis.metrics.pruning import PREDICTORS, interactions
 from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.eranks import FINAL
 from mmerank.errors import UsageError, did_you_mean
@@ -21,6 +22,7 @@ from mmerank.report.numbers import SIGNIFICANT
 from mmerank.report.printed import Cell, Listed, Printed
 from mmerank.report.terminal.intervals import interval_text, opposed_note, q_text
 from mmerank.report.terminal.perturbation import difference_text
+from mmerank.report.terminal.pruning import slope_text
 from mmerank.runs.jobs import JOBS
 from mmerank.runs.record import MATCHED as MATCHED_VALUE
 from mmerank.runs.record import VALUE
@@ -38,6 +40,8 @@ _FIRST = (
     "loss_trained",
     "reduced_loss",
 )
+# A row for each choice of rows.
+_BY_CHOICE = ("pruning", "pruning_rows")
 _MOST_HEADS = 8  # with more quantities each has a row
 
 
@@ -118,9 +122,13 @@ def _printed(
     matched = numbers["rows"].ne("all")
     plain = numbers["quantity"].str.removeprefix(MATCHED).where(matched, numbers["quantity"])
     asked = numbers["metric"].str.startswith((VALUE, MATCHED_VALUE))
-    # Of a metric that was asked for the places are the columns, and it has a row.
+    # Of a metric that was asked for the places are the columns, and it has a row; so has a choice of rows.
+    kept = numbers["metric"].isin(_BY_CHOICE)
     parted = plain.str.partition("/")
-    here = numbers.assign(plain=parted[2].where(asked, plain), asked=parted[0].where(asked, ""))
+    here = numbers.assign(
+        plain=parted[2].where(asked, parted[0].where(kept, plain)),
+        asked=parted[0].where(asked, parted[2].where(kept, "")),
+    )
     # Of what blocks add each update has a row for each set of rows.
     inside = here["metric"].eq("inside")
     ends = plain.str.rpartition("/")
@@ -130,6 +138,7 @@ def _printed(
     told = [
         *(["transform"] if JOBS[job].perturbed else []),
         *(["metric"] if asked.any() else []),
+        *(["rows kept"] if kept.any() else []),
         *(["rows"] if matched.any() else []),
         *(["point"] if here["point"].nunique() > 1 else []),
     ]
@@ -139,8 +148,9 @@ def _printed(
         data, run, model, transform, name, on_rows, point = map(str, key)
         row = {str(of["plain"]): of for of in found.to_dict("records")}
         on = on_rows if on_rows == "all" else f"{on_rows} each"
-        of = metric(f"{VALUE}{name}").title if name else ""
-        more = {"transform": _transform(transform), "metric": of, "rows": on, "point": point}
+        of = metric(f"{VALUE}{name}").title if name and asked.any() else ""
+        by = " ".join(reversed(name.partition("@"))).replace("@", "by") if name else "all"
+        more = {"transform": _transform(transform), "metric": of, "rows kept": by, "rows": on, "point": point}
         names = (called[data], named[run, model], *(more[name] for name in told))
         if long:
             rows += [
@@ -209,6 +219,47 @@ def null_table(runs: Sequence[Finished]) -> Listed | None:
     heads = ("here", "null mean ± sd", "z", "p", "draws")
     title = "Against pictures with other examples' texts"
     return Listed(title, ("run", "null", "number"), heads, tuple(rows)) if rows else None
+
+
+def interaction_table(runs: Sequence[Finished]) -> Listed | None:
+    """Whether what attention loses and diversity does not goes with a picture's eRank.
+
+    Args:
+        runs: Any.
+
+    Returns:
+        The table; None where no run left rows out in both ways.
+    """
+    rows, named = [], model_names(runs)
+    for run in runs:
+        for model, frame in run.frames.items() if run.job == "prune-study" else ():
+            for of in interactions(frame, run.bootstrap):
+                if math.isfinite(of.found.slope):
+                    tests = (q_text(of.found.p), q_text(of.q), str(of.found.n))
+                    names = (named[run.name, model], f"{of.keep:g}", PREDICTORS[of.predictor])
+                    rows.append((names, (_minus(slope_text(of)), _minus(f"{of.found.r:+.2f}"), *tests)))
+    if not rows:
+        return None
+    legend = (
+        "slope: nats of loss per unit; positive: the higher the eRank, the more speaks for diversity; p: permutation "
+        "test; q: over all tests of a model"
+    )
+    heads = ("slope", "r", "p", "q", "n")
+    title = "Loss under attention less that under diversity, by the picture's eRank"
+    return Listed(title, ("model", "kept", "picture's"), heads, tuple(rows), legend)
+
+
+def lists(runs: Sequence[Finished]) -> dict[str, Listed]:
+    """What stands below the first table of a kind of run.
+
+    Args:
+        runs: Any.
+
+    Returns:
+        By job.
+    """
+    found = {"perturb": null_table(runs), "prune-study": interaction_table(runs)}
+    return {job: table for job, table in found.items() if table is not None}
 
 
 def compared_table(comparison: ComparisonResult, names: Mapping[str, str], columns: Sequence[str] | None) -> Listed:

@@ -24,7 +24,7 @@ from mmerank.report.numbers import all_numbers, placed
 from mmerank.report.render.formats import csv, latex, latex_list, markdown, markdown_list
 from mmerank.report.render.html import Drawing, page
 from mmerank.report.score_tables import beside_table, score_tables
-from mmerank.report.tables import null_table, printed_tables
+from mmerank.report.tables import lists, printed_tables
 from mmerank.runs.fetched import is_on_hub
 
 FORMATS = ("html", "latex", "csv", "markdown")
@@ -96,10 +96,10 @@ def report(
             folder.mkdir(parents=True, exist_ok=True)
 
     wanted = formats or FORMATS
-    tables, nulls = printed_tables(read, numbers), null_table(read)
+    tables = printed_tables(read, numbers)
     if agreed:
         tables.append(beside_table(agreed))
-    lists = [*([nulls] if nulls else []), *(score_tables(agreed) if agreed else [])]
+    listed = [*lists(read).values(), *(score_tables(agreed) if agreed else [])]
     if "csv" in wanted:
         write("numbers.csv", csv(placed(read, numbers)))
         examples = [by_example(run).assign(run=run.name, job=run.job) for run in read]
@@ -108,9 +108,9 @@ def report(
             write("agreement.csv", csv(agreed.correlations))
             write("agreement_points.csv", csv(agreed.points.drop(columns="group")))
     if "markdown" in wanted:
-        write("tables.md", "\n".join([*map(markdown, tables), *map(markdown_list, lists)]))
+        write("tables.md", "\n".join([*map(markdown, tables), *map(markdown_list, listed)]))
     if "latex" in wanted:
-        write("tables.tex", "\n".join([*map(latex, tables), *map(latex_list, lists)]))
+        write("tables.tex", "\n".join([*map(latex, tables), *map(latex_list, listed)]))
     if "html" in wanted:
         drawings = [
             Drawing(*drawn) for drawn in (*(score_figures(agreed) if agreed else ()), *figures(read, numbers))

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mmerank.convention import AnyConvention, Convention, EncoderConvention, GenerationConvention, TextConvention
+from mmerank.convention import (
+    AnyConvention,
+    Convention,
+    EncoderConvention,
+    GenerationConvention,
+    PruneConvention,
+    TextConvention,
+)
 
 _RATIOS = ("image_reduction_ratio", "image_text_alignment")
 _ENCODERS = ("erank_images", "erank_texts", "modality_gap", "image_to_text_at_1", "text_to_image_at_1")
@@ -140,6 +147,24 @@ JOBS: dict[str, Job] = {
         caution=(
             "an eRank is at most the number of rows less one, so a longer response has a higher one and a higher "
             "first difference for that alone; hold responses of unlike length against each other at equal rows."
+        ),
+        in_steps=False,
+    ),
+    "prune-study": Job(
+        title="Pictures with rows left out",
+        result="Pruning",
+        convention=PruneConvention,
+        metric="pruning",
+        examples="image-text pairs",
+        first=("loss_whole", "erank_connector"),
+        told=("erank_vision", "erank_connector", "erank_llm", "loss_whole"),
+        ranked_by="mean_loss_change",
+        counted="whole",
+        against="Beside every way to choose rows stand equally many drawn at random, and a regular sub-grid.",
+        caution=(
+            "rows are left out between the connector and the LLM alone, and the loss of a given response is not "
+            "accuracy on a task; hold ways to choose rows against each other at equal rows, since fewer rows have a "
+            "lower eRank for that alone."
         ),
         in_steps=False,
     ),

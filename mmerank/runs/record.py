@@ -81,6 +81,14 @@ class Record:
         norm_ratio: Mean length of the update's rows against those that they are added to.
         deviation: How far input and updates of the block together are from what leaves it, in the row that is
             furthest, see `mmerank.models.updates.Added`; NaN of anything but an update.
+        kept: Of rows of a picture that were kept while others were left out, at the LLM: which of them, ascending;
+            None of anything else. With these rows come the next five, where nothing is left out `loss` alone.
+        divergence: Kullback-Leibler divergence of the distributions over the next token from those with all rows,
+            mean over the tokens of the response, nats.
+        agreement: Share of these tokens of which both distributions have the same likeliest one.
+        neighbours: Mean share of a row's nearest neighbours among the kept rows that are the same with all rows.
+        entropy_before: Of the same rows, from the pass with all rows.
+        participation_before: Their participation ratio there.
         metrics: What else was asked for, by the name of its column (`VALUE` and the name of the metric, `MATCHED` and
             the name where rows were drawn to match): the number, why there is none, or None where it is not of these
             rows.
@@ -134,6 +142,12 @@ class Record:
     overlap_chance: NDArray[np.float64] | None = None
     norm_ratio: NDArray[np.float64] | None = None
     deviation: float = math.nan
+    kept: NDArray[np.int32] | None = None
+    divergence: float = math.nan
+    agreement: float = math.nan
+    neighbours: float = math.nan
+    entropy_before: float = math.nan
+    participation_before: float = math.nan
     metrics: Mapping[str, float | str | None] = field(default_factory=dict)
 
 
@@ -167,8 +181,16 @@ INSIDE = (
     ),
     pa.field("deviation", pa.float64()),
 )
+# And of rows that were kept while others were left out.
+KEPT = (
+    pa.field("kept", pa.list_(pa.int32())),
+    *(
+        pa.field(name, pa.float64())
+        for name in ("divergence", "agreement", "neighbours", "entropy_before", "participation_before")
+    ),
+)
 # Columns that parts have where some record needs them.
-AS_NEEDED = (PICTURES, *PATCHES, *WRITTEN, *INSIDE)
+AS_NEEDED = (PICTURES, *PATCHES, *WRITTEN, *INSIDE, *KEPT)
 
 # In the order of the fields. Later versions may add some at the end, see `mmerank.runs.parts.VERSIONS`.
 SCHEMA = pa.schema(
@@ -229,9 +251,15 @@ def open_fields(metrics: Sequence[str], *, matched: bool) -> list[pa.Field]:
 
 
 def fields_for(records: Iterable[Record]) -> list[pa.Field]:
-    """The columns that records need beside those that all have: none without several pictures, patches, ... ."""
+    """The columns that records need beside those that all have: none of plain pairs and texts."""
     rows = list(records)
-    groups = {"entropy_pictures": (PICTURES,), "contributions": PATCHES, "trajectory": WRITTEN, "span_share": INSIDE}
+    groups = {
+        "entropy_pictures": (PICTURES,),
+        "contributions": PATCHES,
+        "trajectory": WRITTEN,
+        "span_share": INSIDE,
+        "kept": KEPT,
+    }
     needed = [name for name in groups if any(getattr(record, name) is not None for record in rows)]
     return [of for name in needed for of in groups[name]]
 

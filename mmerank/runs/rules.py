@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmerank.convention import Convention, EncoderConvention, GenerationConvention, TextConvention
+from mmerank.convention import (
+    Convention,
+    EncoderConvention,
+    GenerationConvention,
+    PruneConvention,
+    TextConvention,
+)
 from mmerank.eranks import ERANKS, UPDATES, update_at, update_points
 from mmerank.errors import RunFolderError
 from mmerank.models.layers import block_numbers, encoder_layers, layer_numbers
@@ -73,6 +79,10 @@ class Rules:
             self._keys = {("none", "final", "text")}
         elif isinstance(self._convention, GenerationConvention):
             self._keys = {("none", "llm", kind) for kind in ("prompt", "response")}
+        elif isinstance(self._convention, PruneConvention):
+            chosen = [of.name for of in self._convention.choices]
+            self._keys = {("none", point, name) for point in ("connector", "llm") for name in ("whole", *chosen)}
+            self._keys.add(("none", "vision", "whole"))
         else:
             whole = ["none", *self._transforms]
             self._keys = {(name, *where) for name in whole for where in ERANKS.values()}
@@ -108,6 +118,7 @@ class Rules:
             of_texts = isinstance(self._convention, TextConvention)
             part.check_rows(part.equals("input", "text" if of_texts else "pair") & bool(self.metrics))
         self._check_written(part)
+        self._check_kept(part)
         if isinstance(self._convention, TextConvention):
             self._check_losses(part)
         elif isinstance(self._convention, Convention):
@@ -150,6 +161,7 @@ class Rules:
         """Measurements that a model does not have, as it says itself."""
         stated = self._models[model].get("undefined", {})
         where = {ERANKS[label] for label in stated if label in ERANKS} if isinstance(stated, Mapping) else set()
+        where |= {(point, "whole") for point, kind in where if kind == "image" and point != "llm"}
         return {key for key in self._keys if key[1:] in where}
 
     def _check_whole(self, part: Columns) -> Column:
@@ -244,6 +256,32 @@ class Rules:
             part.require(part["stride"] == np.where(responses, stride, 0), "stride")
         part.check_lists("trajectory", part["n"] // stride, responses, most=float(most.max()))
         part.check_lists("logit_entropies", part["n"] + 1, responses, most=None)
+
+    def _check_kept(self, part: Columns) -> None:
+        """Of kept rows at the LLM alone: which they are, and what leaving out the others does."""
+        asked = isinstance(self._convention, PruneConvention)
+        if part.lacks("kept"):
+            if asked:
+                raise DamagedPart("no column kept")
+            return
+        if not asked:
+            raise DamagedPart("rows that were kept, unasked for")
+        whole, llm = part.equals("input", "whole"), part.equals("point", "llm")
+        kept = llm & ~whole
+        part.check_lists("kept", part["n"], kept, most=None)
+        part.require(np.where(llm, part["loss"] >= -ROUNDING, np.isnan(part["loss"])), "loss")
+        part.require((part["predicted"] > 0) == llm, "predicted")
+        most = np.log(np.maximum(part["n"], 1.0)) + SLACK
+        holds = {
+            "divergence": part["divergence"] >= -SLACK,
+            "agreement": part.between("agreement", 1),
+            "neighbours": part.between("neighbours", 1) | np.isnan(part["neighbours"]),
+            "entropy_before": part.between("entropy_before", most),
+            "participation_before": (part["participation_before"] >= 1 - SLACK)
+            & (part["participation_before"] <= part["n"]),
+        }
+        for name, fine in holds.items():
+            part.require(np.where(kept, fine, np.isnan(part[name])), name)
 
     def _check_losses(self, part: Columns) -> None:
         convention = self._convention

@@ -59,6 +59,7 @@ _RESULT = {
     "companions": {"*": object},
 }
 _SUMMARY = {"results": [_RESULT], "base": _RESULT, "seed": int, "checks": {"*": _SOME_NUMBER}}
+_OF_EMPTY: dict[str, type] = {"metrics": str, "own": str}
 _CALLED = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
 
 
@@ -157,7 +158,11 @@ def _wrong_choices(usual: AnyConvention, given: Mapping[str, Any]) -> Iterator[s
         if name not in known:
             yield f"unknown choice {name!r}"
         else:
-            shapes = {type(None): (int, type(None)), tuple: [str] if name == "metrics" else [int]}
+            # What a list that is usually empty holds.
+            entry = (
+                type(known[name][0]) if known[name] and isinstance(known[name], tuple) else _OF_EMPTY.get(name, int)
+            )
+            shapes = {type(None): (int, type(None)), tuple: [entry]}
             yield from _wrong(value, shapes.get(type(known[name]), type(known[name])), name)
 
 

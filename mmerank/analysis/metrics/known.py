@@ -20,6 +20,7 @@ from mmerank.analysis.metrics import (
     mutual_knn,
     participation_ratio,
     pictures,
+    pruning,
     reduction,
     retrieval,
     rows,
@@ -56,6 +57,9 @@ METRICS: tuple[Metric, ...] = (
         )
     ),
     generation.AT_ROWS,
+    pruning.ALL,
+    pruning.METRIC,
+    pruning.ROWS,
 )
 
 
@@ -149,17 +153,19 @@ def main_metric(records: pd.DataFrame) -> Metric:
 
     Returns:
         eRank1 to eRank5 and the ratios of pairs, Diff-eRank of texts; of encoders retrieval, or their embeddings
-        where they read no text; eRanks of what a model wrote.
+        where they read no text; eRanks of what a model wrote; what leaving rows of pictures out does.
     """
     if generation.of_generations(records):
         return generation.METRIC
+    if pruning.of_prunings(records):
+        return pruning.METRIC
     if of_encoders(records):
         return metric("retrieval" if (records["input"] == "text").any() else "embeddings")
     return metric("diff_erank" if set(records["input"]) == {"text"} else "alignment")
 
 
 def main_sample(records: pd.DataFrame, *, aggregate: Aggregate = "entropy", point: str = FINAL) -> Sample:
-    """What a job measures before anything else: eRank1 to eRank5 of pairs, Diff-eRank of texts.
+    """What a job measures of an example before anything else: eRank1 to eRank5 of pairs, Diff-eRank of texts.
 
     Args:
         records: Of one model (of texts: with its untrained twins) and transform.
@@ -175,6 +181,8 @@ def main_sample(records: pd.DataFrame, *, aggregate: Aggregate = "entropy", poin
     if generation.of_generations(records):
         ((_, found),) = generation.METRIC.samples(records, aggregate)
         return found
+    if pruning.of_prunings(records):
+        return pruning.example_sample(records, aggregate)
     if set(records["input"]) == {"text"}:
         return diff_sample(records, point=point, aggregate=aggregate)
     return alignment_sample(records, aggregate=aggregate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,3 +74,42 @@ def answer_places(whole: TokenSequence, without: TokenSequence) -> list[int]:
     pairs = zip(whole.ids, without.ids, strict=False)
     common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(whole), len(without)))
     return [i for i in range(common, len(whole)) if whole.roles[i] is Role.TEXT]
+
+
+class Prediction(NamedTuple):
+    """How several passes predict the same tokens, each of shape (s,) for s passes; nats.
+
+    `divergence` and `agreement` hold each pass against the first.
+    """
+
+    loss: Any
+    divergence: Any
+    agreement: Any
+
+
+def predictions(logits: Logits, h: Tensor, ids: Tensor) -> Prediction:
+    """How several passes predict the same tokens, from logits in chunks.
+
+    Args:
+        logits: Of the model, which predicts the next token.
+        h: Final hidden states at the positions that each token is predicted from, (s, t, d).
+        ids: Of the tokens, (t,), on the CPU.
+
+    Returns:
+        Mean negative log-likelihood of the tokens; mean Kullback-Leibler divergence of the first pass's distributions
+        from each pass's, D(first || pass); share of the tokens for which both have the same likeliest one. float64,
+        on the device of `h`.
+    """
+    totals = torch.zeros((3, len(h)), dtype=torch.float64, device=h.device)
+    targets = sent(ids, h.device)
+    for start in range(0, len(ids), LOGIT_POSITIONS):
+        chunk = slice(start, start + LOGIT_POSITIONS)
+        first: Tensor | None = None
+        for i, of_pass in enumerate(h):
+            logs = logits(of_pass[None, chunk])[0].float().log_softmax(dim=-1)
+            first = logs if first is None else first
+            wanted = targets[chunk].to(logs.device)
+            totals[0, i] -= logs.gather(-1, wanted[:, None]).sum().to(totals)
+            totals[1, i] += (first.exp() * (first - logs)).sum().to(totals)
+            totals[2, i] += (first.argmax(dim=-1) == logs.argmax(dim=-1)).sum().to(totals)
+    return Prediction(*(totals / len(ids)))

@@ -16,6 +16,7 @@ from mmerank.eranks import ERANKS, FINAL
 from mmerank.errors import UsageError
 from mmerank.report.figures.generation import draw_growth
 from mmerank.report.figures.layers import draw_layers, has_layers
+from mmerank.report.figures.pruning import draw_first
 from mmerank.report.figures.style import bare, distances, look
 from mmerank.runs.jobs import JOBS
 
@@ -51,6 +52,9 @@ def draw_main(
         draw_growth(axes, models, called)
         axes.set_ylabel("eRank of the response")
         _named(axes, [called[run.name, model] for run, model in models])
+        return
+    if job == "prune-study":
+        draw_first(axes, models, called)
         return
     if changed := kind.perturbed and (numbers["transform"] != "none").any():
         numbers = (

@@ -21,6 +21,7 @@ from mmerank.report.figures.generation import growths
 from mmerank.report.figures.inside import has_updates, updates_by_block
 from mmerank.report.figures.layers import has_layers, layer_curves
 from mmerank.report.figures.main import STAGES, points
+from mmerank.report.figures.pruning import against_erank, losses
 from mmerank.report.figures.sizes import against_size, sized
 from mmerank.report.figures.style import bare, legend, log_axes, look, panels, shortened, stage, styled
 from mmerank.report.figures.training import training, trajectories
@@ -83,6 +84,21 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
                 "as many, and mean entropy of the logits of each token, both as far as half of the examples go."
             )
             yield "generation", caption, growths(written, _called(written, data))
+        pruned = [(run, model) for run, model in shown if run.job == "prune-study"]
+        for i, (run, model) in enumerate(pruned):
+            title = f"{_called(pruned, data)[run.name, model]} on {data[run.data]}, n = {run.n(model)}"
+            caption = (
+                "Change in the loss of the response when rows of the picture are left out, and eRank of the kept "
+                f"rows behind the connector and at the LLM, with 95 % intervals: {title}."
+            )
+            yield f"pruning-{i + 1}", caption, losses(run, model)
+            if (drawn := against_erank(run, model)) is not None:
+                caption = (
+                    "Loss under attention less that under diversity, each picture a point, against its eRank, with "
+                    f"the slope, its 95 % interval and the p of its permutation test: {title}. Above 0 diversity "
+                    "loses less."
+                )
+                yield f"pruning-eranks-{i + 1}", caption, drawn
         for found, name in ((_once(pairs, numbers), "spectra"), (texts, "spectra-texts")):
             if found:
                 caption = "Mean spectrum over examples (an example with fewer eigenvalues counts as 0 beyond them)."

@@ -32,7 +32,7 @@ from mmerank.report.numbers import skipped
 from mmerank.report.printed import Listed, Printed
 from mmerank.report.reopened import find_examples
 from mmerank.report.score_tables import beside_table, score_tables
-from mmerank.report.tables import null_table, printed_tables
+from mmerank.report.tables import lists, printed_tables
 from mmerank.runs.jobs import CHANGE, JOBS
 
 # Rows of the table of examples, over all runs; the rest is in examples.csv.
@@ -96,7 +96,7 @@ def page(
             extremes=[view for view in views if any(group for _, group in view["groups"])],
             mapped=[view for view in views if view["maps"]],
             tables=[_headlines_first(table) for table in printed_tables(runs, numbers)],
-            against=null_table(runs),
+            lists=lists(runs),
             drawings=[(d.caption, svg(d.figure, d.name), d.figure.get_figwidth() > _HALF_INCHES) for d in drawings],
             beside=beside_table(agreed) if agreed else None,
             scores=score_tables(agreed) if agreed else [],

@@ -12,8 +12,11 @@ from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.analysis.results.diff import DiffResult
 from mmerank.analysis.results.encoding import EncodingResult
 from mmerank.analysis.results.generation import GenerationResult
+from mmerank.analysis.results.pruning import PruningResult
 from mmerank.inputs.example import Skipped
 from mmerank.report.names import short_data
+
+_Any = AlignmentResult | DiffResult | EncodingResult | GenerationResult | PruningResult
 
 SKIPS_SHOWN = 10
 _FEW = 3  # ids in a sentence
@@ -53,7 +56,7 @@ def joined(number: str, interval: str, columns: int) -> str:
     return number + (" " if columns <= INLINE else "\n") * bool(interval) + interval
 
 
-def choice_text(result: AlignmentResult | DiffResult | EncodingResult | GenerationResult) -> str:
+def choice_text(result: _Any) -> str:
     """Which of the examples of the data were taken; nothing where that is all of them."""
     if result.limit is None or result.n + len(result.skipped) < result.limit:
         return ""
@@ -73,7 +76,7 @@ def short(name: str) -> str:
     return "/".join(name.partition("?")[0].removesuffix("/").split("/")[-2:])
 
 
-def called(result: AlignmentResult | DiffResult | EncodingResult | GenerationResult) -> str:
+def called(result: _Any) -> str:
     """The name that a model was given, or else its own, without the folders it lies in."""
     return result.name or short(result.model)
 
@@ -84,7 +87,7 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(clean(name) for name in names[:_FEW]) + more
 
 
-def measured(result: AlignmentResult | DiffResult | EncodingResult | GenerationResult) -> str:
+def measured(result: _Any) -> str:
     """What was measured of what, with how many of the examples: the beginning of the line below a table."""
     total = result.n + len(result.skipped)
     return f"{result.model} on {short_data(result.data)}: n = {result.n} of {total}"

@@ -1,0 +1,115 @@
+"""Functions of one's own that choose which rows of a picture are kept, and what they are held to."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mmerank.convention import KEPT_BY
+from mmerank.errors import DataError, TransformFailed, UsageError, first_line
+from mmerank.states.selection import Floats, Indices
+
+Function = Callable[..., Any]
+
+
+def functions_of(by: Iterable[object]) -> tuple[tuple[str, ...], dict[str, Function]]:
+    """Names of ways to choose rows, and the functions among them.
+
+    Args:
+        by: Names, `package.module:function`, and functions. The module of one that is named is imported, which runs
+            its code.
+
+    Returns:
+        All names, and what is to be called by the names that are not mmerank's own.
+
+    Raises:
+        TypeError: One is neither a name nor a function.
+        UsageError: One cannot be imported or called, or two functions have one name.
+    """
+    names, found = [], dict[str, Function]()
+    for of in by:
+        if isinstance(of, str):
+            name = of
+            if name not in KEPT_BY and ":" in name:
+                of = _imported(name)
+        elif callable(of):
+            name = f"{getattr(of, '__module__', '')}:{getattr(of, '__qualname__', type(of).__qualname__)}"
+            name = name.replace(".<locals>", "")
+        else:
+            raise TypeError(f"by: expected names, as 'norm', or functions, got {of!r:.100} among them")
+        if callable(of):
+            if found.get(name, of) is not of:
+                raise UsageError(f"by: two functions are called {name}; give each a name of its own")
+            found[name] = of
+        names.append(name)
+    return tuple(names), found
+
+
+def _imported(name: str) -> Function:
+    module, _, attribute = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"--by {name}: cannot be imported ({error}); install its package, or name the folder that it lies in by "
+            "PYTHONPATH"
+        ) from error
+    if not callable(function):
+        raise UsageError(f"--by {name}: expected a function, got {type(function).__name__}")
+    return function  # type: ignore[no-any-return]
+
+
+def chosen_by(functions: Mapping[str, Function], name: str, rows: Floats, kept: int) -> Indices:
+    """Which rows a function of one's own keeps.
+
+    It is given the rows, (n, d) float64, a copy, and, where it takes a second argument without a default, how many
+    are to be kept. It returns indices, what is to be kept first in front: of more than enough the first are kept.
+
+    Args:
+        functions: By name.
+        name: Of the one that is asked.
+        rows: Of the picture, (n, d).
+        kept: How many.
+
+    Returns:
+        (kept,).
+
+    Raises:
+        DataError: It keeps fewer.
+        MemoryError: It needs more than there is.
+        TransformFailed: It fails.
+        UsageError: What it returns are no indices of rows, each once.
+    """
+    function = functions[name]
+    try:
+        found = np.asarray(function(rows.copy(), *((kept,) if _takes_count(function) else ())))
+    except (DataError, UsageError, MemoryError):
+        raise
+    except Exception as error:  # whatever it comes to
+        raise TransformFailed(f"{name} failed ({type(error).__name__}: {first_line(error)})") from error
+    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
+        raise UsageError(
+            f"--by {name}: expected indices of rows from it, a list of whole numbers, got an array of {found.dtype} "
+            f"of shape {found.shape}"
+        )
+    indices = found.astype(np.int64)
+    known = np.isin(indices, np.arange(len(rows)))
+    if len(np.unique(indices)) < len(indices) or not known.all():
+        raise UsageError(f"--by {name}: expected indices from 0 to {len(rows) - 1} from it, each once")
+    if len(indices) < kept:
+        raise DataError(f"{name} keeps {len(indices)} of {len(rows)} rows, and {kept} are held against each other")
+    return indices[:kept]
+
+
+def _takes_count(function: Function) -> bool:
+    try:
+        parameters = [*inspect.signature(function).parameters.values()]
+    except (TypeError, ValueError):
+        return False
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [of for of in parameters if of.kind in by_place and of.default is of.empty]
+    return len(needed) > 1
