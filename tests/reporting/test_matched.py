@@ -154,6 +154,14 @@ def test_examples_without_as_many_rows(tmp_path: Path, data: str) -> None:
         report([tmp_path / f"{k}"], tmp_path / f"out-{k}")
 
 
+def test_layers_take_no_example_away(tmp_path: Path, data: str) -> None:
+    entries = load_data(data)
+    align(LLAVA.adapter, entries, convention=Convention(match_tokens=3), layers="all", out=tmp_path / "run")
+    (read,) = read_runs([tmp_path / "run"])
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["results"][0]["matched"]["left_out"] == 0
+    assert not [line for line in cautions([read]) if "rows somewhere" in line]
+
+
 def test_the_terminal_compares_them(data: str, tmp_path: Path) -> None:
     models = [case.adapter.name for case in (LLAVA, MINIGPT_V2)]
     done = run("align", *models, "--data", data, "--match-tokens", "8", "--out", str(tmp_path / "run"))

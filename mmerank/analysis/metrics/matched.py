@@ -103,15 +103,28 @@ def matched_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def unmatched(records: Iterable[Record]) -> set[str]:
-    """The examples of which some measurement has too few rows.
+    """The examples of which some of the five measurements has too few rows.
 
     Args:
-        records: With `matched`.
+        records: With `matched`; those of further layers are passed over.
 
     Returns:
         Their ids.
     """
-    return {r.example for r in records if r.matched is None or not np.isfinite(r.matched).any()}
+    return {r.example for r in of_the_five(records) if r.matched is None or not np.isfinite(r.matched).any()}
+
+
+def of_the_five(records: Iterable[Record]) -> Iterator[Record]:
+    """Those behind eRank1 to eRank5, without those of further layers.
+
+    Args:
+        records: Any.
+
+    Yields:
+        Records.
+    """
+    places = set(ERANKS.values())
+    yield from (record for record in records if (record.point, record.input) in places)
 
 
 def _draws(rows: pd.DataFrame, examples: tuple[str, ...], repeats: int) -> Iterator[Floats]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.intervals import layer_eranks
-from mmerank.analysis.metrics.layers import LAYER, layer_names
+from mmerank.analysis.metrics.layers import EQUAL, LAYER, layer_names
 from mmerank.report.figures.style import bare, legend, look, panels
 
 # Names of lines by what the numbers are of.
@@ -70,7 +70,8 @@ def draw_layers(axes: Axes, run: Finished, model: str) -> None:
         frame = run.frames[model]
         rows = layer_eranks(frame[frame["transform"] == "none"], aggregate=run.convention["aggregate"])
         points = list(rows["point"].unique())
-        lines = {label: rows[rows["rows"] == name] for name, label in _OF_PAIRS.items()}
+        shown = {**_OF_PAIRS, EQUAL: f"{run.match_tokens} rows"}
+        lines = {label: of for name, label in shown.items() if len(of := rows[rows["rows"] == name])}
     _draw(axes, points, lines)
 
 
