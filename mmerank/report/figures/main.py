@@ -53,7 +53,6 @@ def draw_main(
         return
     if job == "generate":
         draw_growth(axes, models, called)
-        axes.set_ylabel("eRank of the response")
         _named(axes, [called[run.name, model] for run, model in models])
         return
     if changed := job in PERTURBATIONS and (numbers["transform"] != "none").any():
