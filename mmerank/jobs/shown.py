@@ -132,6 +132,7 @@ class Shown(ABC):
         caption: str = "",
         names: Names = None,
         columns: Columns = None,
+        wide: bool = True,
     ) -> str:
         r"""The numbers as a table in LaTeX, for the packages booktabs and graphicx.
 
@@ -140,9 +141,10 @@ class Shown(ABC):
             caption: Plain text, which is escaped. Default: the title, and what marks and brackets mean.
             names: As for `to_markdown`.
             columns: As for `to_markdown`.
+            wide: Whether tables go over both columns of a page, `table*`, or stand in one, `table`.
 
         Returns:
-            `table*` environments.
+            `table*` or `table` environments.
 
         Raises:
             TypeError: As of `to_markdown`.
@@ -155,7 +157,8 @@ class Shown(ABC):
             raise UsageError(f"label: expected letters, digits and any of :./+-_ , got {label!r}")
         found = []
         for i, of in enumerate(self._checked_tables(names, columns)):
-            told = {"label": label and label + (f"-{i + 1}" if i else ""), "caption": "" if i else caption}
+            name = label and label + (f"-{i + 1}" if i else "")
+            told: Any = {"wide": wide, "label": name, "caption": "" if i else caption}
             found.append(latex(of, **told) if isinstance(of, Printed) else latex_list(of, **told))
         return "\n".join(found)
 

@@ -58,4 +58,4 @@ def draw_map(axes: Axes, of: RowMap, picture: Any = None, layer: int = 0) -> Non
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[])
     axes.set_title(f"{LABELS[of.label]}, {len(rows)} of {of.n} rows")
     scale = ScalarMappable(Normalize(-limit, limit), _COLOURS)
-    axes.figure.colorbar(scale, ax=axes, label="adds to the entropy, nats", shrink=0.8)
+    axes.figure.colorbar(scale, ax=axes, label="adds to the entropy, nats", fraction=0.046, pad=0.03)
