@@ -142,6 +142,10 @@ DemoOut = Annotated[
         metavar="DIR", help="Keep records here; continue when it exists.", rich_help_panel=_RUN, callback=_local
     ),
 ]
+All = Annotated[
+    bool,
+    typer.Option("--all", help="Print every number, interval and test, not the largest alone.", rich_help_panel=_RUN),
+]
 Export = Annotated[
     Path | None,
     typer.Option(

@@ -220,7 +220,9 @@ def test_nothing_is_cut_off(aligned: Any, changed: Any, style: str) -> None:
             for text in figure.findobj(Text):
                 assert isinstance(text, Text)
                 at = text.get_window_extent(canvas.get_renderer())
-                if not text.get_text() or not text.get_visible() or (text.axes and not text.axes.get_visible()):
+                of = text.axes
+                shown = of is None or (of.get_visible() and (of.axison or text in of.texts))
+                if not (shown and text.get_text() and text.get_visible()):
                     continue
                 inside = (
                     at.x0 > -1 and at.x1 < figure.bbox.width + 1 and at.y0 > -1 and at.y1 < figure.bbox.height + 1

@@ -25,11 +25,13 @@ from mmerank.report.elsewhere import elsewhere
 from mmerank.report.examples import CHANGE, RANKED_BY, by_example, cut, extremes, id_shown, text_of
 from mmerank.report.figures.panels import Drawing
 from mmerank.report.figures.style import styled, svg
+from mmerank.report.glossary import terms_of
 from mmerank.report.how_to import MAIN, how_to_report
 from mmerank.report.maps import maps
 from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import skipped
 from mmerank.report.printed import Listed, Printed
+from mmerank.report.readings import readings
 from mmerank.report.reopened import find_examples
 from mmerank.report.score_tables import beside_table, score_tables
 from mmerank.report.tables import null_table, printed_tables
@@ -86,6 +88,8 @@ def page(
             drawings=[_drawn(drawing) for drawing in drawings],
             beside=beside_table(agreed) if agreed else None,
             scores=score_tables(agreed) if agreed else [],
+            readings=readings(runs, numbers),
+            glossary=terms_of({run.job for run in runs}),
             cautions=[*(agreed.cautions if agreed else ()), *cautions(runs)],
             paragraphs=[
                 *(of for run in runs for of in how_to_report(run)),
