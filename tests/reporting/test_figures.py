@@ -214,7 +214,7 @@ def test_nothing_is_cut_off(aligned: Any, changed: Any, style: str) -> None:
     """Every text of every figure lies within it where there is least room."""
     both = Results(aligned, names={of.model: name for of, name in zip(aligned, NAMES, strict=True)})
     for name, figure in [*both.figures(style).items(), *changed.figures(style).items()]:
-        canvas = FigureCanvasAgg(figure)
+        canvas: Any = FigureCanvasAgg(figure)
         with styled(style):
             canvas.draw()
             for text in figure.findobj(Text):

@@ -109,8 +109,8 @@ def _next(out: Path | None) -> list[str]:
     return [
         *([report] if out is not None else []),
         "mmerank explore\n  turn and blur a picture of your own, and watch (needs pip install '.[explore]')",
-        "mmerank align MODEL --data DATA\n  a model and data of your own; mmerank demo --export DIR writes these pairs to "
-        "imitate",
+        "mmerank align MODEL --data DATA\n  a model and data of your own; mmerank demo --export DIR writes these "
+        "pairs to imitate",
         "mmerank glossary explains the words; docs/demo.md tells how the models were trained.",
     ]
 
