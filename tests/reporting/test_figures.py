@@ -217,12 +217,13 @@ def test_nothing_is_cut_off(aligned: Any, changed: Any, style: str) -> None:
         canvas: Any = FigureCanvasAgg(figure)
         with styled(style):
             canvas.draw()
+            off = [axis for of in figure.axes if not of.axison for axis in (of.xaxis, of.yaxis)]
+            unseen = {text for axis in off for text in axis.findobj(Text)}
             for text in figure.findobj(Text):
                 assert isinstance(text, Text)
                 at = text.get_window_extent(canvas.get_renderer())
                 of = text.axes
-                shown = of is None or (of.get_visible() and (of.axison or text in of.texts))
-                if not (shown and text.get_text() and text.get_visible()):
+                if text in unseen or not (text.get_text() and text.get_visible()) or (of and not of.get_visible()):
                     continue
                 inside = (
                     at.x0 > -1 and at.x1 < figure.bbox.width + 1 and at.y0 > -1 and at.y1 < figure.bbox.height + 1

@@ -1,4 +1,4 @@
-"""What is said in short: the largest effects first, where they act, what words mean, and what can be read of a page."""
+"""What is said in short: the largest effects first, where they act, what words mean, what can be read of a page."""
 
 from __future__ import annotations
 

@@ -88,12 +88,11 @@ def diff_table(results: Sequence[DiffResult], *, short: bool = False) -> Table:
         The table, for a rich console.
     """
     table = by_model("Diff-eRank", results)
-    table.caption = "Diff-eRank: untrained - trained" + (
-        ""
-        if short
-        else "; by mean of eRanks: the paper's algorithm (b), else its (a)\n"
-        "of the possible: eRank / min(tokens - 1, width)"
-    )
+    if not short:
+        table.caption = (
+            "Diff-eRank: untrained - trained; by mean of eRanks: the paper's algorithm (b), else its (a)\n"
+            "of the possible: eRank / min(tokens - 1, width)"
+        )
 
     def row(name: str, number: Callable[[DiffResult], float], decimals: int, label: str = "") -> None:
         if short and label not in _MAIN:

@@ -225,7 +225,7 @@ def diff_summary_notes(results: Sequence[DiffResult], out: Path | None = None) -
     Returns:
         Lines.
     """
-    lines = diff_notes(results)
+    lines = list(dict.fromkeys(diff_notes(results)))  # what holds of all is said once
     for result in results[:MANY]:
         if len(result.points) > 1:
             largest = sorted(result.points, key=lambda point: -abs(point.diff_erank))[:_LAYERS]
