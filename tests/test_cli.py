@@ -340,13 +340,17 @@ def test_perturb_through_json_and_a_run_folder(data: str, tmp_path: Path) -> Non
 def test_perturb_fits_into_a_terminal(data: str, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     asked = ("--transform", "rotate:90+brightness:0.5+jpeg:20", "--transform", "identity", "--control", "mismatch")
-    done = run("perturb", HF_MODEL, "--data", data, *asked)
+    done = run("perturb", HF_MODEL, "--data", data, *asked, "--all")
     assert done.returncode == 0, done.stderr
     lines = [line.strip() for line in done.stdout.splitlines()]
     assert max(map(len, done.stdout.splitlines())) <= int(columns) and not any("…" in line for line in lines)
     base = next(line for line in lines if line.startswith("base")).split()
     below = lines[next(i for i, line in enumerate(lines) if line.startswith("identity")) + 1].split()
     assert len(base) == 8 and below == ["="] * 7
+    short = run("perturb", HF_MODEL, "--data", data, *asked).stdout.splitlines()
+    assert len(short) <= 24 and max(map(len, short)) <= int(columns) and not any("…" in line for line in short)
+    assert any(line.startswith("identity") and "nowhere" in line for line in short)
+    assert "--all" in " ".join(short) and "acts most at" in " ".join(short)
 
 
 @pytest.mark.parametrize(

@@ -525,7 +525,10 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMERANK_CACHE", str(tmp_path / "cache"))
     (tmp_path / "texts.txt").write_text("\n".join(example.text for example in texts()) + "\n")
     options = ("--data", f"text:{tmp_path}/texts.txt", "--layers", "middle", "--untrained-seeds", "2")
-    done = run("diff", str(OPT.folder), str(LLAMA.folder), *options, "--json", str(tmp_path / "out.json"))
+    short = run("diff", str(OPT.folder), str(LLAMA.folder), *options)
+    assert short.returncode == 0 and "by layer" not in short.stdout and "--all" in short.stdout
+    assert len(short.stdout.splitlines()) <= 32 and "largest Diff-eRank of 2 layers" in short.stdout
+    done = run("diff", str(OPT.folder), str(LLAMA.folder), *options, "--all", "--json", str(tmp_path / "out.json"))
     assert done.returncode == 0, done.stderr
     assert "Diff-eRank" in done.stdout and "by layer" in done.stdout and "n = 3 of 3 texts" in done.stdout
     written = json.loads((tmp_path / "out.json").read_text())

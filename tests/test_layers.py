@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mmerank import Convention, align, capture, load
 from mmerank.errors import RunFolderError, UsageError
 from mmerank.inputs.sequence import Role
+from mmerank.states.reductions import orders
 from tests import reference
 from tests.adapters.cases import CASES, LLAVA, Case, examples
 from tests.conftest import GOLDEN
@@ -42,6 +43,25 @@ def hidden_states(case: Case, form: Any = "bare") -> dict[str, list[NDArray[np.f
             states = llm(**inputs[0], output_hidden_states=True).hidden_states
         found[example.id] = [h[0].numpy() for h in states]
     return found
+
+
+def test_equally_many_rows_of_every_layer() -> None:
+    """Each draw is the entropy, by the definition, of the states that transformers returns there."""
+    asked = Convention(match_tokens=6, match_repeats=3, match_seed=2)
+    adapter = load(GOLDEN / LLAVA.name / LLAVA.checkpoint, device="cpu", dtype="float64")
+    result = align(adapter, examples(), layers="all", convention=asked)
+    expected = hidden_states(LLAVA)
+    for record in result.layer_records:
+        states = expected[record.example][int(record.point.removeprefix("layer "))]
+        assert record.matched is not None and len(states) == record.n
+        for i, entropy in enumerate(record.matched):
+            drawn = orders(f"2/{record.example}/{record.point}/pair/{i}", record.n)[:6]
+            assert entropy == pytest.approx(reference.entropy(states[drawn]), abs=1e-9)
+    layers = result.layers or []
+    last = [
+        r.matched.mean() for r in result.records if (r.point, r.input) == ("llm", "pair") and r.matched is not None
+    ]
+    assert layers[-1]["equal"] == pytest.approx(np.exp(np.mean(last)))
 
 
 @every_case

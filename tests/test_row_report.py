@@ -184,5 +184,5 @@ def test_perturb_takes_the_same_options(data: str) -> None:
     for found in (printed["base"], rotated):
         assert found["matched"]["tokens"] == 20 and found["token_curve"]["tokens"] == [8, 16, 32]
         assert "erank5" in found["rows"] and "cka" in found["companions"]
-    shown = run("perturb", HF_MODEL, "--data", data, "--transform", "rotate:90", "--match-tokens", "20")
+    shown = run("perturb", HF_MODEL, "--data", data, "--transform", "rotate:90", "--match-tokens", "20", "--all")
     assert "base: on 20 rows each, n = 3" in shown.stdout and "rotate:90: on 20 rows each, n = 3" in shown.stdout

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -21,7 +22,7 @@ from mmerank.analysis.steps import by_step
 from mmerank.errors import RunFolderError
 from mmerank.formulas.asked import remember
 from mmerank.runs.jobs import JOBS, Job
-from mmerank.runs.parts import mean_spectra, read_whole
+from mmerank.runs.parts import mean_spectra, means_of_spectra, read_whole
 from mmerank.runs.record import Record, records_of
 from mmerank.runs.settings import read_settings, read_summary, results_in
 
@@ -42,6 +43,7 @@ class Finished:
         estimates: As from `mmerank.analysis.estimates.estimates`.
         names: What tables call models, where they were given a name.
         bootstrap: How its intervals are made.
+        records: Of a result that is no folder's: its records, with their spectra.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Finished:
     estimates: pd.DataFrame
     names: dict[str, str] = field(default_factory=dict)
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    records: tuple[Record, ...] = ()
 
     @cached_property
     def tests(self) -> dict[str, dict[str, dict[str, ComparisonResult]]]:
@@ -154,7 +157,10 @@ class Finished:
     @cached_property
     def mean_spectra(self) -> dict[tuple[str, str, str], Floats]:
         """Mean spectrum of untouched examples by model, hook point and input; sums 1, (m,)."""
-        return mean_spectra(self.path)
+        if not self.records:
+            return mean_spectra(self.path)
+        untouched = (of for of in self.records if of.transform == "none" and len(of.spectrum))
+        return means_of_spectra(((of.model, of.point, of.input), np.asarray(of.spectrum)) for of in untouched)
 
     def n(self, model: str) -> int:
         """Number of examples behind a model's numbers."""

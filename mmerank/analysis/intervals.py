@@ -95,9 +95,9 @@ def layer_eranks(
         bootstrap: Level, resamples, seed and method.
 
     Returns:
-        A row per hook point, from the first layer to `llm`, and per `rows` (`all`, `image`, `text`): `point`, `rows`,
-        `value`, `low`, `high` (NaN with fewer than two examples), and `n`, the examples with such an eRank. Nothing
-        where no layer was measured.
+        A row per hook point, from the first layer to `llm`, and per `rows` (`all`, `image`, `text`, and with
+        `match_tokens` `equal`): `point`, `rows`, `value`, `low`, `high` (NaN with fewer than two examples), and `n`,
+        the examples with such an eRank. Nothing where no layer was measured.
     """
     found = []
     for _, sample in LAYERS.samples(records, aggregate):

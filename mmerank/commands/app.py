@@ -16,6 +16,7 @@ from mmerank.commands.doctor import doctor
 from mmerank.commands.encode import encode
 from mmerank.commands.explore import explore
 from mmerank.commands.generate import generate
+from mmerank.commands.glossary import glossary
 from mmerank.commands.groups import with_groups
 from mmerank.commands.metrics import metrics
 from mmerank.commands.perturb import perturb
@@ -83,6 +84,7 @@ for command in (
     push,
     doctor,
     metrics,
+    glossary,
     demo,
 ):
     app.command(cls=_Command)(with_groups(command))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ def diff(
     columns: DataColumns,
     name: options.Names = [],  # noqa: B006 (typer takes no tuple)
     track: options.Track = None,
+    everything: options.All = False,
     layers: measured.Layers = "",
     inside: measured.Inside = "",
     metrics: measured.TextMetrics = "",
@@ -87,6 +89,7 @@ def diff(
     from mmerank.jobs.diff import open_diff_run
     from mmerank.models.loading import check_text_model, load_text
     from mmerank.report.terminal.diff import diff_notes, diff_tables
+    from mmerank.report.terminal.summary import diff_summary, diff_summary_notes
     from mmerank.runs.cache import cache_folder
 
     folder = None
@@ -105,7 +108,18 @@ def diff(
     results: list[Diff] = []
 
     def show() -> None:
-        show_results(results, folder, keeping.json_file, tables=diff_tables, notes=diff_notes, track=track)
+        tables, notes = diff_tables, diff_notes
+        if not everything:
+            tables, notes = diff_summary, partial(diff_summary_notes, out=keeping.out)
+        show_results(
+            results,
+            folder,
+            keeping.json_file,
+            tables=tables,
+            notes=notes,
+            track=track,
+            compared_by=None if everything else ("diff_erank", "erank_ratio", "reduced_loss"),
+        )
 
     with shown_at_the_end(show, keeping.out), ExitStack() as stack:
         # Kept for this command alone, so that the models of it share their untrained twins all the same.

@@ -1,7 +1,7 @@
 """Options that say of what, where to and how a command runs, each defined once."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -142,6 +142,10 @@ DemoOut = Annotated[
         metavar="DIR", help="Keep records here; continue when it exists.", rich_help_panel=_RUN, callback=_local
     ),
 ]
+All = Annotated[
+    bool,
+    typer.Option("--all", help="Print every number, interval and test, not the largest alone.", rich_help_panel=_RUN),
+]
 Export = Annotated[
     Path | None,
     typer.Option(
@@ -202,6 +206,19 @@ Scores = Annotated[
         "mmerank score. Several times if need be.",
         show_default=False,
     ),
+]
+Scatter = Annotated[
+    list[str],
+    typer.Option(
+        metavar="X,Y",
+        help="A figure of the models by two numbers, as numbers.csv names them, or scores: erank5,POPE. "
+        "Several times if need be.",
+        show_default=False,
+    ),
+]
+FigureStyle = Annotated[
+    Literal["paper", "slides"],
+    typer.Option(help="How figures/ are drawn: for one column or two of a paper, or for slides."),
 ]
 WithData = Annotated[
     bool,

@@ -29,6 +29,7 @@ def perturb(
     columns: DataColumns,
     name: options.Names = [],  # noqa: B006 (typer takes no tuple)
     track: options.Track = None,
+    everything: options.All = False,
     transform: options.Transforms = [],  # noqa: B006
     control: options.Controls = [],  # noqa: B006
     control_draws: options.ControlDraws = 39,
@@ -78,6 +79,7 @@ def perturb(
     from mmerank.models.encoders.loading import check_encoder, is_encoder_alone, load_encoder
     from mmerank.report.terminal.alignment import perturbation_view
     from mmerank.report.terminal.encoder_perturbation import encoder_perturbation_view
+    from mmerank.report.terminal.summary import encoder_perturbation_summary, perturbation_summary
 
     if not encoder and is_encoder_alone(model):
         encoder, stated = True, encoder_convention(choices, beside, computing)
@@ -122,6 +124,10 @@ def perturb(
     if folder is not None:
         folder.write_summary(result.to_dict())
     if rank().leads and not write_json(result.to_dict(), keeping.json_file):
-        Console().print((encoder_perturbation_view if encoder else perturbation_view)(result))
+        if everything:
+            Console().print((encoder_perturbation_view if encoder else perturbation_view)(result))
+        else:
+            summary = encoder_perturbation_summary if encoder else perturbation_summary
+            Console().print(summary(result, keeping.out))
     if track is not None:
         result.track(track)

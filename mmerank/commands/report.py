@@ -13,11 +13,13 @@ def report(
     *,
     out: options.ReportOut = None,
     scores: options.Scores = [],  # noqa: B006
+    scatter: options.Scatter = [],  # noqa: B006
     name: options.ReportNames = [],  # noqa: B006 (typer takes no tuple)
     html: options.Html = False,
     latex: options.Latex = False,
     csv: options.Csv = False,
     markdown: options.Markdown = False,
+    style: options.FigureStyle = "paper",
     with_data: options.WithData = False,
     debug: options.Debug = False,
 ) -> None:
@@ -36,7 +38,14 @@ def report(
         formats = [name for name, wanted in asked.items() if wanted]
         # Without --out what was named decides where to, or that it cannot be told; else it is not looked for again.
         written = write(
-            runs if out is None else folders, out, formats=formats, with_data=with_data, names=names, scores=scores
+            runs if out is None else folders,
+            out,
+            formats=formats,
+            with_data=with_data,
+            names=names,
+            scores=scores,
+            scatter=scatter,
+            style=style,
         )
     for path in written:
         typer.echo(path)

@@ -8,6 +8,7 @@ import signal
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,6 +199,7 @@ def show_results(
     tables: Callable[[Any], Sequence[Table]],
     notes: Callable[[Any], list[str]],
     track: str | None = None,
+    compared_by: Sequence[str] | None = None,
 ) -> None:
     """Write summary and JSON, and print what is to be printed.
 
@@ -208,6 +210,7 @@ def show_results(
         tables: Makes the tables of all results.
         notes: Makes the lines below them.
         track: What --track says.
+        compared_by: Which numbers the printed comparisons have; None for all.
     """
     if not results:
         return
@@ -219,7 +222,7 @@ def show_results(
     if folder is not None:
         folder.write_summary(summary)
     if not write_json(summary, json_file):
-        _print_results(results, comparisons, tables=tables, notes=notes)
+        _print_results(results, comparisons, tables=tables, notes=notes, compared_by=compared_by)
     if track is not None:
         from mmerank.jobs.results import Results
 
@@ -232,6 +235,7 @@ def _print_results(
     *,
     tables: Callable[[Any], Sequence[Table]],
     notes: Callable[[Any], list[str]],
+    compared_by: Sequence[str] | None,
 ) -> None:
     from rich.console import Console
 
@@ -242,7 +246,8 @@ def _print_results(
     print("\n".join(notes(results)))
     for found in comparisons.values():
         for comparison in found:
-            Console().print(comparison_table(comparison))
+            kept = tuple(of for of in comparison.differences if not compared_by or of.quantity in compared_by)
+            Console().print(comparison_table(replace(comparison, differences=kept or comparison.differences)))
         if found:
             print("\n".join(comparison_notes(found)))
 

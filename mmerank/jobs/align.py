@@ -24,6 +24,7 @@ from mmerank.inputs.pictures import MAX_PIXELS
 from mmerank.inputs.placeholders import without_placeholders
 from mmerank.inputs.selection import ALL, Selection
 from mmerank.jobs.clip import Clip, check_one_picture, clip_embeddings, clip_in
+from mmerank.jobs.patch_map import PatchMap
 from mmerank.jobs.shown import Result, as_run
 from mmerank.models.adapter import Adapter, check_adapter
 from mmerank.runs.fetched import run_folder
@@ -44,6 +45,23 @@ class Alignment(Result, AlignmentResult):
     @cached_property
     def _runs(self) -> list[Finished]:
         return [as_run("align", self, self._all_records)]
+
+    def patches(self, example: str | int) -> dict[str, PatchMap]:
+        """What each row of an example adds to its entropies, and where it lies in the picture, to be drawn, too.
+
+        Args:
+            example: Its id.
+
+        Returns:
+            Of `erank1`, `erank2` and `erank5`.
+
+        Raises:
+            UsageError: Patches were not asked for, or there is no such example.
+        """
+        return {
+            label: PatchMap(of.label, of.entropy, of.contributions, of.tokens, of.places, of.why)
+            for label, of in super().patches(example).items()
+        }
 
     def _in_short(self) -> dict[str, Any]:
         numbers = {name: round(getattr(self, name), DECIMALS[name]) for name in ALIGNMENT}

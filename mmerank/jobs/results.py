@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from mmerank.analysis.finished import Finished
 from mmerank.errors import UsageError
-from mmerank.jobs.shown import Names, Result, check_names
+from mmerank.jobs.shown import Names, Result, check_names, drawn_into
 from mmerank.report.folders import run_folders
 from mmerank.report.names import check_nameable, nameable
 from mmerank.runs.jobs import JOBS
 from mmerank.runs.settings import read_settings, read_summary, results_in
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Results(Result, Sequence[Any]):
@@ -73,6 +76,31 @@ class Results(Result, Sequence[Any]):
             names = {**run.names, **{of: name for of, name in self._names.items() if of in run.frames}}
             found.append(replace(run, name=f"result {i + 1}", names=names))
         return found
+
+    def scatter(self, x: str, y: str, ax: Axes | None = None, *, scores: Sequence[str | Path] = ()) -> Axes:
+        """Draw the models by two numbers, or by a number and a score, with their rank correlation.
+
+        Args:
+            x: A number, as `summary()` names it, or the name of a score.
+            y: Another.
+            ax: Where to. Default: new ones, of pyplot.
+            scores: Files of scores, as for `mmerank report --scores`.
+
+        Returns:
+            The axes.
+
+        Raises:
+            DataError: Scores cannot be read, or none is of these models.
+            TypeError: `ax` is something else, as a figure, or several.
+            UsageError: There is no such number or score, no model has both, or they are of several data sets.
+        """
+        from mmerank.analysis.scores.read import read_scores
+        from mmerank.report.numbers import all_numbers
+        from mmerank.report.scatter import scatter_drawing
+
+        runs = self._runs
+        drawing = scatter_drawing("scatter", runs, all_numbers(runs), read_scores(scores), (x, y))
+        return drawn_into(ax, drawing.draw)
 
     def _in_short(self) -> Mapping[str, Any]:
         return {"results": self._results}

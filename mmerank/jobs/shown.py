@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +26,9 @@ from mmerank.runs.record import SCHEMA, Record, fields_for, table_of, to_frame
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+    from mmerank.report.figures.panels import Drawing
     from mmerank.report.printed import Listed, Printed
 
 Names = Mapping[str, str] | None
@@ -52,6 +54,34 @@ def check_names(names: object) -> None:
         raise TypeError(f"names: expected a dictionary, what is shown to what to call it, got {names!r:.100}")
 
 
+def drawn_into(ax: Axes | None, draw: Callable[[Axes], None]) -> Axes:
+    """Draw into axes of a person's own, or into new ones.
+
+    Args:
+        ax: Where to. Default: new ones, of pyplot.
+        draw: Draws.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: `ax` is something else, as a figure, or several.
+    """
+    from matplotlib.axes import Axes
+
+    from mmerank.report.figures.style import styled
+
+    if ax is not None and not isinstance(ax, Axes):
+        raise TypeError(f"ax: expected matplotlib's Axes, one of them, got {type(ax).__name__}")
+    with styled():
+        if ax is None:
+            from matplotlib import pyplot
+
+            _, ax = pyplot.subplots(figsize=(5.4, 3.2), layout="constrained")
+        draw(ax)
+    return ax
+
+
 class Shown(ABC):
     """What can be shown as tables and as a figure."""
 
@@ -66,6 +96,10 @@ class Shown(ABC):
     @abstractmethod
     def _draw(self, axes: Axes) -> None:
         """Draw the main figure."""
+
+    def _drawings(self) -> dict[str, Drawing]:
+        """The figures that there are beside the main one."""
+        return {}
 
     @abstractmethod
     def _in_short(self) -> Mapping[str, Any]:
@@ -98,6 +132,7 @@ class Shown(ABC):
         caption: str = "",
         names: Names = None,
         columns: Columns = None,
+        wide: bool = True,
     ) -> str:
         r"""The numbers as a table in LaTeX, for the packages booktabs and graphicx.
 
@@ -106,9 +141,10 @@ class Shown(ABC):
             caption: Plain text, which is escaped. Default: the title, and what marks and brackets mean.
             names: As for `to_markdown`.
             columns: As for `to_markdown`.
+            wide: Whether tables go over both columns of a page, `table*`, or stand in one, `table`.
 
         Returns:
-            `table*` environments.
+            `table*` or `table` environments.
 
         Raises:
             TypeError: As of `to_markdown`.
@@ -121,35 +157,53 @@ class Shown(ABC):
             raise UsageError(f"label: expected letters, digits and any of :./+-_ , got {label!r}")
         found = []
         for i, of in enumerate(self._checked_tables(names, columns)):
-            told = {"label": label and label + (f"-{i + 1}" if i else ""), "caption": "" if i else caption}
+            name = label and label + (f"-{i + 1}" if i else "")
+            told: Any = {"wide": wide, "label": name, "caption": "" if i else caption}
             found.append(latex(of, **told) if isinstance(of, Printed) else latex_list(of, **told))
         return "\n".join(found)
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the main figure: numbers by stage or layer, or what was changed, with intervals.
+    def plot(self, ax: Axes | None = None, figure: str = "", *, of: str = "") -> Axes:
+        """Draw a figure: numbers by stage or layer, or what was changed, with intervals; or another of the report's.
 
         Args:
             ax: Where to. Default: new ones, of pyplot.
+            figure: Which of `figures`, as `ratios`, `changes`, `layers` or `spectra`. Default: the main one.
+            of: Which panel, where a figure has several: a model, a stage, a data set, as its title has it.
 
         Returns:
             The axes.
 
         Raises:
             TypeError: `ax` is something else, as a figure, or several.
+            UsageError: There is no such figure or panel, or the figure has several panels and none is named.
         """
-        from matplotlib.axes import Axes
+        from mmerank.report.figures.panels import chosen
 
-        from mmerank.report.figures.style import styled
+        if not figure:
+            if of:
+                raise UsageError("of: names a panel of a figure; name the figure, too")
+            return drawn_into(ax, self._draw)
+        drawing = chosen(self._drawings(), figure)
+        return drawn_into(ax, lambda axes: drawing.draw(axes, of))
 
-        if ax is not None and not isinstance(ax, Axes):
-            raise TypeError(f"ax: expected matplotlib's Axes, one of them, got {type(ax).__name__}")
-        with styled():
-            if ax is None:
-                from matplotlib import pyplot
+    def figures(self, style: str = "paper") -> dict[str, Figure]:
+        """Every figure of the report that there are numbers for, whole.
 
-                _, ax = pyplot.subplots(figsize=(5.4, 3.2), layout="constrained")
-            self._draw(ax)
-        return ax
+        Args:
+            style: `paper`, as wide as one column or two; `slides`; or `page`.
+
+        Returns:
+            Figures of matplotlib by their names in the report; `savefig` keeps fonts as text.
+
+        Raises:
+            UsageError: There is no such style.
+        """
+        from mmerank.report.figures.style import STYLES, styled
+
+        if style not in STYLES:
+            raise UsageError(f"unknown style {style!r}; known: {', '.join(STYLES)}")
+        with styled(style):
+            return {name: drawing.figure() for name, drawing in self._drawings().items()}
 
     def _checked_tables(self, names: Names, columns: Columns) -> Sequence[Printed | Listed]:
         check_names(names)
@@ -253,6 +307,14 @@ class Result(Shown):
         ]
         return [renamed(table, names) for table in chosen_tables(runs, all_numbers(runs), columns)]
 
+    def _drawings(self) -> dict[str, Drawing]:
+        from mmerank.report.figures.numbers import drawings
+        from mmerank.report.numbers import all_numbers
+
+        runs = self._runs
+        numbers = all_numbers(runs).replace({"transform": dict(self._names)})
+        return {drawing.name: drawing for drawing in drawings(runs, numbers)}
+
     def _draw(self, axes: Axes) -> None:
         from mmerank.report.figures.main import draw_main
         from mmerank.report.names import model_names
@@ -303,4 +365,5 @@ def as_run(job: str, of: Any, records: Sequence[Record], **beside: Any) -> Finis
         estimates=numbers_by_model(frames, of.convention.aggregate, of.bootstrap),
         names={of.model: of.name} if of.name else {},
         bootstrap=of.bootstrap,
+        records=tuple(records),
     )

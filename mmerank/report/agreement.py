@@ -68,7 +68,7 @@ def agreement(runs: Sequence[Finished], numbers: pd.DataFrame, scores: Sequence[
     Raises:
         DataError: No score is of a model of the runs.
     """
-    of_models = _matched(runs, scores)
+    of_models = scores_of(runs, scores)
     points = _points(runs, numbers, of_models)
     rows = [_row(of) for _, of in points.groupby(["group", "score"], sort=False)]
     table = pd.DataFrame(rows)
@@ -83,8 +83,19 @@ def agreement(runs: Sequence[Finished], numbers: pd.DataFrame, scores: Sequence[
     return Agreement(table, points, tuple(cautions(runs, scores, of_models, table, points)))
 
 
-def _matched(runs: Sequence[Finished], scores: Sequence[Scored]) -> dict[tuple[str, str], list[Scored]]:
-    """Scores by run and model, whose name is the MODEL argument or what it was named."""
+def scores_of(runs: Sequence[Finished], scores: Sequence[Scored]) -> dict[tuple[str, str], list[Scored]]:
+    """Scores by run and model, whose name is the MODEL argument or what it was named.
+
+    Args:
+        runs: At least one.
+        scores: At least one.
+
+    Returns:
+        They.
+
+    Raises:
+        DataError: None is of a model of the runs.
+    """
     by_name: dict[str, list[Scored]] = {}
     for of in scores:
         by_name.setdefault(of.model, []).append(of)

@@ -12,7 +12,7 @@ from mmerank.analysis.alike import read_alike, repeated, repeated_text, unlike_r
 from mmerank.analysis.comparison import unlike_examples
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.alignment import LABELS
-from mmerank.analysis.metrics.matched import unmatched
+from mmerank.analysis.metrics.matched import of_the_five, unmatched
 from mmerank.analysis.metrics.rows import row_eranks, single_rows
 from mmerank.analysis.statistics.bootstrap import ROUGH
 from mmerank.eranks import ERANKS
@@ -152,7 +152,7 @@ def _of_rows(run: Finished, model: str, name: str) -> Iterator[str]:
         yield (
             f"{run.name}: {len(short)} of {run.n(model)} examples of {name} have fewer than {run.match_tokens} rows "
             f"somewhere, and are not among the numbers on {run.match_tokens} rows each; "
-            f"{min(record.n for record in records)} rows would leave none out."
+            f"{min(record.n for record in of_the_five(records))} rows would leave none out."
         )
 
 

@@ -16,13 +16,14 @@ from mmerank.errors import UsageError
 from mmerank.files import require_local
 from mmerank.report.agreement import agreement
 from mmerank.report.examples import by_example
-from mmerank.report.figures.numbers import figures
+from mmerank.report.figures.numbers import drawings
 from mmerank.report.figures.scores import score_figures
-from mmerank.report.figures.style import save
+from mmerank.report.figures.style import EXPORTED, save, styled
 from mmerank.report.folders import run_folders
 from mmerank.report.numbers import all_numbers, placed
 from mmerank.report.render.formats import csv, latex, latex_list, markdown, markdown_list
-from mmerank.report.render.html import Drawing, page
+from mmerank.report.render.html import page
+from mmerank.report.scatter import scatter_drawing
 from mmerank.report.score_tables import beside_table, score_tables
 from mmerank.report.tables import lists, printed_tables
 from mmerank.runs.fetched import is_on_hub
@@ -38,6 +39,8 @@ def report(
     with_data: bool = False,
     names: Mapping[str, str] | None = None,
     scores: Sequence[str | Path] = (),
+    scatter: Sequence[str] = (),
+    style: str = EXPORTED[0],
 ) -> list[Path]:
     """Write tables, figures and one HTML page of finished runs, from their folders alone.
 
@@ -50,6 +53,8 @@ def report(
         names: What to call models. Default: the names that they were given when they were measured, or their own.
         scores: Files of the models' scores on benchmarks, or folders of such, which every number is set against: see
             `mmerank.analysis.scores.read.read_scores`.
+        scatter: Two numbers, as `summary()` names them, or scores, as `erank5,POPE`; for each a figure of the models.
+        style: How figures are drawn that are written as files: `paper`, as wide as one column or two, or `slides`.
 
     Returns:
         What was written.
@@ -58,8 +63,8 @@ def report(
         DataError: Scores cannot be read, or none is of a model of the runs.
         RunFolderError: A folder is not a run's, has no records, or they are damaged.
         TypeError: `runs` is no list of paths.
-        UsageError: There is no run, no such format or model, several folders or one on the hub are named and no
-            `out`, or it cannot be written to.
+        UsageError: There is no run, no such format, model, number or style, several folders or one on the hub are
+            named and no `out`, or it cannot be written to.
     """
     require_local(out, "--out")
     folders = run_folders(runs)
@@ -67,6 +72,8 @@ def report(
         raise UsageError("expected at least one run folder")
     if unknown := sorted(set(formats) - set(FORMATS)):
         raise UsageError(f"unknown format {unknown[0]!r}; known: {', '.join(FORMATS)}")
+    if style not in EXPORTED:
+        raise UsageError(f"unknown style {style!r}; known: {', '.join(EXPORTED)}")
     if out is None and len(runs) > 1:
         raise UsageError("of several runs, name the folder to write to: --out DIR")
     if out is None and is_on_hub(runs[0]):
@@ -80,6 +87,7 @@ def report(
     of_scores = read_scores(scores)
     numbers = all_numbers(read)
     agreed = agreement(read, numbers, of_scores) if of_scores else None
+    scattered = [scatter_drawing(f"scatter-{i + 1}", read, numbers, of_scores, two) for i, two in enumerate(scatter)]
     folder = Path(out) if out is not None else Path(runs[0]) / "report"
     written: list[Path] = []
 
@@ -112,14 +120,12 @@ def report(
     if "latex" in wanted:
         write("tables.tex", "\n".join([*map(latex, tables), *map(latex_list, listed)]))
     if "html" in wanted:
-        drawings = [
-            Drawing(*drawn) for drawn in (*(score_figures(agreed) if agreed else ()), *figures(read, numbers))
-        ]
-        write("report.html", page(read, numbers, drawings, agreed=agreed, with_data=with_data))
+        drawn = [*scattered, *(score_figures(agreed) if agreed else ()), *drawings(read, numbers)]
+        write("report.html", page(read, numbers, drawn, agreed=agreed, with_data=with_data))
         if not formats:
-            for drawing in drawings:
-                with _writable(folder / "figures"):
-                    written += save(drawing.figure, folder / "figures" / drawing.name)
+            for drawing in drawn:
+                with _writable(folder / "figures"), styled(style):
+                    written += save(drawing.figure(), folder / "figures" / drawing.name)
     return written
 
 

@@ -138,9 +138,14 @@ class Columns:
         self.require(np.diff(offsets) == np.where(wanted, lengths, 0), name)
         self._check_values(name, offsets, values, most)
 
+    def there(self, name: str) -> Column:
+        """Which records have a value."""
+        found: Column = self.table[name].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
+        return found
+
     def check_pictures(self, name: str, where: Column) -> None:
         """Entropies of the rows of two or more pictures, or NaN, and at these rows alone."""
-        there = self.table[name].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
+        there = self.there(name)
         offsets, values = self._lists(name, there)
         self.require(~there | (where & (np.diff(offsets) > 1)), name)
         most = np.repeat(np.log(np.maximum(self["n"], 1.0)) + SLACK, np.diff(offsets))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -249,8 +249,18 @@ def mean_spectra(folder: Path) -> dict[tuple[str, str, str], NDArray[np.float64]
         By model, hook point and input: (m,), as long as the longest; an example with fewer eigenvalues counts as 0
         beyond them.
     """
-    totals: dict[tuple[str, str, str], NDArray[np.float64]] = {}
-    counts: Counter[tuple[str, str, str]] = Counter()
+    return means_of_spectra(_spectra(folder))
+
+
+def _spectra(folder: Path) -> Iterator[tuple[tuple[str, str, str], NDArray[np.float64]]]:
+    """Model, hook point and input of each untouched record, and its spectrum.
+
+    Args:
+        folder: The run folder.
+
+    Yields:
+        Each.
+    """
     known: set[tuple[str, str]] = set()
     for part in part_files(folder):
         columns = ["model", "example", "point", "input", "transform", "spectrum"]
@@ -261,15 +271,30 @@ def mean_spectra(folder: Path) -> dict[tuple[str, str, str], NDArray[np.float64]
         table = table.filter(pc.equal(table["transform"], "none"))
         keys = [table[name].to_pylist() for name in columns[:4]]
         for model, example, point, kind, spectrum in zip(*keys, table["spectrum"].to_pandas(), strict=True):
-            if (model, example) in known:
-                continue
-            key = (model, point, kind)
-            total = totals.get(key, np.zeros(0))
-            if len(total) < len(spectrum):
-                total = totals[key] = np.pad(total, (0, len(spectrum) - len(total)))
-            total[: len(spectrum)] += spectrum
-            counts[key] += 1
+            if (model, example) not in known:
+                yield (model, point, kind), spectrum
         known.update(examples_of(table))
+
+
+def means_of_spectra(
+    spectra: Iterable[tuple[tuple[str, str, str], NDArray[np.float64]]],
+) -> dict[tuple[str, str, str], NDArray[np.float64]]:
+    """Means of spectra.
+
+    Args:
+        spectra: What each is of, and its eigenvalues, descending.
+
+    Returns:
+        As from `mean_spectra`.
+    """
+    totals: dict[tuple[str, str, str], NDArray[np.float64]] = {}
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for key, spectrum in spectra:
+        total = totals.get(key, np.zeros(0))
+        if len(total) < len(spectrum):
+            total = totals[key] = np.pad(total, (0, len(spectrum) - len(total)))
+        total[: len(spectrum)] += spectrum
+        counts[key] += 1
     return {key: total / counts[key] for key, total in totals.items()}
 
 

@@ -309,7 +309,9 @@ class Rules:
         most = np.log(np.maximum(n, 1.0)) + SLACK
         few = n < (asked.match_tokens or 0)
         lengths = np.where(few, 0, asked.match_repeats) if asked.match_tokens else None
-        part.check_lists("matched", lengths, base, most=_entropy([asked.match_tokens or 1]))
+        # Runs of earlier versions drew no rows at further layers.
+        drawn = base | (at_layer & part.there("matched"))
+        part.check_lists("matched", lengths, drawn, most=_entropy([asked.match_tokens or 1]))
         steps = len(asked.token_curve)
         part.check_lists("curve", np.full(len(n), steps) if steps else None, base, most=_entropy(asked.token_curve))
         # Some metrics are taken of mean states; which, is theirs to know.

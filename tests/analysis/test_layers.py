@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,3 +60,20 @@ def test_none_where_no_layer_was_measured() -> None:
     frame = records()
     assert layer_eranks(frame[frame["point"] == "llm"]).empty
     assert layer_names(frame["point"]) == ["layer 0", "layer 2", "layer 10"]
+
+
+def test_equal_rows_are_means_over_draws_of_the_examples_that_have_them() -> None:
+    frame = records()
+    rng = np.random.default_rng(1)
+    draws: list[Any] = [rng.normal(1, 0.1, 4) for _ in range(len(frame))]
+    draws = [np.full(4, math.nan) if name == "1" else of for name, of in zip(frame["example"], draws, strict=True)]
+    frame = frame.assign(matched=draws)
+    found = layer_eranks(frame).set_index(["point", "rows"])
+    for point in ("layer 2", "llm"):
+        here = (frame["point"] == point) & (frame["input"] == "pair") & (frame["example"] != "1")
+        means = [of.mean() for of, wanted in zip(draws, here, strict=True) if wanted]
+        assert found.loc[(point, "equal"), "value"] == pytest.approx(np.exp(np.mean(means)))
+        assert found.loc[(point, "equal"), "n"] == 39 and found.loc[(point, "all"), "n"] == 40
+    # Where the last layer alone was drawn, as by older runs, there is no such curve.
+    last: list[Any] = [of if point == "llm" else None for of, point in zip(draws, frame["point"], strict=True)]
+    assert "equal" not in set(layer_eranks(frame.assign(matched=last))["rows"])

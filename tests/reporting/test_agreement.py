@@ -169,7 +169,8 @@ def test_tables_and_figures(runs: Path, scores: Path) -> None:
     assert main.title == "Numbers against VQA" and main.names == ("number",) and len(main.rows) == 2
     assert main.heads[-1].startswith("partial") and "parameters of the models taken off" in main.legend
     assert len(main.rows) + len(further.rows) == len(found.correlations)
-    ((name, caption, figure),) = score_figures(found)
+    (drawing,) = score_figures(found)
+    name, caption, figure = drawing.name, drawing.caption, drawing.figure()
     assert name == "scores-1" and "VQA" in caption
     drawn = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_xlabel() for axes in drawn] == ["Image Reduction Ratio", "Image-Text Alignment"]

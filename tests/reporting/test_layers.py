@@ -22,7 +22,7 @@ def test_image_and_text_rows_through_the_llm(tmp_path: Path) -> None:
     (first, second, without) = read_runs([tmp_path / LLAVA.name, tmp_path / MINIGPT_V2.name, tmp_path / "without"])
     found = [(run, model) for run in (first, second, without) for model in run.frames if has_layers(run, model)]
     assert [run.name for run, _ in found] == [LLAVA.name, MINIGPT_V2.name]
-    figure = layer_curves(found, {(run.name, model): run.name for run, model in found})
+    figure = layer_curves(found, {(run.name, model): run.name for run, model in found}, "layers", "").figure()
     for axes, result in zip(figure.axes, results, strict=True):
         lines: dict[str, Any] = {str(line.get_label()): line for line in axes.lines}
         assert set(lines) == {"all rows", "image rows", "text rows"} and result.layers is not None

@@ -71,7 +71,7 @@ def test_drawn_where_the_numbers_are(run: Path) -> None:
     numbers = all_numbers(read)
     (found,) = trajectories(read)
     assert found.between == {("run", f"toy@step{step}") for step in (20, 40, 100)}
-    figure = training(found, numbers)
+    figure = training(found, numbers).figure()
     assert [axes.get_ylabel() for axes in figure.axes] == ["eRank", "Diff-eRank", "loss (nats)"]
     line = figure.axes[1].lines[0]
     expected = numbers[(numbers["quantity"] == "diff_erank") & (numbers["model"] == "toy@step40")]["value"]
@@ -97,6 +97,10 @@ def test_tables_are_in_the_order_of_steps(run: Path, tmp_path: Path) -> None:
 
 def test_checkpoints_between_have_no_panels(run: Path, tmp_path: Path) -> None:
     report([run], tmp_path)
-    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"training-1", "spectra-texts"}
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {
+        "training-1",
+        "spectra-texts",
+        "spectra-texts-together",
+    }
     page = (tmp_path / "report.html").read_text()
     assert "Training of toy" in page and "step100" in page

@@ -438,7 +438,8 @@ def test_data_sets_of_one_file_name_are_told_apart(tmp_path: Path) -> None:
 def test_figures(written: Path) -> None:
     figures = {path.name for path in (written / "figures").iterdir()}
     # The base of the perturbation is what `align` measured, and is not drawn again.
-    stems = {"eranks", "flow-1", "layers-texts", "spectra", "spectra-texts"}
+    stems = {"ratios", "eranks", "flow-1", "changes", "layers-texts", "spectra"}
+    stems |= {"spectra-texts", "spectra-texts-together"}
     assert figures == {f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png")}
     with Image.open(written / "figures" / "eranks.png") as picture:
         assert min(picture.size) > 400
@@ -668,7 +669,7 @@ def test_against_size_beside_the_paper() -> None:
     assert sized(table[table["model"] == "facebook/opt-125m"]) is None
     both = sized(table)
     assert both is not None
-    left = against_size(both, {"dolly-15k": "dolly"}).axes[0]
+    left = against_size(both, {"dolly-15k": "dolly"}).figure().axes[0]
     (line,) = [line for line in left.lines if str(line.get_label()).endswith("(paper)")]
     assert list(np.asarray(line.get_xdata())) == [125e6, 1.3e9] and list(np.asarray(line.get_ydata())) == [
         54.35,

@@ -20,7 +20,8 @@ QUANTITIES = (
     Quantity("erank3", "eRank3", differs="log", sees="image"),
     Quantity("erank4", "eRank4", differs="log", sees="text"),
     Quantity("erank5", "eRank5", differs="log"),
-    Quantity("image_reduction_ratio", "Image Reduction Ratio", "Reduction", 4, "higher", sees="image"),
+    # What a connector removes may have been redundant or not, so neither more nor less of it is better.
+    Quantity("image_reduction_ratio", "Image Reduction Ratio", "Reduction", 4, sees="image"),
     Quantity("image_text_alignment", "Image-Text Alignment", "Alignment", 4, "higher"),
 )
 ALIGNMENT = tuple(quantity.name for quantity in QUANTITIES)

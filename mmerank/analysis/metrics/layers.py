@@ -1,24 +1,27 @@
-"""eRank through the layers of the LLM: of all rows of the pair, of the image's, and of the text's."""
+"""eRank through the layers of the LLM: of all rows of the pair, of the image's, of the text's, of equally many."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
 from mmerank.analysis.metric import Metric, Quantity
-from mmerank.analysis.sample import Sample, of_pictures, of_those_there
+from mmerank.analysis.sample import Floats, Sample, of_pictures, of_those_there
 from mmerank.convention import Aggregate
 
 LAYER = "layer "
 # What the rows are called -> their entropy in a record.
 ROWS = {"all": "entropy", "image": "entropy_image", "text": "entropy_text"}
+# Rows of the pair drawn at random, as many everywhere, where that was asked for.
+EQUAL = "equal"
 
 
 def _named(name: str) -> Quantity | None:
     point, slash, rows = name.partition("/")
-    if not slash or rows not in ROWS or not (point == "llm" or point.startswith(LAYER)):
+    if not slash or rows not in (*ROWS, EQUAL) or not (point == "llm" or point.startswith(LAYER)):
         return None
     return Quantity(name, f"{point}, {rows} rows", differs="log")
 
@@ -29,9 +32,14 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
     if not points or not of_pictures(records):
         return
     pairs = records[(records["input"] == "pair") & records["point"].isin([*points, "llm"])]
-    wide = pairs.pivot(index="example", columns="point", values=[*ROWS.values()]).sort_index()
-    names = [(point, rows) for point in (*points, "llm") for rows in ROWS]
-    entropies = wide[[(ROWS[rows], point) for point, rows in names]].to_numpy(dtype=np.float64)
+    kinds = dict(ROWS)
+    # An example that has too few rows is not among those of equally many.
+    if "matched" in pairs and pairs.loc[pairs["point"].isin(points), "matched"].notna().any():
+        kinds[EQUAL] = f"entropy_{EQUAL}"
+        pairs = pairs.assign(**{kinds[EQUAL]: list(map(_mean_of_draws, pairs["matched"]))})
+    wide = pairs.pivot(index="example", columns="point", values=[*kinds.values()]).sort_index()
+    names = [(point, rows) for point in (*points, "llm") for rows in kinds]
+    entropies = wide[[(kinds[rows], point) for point, rows in names]].to_numpy(dtype=np.float64)
     columns, of_means = of_those_there(entropies, aggregate)
     yield (
         "",
@@ -43,6 +51,10 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
             tuple(map(int, np.isfinite(entropies).sum(axis=0))),
         ),
     )
+
+
+def _mean_of_draws(drawn: Floats | None) -> float:
+    return float(np.nanmean(drawn)) if drawn is not None and np.isfinite(drawn).any() else math.nan
 
 
 def layer_names(points: pd.Series[str]) -> list[str]:

@@ -103,15 +103,32 @@ def matched_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def unmatched(records: Iterable[Record]) -> set[str]:
-    """The examples of which some measurement has too few rows.
+    """The examples of which some of the five measurements has too few rows, or that have none of the five.
 
     Args:
-        records: With `matched`.
+        records: With `matched`; it is no matter what those of further layers have.
 
     Returns:
         Their ids.
     """
-    return {r.example for r in records if r.matched is None or not np.isfinite(r.matched).any()}
+    there = list(records)
+    short, whole = set[str](), set[str]()
+    for record in of_the_five(there):
+        (short if record.matched is None or not np.isfinite(record.matched).any() else whole).add(record.example)
+    return {record.example for record in there} - (whole - short)
+
+
+def of_the_five(records: Iterable[Record]) -> Iterator[Record]:
+    """Those behind eRank1 to eRank5, without those of further layers.
+
+    Args:
+        records: Any.
+
+    Yields:
+        Records.
+    """
+    places = set(ERANKS.values())
+    yield from (record for record in records if (record.point, record.input) in places)
 
 
 def _draws(rows: pd.DataFrame, examples: tuple[str, ...], repeats: int) -> Iterator[Floats]:

@@ -198,7 +198,7 @@ class AlignmentResult:
         """Of how many examples there are maps, see `mmerank.analysis.row_map.mapped`; None if not asked for."""
         return mapped(self.records) or None
 
-    def patches(self, example: str | int) -> dict[str, RowMap]:
+    def patches(self, example: str | int) -> Mapping[str, RowMap]:
         """What each row of an example adds to its entropies, and where it lies in the picture.
 
         Args:

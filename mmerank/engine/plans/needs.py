@@ -79,6 +79,8 @@ class Needs:
             refuse_without_layers(self.convention.metrics)
         self.passes = Passes.of(self.variants, self.others)
         self.whereabouts = Whereabouts(self.adapter, self.convention.image_layout, self.convention.vision_point)
+        drawn = {name: getattr(self.convention, name) for name in ("match_tokens", "match_repeats", "match_seed")}
+        self._at_layers = Convention(**drawn)
         self._keep_means = keeps_mean_states(self.convention)
         whole = [variant for variant in self.variants if variant.read == "all"]
         self._with_metrics = {key(*where, variant) for where in taken for variant in whole}
@@ -91,7 +93,7 @@ class Needs:
         pictures: tuple[int, ...] = (),
         places: Floats | str | None = None,
     ) -> RowStudy | None:
-        """What else is asked of rows; of a layer's only their eRanks by role, which the last one has, too.
+        """What else is asked of rows; of a layer's only what its curves are of, which the last one has, too.
 
         Args:
             rows: What they are.
@@ -104,7 +106,7 @@ class Needs:
             None where nothing is.
         """
         by_role = bool(self.points) and kind == "pair"
-        asked = Convention() if point in self.points else self.convention
+        asked = self._at_layers if point in self.points else self.convention
         keep_mean = self._keep_means and point not in self.points
         if not (by_role or keep_mean or asked.studies_rows or pictures or places is not None):
             return None

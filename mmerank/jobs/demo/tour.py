@@ -98,9 +98,21 @@ def tour_view(stops: list[Stop], out: Path | None = None) -> RenderableType:
     parts += [Text("What can be read from them here", style="bold"), *map(Text, _readings(stops)), ""]
     if out is not None:
         names = ", ".join(sorted(folder.name for folder in out.iterdir() if folder.is_dir()))
-        parts.append(Text(f"Every measurement is kept: {out} holds the run folders {names}."))
-    parts.append(Text(_NEXT))
+        parts += [Text(f"Every measurement is kept: {out} holds the run folders {names}."), ""]
+    parts += [Text("Next", style="bold"), *map(Text, _next(out))]
     return Group(*parts)
+
+
+def _next(out: Path | None) -> list[str]:
+    """The three commands that follow."""
+    report = f"mmerank report {out}\n  the same as one page, with figures and every example"
+    return [
+        *([report] if out is not None else []),
+        "mmerank explore\n  turn and blur a picture of your own, and watch (needs pip install '.[explore]')",
+        "mmerank align MODEL --data DATA\n  a model and data of your own; mmerank demo --export DIR writes these "
+        "pairs to imitate",
+        "mmerank glossary explains the words; docs/demo.md tells how the models were trained.",
+    ]
 
 
 _WORLD = (
@@ -114,10 +126,6 @@ _MEANING = (
     "the vision encoder, eRank2 after the connector; eRank3, 4 and 5 of what leaves the language model when it reads "
     "the picture, the text, or both. The Image Reduction Ratio is the share of eRank1 that the connector takes away. "
     "The Image-Text Alignment is the mean of eRank3, 4 and 5 over the largest of them: 1 if the three are equal."
-)
-_NEXT = (
-    "Next: mmerank align MODEL --data DATA with a model and data of your own; mmerank demo --export DIR writes these "
-    "pairs as a data set to imitate; docs/demo.md tells how the models were trained, and what holds over several."
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,7 +14,18 @@ from matplotlib.figure import Figure
 from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.eranks import ERANKS
 from mmerank.inputs.transforms.known import KNOWN
-from mmerank.report.figures.style import bare, distances, legend, log_axes, look, spaced_ticks, stage
+from mmerank.report.figures.panels import Drawing
+from mmerank.report.figures.style import (
+    bare,
+    canvas,
+    distances,
+    legend,
+    log_axes,
+    look,
+    spaced_ticks,
+    stage,
+    style,
+)
 
 _ACROSS = 3
 _ANGLE = "degrees"
@@ -73,9 +85,9 @@ def dose_response(differences: pd.DataFrame, found: Mapping[str, dict[float, str
     Returns:
         The figure.
     """
-    across = min(_ACROSS, len(found))
+    across = min(_ACROSS, len(found), style().across)
     down = -(-len(found) // across)
-    figure = Figure(figsize=(max(2.7 * across, 5) + 0.6, 4.3 * down + 0.4), layout="constrained")
+    figure = canvas(max(2.7 * across, 4 if across == 1 else 5) + 0.6, 4.3 * down + 0.4)
     grid = figure.subplots(2 * down, across, squeeze=False)
     for i, (kind, doses) in enumerate(found.items()):
         upper, left = 2 * (i // across), i % across
@@ -94,6 +106,34 @@ def dose_response(differences: pd.DataFrame, found: Mapping[str, dict[float, str
     return figure
 
 
+def doses(name: str, differences: pd.DataFrame, found: Mapping[str, dict[float, str]], title: str, n: int) -> Drawing:
+    """The same as panels that can be drawn by themselves.
+
+    Args:
+        name: Of the figure.
+        differences: As for `dose_response`.
+        found: From `sweeps`.
+        title: Above it.
+        n: Number of examples.
+
+    Returns:
+        The figure.
+    """
+
+    def draw(axes: Axes, kind: str, names: Sequence[str], label: str) -> None:
+        here = differences[differences["transform"].isin(found[kind].values())]
+        _draw(axes, here, found[kind], names, straight=_unit(kind) == _ANGLE)
+        axes.set(xlabel=f"{kind}, {_unit(kind)}", ylabel=label)
+
+    each = {
+        f"{kind}, {of}": partial(draw, kind=kind, names=names, label=label)
+        for kind in found
+        for of, (names, label) in zip(("eRanks", "ratios"), _PANELS, strict=True)
+    }
+    caption = f"What each strength of a transform changes, with 95 % intervals: {title}, n = {n}."
+    return Drawing(name, caption, each, composed=partial(dose_response, differences, found, title))
+
+
 def _draw(
     axes: Axes, differences: pd.DataFrame, doses: dict[float, str], names: Sequence[str], *, straight: bool
 ) -> None:
@@ -105,10 +145,10 @@ def _draw(
         if rows["fixed"].all():  # no strength moves it
             continue
         rows = rows.loc[list(doses.values())]
-        style = look(list(LABELS).index(name))
+        looks = look(list(LABELS).index(name))
         reach = distances(rows, "difference")
         drawn = axes.errorbar(
-            list(doses), rows["difference"], reach, capsize=1.5 + 0.7 * i, elinewidth=0.8, label=stage(name), **style
+            list(doses), rows["difference"], reach, capsize=1.5 + 0.7 * i, elinewidth=0.8, label=stage(name), **looks
         )
         for part in (*drawn.lines[1], *drawn.lines[2]):
             part.set_alpha(0.65)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.generation import growth, logit_entropies
 from mmerank.analysis.statistics.bootstrap import sample_intervals
-from mmerank.report.figures.style import bare, legend, look, panels
+from mmerank.report.figures.panels import Drawing
+from mmerank.report.figures.style import bare, look
 
 _ENOUGH = 0.5  # share of the examples that must still have a row, or what is left is another data set
 
 
-def growths(found: Sequence[tuple[Finished, str]], called: Mapping[tuple[str, str], str]) -> Figure:
+def growths(found: Sequence[tuple[Finished, str]], called: Mapping[tuple[str, str], str]) -> Drawing:
     """ERank of the response by its rows, and entropy of the logits by token.
 
     Args:
@@ -26,22 +27,25 @@ def growths(found: Sequence[tuple[Finished, str]], called: Mapping[tuple[str, st
     Returns:
         The figure.
     """
-    figure, grid = panels(2, size=(4.2, 2.8))
-    draw_growth(grid[0], found, called)
-    grid[0].set_ylabel("eRank of the response")
+    caption = (
+        "Responses as they grow: eRank of their first rows, with 95 % intervals over the examples that have as many, "
+        "and mean entropy of the logits of each token, both as far as half of the examples go."
+    )
+    each: dict[str, Callable[[Axes], None]] = {"eRank": partial(draw_growth, found=found, called=called)}
+    each["entropy"] = partial(_draw_entropies, found=found, called=called)
+    return Drawing("generation", caption, each, size=(4.2, 2.8), titled=False)
+
+
+def _draw_entropies(axes: Axes, found: Sequence[tuple[Finished, str]], called: Mapping[tuple[str, str], str]) -> None:
     for i, (run, model) in enumerate(found):
         each = logit_entropies(run.frames[model])
         shown = each[:, np.isfinite(each).mean(axis=0) >= _ENOUGH]
         style = look(i) | {"marker": "none"}
-        grid[1].plot(
-            np.arange(1, shown.shape[1] + 1), np.nanmean(shown, axis=0), label=called[run.name, model], **style
-        )
-    grid[1].set_xlabel("token")
-    grid[1].set_ylabel("entropy of the logits, nats")
-    grid[1].set_ylim(bottom=0)
-    bare(grid[1])
-    legend(figure, grid)
-    return figure
+        means = np.nanmean(shown, axis=0)
+        axes.plot(np.arange(1, shown.shape[1] + 1), means, label=called[run.name, model], **style)
+    axes.set(xlabel="token", ylabel="entropy of the logits, nats")
+    axes.set_ylim(bottom=0)
+    bare(axes)
 
 
 def draw_growth(axes: Axes, found: Sequence[tuple[Finished, str]], called: Mapping[tuple[str, str], str]) -> None:
@@ -70,6 +74,6 @@ def draw_growth(axes: Axes, found: Sequence[tuple[Finished, str]], called: Mappi
         longest = max(longest, *shown) if shown else longest
     if longest:
         axes.plot([2, longest], [1, longest - 1], color="0.5", linewidth=1, linestyle=(0, (1, 2)), label="n - 1")
-    axes.set_xlabel("rows of the response")
+    axes.set(xlabel="rows of the response", ylabel="eRank of the response")
     axes.set_ylim(bottom=0)
     bare(axes)

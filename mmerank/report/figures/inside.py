@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mmerank.analysis.finished import Finished
 from mmerank.eranks import UPDATES
-from mmerank.report.figures.style import bare, legend, look, panels
+from mmerank.report.figures.panels import Drawing
+from mmerank.report.figures.style import bare, look
 
 # Lines of a panel: rows of pairs, or the models of texts, and what they are called.
 _OF_PAIRS = {"image": "image rows", "text": "text rows"}
@@ -31,36 +32,45 @@ def has_updates(run: Finished, model: str) -> bool:
     return bool(((here["model"] == model) & (here["metric"] == "inside")).any())
 
 
-def updates_by_block(found: Sequence[tuple[Finished, str]], called: Mapping[tuple[str, str], str]) -> Figure:
+def updates_by_block(
+    found: Sequence[tuple[Finished, str]], called: Mapping[tuple[str, str], str], name: str
+) -> Drawing:
     """A panel for attention and one for the MLP of each model, for each of eRank, share and overlap.
 
     Args:
         found: Runs in which blocks were looked into, and their models.
         called: Name by run and model.
+        name: Of the figure.
 
     Returns:
         The figure, two columns wide: by chance dotted, intervals shaded.
     """
-    figure, grid = panels(len(found) * len(_DRAWN) * len(UPDATES), columns=2, size=(4.2, 2.2))
-    places = iter(grid)
-    for run, model in found:
-        lines = _OF_TEXTS if run.job == "diff" else _OF_PAIRS
-        rows = run.estimates[(run.estimates["model"] == model) & (run.estimates["metric"] == "inside")]
-        parts = rows["quantity"].str.extract(r"(\w+) (\d+)/(\w+)/(\w+)")
-        rows = rows.assign(update=parts[0], block=parts[1].astype(int), of=parts[2], number=parts[3])
-        for number, label in _DRAWN.items():
-            pair = [next(places) for _ in UPDATES]
-            for axes, part in zip(pair, UPDATES, strict=True):
-                here = rows[rows["update"] == part]
-                _draw(axes, here, number, lines)
-                axes.set_title(f"{called[run.name, model]}: {_PARTS[part]}" if number == "erank" else "")
-                axes.set_xlabel("block" if number == [*_DRAWN][-1] else "")
-            top = max(axes.get_ylim()[1] for axes in pair)
-            for axes in pair:
-                axes.set_ylim(0, top)
-            pair[0].set_ylabel(label)
-    legend(figure, grid)
-    return figure
+    caption = (
+        "What attention and MLP of each block add to the residual stream, with 95 % intervals: eRank, share in the "
+        "span of what it is added to, and overlap of their spans; dotted: by chance."
+    )
+    each = {
+        f"{called[run.name, model]}: {_PARTS[part]}, {label}": partial(
+            _draw_part, run=run, model=model, part=part, number=number, called=called[run.name, model]
+        )
+        for run, model in found
+        for number, label in _DRAWN.items()
+        for part in UPDATES
+    }
+    return Drawing(name, caption, each, columns=2, size=(4.2, 2.2), titled=False)
+
+
+def _draw_part(axes: Axes, run: Finished, model: str, part: str, number: str, called: str) -> None:
+    """One number of one part, on the scale of both parts."""
+    lines = _OF_TEXTS if run.job == "diff" else _OF_PAIRS
+    rows = run.estimates[(run.estimates["model"] == model) & (run.estimates["metric"] == "inside")]
+    parts = rows["quantity"].str.extract(r"(\w+) (\d+)/(\w+)/(\w+)")
+    rows = rows.assign(update=parts[0], block=parts[1].astype(int), of=parts[2], number=parts[3])
+    _draw(axes, rows[rows["update"] == part], number, lines)
+    shown = rows[rows["of"].isin(list(lines)) & rows["number"].isin([number, f"{number}_by_chance"])]
+    axes.set_ylim(0, 1.05 * float(np.nanmax(shown[["value", "high"]].to_numpy(float))))
+    axes.set_title(f"{called}: {_PARTS[part]}")
+    axes.set(xlabel="block", ylabel=_DRAWN[number])
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, number: str, lines: Mapping[str, str]) -> None:

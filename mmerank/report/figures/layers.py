@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.intervals import layer_eranks
-from mmerank.analysis.metrics.layers import LAYER, layer_names
-from mmerank.report.figures.style import bare, legend, look, panels
+from mmerank.analysis.metrics.layers import EQUAL, LAYER, layer_names
+from mmerank.report.figures.panels import Drawing
+from mmerank.report.figures.style import bare, look
 
 # Names of lines by what the numbers are of.
 _OF_TEXTS = {"erank_untrained": "untrained", "erank_trained": "trained"}
@@ -30,23 +31,22 @@ def has_layers(run: Finished, model: str) -> bool:
     return bool(layer_names(run.frames[model]["point"]))
 
 
-def layer_curves(found: Sequence[tuple[Finished, str]], called: dict[tuple[str, str], str]) -> Figure:
+def layer_curves(
+    found: Sequence[tuple[Finished, str]], called: Mapping[tuple[str, str], str], name: str, of: str
+) -> Drawing:
     """Curves of eRank by layer with their intervals, a panel per model.
 
     Args:
         found: Runs that have layers, of texts, of pairs or of encoders, and their models.
         called: Name by run and model.
+        name: Of the figure.
+        of: What the caption says that they are of.
 
     Returns:
         The figure.
     """
-    figure, grid = panels(len(found))
-    for axes, (run, model) in zip(grid, found, strict=True):
-        draw_layers(axes, run, model)
-        axes.set_title(called[run.name, model])
-    figure.supylabel("eRank")
-    legend(figure, grid)
-    return figure
+    each = {called[run.name, model]: partial(draw_layers, run=run, model=model) for run, model in found}
+    return Drawing(name, f"eRank by layer {of}, with 95 % intervals.", each, label="eRank")
 
 
 def draw_layers(axes: Axes, run: Finished, model: str) -> None:
@@ -70,7 +70,8 @@ def draw_layers(axes: Axes, run: Finished, model: str) -> None:
         frame = run.frames[model]
         rows = layer_eranks(frame[frame["transform"] == "none"], aggregate=run.convention["aggregate"])
         points = list(rows["point"].unique())
-        lines = {label: rows[rows["rows"] == name] for name, label in _OF_PAIRS.items()}
+        shown = {**_OF_PAIRS, EQUAL: f"{run.match_tokens} rows"}
+        lines = {label: of for name, label in shown.items() if len(of := rows[rows["rows"] == name])}
     _draw(axes, points, lines)
 
 

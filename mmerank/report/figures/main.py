@@ -50,7 +50,6 @@ def draw_main(
         return
     if job == "generate":
         draw_growth(axes, models, called)
-        axes.set_ylabel("eRank of the response")
         _named(axes, [called[run.name, model] for run, model in models])
         return
     if job == "prune-study":

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.metrics.matched import MATCHED
 from mmerank.analysis.metrics.token_curve import token_curve
 from mmerank.analysis.perturbation import differences_frame
 from mmerank.analysis.sample import Floats
 from mmerank.eranks import ERANKS, FINAL
-from mmerank.report.figures.doses import dose_response, sweeps
-from mmerank.report.figures.flow import flow
+from mmerank.report.figures.changes import changes
+from mmerank.report.figures.doses import doses, sweeps
+from mmerank.report.figures.flow import flow_drawing
 from mmerank.report.figures.generation import growths
 from mmerank.report.figures.inside import has_updates, updates_by_block
 from mmerank.report.figures.layers import has_layers, layer_curves
 from mmerank.report.figures.main import STAGES, points
+from mmerank.report.figures.panels import Drawing
 from mmerank.report.figures.pruning import against_erank, losses
 from mmerank.report.figures.sizes import against_size, sized
-from mmerank.report.figures.style import bare, legend, log_axes, look, panels, shortened, stage, styled
+from mmerank.report.figures.style import bare, log_axes, look, shortened, stage, styled
 from mmerank.report.figures.training import training, trajectories
 from mmerank.report.names import data_names, model_names
 
@@ -31,7 +36,7 @@ from mmerank.report.names import data_names, model_names
 _LEAST = 1e-9
 
 
-def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[str, str, Figure]]:
+def drawings(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[Drawing]:
     """Every figure that the runs have numbers for.
 
     Args:
@@ -39,7 +44,7 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
         numbers: From `mmerank.report.numbers.all_numbers`.
 
     Yields:
-        File name without ending, caption, figure.
+        Figures.
     """
     data = _called_data(runs)
     trained = trajectories(runs)
@@ -49,113 +54,140 @@ def figures(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[tuple[s
     texts = [(run, model) for run, model in shown if run.job == "diff"]
     encoders = [(run, model) for run, model in shown if run.job == "encode"]
     written = [(run, model) for run, model in shown if run.job == "generate"]
-    with styled():
-        yield from _of_pairs(pairs, numbers, data)
-        if (of_sizes := sized(numbers)) is not None:
-            caption = (
-                "Diff-eRank and reduced loss against the size that names state, with 95 % intervals; grey: the paper."
-            )
-            yield "size", caption, against_size(of_sizes, data)
-        for i, of in enumerate(trained):
-            caption = f"Training of {shortened(of.name)}: each checkpoint's numbers, with 95 % intervals."
-            if between := len(of.between):
-                caption += f" The {between} between the first and the last are in no other figure."
-            yield f"training-{i + 1}", caption, training(of, numbers)
-        for found, name, of_what in (
-            (pairs, "layers", "of all rows of the pair, of its image rows and of its text rows"),
-            (texts, "layers-texts", "untrained and trained"),
-        ):
-            if found := [(run, model) for run, model in found if has_layers(run, model)]:
-                caption = f"eRank by layer of the LLM, {of_what}, with 95 % intervals."
-                yield name, caption, layer_curves(found, _called(found, data))
-        for found, name in ((pairs, "inside"), (texts, "inside-texts")):
-            if found := [(run, model) for run, model in found if has_updates(run, model)]:
-                caption = (
-                    "What attention and MLP of each block add to the residual stream, with 95 % intervals: eRank, "
-                    "share in the span of what it is added to, and overlap of their spans; dotted: by chance."
-                )
-                yield name, caption, updates_by_block(found, _called(found, data))
-        if encoders:
-            caption = "eRank by layer of encoders, of a picture's patches and a text's tokens, with 95 % intervals."
-            yield "layers-encoders", caption, layer_curves(encoders, _called(encoders, data))
-        if written:
-            caption = (
-                "Responses as they grow: eRank of their first rows, with 95 % intervals over the examples that have "
-                "as many, and mean entropy of the logits of each token, both as far as half of the examples go."
-            )
-            yield "generation", caption, growths(written, _called(written, data))
-        pruned = [(run, model) for run, model in shown if run.job == "prune-study"]
-        for i, (run, model) in enumerate(pruned):
-            title = f"{_called(pruned, data)[run.name, model]} on {data[run.data]}, n = {run.n(model)}"
-            caption = (
-                "Change in the loss of the response when rows of the picture are left out, and eRank of the kept "
-                f"rows behind the connector and at the LLM, with 95 % intervals: {title}."
-            )
-            yield f"pruning-{i + 1}", caption, losses(run, model)
-            if (drawn := against_erank(run, model)) is not None:
-                caption = (
-                    "Loss under attention less that under diversity, each picture a point, against its eRank, with "
-                    f"the slope, its 95 % interval and the p of its permutation test: {title}. Above 0 diversity "
-                    "loses less."
-                )
-                yield f"pruning-eranks-{i + 1}", caption, drawn
-        for found, name in ((_once(pairs, numbers), "spectra"), (texts, "spectra-texts")):
-            if found:
-                caption = "Mean spectrum over examples (an example with fewer eigenvalues counts as 0 beyond them)."
-                yield name, caption, spectra(found, _called(found, data))
+    yield from _of_pairs(pairs, numbers, data)
+    if (of_sizes := sized(numbers)) is not None:
+        yield against_size(of_sizes, data)
+    for i, of in enumerate(trained):
+        yield training(of, numbers, f"training-{i + 1}")
+    for some, name, of_what in (
+        (pairs, "layers", "of the LLM, of all rows of the pair, of its image rows and of its text rows"),
+        (texts, "layers-texts", "of the LLM, untrained and trained"),
+    ):
+        if found := [(run, model) for run, model in some if has_layers(run, model)]:
+            if some is pairs and any(run.match_tokens for run, _ in found):
+                of_what += ", and of equally many drawn at random"
+            yield layer_curves(found, _called(found, data), name, of_what)
+    for some, name in ((pairs, "inside"), (texts, "inside-texts")):
+        if found := [(run, model) for run, model in some if has_updates(run, model)]:
+            yield updates_by_block(found, _called(found, data), name)
+    if encoders:
+        of_what = "of encoders, of a picture's patches and a text's tokens"
+        yield layer_curves(encoders, _called(encoders, data), "layers-encoders", of_what)
+    if written:
+        yield growths(written, _called(written, data))
+    pruned = [(run, model) for run, model in shown if run.job == "prune-study"]
+    for i, (run, model) in enumerate(pruned):
+        title = f"{_called(pruned, data)[run.name, model]} on {data[run.data]}, n = {run.n(model)}"
+        yield losses(run, model, f"pruning-{i + 1}", title)
+        if (drawn := against_erank(run, model, f"pruning-eranks-{i + 1}", title)) is not None:
+            yield drawn
+    for found, name in ((_once(pairs, numbers), "spectra"), (texts, "spectra-texts")):
+        if found:
+            yield from spectra(found, _called(found, data), name)
+
+
+def figures(
+    runs: Sequence[Finished], numbers: pd.DataFrame, style: str = "page"
+) -> Iterator[tuple[str, str, Figure]]:
+    """The same, drawn.
+
+    Args:
+        runs: At least one.
+        numbers: From `mmerank.report.numbers.all_numbers`.
+        style: One of `mmerank.report.figures.style.STYLES`.
+
+    Yields:
+        File name without ending, caption, figure.
+    """
+    for drawing in drawings(runs, numbers):
+        with styled(style):
+            figure = drawing.figure()
+        yield drawing.name, drawing.caption, figure
 
 
 def _of_pairs(
     pairs: Sequence[tuple[Finished, str]],
     numbers: pd.DataFrame,
     data: dict[str, str],
-) -> Iterator[tuple[str, str, Figure]]:
+) -> Iterator[Drawing]:
     if not pairs:
         return
     once = _once(pairs, numbers)
     within = _called(once, data, within=True)
     base = numbers[numbers["transform"] == "none"].set_index(["run", "model"])
     base = base.loc[[(run.name, model) for run, model in once]].reset_index()
-    caption = "Data-set eRank at each stage, with 95 % intervals over examples"
-    yield "eranks", f"{caption}.", eranks(base, within, data)
     matched = base[base["quantity"].str.startswith(MATCHED) & base["value"].notna()]
+    caption = "Image Reduction Ratio and Image-Text Alignment, with 95 % intervals over examples"
+    if len(matched):
+        caption += "; of all rows, and of equally many drawn at random, which alone can be held against each other"
+    yield by_model("ratios", f"{caption}.", base, _ratios(matched), within, data, label="ratio")
+    caption = "Data-set eRank at each stage, with 95 % intervals over examples"
+    yield by_model("eranks", f"{caption}.", base, STAGES, within, data, label="eRank")
     for k in matched["rows"].unique():
         drawn = matched[matched["rows"] == k]
         drawn = drawn.assign(quantity=drawn["quantity"].str.removeprefix(MATCHED))
         name = "eranks-matched" if matched["rows"].nunique() == 1 else f"eranks-matched-{k}"
         told = {key: f"{called_so}, {k} rows each" for key, called_so in data.items()}
-        yield name, f"{caption}, each on {k} rows drawn at random.", eranks(drawn, within, told)
+        of_rows = f"{caption}, each on {k} rows drawn at random."
+        yield by_model(name, of_rows, drawn, STAGES, within, told, label="eRank")
     for i, (run, model) in enumerate(once):
         title = f"{within[run.name, model]} on {data[run.data]}"
         rows = base[(base["run"] == run.name) & (base["model"] == model)]
         which = "" if run.match_tokens is None else ", of all rows"
-        yield f"flow-{i + 1}", f"Flow of eRank through {title}{which}.", flow(rows, title)
+        yield flow_drawing(f"flow-{i + 1}", f"Flow of eRank through {title}{which}.", rows, title)
+    changed = [(run, model) for run, model in pairs if run.tests.get("alignment", {}).get(model) and run.transforms]
+    if changed:
+        yield changes(changed, _called(changed, data))
     swept = [(run, model) for run, model in pairs if sweeps(run.transforms)]
     within = _called(swept, data, within=True)
     for i, (run, model) in enumerate(swept):
-        found = sweeps(run.transforms)
         title = f"{within[run.name, model]} on {data[run.data]}"
-        caption = f"What each strength of a transform changes, with 95 % intervals: {title}, n = {run.n(model)}."
-        yield f"doses-{i + 1}", caption, dose_response(differences_frame(run.tests["alignment"][model]), found, title)
+        differences = differences_frame(run.tests["alignment"][model])
+        yield doses(f"doses-{i + 1}", differences, sweeps(run.transforms), title, run.n(model))
     if curved := [(run, model) for run, model in pairs if run.convention.get("token_curve")]:
+        called = _called(curved, data)
         caption = "eRank of random subsets against their number of rows; dotted: the largest possible value."
-        yield "token-curve", caption, token_curves(curved, _called(curved, data))
+        each = {called[run.name, model]: partial(draw_token_curve, run=run, model=model) for run, model in curved}
+        yield Drawing("token-curve", caption, each, label="eRank")
 
 
-def eranks(base: pd.DataFrame, called: dict[tuple[str, str], str], data: dict[str, str]) -> Figure:
-    """eRank1 to eRank5 of each model, a panel per data set.
+def _ratios(matched: pd.DataFrame) -> dict[str, str]:
+    """What stands below each ratio, and below that of equally many rows where there are such."""
+    on = matched["rows"].unique()
+    told = f"{on[0]} rows" if len(on) == 1 else "equal rows"
+    found: dict[str, str] = {}
+    for name in ("image_reduction_ratio", "image_text_alignment"):
+        head = LABELS[name].replace(" ", "\n")
+        found |= {name: f"{head}\nall rows", MATCHED + name: f"{head}\n{told}"} if len(on) else {name: head}
+    return found
+
+
+def by_model(
+    name: str,
+    caption: str,
+    base: pd.DataFrame,
+    ticks: Mapping[str, str],
+    called: Mapping[tuple[str, str], str],
+    data: Mapping[str, str],
+    label: str,
+) -> Drawing:
+    """Numbers of each model beside each other, a panel per data set.
 
     Args:
+        name: Of the figure.
+        caption: Its.
         base: Numbers of untouched examples.
+        ticks: What stands below each quantity that is shown.
         called: Name by run and model.
         data: Name by DATA argument.
+        label: Of the y axes; eRanks begin at 0.
 
     Returns:
         The figure.
     """
-    figure, grid = panels(base["data"].nunique(), columns=2, size=(4.6, 2.7))
     models = list(dict.fromkeys(base["model"]))
-    for axes, (of_data, rows) in zip(grid, base.groupby("data", sort=False), strict=True):
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> None:
         here = list(dict.fromkeys(zip(rows["run"], rows["model"], strict=True)))
         series = {called[key]: rows[(rows["run"] == key[0]) & (rows["model"] == key[1])] for key in here}
         # A model has one colour everywhere; several runs of it, on the same data, a marker each.
@@ -164,72 +196,73 @@ def eranks(base: pd.DataFrame, called: dict[tuple[str, str], str], data: dict[st
             look(models.index(model)) | {"marker": look(models.index(model) + more)["marker"]}
             for (_, model), more in zip(here, earlier, strict=True)
         ]
-        points(axes, series, STAGES, looks=looks)
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel("eRank")
-        axes.set_title(data[str(of_data)])
-    legend(figure, grid)
-    return figure
+        points(axes, series, ticks, looks=looks)
+        if label == "eRank":
+            axes.set_ylim(bottom=0)
+        axes.set_ylabel(label)
+
+    each = {data[str(of)]: partial(draw, rows=rows) for of, rows in base.groupby("data", sort=False)}
+    return Drawing(name, caption, each, columns=2, size=(4.6, 2.7))
 
 
-def token_curves(found: Sequence[tuple[Finished, str]], called: dict[tuple[str, str], str]) -> Figure:
-    """A curve of eRank against the number of rows for each stage, a panel per model.
+def draw_token_curve(axes: Axes, run: Finished, model: str) -> None:
+    """A curve of eRank against the number of rows for each stage.
 
     Args:
-        found: Runs with a curve, and their models.
-        called: Name by run and model.
-
-    Returns:
-        The figure.
+        axes: Where to.
+        run: One with a curve.
+        model: Of it.
     """
-    figure, grid = panels(len(found))
-    for axes, (run, model) in zip(grid, found, strict=True):
-        convention = run.convention
-        curve = token_curve(
-            run.of(model),
-            tokens=convention["token_curve"],
-            repeats=convention["match_repeats"],
-            aggregate=convention["aggregate"],
-        )
-        for i, label in enumerate(ERANKS):
-            points = [(x, y) for x, y in zip(curve["tokens"], curve[label], strict=True) if y is not None]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=stage(label), **look(i))
-        rows = np.array(curve["tokens"], dtype=float)
-        axes.plot(rows, rows - 1, color="0.5", linewidth=1, linestyle=(0, (1, 2)), label="n - 1")
-        log_axes(axes, "both", base=2)
-        axes.set_xticks(rows, [f"{row:.0f}" for row in rows])
-        axes.set_title(called[run.name, model])
-        axes.set_xlabel("rows n")
-        bare(axes)
-    figure.supylabel("eRank")
-    legend(figure, grid)
-    return figure
+    convention = run.convention
+    curve = token_curve(
+        run.of(model),
+        tokens=convention["token_curve"],
+        repeats=convention["match_repeats"],
+        aggregate=convention["aggregate"],
+    )
+    for i, label in enumerate(ERANKS):
+        places = [(x, y) for x, y in zip(curve["tokens"], curve[label], strict=True) if y is not None]
+        if places:
+            axes.plot(*zip(*places, strict=True), label=stage(label), **look(i))
+    rows = np.array(curve["tokens"], dtype=float)
+    axes.plot(rows, rows - 1, color="0.5", linewidth=1, linestyle=(0, (1, 2)), label="n - 1")
+    log_axes(axes, "both", base=2)
+    axes.set_xticks(rows, [f"{row:.0f}" for row in rows])
+    axes.set_xlabel("rows n")
+    bare(axes)
 
 
-def spectra(found: Sequence[tuple[Finished, str]], called: dict[tuple[str, str], str]) -> Figure:
-    """How the eigenvalues decay, a panel per model.
+def spectra(
+    found: Sequence[tuple[Finished, str]], called: Mapping[tuple[str, str], str], name: str
+) -> Iterator[Drawing]:
+    """How the eigenvalues decay: a panel per model, and where there are several, a panel per stage.
 
     Args:
         found: Runs and their models.
         called: Name by run and model.
+        name: Of the figure; of the second one with `-together` behind it.
 
-    Returns:
-        The figure.
+    Yields:
+        One or two figures.
     """
-    figure, grid = panels(len(found))
-    for axes, (run, model) in zip(grid, found, strict=True):
-        for i, (label, mean) in enumerate(_spectra_of(run, model).items()):
-            shown = mean > _LEAST
-            style = look(i) | {"marker": "none"}
-            axes.plot(np.arange(1, len(mean) + 1)[shown], mean[shown], label=label, **style)
-        log_axes(axes, "both")
-        axes.set_title(called[run.name, model])
-        axes.set_xlabel("rank of the eigenvalue")
-        bare(axes)
-    figure.supylabel("mean eigenvalue")
-    legend(figure, grid)
-    return figure
+    by_name = {called[run.name, model]: _spectra_of(run, model) for run, model in found}
+    caption = "Mean spectrum over examples (an example with fewer eigenvalues counts as 0 beyond them)"
+    each = {of: partial(_draw_spectra, lines=lines) for of, lines in by_name.items()}
+    yield Drawing(name, f"{caption}.", each, label="mean eigenvalue")
+    if len(by_name) > 1:
+        stages = dict.fromkeys(label for lines in by_name.values() for label in lines)
+        together = {label: {of: lines[label] for of, lines in by_name.items() if label in lines} for label in stages}
+        each = {label: partial(_draw_spectra, lines=lines) for label, lines in together.items()}
+        yield Drawing(f"{name}-together", f"{caption}, of several models on one axis.", each, label="mean eigenvalue")
+
+
+def _draw_spectra(axes: Axes, lines: Mapping[str, Floats]) -> None:
+    for i, (label, mean) in enumerate(lines.items()):
+        shown = mean > _LEAST
+        axes.plot(np.arange(1, len(mean) + 1)[shown], mean[shown], label=label, **look(i) | {"marker": "none"})
+    log_axes(axes, "both")
+    axes.set_xlabel("rank of the eigenvalue")
+    bare(axes)
 
 
 def _spectra_of(run: Finished, model: str) -> dict[str, Floats]:

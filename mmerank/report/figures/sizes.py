@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pandas as pd
-from matplotlib.figure import Figure
+from collections.abc import Mapping
+from functools import partial
 
-from mmerank.report.figures.style import bare, distances, legend, log_axes, look, panels, shortened
+import pandas as pd
+from matplotlib.axes import Axes
+
+from mmerank.report.figures.panels import Drawing
+from mmerank.report.figures.style import bare, distances, log_axes, look, shortened
 from mmerank.report.paper.printed import named_size
 
 _LABELS = {"diff_erank": "Diff-eRank", "reduced_loss": "reduced loss (nats)"}
@@ -31,7 +35,7 @@ def sized(numbers: pd.DataFrame) -> pd.DataFrame | None:
     return here.assign(parameters=[float(size[:-1]) * _UNITS[size[-1]] for size in here["size"]])
 
 
-def against_size(of: pd.DataFrame, called: dict[str, str]) -> Figure:
+def against_size(of: pd.DataFrame, called: Mapping[str, str]) -> Drawing:
     """Diff-eRank and reduced loss against the number of parameters, as in the paper's Figure 1.
 
     Args:
@@ -41,25 +45,28 @@ def against_size(of: pd.DataFrame, called: dict[str, str]) -> Figure:
     Returns:
         The figure.
     """
-    drawn = {quantity: label for quantity, label in _LABELS.items() if (of["quantity"] == quantity).any()}
-    figure, grid = panels(len(drawn), columns=2)
-    for axes, (quantity, label) in zip(grid, drawn.items(), strict=True):
-        here = of[of["quantity"] == quantity]
-        several = here.groupby(["family", "data"])["run"].nunique().to_dict()
-        for i, ((family, data, run), rows) in enumerate(here.groupby(["family", "data", "run"], sort=False)):
-            line, name = rows.sort_values("parameters"), f"{shortened(str(family))}, {called[str(data)]}"
-            if several[family, data] > 1:
-                name += f" ({shortened(str(run))})"
-            x = line["parameters"]
-            axes.errorbar(x, line["value"], yerr=distances(line), capsize=2.5, label=name, **look(i))
-            if line["paper"].notna().any():
-                style = look(i) | {"color": "0.55", "linewidth": 1}
-                axes.plot(x, line["paper"], label=f"{name} (paper)", **style)
-        ticks = here.drop_duplicates("parameters").sort_values("parameters")
-        log_axes(axes, "x")
-        axes.set_xticks(ticks["parameters"], ticks["size"], rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_xlabel("parameters")
-        axes.set_ylabel(label)
-        bare(axes)
-    legend(figure, grid)
-    return figure
+    caption = "Diff-eRank and reduced loss against the size that names state, with 95 % intervals; grey: the paper."
+    there = {quantity: label for quantity, label in _LABELS.items() if (of["quantity"] == quantity).any()}
+    each = {
+        label: partial(_draw, of=of[of["quantity"] == quantity], label=label, called=called)
+        for quantity, label in there.items()
+    }
+    return Drawing("size", caption, each, columns=2, titled=False)
+
+
+def _draw(axes: Axes, of: pd.DataFrame, label: str, called: Mapping[str, str]) -> None:
+    several = of.groupby(["family", "data"])["run"].nunique().to_dict()
+    for i, ((family, data, run), rows) in enumerate(of.groupby(["family", "data", "run"], sort=False)):
+        line, name = rows.sort_values("parameters"), f"{shortened(str(family))}, {called[str(data)]}"
+        if several[family, data] > 1:
+            name += f" ({shortened(str(run))})"
+        x = line["parameters"]
+        axes.errorbar(x, line["value"], yerr=distances(line), capsize=2.5, label=name, **look(i))
+        if line["paper"].notna().any():
+            axes.plot(x, line["paper"], label=f"{name} (paper)", **look(i) | {"color": "0.55", "linewidth": 1})
+    ticks = of.drop_duplicates("parameters").sort_values("parameters")
+    log_axes(axes, "x")
+    axes.set_xticks(ticks["parameters"], ticks["size"], rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_xlabel("parameters")
+    axes.set_ylabel(label)
+    bare(axes)

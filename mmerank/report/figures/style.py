@@ -6,12 +6,14 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -36,17 +38,57 @@ LOOKS: tuple[dict[str, Any], ...] = (
 INK = "#1a1b1c"
 _WIDEST = 42  # characters of a name
 _LEGEND_LINE = 0.19  # inches
+_POINTS = 9  # size of letters for which figures are laid out
 _SETTINGS: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "figure.labelsize": 9,
-    "figure.titlesize": 9,
-    "lines.markersize": 5,
-    "lines.linewidth": 1.4,
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "svg.fonttype": "none",
+    # Whole TrueType fonts: text can be searched and edited, and no publisher refuses it, as Type 3.
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
+
+
+@dataclass(frozen=True)
+class Style:
+    """How figures are drawn for a place.
+
+    Attributes:
+        points: Size of letters.
+        widths: Inches that a figure may be wide, ascending; none for as wide as it is laid out.
+        across: Most panels side by side.
+        settings: What else of matplotlib's is set.
+    """
+
+    points: float
+    widths: tuple[float, ...] = ()
+    across: int = 3
+    settings: Any = field(default_factory=dict)
+
+    @property
+    def scale(self) -> float:
+        """Of all lengths that go with letters."""
+        return self.points / _POINTS
+
+
+STYLES = {
+    "page": Style(_POINTS),
+    # Between the margins of a screen 390 px wide, 96 px an inch.
+    "phone": Style(_POINTS, (3.8,), across=1),
+    # One column, and two with what is between them.
+    "paper": Style(7.5, (3.25, 6.75), settings={"savefig.dpi": 300}),
+    # Of 13.33 by 7.5 inches.
+    "slides": Style(16, (12.0,), settings={"savefig.dpi": 160}),
+}
+EXPORTED = ("paper", "slides")
+# A figure is squeezed into a width that is narrower by no more than this.
+_SQUEEZED = 0.7
+_STYLE = ContextVar("style", default=STYLES["page"])
+
+
+def style() -> Style:
+    """The style that figures are drawn in now."""
+    return _STYLE.get()
 
 
 def look(i: int) -> dict[str, Any]:
@@ -60,14 +102,42 @@ def look(i: int) -> dict[str, Any]:
 
 
 @contextmanager
-def styled() -> Iterator[None]:
-    """Draw in this style while the block runs.
+def styled(name: str = "") -> Iterator[None]:
+    """Draw in a style while the block runs.
+
+    Args:
+        name: One of `STYLES`. Default: the one in force.
 
     Yields:
         Nothing.
     """
-    with rc_context(_SETTINGS):
-        yield
+    chosen = STYLES[name] if name else style()
+    sizes: Any = dict.fromkeys(("font.size", "axes.titlesize", "figure.labelsize", "figure.titlesize"), chosen.points)
+    lines: Any = {"lines.markersize": 5 * chosen.scale, "lines.linewidth": 1.4 * chosen.scale}
+    before = style()
+    _STYLE.set(chosen)
+    try:
+        with rc_context({**_SETTINGS, **sizes, **lines, **chosen.settings}):
+            yield
+    finally:
+        _STYLE.set(before)  # a figure may end elsewhere than it began
+
+
+def canvas(width: float, height: float) -> Figure:
+    """An empty figure, whose parts find their places.
+
+    Args:
+        width: Inches, for letters of 9 points; the style has it otherwise.
+        height: As well.
+
+    Returns:
+        The figure.
+    """
+    chosen = style()
+    width, height = width * chosen.scale, height * chosen.scale
+    if chosen.widths:
+        width = next((of for of in chosen.widths if of >= _SQUEEZED * width), chosen.widths[-1])
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.07 * chosen.scale))
 
 
 def bare(axes: Axes) -> None:
@@ -92,13 +162,9 @@ def panels(count: int, *, columns: int = 3, size: tuple[float, float] = (3.1, 2.
     Returns:
         The figure, and as many axes.
     """
-    across = min(count, columns)
+    across = min(count, columns, style().across)
     down = -(-count // across)
-    # A single panel leaves room for a legend at its side.
-    figure = Figure(
-        figsize=(size[0] * across + (1.5 if across == 1 else 0.4), size[1] * down + 0.2),
-        layout=ConstrainedLayoutEngine(h_pad=0.07),
-    )
+    figure = canvas(size[0] * across + (0.9 if across == 1 else 0.4), size[1] * down + 0.2)
     grid = list(figure.subplots(down, across, squeeze=False).flat)
     for axes in grid[count:]:
         axes.set_visible(False)
@@ -116,8 +182,9 @@ def legend(figure: Figure, axes: list[Axes]) -> None:
         str(name): handle for panel in axes for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     longest = max(map(len, entries), default=1)
-    across = max(1, min(len(entries), int(figure.get_figwidth() * 13 / (longest + 6))))
-    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * -(-len(entries) // across))
+    scale = rcParams["font.size"] / _POINTS
+    across = max(1, min(len(entries), int(figure.get_figwidth() / scale * 13 / (longest + 6))))
+    figure.set_figheight(figure.get_figheight() + scale * _LEGEND_LINE * -(-len(entries) // across))
     figure.legend([*entries.values()], [*entries], loc="outside lower center", ncols=across, frameon=False)
 
 
@@ -159,8 +226,10 @@ def spaced_ticks(axes: Axes, values: Sequence[float], labels: Sequence[str]) -> 
         labels: One for each.
     """
     places = axes.transScale.transform([(value, 1) for value in values])[:, 0]
-    width = axes.figure.get_figwidth() / max(1, axes.get_subplotspec().get_gridspec().ncols)  # type: ignore
-    apart = (0.1 + 0.085 * max(map(len, labels))) / width * 1.3 * (places[-1] - places[0])
+    spec = axes.get_subplotspec()  # None of axes that a person placed
+    width = axes.figure.get_figwidth() / (spec.get_gridspec().ncols if spec else 1)  # type: ignore[union-attr]
+    letters = rcParams["font.size"] / _POINTS
+    apart = letters * (0.1 + 0.085 * max(map(len, labels))) / width * 1.3 * (places[-1] - places[0])
     kept = [len(values) - 1]
     for i in reversed(range(len(values) - 1)):
         if places[kept[-1]] - places[i] >= apart:
@@ -182,7 +251,7 @@ def shortened(name: str) -> str:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as PDF and PNG.
+    """Write a figure as PDF and PNG, in the style in force.
 
     Args:
         figure: Any.
@@ -192,7 +261,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
         What was written.
     """
     own_folder(stem.parent)
-    kinds: dict[str, dict[str, Any]] = {"pdf": {"metadata": {"CreationDate": None}}, "png": {"dpi": 200}}
+    kinds: dict[str, dict[str, Any]] = {"pdf": {"metadata": {"CreationDate": None}}, "png": {}}
     paths = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in kinds}
     with styled():
         for kind, settings in kinds.items():
@@ -218,5 +287,5 @@ def svg(figure: Figure, name: str) -> str:
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     # Ids of groups are the same in every figure, and nothing refers to them.
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", text)
     return text.replace(INK, "currentColor")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.steps import stated_step
 from mmerank.eranks import ERANKS
-from mmerank.report.figures.style import bare, distances, legend, look, panels, spaced_ticks, stage
+from mmerank.report.figures.panels import Drawing
+from mmerank.report.figures.style import bare, distances, look, shortened, spaced_ticks, stage
 
 _FROM_TEXTS = {
     "eRank": {"erank_untrained": "eRank untrained", "erank_trained": "eRank trained"},
@@ -67,28 +69,33 @@ def trajectories(runs: Sequence[Finished]) -> list[Trajectory]:
     ]
 
 
-def training(of: Trajectory, numbers: pd.DataFrame) -> Figure:
+def training(of: Trajectory, numbers: pd.DataFrame, name: str = "training") -> Drawing:
     """eRanks, and losses or ratios, against the step.
 
     Args:
         of: The checkpoints.
         numbers: From `mmerank.report.numbers.all_numbers`.
+        name: Of the figure.
 
     Returns:
         The figure.
     """
+    caption = f"Training of {shortened(of.name)}: each checkpoint's numbers, with 95 % intervals."
+    if between := len(of.between):
+        caption += f" The {between} between the first and the last are in no other figure."
     here = numbers[(numbers["run"] == of.run.name) & (numbers["transform"] == "none")]
     here = here[here["point"].isin(["", "final"])].set_index(["model", "quantity"])
     drawn = _FROM_TEXTS if of.run.job == "diff" else _FROM_PAIRS
     known = set(here.index.get_level_values("quantity"))  # encoders have no loss
     drawn = {label: lines for label, lines in drawn.items() if known & set(lines)}
-    figure, grid = panels(len(drawn))
-    steps = list(of.steps)
-    order = [name for lines in drawn.values() for name in lines]
-    for axes, (label, lines) in zip(grid, drawn.items(), strict=True):
-        for name, called in lines.items():
-            rows = here.loc[[(model, name) for model in of.steps.values()]]
-            axes.errorbar(steps, rows["value"], distances(rows), capsize=2, label=called, **look(order.index(name)))
+    order = [quantity for lines in drawn.values() for quantity in lines]
+
+    def draw(axes: Axes, label: str) -> None:
+        steps = list(of.steps)
+        for quantity, called in drawn[label].items():
+            rows = here.loc[[(model, quantity) for model in of.steps.values()]]
+            looks = look(order.index(quantity))
+            axes.errorbar(steps, rows["value"], distances(rows), capsize=2, label=called, **looks)
         first = steps[0] or steps[1]
         if steps[-1] > 10 * first:
             axes.set_xscale("symlog", linthresh=first)
@@ -96,5 +103,5 @@ def training(of: Trajectory, numbers: pd.DataFrame) -> Figure:
         axes.set_xlabel("step")
         axes.set_ylabel(label)
         bare(axes)
-    legend(figure, grid)
-    return figure
+
+    return Drawing(name, caption, {label: partial(draw, label=label) for label in drawn}, titled=False)

@@ -86,16 +86,17 @@ def markdown_list(table: Listed) -> str:
     return f"### {_markdown_head(table.title)}\n\n{rows}\n" + (f"\n{table.legend}\n" if table.legend else "")
 
 
-def latex(table: Printed, *, caption: str = "", label: str = "") -> str:
+def latex(table: Printed, *, caption: str = "", label: str = "", wide: bool = True) -> str:
     r"""A table in LaTeX, for the packages booktabs and graphicx; intervals stand below the numbers.
 
     Args:
         table: From `printed_tables`.
         caption: Plain text in place of the title and of what its marks mean, which is then a comment above.
         label: For `\ref`; empty for none.
+        wide: Whether it goes over both columns, `table*`, or stands in one, `table`.
 
     Returns:
-        As many `table*` environments as it takes.
+        As many environments as it takes.
     """
     blocks = []
     for names, n, cells in table.rows:
@@ -113,28 +114,35 @@ def latex(table: Printed, *, caption: str = "", label: str = "") -> str:
         blocks.append(block)
     heads = [*table.names, "n", *(rf"\shortstack[r]{{{_stacked(head)}}}" for head in table.heads)]
     above = (caption, table.legend) if caption else (f"{table.title}; {table.legend}.", "")
-    return _tables(heads, len(table.names), blocks, *above, label)
+    return _tables(heads, len(table.names), blocks, *above, label, "table*" if wide else "table")
 
 
-def latex_list(table: Listed, *, caption: str = "", label: str = "") -> str:
+def latex_list(table: Listed, *, caption: str = "", label: str = "", wide: bool = True) -> str:
     r"""The same of a table of finished cells.
 
     Args:
         table: Any.
         caption: Plain text in place of the title.
         label: For `\ref`; empty for none.
+        wide: Whether it goes over both columns, `table*`, or stands in one, `table`.
 
     Returns:
-        As many `table*` environments as it takes.
+        As many environments as it takes.
     """
     blocks = [[[*_latex_names(names), *map(_latex, cells)]] for names, cells in table.rows]
     heads = [*table.names, *map(_latex, table.heads)]
     above = (caption, table.legend) if caption else (". ".join(filter(None, (table.title, table.legend))) + ".", "")
-    return _tables(heads, len(table.names), blocks, *above, label)
+    return _tables(heads, len(table.names), blocks, *above, label, "table*" if wide else "table")
 
 
 def _tables(
-    heads: Sequence[str], named: int, blocks: Sequence[Sequence[Sequence[str]]], caption: str, note: str, label: str
+    heads: Sequence[str],
+    named: int,
+    blocks: Sequence[Sequence[Sequence[str]]],
+    caption: str,
+    note: str,
+    label: str,
+    environment: str,
 ) -> str:
     """Lines that belong together stay together; a table that is too long for a page goes on in another one."""
     caption = " ".join(caption.split())  # which may be no more than one paragraph
@@ -156,7 +164,7 @@ def _tables(
         written += [
             "% needs \\usepackage{booktabs,graphicx}",
             *([f"% {note}"] if note and i == 0 else []),
-            r"\begin{table*}",
+            rf"\begin{{{environment}}}",
             r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{{'l' * named}{'r' * (len(heads) - named)}}}",
@@ -168,7 +176,7 @@ def _tables(
             r"\end{tabular}}",
             rf"\caption{{{_latex(caption) if i == 0 else 'Continued'}}}",
             *([rf"\label{{{label}}}"] if label and i == 0 else []),
-            r"\end{table*}",
+            rf"\end{{{environment}}}",
             "",
         ]
     return "\n".join(written)

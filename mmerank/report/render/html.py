@@ -7,14 +7,13 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
 from mmerank import __version__
 from mmerank.analysis.finished import Finished
@@ -24,12 +23,15 @@ from mmerank.report.agreement_words import paragraph
 from mmerank.report.cautions import cautions, mean_tokens
 from mmerank.report.elsewhere import elsewhere
 from mmerank.report.examples import by_example, cut, extremes, id_shown, text_of
-from mmerank.report.figures.style import svg
+from mmerank.report.figures.panels import Drawing
+from mmerank.report.figures.style import styled, svg
+from mmerank.report.glossary import terms_of
 from mmerank.report.how_to import how_to_report
 from mmerank.report.maps import maps
 from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import skipped
 from mmerank.report.printed import Listed, Printed
+from mmerank.report.readings import readings
 from mmerank.report.reopened import find_examples
 from mmerank.report.score_tables import beside_table, score_tables
 from mmerank.report.tables import lists, printed_tables
@@ -40,23 +42,10 @@ MOST_ROWS = 8000
 _DIGITS = 5
 # A figure that is wider takes the whole width of the page.
 _HALF_INCHES = 7.5
+# Styles of the figures of a page: where there is room, and where there is not.
+PLACES = ("page", "phone")
 _LISTED = 6  # entries of a list
 _CODE = re.compile(r"`([^`]+)`")
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure of the page.
-
-    Attributes:
-        name: File name without ending.
-        caption: Below it.
-        figure: What is drawn.
-    """
-
-    name: str
-    caption: str
-    figure: Figure
 
 
 def page(
@@ -72,7 +61,7 @@ def page(
     Args:
         runs: At least one.
         numbers: From `mmerank.report.numbers.all_numbers`.
-        drawings: The figures.
+        drawings: The figures, each of which is there as wide as a page and as a phone.
         agreed: Numbers against scores, where there are scores.
         with_data: As for `mmerank.report.reopened.find_examples`.
 
@@ -97,9 +86,11 @@ def page(
             mapped=[view for view in views if view["maps"]],
             tables=[_headlines_first(table) for table in printed_tables(runs, numbers)],
             lists=lists(runs),
-            drawings=[(d.caption, svg(d.figure, d.name), d.figure.get_figwidth() > _HALF_INCHES) for d in drawings],
+            drawings=[_drawn(drawing) for drawing in drawings],
             beside=beside_table(agreed) if agreed else None,
             scores=score_tables(agreed) if agreed else [],
+            readings=readings(runs, numbers),
+            glossary=terms_of({run.job for run in runs}),
             cautions=[*(agreed.cautions if agreed else ()), *cautions(runs)],
             paragraphs=[
                 *(of for run in runs for of in how_to_report(run)),
@@ -108,6 +99,17 @@ def page(
             examples=[view["examples"] for view in views],
         )
     )
+
+
+def _drawn(drawing: Drawing) -> tuple[str, list[tuple[str, str]], bool]:
+    """Caption, the figure for each place, and whether it takes the whole width of a page."""
+    found, broad = [], False
+    for place in PLACES:
+        with styled(place):
+            figure = drawing.figure()
+            found.append((place, svg(figure, f"{drawing.name}-{place}")))
+        broad = broad or figure.get_figwidth() > _HALF_INCHES
+    return drawing.caption, found, broad
 
 
 def fragment(tables: Sequence[Printed | Listed]) -> str:

@@ -27,6 +27,9 @@ from mmerank.report.terminal.parts import (
 )
 from mmerank.report.terminal.rows import metric_table
 
+# Rows where there is room for few; accuracies have no label.
+_MAIN = ("erank_untrained", "erank_trained", "diff_erank", "erank_ratio", "loss_trained", "reduced_loss", "")
+
 
 def diff_tables(results: Sequence[DiffResult]) -> list[Table]:
     """The results, and by layer where layers were asked for.
@@ -76,22 +79,26 @@ def sweep_table(results: Sequence[DiffResult]) -> Table:
     return table
 
 
-def diff_table(results: Sequence[DiffResult]) -> Table:
+def diff_table(results: Sequence[DiffResult], *, short: bool = False) -> Table:
     """A table with a column per model, as in the paper's Tables 1, 6, 7 and 8 turned on their side.
 
     Args:
         results: At least one.
+        short: Whether the main numbers alone are wanted.
 
     Returns:
         The table, for a rich console.
     """
     table = by_model("Diff-eRank", results)
-    table.caption = (
-        "Diff-eRank: untrained - trained; by mean of eRanks: the paper's algorithm (b), else its (a)\n"
-        "of the possible: eRank / min(tokens - 1, width)"
-    )
+    if not short:
+        table.caption = (
+            "Diff-eRank: untrained - trained; by mean of eRanks: the paper's algorithm (b), else its (a)\n"
+            "of the possible: eRank / min(tokens - 1, width)"
+        )
 
     def row(name: str, number: Callable[[DiffResult], float], decimals: int, label: str = "") -> None:
+        if short and label not in _MAIN:
+            return
         numbers = [(number(result), result.intervals.get(label)) for result in results]
         table.add_row(
             name,
@@ -105,7 +112,7 @@ def diff_table(results: Sequence[DiffResult]) -> Table:
 
     row("eRank, untrained", lambda r: r.final.erank_untrained, 2, "erank_untrained")
     if any(len(result.seeds) > 1 for result in results):
-        row("  ± over seeds", lambda r: r.final.erank_untrained_stdev, 2)
+        row("  ± over seeds", lambda r: r.final.erank_untrained_stdev, 2, "spread")
     row("eRank, trained", lambda r: r.final.erank_trained, 2, "erank_trained")
     row("Diff-eRank", lambda r: r.final.diff_erank, 2, "diff_erank")
     row("  by mean of eRanks", lambda r: r.final.diff_erank_mean_of_eranks, 2, "diff_erank_mean_of_eranks")

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mmerank.analysis.metrics.alignment import DECIMALS, LABELS
 from mmerank.analysis.metrics.known import quantity
+from mmerank.analysis.metrics.layers import EQUAL
 from mmerank.analysis.metrics.of_examples import known_as
 from mmerank.analysis.metrics.rows import single_rows
 from mmerank.analysis.results.alignment import AlignmentResult
@@ -43,7 +44,7 @@ def row_tables(result: AlignmentResult, name: str) -> list[Table]:
     if result.rows is not None:
         tables.append(_rows(result.rows, result.n, f"{name}: eRank by rows"))
     if result.layers is not None:
-        tables.append(_layers(result.layers, f"{name}: eRank of the pair by layer"))
+        tables.append(_layers(result.layers, f"{name}: eRank of the pair by layer", result.convention.match_tokens))
     if result.inside is not None:
         tables.append(inside_table(result.inside, plain))
     if result.picture_eranks is not None:
@@ -175,14 +176,18 @@ def _rows(rows: Mapping[str, Mapping[str, Any]], n: int, title: str) -> Table:
     return table
 
 
-def _layers(layers: Sequence[Mapping[str, Any]], title: str) -> Table:
+def _layers(layers: Sequence[Mapping[str, Any]], title: str, tokens: int | None) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for heading in ("all rows", "image rows", "text rows"):
+    headings = {"all": "all rows", "image": "image rows", "text": "text rows"}
+    if EQUAL in layers[0]:
+        headings[EQUAL] = f"{tokens} rows"
+    for heading in headings.values():
         table.add_column(heading, justify="right")
     for at in layers:
         intervals = {rows: interval_text(tuple(limits), 2, at[rows]) for rows, limits in at["intervals"].items()}
-        cells = (f"{_number(at[rows])} {intervals.get(rows, '')}".rstrip() for rows in ("all", "image", "text"))
+        between = "\n" if EQUAL in headings else " "  # in 80 columns
+        cells = (f"{_number(at[rows])}{between}{intervals.get(rows, '')}".rstrip() for rows in headings)
         table.add_row(at["point"], *map(Text, cells))
     return table
 

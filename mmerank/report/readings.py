@@ -1,0 +1,106 @@
+"""What can be read from the numbers of some runs, in sentences: the answers that people look for first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.matched import MATCHED
+from mmerank.analysis.row_map import mapped
+from mmerank.eranks import ERANKS
+from mmerank.report.names import data_names, model_names
+from mmerank.report.terminal.intervals import interval_text, q_text
+from mmerank.report.terminal.perturbation import told_from_zero
+from mmerank.report.terminal.summary import listed, ordered_effects, place
+
+_ALIGNMENT = "image_text_alignment"
+_NAMED = 4  # transforms in a sentence each
+
+
+def readings(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[str]:
+    """Sentences, in the order of the page.
+
+    Args:
+        runs: At least one.
+        numbers: From `mmerank.report.numbers.all_numbers`.
+
+    Returns:
+        Plain text; nothing where the numbers answer none of these questions.
+    """
+    called = model_names(runs)
+    found = list(_aligned(runs, numbers, called))
+    for run in runs:
+        for model in run.frames:
+            front = f"{called[run.name, model]}: " if sum(len(of.frames) for of in runs) > 1 else ""
+            found += [front + line for line in (*_changed(run, model), *_mapped(run, model))]
+    return list(dict.fromkeys(found))
+
+
+def _aligned(runs: Sequence[Finished], numbers: pd.DataFrame, called: dict[tuple[str, str], str]) -> Iterator[str]:
+    """Which model is more aligned, where that can be said."""
+    plain = numbers["quantity"].str.removeprefix(MATCHED).eq(_ALIGNMENT) & numbers["transform"].eq("none")
+    here = numbers[plain & numbers["value"].notna()]
+    data = data_names(run.data for run in runs)
+    for of_data, rows in here.groupby("data", sort=False):
+        on = f" on {data[str(of_data)]}" if here["data"].nunique() > 1 else ""
+        marked = rows[rows["mark"] != ""]
+        if marked.empty:
+            if rows["model"].nunique() > 1:
+                yield (
+                    f"Which model is more aligned{on} cannot be said from these numbers: they stand on different "
+                    "numbers of rows or were not measured alike. `--match-tokens` puts them on equally many."
+                )
+            continue
+        best = marked[marked["mark"] == "best"].iloc[0]
+        name = called[str(best["run"]), str(best["model"])]
+        each = "" if best["rows"] == "all" else f", on {best['rows']} rows each"
+        for other in marked[marked["mark"] != "best"].to_dict("records"):
+            names = name, called[str(other["run"]), str(other["model"])]
+            told = "{} is more aligned than {}" if other["mark"] == "other" else "{} and {} are not told apart"
+            q = q_text(other["q"])
+            yield (
+                f"By the Image-Text Alignment{on}{each}, {told.format(*names)}: {_number(best)} against "
+                f"{_number(other)}, q {'' if q.startswith('<') else '= '}{q}."
+            )
+
+
+def _number(of: pd.Series | dict) -> str:  # type: ignore[type-arg]
+    limits = (float(of["low"]), float(of["high"]))
+    interval = interval_text(limits, 4, of["value"]) if limits[0] == limits[0] else ""
+    return f"{of['value']:.4f} {interval}".rstrip()
+
+
+def _changed(run: Finished, model: str) -> Iterator[str]:
+    """Where transforms act, the largest effects first."""
+    tests = run.tests.get("alignment", {}).get(model, {}) if run.job == "perturb" else {}
+    effects = ordered_effects(tests, tuple(ERANKS))
+    told = {name: [of for of in found if told_from_zero(of)] for name, found in effects.items()}
+    acting = [name for name, found in told.items() if found]
+    for name in acting[:_NAMED]:
+        first = told[name][0]
+        rest = f", and is told from 0 at {listed([of.quantity for of in told[name]])}" if told[name][1:] else ""
+        yield (
+            f"{name} acts most at {place(first.quantity)}, by "
+            f"{first.difference:+.2f} {interval_text((first.low, first.high), 2, first.difference)} "
+            f"(d_z {first.d_z:+.2f}){rest}."
+        )
+    if still := [name for name in effects if name not in acting]:
+        yield f"No eRank is told from its base under {', '.join(still)}."
+
+
+def _mapped(run: Finished, model: str) -> Iterator[str]:
+    """Which rows carry the rank."""
+    if not run.convention.get("patches"):
+        return
+    told = [
+        f"{found['decisive_of_picture']} of {found['measured']} examples at {place(label)}"
+        for label, found in mapped(run.of(model)).items()
+        if found["measured"]
+    ]
+    if told:
+        yield (
+            f"The row that decides is a patch in {', in '.join(told)}; elsewhere it is a token of the text or the "
+            "template. Which patches carry the rank of an example is seen under Where the rank lies: the blue ones."
+        )
