@@ -13,6 +13,8 @@ LAUNCHED = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 ALONE = {"RANK": "0", "WORLD_SIZE": "1"}  # for a process that is started by one of several, and is not one of them
 INTERRUPTED = 130  # exit status of a command that was told to stop
 TAKEN = 75  # of a cell of a study that another process is at
+TOO_LARGE = 76  # of a cell whose model does not fit in the device's memory
+PACE = "MMERANK_PACE"  # a variable: the file to which a line is added of what was measured and how long it took
 # Those of a step of Slurm (https://slurm.schedmd.com/srun.html). A batch script has SLURM_PROCID and SLURM_NTASKS as
 # well, and is no task of a step.
 _SLURM = {"SLURM_PROCID": 0, "SLURM_STEP_NUM_TASKS": 1, "SLURM_LOCALID": 0}

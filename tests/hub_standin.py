@@ -1,4 +1,4 @@
-"""A stand-in for the hub's HTTP API on this machine: data sets in memory, as much of it as push and fetch ask for."""
+"""A stand-in for the hub's HTTP API on this machine: repositories in memory, as much of it as is asked for."""
 
 from __future__ import annotations
 
@@ -89,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, {"url": f"{self._root}/datasets/{name}"})
         if path == ["api", "validate-yaml"]:
             return self._send(200, {"errors": [], "warnings": []})
+        path = path if path[0] in ("api", "datasets") else ["models", *path]  # which stand at the root
         name = "/".join(path[2:4] if path[0] == "api" else path[1:3])
         if name not in self.hub.commits:
             return self._send(404, {"error": "no such repository"}, {"X-Error-Code": "RepoNotFound"})

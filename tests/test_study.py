@@ -12,10 +12,10 @@ from mmerank import align, load, load_data
 from mmerank.__main__ import main
 from mmerank.errors import UsageError
 from mmerank.jobs import cells as cells_of_studies
-from mmerank.jobs.cells import Cell, no_longer, standing, write_cells
+from mmerank.jobs.cells import Cell, standing, write_cells
 from mmerank.jobs.study import read_study, run_study
 from mmerank.jobs.where.local import one_by_one
-from mmerank.processes import Rank, rank
+from mmerank.processes import TOO_LARGE, Rank, rank
 
 KNOWN = {
     "align": ["models", "data", "limit", "layers", "sequence", "dtype"],
@@ -107,6 +107,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if model == "bad":
             log.write(b"warning: x\nerror: bad: no such model\n")
             return 1
+        if model == "large":
+            log.write(b"error: does not fit\n")
+            return TOO_LARGE
         if model == "killed":
             out.mkdir(exist_ok=True)
             return -9
@@ -129,16 +132,6 @@ def test_a_failed_cell_stops_no_other_and_is_tried_again(tmp_path: Path, ran: li
     assert good.state == "done" and ran == ["bad", "killed", "good"]
     assert [of.state for of in run_study(found, folder, one_by_one)] == ["failed", "failed", "done"]
     assert ran[3:] == ["bad", "killed"]
-
-
-def test_an_edited_file_keeps_what_was_run(tmp_path: Path, ran: list[str]) -> None:
-    folder = tmp_path / "s"
-    (first,) = cells(tmp_path, {"models": ["good"], "data": ["x"], "jobs": ["align"]})
-    write_cells([first], folder, ARGUMENT)
-    assert [of.state for of in run_study([first], folder, one_by_one)] == ["done"]
-    found = cells(tmp_path, {"models": ["good"], "data": ["x"], "jobs": ["align"], "limit": 3})
-    write_cells(found, folder, ARGUMENT)
-    assert no_longer(found, folder) == [first.name] and standing(found[0], folder).state == "left"
 
 
 def test_a_cell_that_another_study_is_at_is_left_to_it(tmp_path: Path, ran: list[str]) -> None:
@@ -192,6 +185,12 @@ def test_cells_are_checked_before_any_runs(
     file.write_text("models: [good]\ndata: demo\njobs: [align: {limit: 0}]\n")
     assert status_of("study", str(file)) == 2
     assert f"{file}: align of good: Invalid value for '--limit'" in capsys.readouterr().err
+    file.write_text("models: [good]\ndata: demo\njobs: [perturb: {transform: [rotate:90, blur:1,2]}]\n")
+    assert status_of("study", str(file)) == 2  # the list has three entries for YAML
+    assert f"{file}: perturb of good: unknown transform '2'" in capsys.readouterr().err
+    file.write_text("models: [good]\ndata: demo\njobs: [align: {metrics: stabel_rank}]\n")
+    assert status_of("study", str(file)) == 2
+    assert "did you mean stable_rank" in capsys.readouterr().err
     assert not ran and not (tmp_path / "s").exists()
 
 
@@ -210,6 +209,14 @@ def test_the_command(tmp_path: Path, ran: list[str], capsys: pytest.CaptureFixtu
         ("good", "done", ""),
         ("bad", "failed", "bad: no such model"),
     ]
+
+
+def test_a_model_that_does_not_fit_is_skipped_and_said(tmp_path: Path, ran: list[str]) -> None:
+    found = cells(tmp_path, {"models": ["large", "good"], "data": ["x"], "jobs": ["align"]})
+    write_cells(found, tmp_path / "s", ARGUMENT)
+    large, good = run_study(found, tmp_path / "s", one_by_one)
+    assert (large.state, large.reason, good.state) == ("skipped", "does not fit", "done")
+    assert standing(found[0], tmp_path / "s") == large
 
 
 def test_a_cell_is_the_run_that_its_command_makes(tmp_path: Path) -> None:

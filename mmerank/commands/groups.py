@@ -13,6 +13,7 @@ import typer
 
 from mmerank.commands import measured as measured
 from mmerank.commands import options as options
+from mmerank.commands.checking import checked_so_far
 from mmerank.commands.config import write_config
 from mmerank.convention import Convention, EncoderConvention
 from mmerank.errors import UsageError
@@ -50,6 +51,7 @@ class DataColumns:
         """The examples that a DATA argument names."""
         from mmerank.inputs.load import load_data
 
+        checked_so_far()
         return load_data(data, image=self.image, response=self.response, instruction=self.instruction, id=self.id)
 
 

@@ -12,6 +12,7 @@ import typer
 
 from mmerank.commands import options
 from mmerank.commands.align import align
+from mmerank.commands.checking import only_checked
 from mmerank.commands.config import keys_of
 from mmerank.commands.diff import diff
 from mmerank.commands.encode import encode
@@ -52,7 +53,19 @@ def study(
         ),
     ] = On.local,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check all, say what would run, and run nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check all, and say what would run, what it would download, what memory, disk and time it would "
+            "take; run nothing.",
+        ),
+    ] = False,
+    set_aside: Annotated[
+        bool,
+        typer.Option(
+            "--set-aside",
+            help="Move runs that are no longer in the file to DIR-earlier, where no report of DIR reads them.",
+        ),
     ] = False,
     json_file: options.Json = None,
     debug: options.Debug = False,
@@ -64,9 +77,10 @@ def study(
     """
     from rich.console import Console
 
-    from mmerank.jobs.cells import no_longer, standing, write_cells
+    from mmerank.jobs import edited
+    from mmerank.jobs.cells import standing, write_cells
     from mmerank.jobs.study import read_study, run_study
-    from mmerank.report.terminal.study import study_table
+    from mmerank.report.terminal.study import edits_text
 
     check_writable(json_file)
     commands = {job: _command(job) for job in _JOBS}
@@ -77,18 +91,35 @@ def study(
     for cell in cells:
         _check(study, cell, commands[cell.job], arguments[cell.job])
     place = _place(on, study)
-    if not dry_run:
-        write_cells(cells, folder, arguments)
-        ended = 0
-        with Console(stderr=True).status(f"{len(cells)} to do") as status:
-            for done in run_study(cells, folder, place):
-                ended += 1
-                _tell(done, ended, len(cells))
-                status.update(f"{ended} of {len(cells)}; {done.state}: {done.cell.name}")
+    changes, back = edited.edits(cells, folder), edited.to_take_back(cells, folder)
+    said = edits_text(changes, back, folder, edited.earlier_folder(folder), study=study, aside=set_aside)
+    if said:
+        print(said, file=sys.stderr, flush=True)
+    if dry_run:
+        found = [standing(cell, folder) for cell in cells]
+        _say(found, folder, json_file, changes, _ahead(found, folder, on))
+        return
+    edited.take_back(back, folder)
+    if set_aside:
+        edited.set_aside(changes, folder)
+    write_cells(cells, folder, arguments)
+    ended = 0
+    with Console(stderr=True).status(f"{len(cells)} to do") as status:
+        for done in run_study(cells, folder, place):
+            ended += 1
+            _tell(done, ended, len(cells))
+            status.update(f"{ended} of {len(cells)}; {done.state}: {done.cell.name}")
     found = [standing(cell, folder) for cell in cells]
-    _say(found, folder, json_file, study_table(found, folder, no_longer(cells, folder)))
-    if not dry_run:
-        _end(found)
+    _say(found, folder, json_file, changes)
+    _end(found)
+
+
+def _ahead(found: list[Any], folder: Path, on: On) -> Any:
+    from mmerank.commands.results import quiet
+    from mmerank.jobs.ahead import ahead
+
+    quiet()
+    return ahead(found, folder, elsewhere=on in (On.slurm, On.ray))
 
 
 def _place(on: On, study: Path) -> Any:
@@ -120,12 +151,17 @@ def _tell(done: Any, ended: int, cells: int) -> None:
         print(f"{ended} of {cells}: {done.state}: {done.cell.name}", file=sys.stderr, flush=True)
 
 
-def _say(found: list[Any], folder: Path, json_file: str | None, table: Any) -> None:
+def _say(found: list[Any], folder: Path, json_file: str | None, changes: list[Any], ahead: Any = None) -> None:
     from rich.console import Console
 
+    from mmerank.report.terminal.study import study_table
+
     cells = [{**of.cell.asked(), "state": of.state, "reason": of.reason} for of in found]
-    if not (json_file and write_json({"folder": str(folder), "cells": cells}, json_file)):
-        Console().print(table)
+    content = {"folder": str(folder), "cells": cells, "edits": [edit.to_dict() for edit in changes]}
+    if ahead is not None:
+        content["ahead"] = ahead.to_dict()
+    if not (json_file and write_json(content, json_file)):
+        Console().print(study_table(found, folder, ahead))
 
 
 def _end(found: list[Any]) -> None:
@@ -151,10 +187,15 @@ def _check(study: Path, cell: Any, command: Any, argument: str) -> None:
         content = {"command": cell.job, argument: cell.model, "data": cell.data, **cell.options}
         file.write_text(yaml.safe_dump(content), encoding="utf-8")
         try:
-            command.make_context(cell.job, ["--config", str(file)])
-        except MmerankError as error:
-            said = str(error).replace(f"--config {file}", f"{study}: {cell.job}")
-            raise UsageError(said) from None
+            context = command.make_context(cell.job, ["--config", str(file)])
+            only_checked(lambda: command.invoke(context))
+        except UsageError as error:
+            said = str(error)
+            in_file = f"--config {file}"
+            known = said.replace(in_file, f"{study}: {cell.job}")
+            raise UsageError(known if in_file in said else f"{study}: {cell.job} of {cell.model}: {said}") from None
+        except MmerankError:  # a model that is not there stops its own cells alone
+            return
         except Exception as error:  # of click, whose classes typer has in one place or another
             if not hasattr(error, "format_message"):
                 raise

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
+from contextlib import suppress
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmerank.errors import printable
+from mmerank.processes import PACE
 
 LINE_EVERY_S = 30.0
 
@@ -50,6 +55,7 @@ class Meter:
 
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
+        self._note_pace()
         if self._lines and self._last_line > self._start:
             self._print_line()
 
@@ -72,6 +78,13 @@ class Meter:
             done: Their number.
         """
         self._done = max(self._done, done - self._samples)
+
+    def _note_pace(self) -> None:
+        if (file := os.environ.get(PACE)) and self._samples:
+            seconds = round(time.monotonic() - self._start, 3)
+            line = {"title": self._title, "samples": self._samples, "total": self._total, "seconds": seconds}
+            with suppress(OSError), Path(file).open("a", encoding="utf-8") as pace:
+                pace.write(json.dumps(line) + "\n")
 
     def _speed(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)

@@ -17,14 +17,16 @@ from filelock import FileLock, Timeout
 
 from mmerank.durable import own_folder, whole
 from mmerank.errors import RunFolderError, first_line
-from mmerank.processes import ALONE, INTERRUPTED, TAKEN, rank
+from mmerank.processes import ALONE, INTERRUPTED, PACE, TAKEN, TOO_LARGE, rank
 from mmerank.runs.cache import folder_name
 from mmerank.runs.settings import SUMMARY
 
 CELLS = "cells"  # beside the run folders: what each was asked for, and what it said
 LAST_LINES = 3
+NO_RESULT: tuple[Literal["failed", "skipped"], ...] = ("failed", "skipped")
 WRITING_S = 60.0  # until a cell that is told to stop has written what it measured
-State = Literal["done", "failed", "running", "begun", "left"]
+State = Literal["done", "failed", "skipped", "running", "begun", "left"]
+_ARGUMENTS = ("models", "model")  # what commands call their model
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Standing:
-    """What has become of a cell: its state (`running` is one that another study is at), and why it failed."""
+    """What has become of a cell: its state (`running` is one that another study is at), and why it has no result.
+
+    `skipped` is one whose model does not fit in the device's memory.
+    """
 
     cell: Cell
     state: State
@@ -78,19 +83,19 @@ def standing(cell: Cell, folder: Path) -> Standing:
         folder: Of the study.
 
     Returns:
-        `done` with a summary, `running` where a process is at it, `failed` with what was said, `begun` where there
-        are records.
+        `done` with a summary, `running` where a process is at it, `failed` and `skipped` with what was said, `begun`
+        where there are records.
 
     Raises:
         RunFolderError: The file system has no locks.
     """
-    failed = beside(folder, cell, "failed")
     if (folder / cell.name / SUMMARY).is_file():
         return Standing(cell, "done")
-    if _is_taken(folder, cell):
+    if is_taken(folder, cell.name):
         return Standing(cell, "running")
-    if failed.is_file():
-        return Standing(cell, "failed", failed.read_text(encoding="utf-8", errors="replace").strip())
+    for state in NO_RESULT:
+        if (why := beside(folder, cell, state)).is_file():
+            return Standing(cell, state, why.read_text(encoding="utf-8", errors="replace").strip())
     return Standing(cell, "begun" if (folder / cell.name).is_dir() else "left")
 
 
@@ -108,7 +113,7 @@ def ended(cell: Cell, folder: Path, why: str) -> Standing:
     found = standing(cell, folder)
     if not why or found.state not in ("begun", "left"):
         return found
-    _note(cell, folder, why)
+    _note(cell, folder, why, "failed")
     return Standing(cell, "failed", why)
 
 
@@ -129,23 +134,27 @@ def run_cell(
     Returns:
         Why it failed, which is also written beside the cell; nothing where it did not, or was interrupted.
     """
-    if (folder / cell.name / SUMMARY).is_file() or (not patience_s and _is_taken(folder, cell)):
+    if (folder / cell.name / SUMMARY).is_file() or (not patience_s and is_taken(folder, cell.name)):
         return ""
     if rank().count > 1 and not together:
         environment = {**ALONE, **environment}
     own = f"{rank().index}.log" if together and not rank().leads else "log"
     command = [sys.executable, "-m", "mmerank.jobs.where.process", str(os.getpid()), str(patience_s)]
-    command += [str(_lock(folder, cell)), cell.job, "--config", str(beside(folder, cell, "yaml"))]
+    command += [str(_lock(folder, cell.name)), cell.job, "--config", str(beside(folder, cell, "yaml"))]
     command += ["--out", str(folder / cell.name)]
+    environment = {PACE: str(beside(folder, cell, "pace").resolve()), **environment}
+    state: Literal["failed", "skipped"] = "failed"
     try:
-        beside(folder, cell, "failed").unlink(missing_ok=True)
+        for name in NO_RESULT:
+            beside(folder, cell, name).unlink(missing_ok=True)
         with beside(folder, cell, own).open("ab") as log:
             status = _status(command, log, {**os.environ, **environment})
         why = "" if status in (0, INTERRUPTED, TAKEN) else _said(Path(log.name), status)
+        state = "skipped" if status == TOO_LARGE else "failed"
     except OSError as error:  # a full disk
         why = f"{folder}: {error.strerror or first_line(error)}"
     if why:
-        _note(cell, folder, why)
+        _note(cell, folder, why, state)
     return why
 
 
@@ -161,8 +170,8 @@ def _status(command: list[str], log: Any, environment: Mapping[str, str]) -> int
             raise
 
 
-def _note(cell: Cell, folder: Path, why: str) -> None:
-    with suppress(OSError), whole(beside(folder, cell, "failed")) as unfinished:
+def _note(cell: Cell, folder: Path, why: str, state: Literal["failed", "skipped"]) -> None:
+    with suppress(OSError), whole(beside(folder, cell, state)) as unfinished:
         unfinished.write_text(why + "\n", encoding="utf-8")
 
 
@@ -189,19 +198,24 @@ def write_cells(cells: list[Cell], folder: Path, argument: Mapping[str, str]) ->
         raise RunFolderError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
 
-def no_longer(cells: list[Cell], folder: Path) -> list[str]:
-    """Run folders of an earlier form of the study file: they stay, and are not part of it.
+def read_cell(file: Path) -> dict[str, Any]:
+    """What a cell was asked for, from the file that `write_cells` wrote.
 
     Args:
-        cells: Those of the study now.
-        folder: Of the study.
+        file: It.
 
     Returns:
-        Their names.
+        As `Cell.asked` has it; empty where it cannot be read.
     """
-    known = {cell.name for cell in cells}
-    there = sorted(path.stem for path in (folder / CELLS).glob("*.yaml")) if folder.is_dir() else []
-    return [name for name in there if name not in known and (folder / name).is_dir()]
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        job, data = content.pop("command"), content.pop("data")
+        model = next(content.pop(key) for key in _ARGUMENTS if key in content)
+    except (OSError, ValueError, AttributeError, LookupError, StopIteration, yaml.YAMLError):
+        return {}
+    return {"job": job, "model": model, "data": data, "options": content}
 
 
 def last_lines(log: Path) -> str:
@@ -227,7 +241,8 @@ def beside(folder: Path, cell: Cell, kind: str) -> Path:
     Args:
         folder: Of the study.
         cell: The cell.
-        kind: `yaml`, what was asked for; `log`; `failed`, why; `job`, the number that a scheduler gave it.
+        kind: `yaml`, what was asked for; `log`; `failed` or `skipped`, why; `job`, the number that a scheduler gave
+            it; `pace`, how long it took.
 
     Returns:
         The file, which may not be there.
@@ -235,15 +250,26 @@ def beside(folder: Path, cell: Cell, kind: str) -> Path:
     return folder / CELLS / f"{cell.name}.{kind}"
 
 
-def _lock(folder: Path, cell: Cell) -> Path:
-    return folder / CELLS / f".{cell.name}.lock"
+def _lock(folder: Path, name: str) -> Path:
+    return folder / CELLS / f".{name}.lock"
 
 
-def _is_taken(folder: Path, cell: Cell) -> bool:
-    """Whether a process is at a cell; one that dies lets go."""
-    if not _lock(folder, cell).exists():
+def is_taken(folder: Path, name: str) -> bool:
+    """Whether a process is at a cell; one that dies lets go.
+
+    Args:
+        folder: Of the study.
+        name: Of the cell.
+
+    Returns:
+        Whether its lock is held.
+
+    Raises:
+        RunFolderError: The file system has no locks.
+    """
+    if not _lock(folder, name).exists():
         return False
-    lock = FileLock(_lock(folder, cell))
+    lock = FileLock(_lock(folder, name))
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,17 +10,14 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from mmerank.files import opened
+from mmerank.jobs.ahead import FLOPS, SPECTRUM_S
+from mmerank.jobs.fit import GB, short
 from mmerank.jobs.paper.studies import OPENELM_TOKENIZER, OPT_1_3B, ROTATIONS, Job, parameters
+from mmerank.models.sizes import weights_of
 
-GB = 1e9
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 # Activations of a batch, and what CUDA keeps for itself.
 OVERHEAD_GB = 2.0
-# What a large GPU sustains in the forward pass, FLOP/s by bytes of a number, and one spectrum of a few hundred rows
-# in float64. Guesses that hold within a factor of 3 or so.
-FLOPS = {8: 5e12, 4: 15e12, 2: 100e12}
-SPECTRUM_S = 0.05
 # Parameters that no name tells.
 COUNTS = {"LLaVA-1.5": 7.06e9, "MiniGPT-v2": 7.8e9}
 # Image tokens that the LLM reads.
@@ -148,7 +143,7 @@ def _stands_for_itself(argument: str) -> bool:
 def _need(job: Job, size: str, model: str, dtype: str | None, sweep: bool) -> Need:
     name = size if job.part.multimodal else f"{job.part.family} {size}"
     # Of another checkpoint the size is not that of its column.
-    count = _published(job, size) if model == job.part.published().get(size) else _counted(Path(model))
+    count = _published(job, size) if model == job.part.published().get(size) else _counted(model)
     width = BYTES.get(dtype or ("float16" if job.part.multimodal else "float32"), 4)
     if count is None:
         return Need(name, model, None, None, None)
@@ -178,20 +173,9 @@ def _published(job: Job, size: str) -> float | None:
     return parameters("1.3B" if job.part.family == OPT_1_3B else size)
 
 
-def _counted(path: Path) -> float | None:
-    """Parameters of a local checkpoint, from the heads of its files; None where it is in another format."""
-    count = 0
-    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else ():
-        with opened(file) as content:
-            (length,) = struct.unpack("<Q", content.read(8))
-            head: dict[str, Any] = json.loads(content.read(length))
-        for key, tensor in head.items():
-            if key != "__metadata__":
-                size = 1
-                for side in tensor["shape"]:
-                    size *= side
-                count += size
-    return float(count) or None
+def _counted(model: str) -> float | None:
+    found = weights_of(model)
+    return None if found is None else float(found.parameters)
 
 
 def needs_tables(name: str, found: Needs) -> list[Table]:
@@ -208,7 +192,7 @@ def needs_tables(name: str, found: Needs) -> list[Table]:
     for heading in ("model", "MODEL", "parameters", "GPU memory", "time"):
         models.add_column(heading, justify="left" if "odel" in heading.lower() else "right", overflow="fold")
     for need in found.models:
-        size = "?" if need.parameters is None else _short(need.parameters)
+        size = "?" if need.parameters is None else short(need.parameters)
         memory = "?" if need.gpu_gb is None else f"{need.gpu_gb:.0f} GB"
         hours = (
             "?" if need.hours is None else f"{need.hours:.1f} h" if need.hours >= 1 else f"{60 * need.hours:.0f} min"
@@ -244,10 +228,3 @@ def needs_notes(found: Needs) -> list[str]:
             f"From the hub, when it runs: {', '.join(dict.fromkeys(hub))}; and data sets by their names above."
         )
     return lines
-
-
-def _short(count: float) -> str:
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:.0f}"

@@ -13,11 +13,13 @@ import stat
 import sys
 import threading
 import time
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mmerank.jobs.cells import WRITING_S
-from mmerank.processes import TAKEN, rank
+from mmerank.errors import MmerankError
+from mmerank.jobs.cells import WRITING_S, read_cell
+from mmerank.processes import TAKEN, TOO_LARGE, rank
 
 LOOK_S = 0.5
 LEAST_S = 1.0  # others look at the lock now and then
@@ -37,8 +39,22 @@ def main() -> None:
             sys.exit(TAKEN)
     if stat.S_ISREG(os.fstat(1).st_mode):
         os.ftruncate(1, 0)  # what an earlier attempt said
+    if why := _too_large(Path(command[command.index("--config") + 1])):
+        print(f"error: {why}", file=sys.stderr)
+        sys.exit(TOO_LARGE)
     sys.argv = ["mmerank", *command]
     runpy.run_module("mmerank", run_name="__main__", alter_sys=True)
+
+
+def _too_large(file: Path) -> str:
+    """Why the model does not fit on this process's device; what else may be wrong with either its command says."""
+    from mmerank.jobs.fit import too_large
+
+    asked = read_cell(file)
+    try:
+        return too_large(str(asked["model"]), asked["options"]) if asked else ""
+    except MmerankError:
+        return ""
 
 
 def _end_with(parent: int) -> None:
