@@ -79,7 +79,7 @@ def align(
     with shown_at_the_end(show, keeping.out):
         for model in models:
             found = measure(
-                load(model, dtype=computing.dtype, device=computing.device, load_in=computing.load_in),
+                load(model, **computing.how),
                 examples,
                 convention=stated,
                 limit=limit,

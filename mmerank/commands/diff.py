@@ -113,14 +113,7 @@ def diff(
         if kept is None:
             kept = Path(stack.enter_context(TemporaryDirectory(prefix="mmerank-")))
         for model, revision in sweep:
-            adapter = load_text(
-                model,
-                dtype=computing.dtype,
-                device=computing.device,
-                tokenizer=tokenizer,
-                revision=revision,
-                load_in=computing.load_in,
-            )
+            adapter = load_text(model, tokenizer=tokenizer, revision=revision, **computing.how)
             of_model: list[Diff] = []  # one for each initialisation; the trained model is measured once
             for init_range in drawn_at:
                 of_model.append(

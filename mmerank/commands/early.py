@@ -35,6 +35,7 @@ def check_models(
         UsageError: One is no name, or named twice.
     """
     from mmerank.models import located
+    from mmerank.models.changed import change
     from mmerank.models.checkpoints import check_named
 
     located.check_dtype(computing.dtype)
@@ -42,6 +43,8 @@ def check_models(
     located.check_load_in(computing.load_in)
     located.check_layers(layers)
     located.check_blocks(inside)
+    if computing.wrap is not None:
+        change(computing.wrap)
     models = list(models)
     if twice := next((model for i, model in enumerate(models) if model in models[:i]), None):
         raise UsageError(f"{twice}: named twice; a model is measured once, and not compared with itself")

@@ -94,9 +94,8 @@ def generate(
 
     with shown_at_the_end(show, keeping.out):
         for model in models:
-            how = {"dtype": computing.dtype, "device": computing.device, "load_in": computing.load_in}
             found = measure(
-                load_text(model, **how) if text_only else load(model, **how),
+                load_text(model, **computing.how) if text_only else load(model, **computing.how),
                 examples,
                 convention=convention,
                 limit=limit,

@@ -62,7 +62,13 @@ class Loading:
     device: options.Device = None
     dtype: options.Dtype = None
     load_in: options.LoadIn = None
+    wrap: options.Wrap = None
     batch_tokens: options.BatchTokens = None
+
+    @property
+    def how(self) -> dict[str, str | None]:
+        """Keywords of `mmerank.load` and `load_text`."""
+        return {"dtype": self.dtype, "device": self.device, "load_in": self.load_in, "wrap": self.wrap}
 
 
 @dataclass(frozen=True)

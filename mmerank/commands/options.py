@@ -314,6 +314,16 @@ LoadIn = Annotated[
         show_default=False,
     ),
 ]
+Wrap = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.py:FUNCTION",
+        help="Change the model once it is loaded (prune it, put LoRA in): a function of its module, also "
+        "package.module:FUNCTION, with ?OPTION=VALUE behind it. Its code is run.",
+        rich_help_panel=_HOW,
+        show_default=False,
+    ),
+]
 BatchTokens = Annotated[
     int | None,
     typer.Option(

@@ -99,7 +99,7 @@ def perturb(
     def loaded() -> Any:
         if encoder:
             return load_encoder(model, dtype=computing.dtype, device=computing.device)
-        return load(model, dtype=computing.dtype, device=computing.device, load_in=computing.load_in)
+        return load(model, **computing.how)
 
     with continued_from(keeping.out):
         result: Any = measure(

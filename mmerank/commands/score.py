@@ -83,7 +83,7 @@ def score(
     try:
         with continued_from(keeping.out):
             for model in models if rank().leads or not by_lm_eval else ():
-                adapter = load(model, dtype=computing.dtype, device=computing.device, load_in=computing.load_in)
+                adapter = load(model, **computing.how)
                 if by_lm_eval:
                     found = generated(adapter, data, limit=limit, template=sequence == "template", progress=True)
                 else:

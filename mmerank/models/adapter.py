@@ -13,6 +13,7 @@ from mmerank.errors import ModelError, UsageError
 from mmerank.inputs.demo import MODELS
 from mmerank.inputs.example import Example
 from mmerank.inputs.sequence import Kind, TokenSequence
+from mmerank.models.changed import loaded_and_changed
 from mmerank.models.checkpoints import (
     check_keys,
     configuration,
@@ -98,7 +99,12 @@ class Adapter(LoadedModel, Protocol):
 
 
 def load(
-    model: str | Path, *, dtype: str | None = None, device: str | None = None, load_in: str | None = None
+    model: str | Path,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    load_in: str | None = None,
+    wrap: str | None = None,
 ) -> Adapter:
     """A loaded model, ready to be measured.
 
@@ -111,6 +117,8 @@ def load(
         device: As torch names it, or `auto` to spread the model over all devices (`device_map="auto"`);
             default: `cuda` where there is one, else `cpu`.
         load_in: `8bit` or `4bit` to quantise the weights with bitsandbytes, where the family can.
+        wrap: A function that changes the module in place once it is loaded, `FILE.py:FUNCTION?OPTION=VALUE` or
+            `package.module:FUNCTION`, whose code is run; results name it beside the model.
 
     Returns:
         The adapter of the model's family.
@@ -127,11 +135,13 @@ def load(
         model, dtype = MODELS[name], dtype or "float32"
     family, keys = _found(model)
     keys |= quantised(family, load_in, place)
-    with quietly():
-        adapter: Adapter = family.load(
-            Path(model) if is_yaml(model) else model, name=name, dtype=dtype, device=place, **keys
-        )
-    return adapter
+    checkpoint = Path(model) if is_yaml(model) else model
+
+    def as_it_is(called: str) -> Adapter:
+        with quietly():
+            return family.load(checkpoint, name=called, dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
+
+    return loaded_and_changed(wrap, as_it_is, name)  # type: ignore[no-any-return]
 
 
 def wrap(model: Any, processor: Any, *, name: str) -> Adapter:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from mmerank.errors import ModelError
+from mmerank.models.changed import loaded_and_changed
 from mmerank.models.checkpoints import (
     check_keys,
     check_named,
@@ -130,6 +131,7 @@ def load_text(
     tokenizer: str | Path | None = None,
     revision: str | None = None,
     load_in: str | None = None,
+    wrap: str | None = None,
 ) -> TextAdapter:
     """A loaded language model, ready to be measured.
 
@@ -143,6 +145,8 @@ def load_text(
         revision: Branch, tag or commit of a model on the hub (a step of its pre-training, for example); it comes
             before what a YAML file says.
         load_in: `8bit` or `4bit` to quantise the weights with bitsandbytes, where the family can.
+        wrap: A function that changes the module once it is loaded, as for `mmerank.load`; untrained twins are not
+            changed.
 
     Returns:
         The adapter of the model's family, or the one for whatever transformers knows.
@@ -160,8 +164,12 @@ def load_text(
         keys["revision"] = revision
     keys |= quantised(family, load_in, place)
     name = f"{model}@{revision}" if revision else str(model)
-    with quietly():
-        return family.load(name=name, dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
+
+    def as_it_is(called: str) -> TextAdapter:
+        with quietly():
+            return family.load(name=called, dtype=dtype, device=place, **keys)  # type: ignore[no-any-return]
+
+    return loaded_and_changed(wrap, as_it_is, name)  # type: ignore[no-any-return]
 
 
 def wrap_text(model: Any, tokenizer: Any, *, name: str = "model") -> TextAdapter:
