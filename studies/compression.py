@@ -43,6 +43,34 @@ def rounded(model: nn.Module, *, bits: int, part: str = "all") -> None:
             layer.weight.copy_((layer.weight / scale).round().clamp(-most, most) * scale)
 
 
+def skipped(model: nn.Module, *, layers: str) -> None:
+    """Have blocks of the LLM pass on what they read: a shallower sibling, not trained again.
+
+    Args:
+        model: Of a MODEL argument.
+        layers: Which blocks, from 0, joined by dots, as in `1.2`.
+
+    Raises:
+        ValueError: There is no such block.
+    """
+    blocks = next(
+        of for name, of in model.named_modules() if name.endswith("layers") and _part(name) == "llm" and len(list(of))
+    )
+    assert isinstance(blocks, nn.ModuleList)
+    for i in map(int, str(layers).split(".")):
+        if not 0 <= i < len(blocks):
+            raise ValueError(f"layers={layers}; the LLM has blocks 0 to {len(blocks) - 1}")
+        blocks[i] = PassedOn()
+
+
+class PassedOn(nn.Module):
+    """A block that does nothing."""
+
+    def forward(self, h: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        """What it is given first."""
+        return h
+
+
 def linear_layers(model: nn.Module, part: str) -> Iterator[nn.Linear]:
     """The linear layers of a part of a multimodal model, the LM head left out, which is tied to embeddings in some.
 

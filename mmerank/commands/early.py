@@ -43,7 +43,7 @@ def check_models(
     located.check_load_in(computing.load_in)
     located.check_layers(layers)
     located.check_blocks(inside)
-    if computing.wrap is not None:
+    if computing.wrap:
         change(computing.wrap)
     models = list(models)
     if twice := next((model for i, model in enumerate(models) if model in models[:i]), None):

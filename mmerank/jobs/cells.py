@@ -54,7 +54,7 @@ class Cell:
     def name(self) -> str:
         """Of its run folder: readable, and another one for whatever is asked for otherwise."""
         known = json.dumps([self.job, self.model, self.data, self.options], sort_keys=True, default=str)
-        apart = [_readable(str(self.options[key])) for key in self.varied]
+        apart = [_readable(str(self.options[key]).replace("?", "-")) for key in self.varied]
         readable = "-".join([self.job, _readable(self.model), _readable(self.data), *apart])
         return f"{readable}-{hashlib.sha256(known.encode()).hexdigest()[:6]}"
 

@@ -87,14 +87,14 @@ def loaded_and_changed(wrap: str | None, load: Callable[[str], LoadedModel], nam
     """A model that is loaded under the name that it has once it is changed, and then changed.
 
     Args:
-        wrap: As for `change`, or None for a model as it is.
+        wrap: As for `change`, or None or empty for a model as it is.
         load: Loads it, under a name.
         name: Of the model as it is.
 
     Returns:
         What `load` gave.
     """
-    if wrap is None:
+    if not wrap:
         return load(name)
     chosen = change(wrap)
     adapter = load(f"{name} + {chosen.name}")
