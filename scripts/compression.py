@@ -72,6 +72,11 @@ def collect(study: Path) -> pd.DataFrame:
     return found.sort_values(["model", "way", "strength", "quantity"], ignore_index=True)
 
 
+def read() -> pd.DataFrame:
+    """What `collect` gave, from the file that is kept."""
+    return pd.read_csv(TABLE, dtype={"strength": str}).fillna({"way": "", "strength": ""})
+
+
 def _named(wrap: str) -> tuple[str, str]:
     found = re.search(r":(\w+)\?\w+=(.+)", wrap)
     return (found[1], found[2]) if found else ("", "")
@@ -207,7 +212,7 @@ def _panel(axes: Any, found: pd.DataFrame, model: str, way: str) -> None:
         values = [1.0, *(of["value"] / whole)]
         axes.plot(range(len(values)), values, label=LABELS.get(name, ACCURACY), **style)
     axes.set_xticks(range(len(strengths) + 1), ["as it is", *strengths])
-    axes.set_ylim(-0.1, 2.1)
+    axes.set_ylim(0, 1.6)
     axes.set_title(f"{model}, {WAYS[way]}", loc="left")
     axes.set_ylabel("share of the model as it is")
     bare(axes)
@@ -239,7 +244,9 @@ def values_table(found: pd.DataFrame) -> str:
 
 
 def _cell(of: Any, name: str) -> str:
-    digits = 0 if name == ACCURACY else 1 if name == "choice_margin" else 3 if "image" in name else 2
+    digits = (
+        0 if name == ACCURACY else 1 if name == "choice_margin" else 3 if "image" in name or name == "loss" else 2
+    )
     scale, unit = (100, "%") if name == ACCURACY else (1, "")
     value, low, high = (f"{scale * of[key]:.{digits}f}" for key in ("value", "low", "high"))
     p = of["p"] if name == ACCURACY else of.get("q", np.nan)
@@ -251,7 +258,8 @@ def _facts(found: pd.DataFrame) -> dict[str, str]:
     """What the prose counts."""
     accuracy = found[(found["quantity"] == ACCURACY) & (found["way"] != "")]
     untouched = accuracy[accuracy["p"] >= SIGNIFICANT][["model", "way", "strength"]]
-    facts = {
+    facts = {_key(of): _cell(of, str(of["quantity"])).partition(" ")[0].strip("*") for _, of in found.iterrows()}
+    facts |= {
         "n": str(found.loc[found["quantity"] == "erank1", "n"].iloc[0]),
         "questions": str(accuracy["n"].iloc[0]),
         "compressed": str(len(accuracy)),
@@ -259,7 +267,7 @@ def _facts(found: pd.DataFrame) -> dict[str, str]:
     }
     beside = found.merge(untouched, on=["model", "way", "strength"])
     for name in LABELS:
-        of, key = beside[beside["quantity"] == name], re.sub(r"\W.*", "", name)
+        of, key = beside[beside["quantity"] == name], _plain(name)
         whole = of["model"].map({model: _whole(found, model, name) for model in set(of["model"])})
         change = (of["difference"] / whole.abs()).abs()
         facts[f"{key}_seen"] = str(int((of["q"] < SIGNIFICANT).sum()))
@@ -271,8 +279,22 @@ def _facts(found: pd.DataFrame) -> dict[str, str]:
         )
         for model, mine in rest.groupby("model"):
             rho = stats.spearmanr(mine["difference"].abs(), -mine["difference_acc"]).statistic
-            facts[f"{key}_rho_{model.rpartition('demo-')[2].partition('-')[0]}"] = f"{rho:+.2f}"
+            facts[f"{key}_rho_{_short(str(model))}"] = f"{rho:+.2f}"
     return facts
+
+
+def _key(of: Any) -> str:
+    """What the prose calls a number of a compressed model, as in `llava_pruned_07_accuracy`."""
+    parts = [_short(of["model"]), of["way"], str(of["strength"]).replace(".", ""), _plain(of["quantity"])]
+    return "_".join(part for part in parts if part)
+
+
+def _short(model: str) -> str:
+    return model.removeprefix("demo-").partition("-")[0]
+
+
+def _plain(quantity: str) -> str:
+    return re.sub(r"\W.*", "", quantity)
 
 
 def main() -> None:
@@ -284,7 +306,7 @@ def main() -> None:
     if asked.what == "collect":
         collect(asked.study).to_csv(TABLE, index=False, float_format="%.6g")
         return
-    found = pd.read_csv(TABLE, dtype={"strength": str}, keep_default_na=True).fillna({"way": "", "strength": ""})
+    found = read()
     PAGE.write_text(page(found))
     figure(found).savefig(FIGURE, dpi=120, metadata={"Software": None})
 
