@@ -87,8 +87,8 @@ def _aligned(run: Path, whole: Path, _: str) -> Iterator[dict[str, Any]]:
     known = mmerank.estimates(run).set_index("quantity")
     for metric in ("", "match_margin"):
         tested = mmerank.compare(own, theirs, metric=metric, names=("own", "whole")).to_pandas().set_index("quantity")
-        for quantity, of in tested.iterrows():
-            there = known.loc[quantity]
+        for quantity in map(str, tested.index):
+            of, there = dict(tested.loc[quantity]), dict(known.loc[quantity])
             yield {
                 "quantity": quantity,
                 **{name: float(there[name]) for name in ("value", "low", "high")},
@@ -236,7 +236,9 @@ def values_table(found: pd.DataFrame) -> str:
     names = (ACCURACY, *LABELS)
     lines = ["| model | " + " | ".join(["accuracy", *LABELS.values()]) + " |", "|---|" + "---:|" * len(names)]
     for (model, way), of_way in found.groupby(["model", "way"]):
-        for strength in sorted(dict.fromkeys(of_way["strength"]), key=lambda one: _severity(way, one) if way else 0):
+        for strength in sorted(
+            dict.fromkeys(of_way["strength"]), key=lambda one: _severity(str(way), one) if way else 0
+        ):
             of = of_way[of_way["strength"] == strength].set_index("quantity")
             cells = [_cell(of.loc[name], name) for name in names]
             lines.append(f"| {model}{f', {way} {strength}' if way else ''} | " + " | ".join(cells) + " |")

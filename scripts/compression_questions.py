@@ -72,8 +72,11 @@ def nearly(asked: Scene, rng: random.Random) -> list[Scene]:
 def _other(thing: Thing, slot: str, taken: set[int], rng: random.Random) -> Thing:
     if slot == "cell":
         return replace(thing, cell=rng.choice([cell for cell in range(9) if cell not in taken]))
-    known = {"size": tuple(SIZES), "colour": tuple(COLOURS), "shape": SHAPES}[slot]
-    return replace(thing, **{slot: rng.choice([word for word in known if word != getattr(thing, slot)])})
+    if slot == "size":
+        return replace(thing, size=rng.choice([word for word in SIZES if word != thing.size]))
+    if slot == "colour":
+        return replace(thing, colour=rng.choice([word for word in COLOURS if word != thing.colour]))
+    return replace(thing, shape=rng.choice([word for word in SHAPES if word != thing.shape]))
 
 
 if __name__ == "__main__":

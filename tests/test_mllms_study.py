@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ FILE = ROOT / "studies" / "mllms.yaml"
 STATED = yaml.safe_load(FILE.read_text())
 COUNT = 4
 # Of these tiny checkpoints cells are run; what the other models are asked is held against their commands.
-STANDINS = {
+STANDINS: dict[str, Callable[[Path], Path]] = {
     "minigpt_v2.yaml": lambda _: GOLDEN / "minigpt_v2_tiny/minigpt_v2.yaml",
     "Qwen/Qwen3-VL-4B-Instruct": lambda there: saved("qwen3_vl", there / "qwen3_vl"),
 }

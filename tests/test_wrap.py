@@ -56,7 +56,7 @@ def test_pruned_as_torch_prunes() -> None:
     loaded = mmerank.load("demo-llava", device="cpu", wrap=f"{COMPRESSION}:pruned?amount=0.5")
     model = AutoModelForImageTextToText.from_pretrained(MODELS["demo-llava"], dtype=torch.float32)
     for _, layer in linear(model):
-        prune.l1_unstructured(layer, "weight", amount=0.5)
+        prune.l1_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call]
     by_hand = mmerank.wrap(model, AutoProcessor.from_pretrained(MODELS["demo-llava"]), name="by hand")
     pairs = mmerank.load_data("demo")
     found, expected = (mmerank.align(of, pairs, limit=3) for of in (loaded, by_hand))

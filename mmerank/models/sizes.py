@@ -119,9 +119,9 @@ def _of_folder(folder: Path) -> Weights | None:
 
 
 def _on_hub(model: str, revision: str | None) -> Weights:
-    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub import HfApi
 
-    found = get_safetensors_metadata(model, revision=revision).parameter_count
+    found = HfApi().get_safetensors_metadata(model, revision=revision).parameter_count
     return Weights({str(kind): count for kind, count in found.items()})
 
 
