@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmerank.errors import UsageError, did_you_mean
+from mmerank.runs.jobs import JOBS
 
 GLOSSARY: dict[str, str] = {
     "eRank": (
@@ -28,6 +29,7 @@ GLOSSARY: dict[str, str] = {
         "Where in a model hidden states are read: vision (before the connector), connector (behind it), llm "
         "(after the final norm), layer I (after block I)."
     ),
+    "update": "What attention or the MLP of a block adds to the residual stream (--inside).",
     "rows": "The hidden states of the tokens that count, one row each: patches of a picture, tokens of a text.",
     "matched rows": (
         "Equally many rows drawn at random at every hook point of every model (--match-tokens). An eRank mostly "
@@ -57,32 +59,18 @@ GLOSSARY: dict[str, str] = {
     "untrained": "A model of the same configuration with fresh random weights, also called its twin.",
     "reduced loss": "The loss of the untrained model less that of the trained one, nats per token.",
 }
-# What a page explains, by what its runs are of.
-_OF_PAIRS = (
-    "eRank", "eRank1", "eRank2", "eRank3", "eRank4", "eRank5", "Image Reduction Ratio", "Image-Text Alignment",
-    "hook point", "rows", "matched rows",
-)  # fmt: skip
-_EVERYWHERE = ("interval", "q")
-_BY_JOB = {
-    "align": (*_OF_PAIRS, "decisive row", "contribution", *_EVERYWHERE),
-    "perturb": (*_OF_PAIRS, "standardised change", "null", *_EVERYWHERE),
-    "diff": ("eRank", "Diff-eRank", "untrained", "reduced loss", "hook point", "rows", *_EVERYWHERE),
-    "encode": ("eRank", "hook point", "rows", "untrained", *_EVERYWHERE),
-    "perturb_encoder": ("eRank", "hook point", "rows", "standardised change", *_EVERYWHERE),
-    "generate": ("eRank", "rows", "matched rows", *_EVERYWHERE),
-}
 
 
 def terms_of(jobs: set[str]) -> dict[str, str]:
     """The words that a page of such runs needs.
 
     Args:
-        jobs: As in `mmerank.analysis.finished.JOBS`.
+        jobs: As in `mmerank.runs.jobs.JOBS`.
 
     Returns:
         Some of `GLOSSARY`, in its order.
     """
-    wanted = {term for job in jobs for term in _BY_JOB[job]}
+    wanted = {term for job in jobs for term in JOBS[job].words} | {"eRank", "rows", "hook point", "interval", "q"}
     return {term: said for term, said in GLOSSARY.items() if term in wanted}
 
 

@@ -16,6 +16,7 @@ from mmerank.convention import (
 
 _RATIOS = ("image_reduction_ratio", "image_text_alignment")
 _ENCODERS = ("erank_images", "erank_texts", "modality_gap", "image_to_text_at_1", "text_to_image_at_1")
+_WORDS = (*(f"eRank{i}" for i in range(1, 6)), "Image Reduction Ratio", "Image-Text Alignment", "matched rows")
 _EMBEDDINGS = {"erank_images": "images", "erank_texts": "texts", "erank_joint": "both"}
 # Of one example: the mean over the five measurements, of encoders over their last layers, of how far the entropy
 # moved under a transform, in nats.
@@ -39,6 +40,7 @@ class Job:
         axis: Quantities of its main figure with their words; empty for eRank1 to eRank5.
         against: What its numbers are held against, as a sentence; empty where that depends on the run.
         caution: What to be careful about with several of them, as a sentence; empty where that depends on the runs.
+        words: Words of the glossary that its page explains beside those of all pages.
         perturbed: Whether it has numbers before and after a change.
         of_encoders: Whether it is of encoders alone.
         of_pairs: Whether it has eRank1 to eRank5 of image-text pairs, as in the paper.
@@ -57,6 +59,7 @@ class Job:
     axis: Mapping[str, str] = field(default_factory=dict)
     against: str = ""
     caution: str = ""
+    words: tuple[str, ...] = ()
     perturbed: bool = False
     of_encoders: bool = False
     of_pairs: bool = False
@@ -74,6 +77,7 @@ JOBS: dict[str, Job] = {
         told=_RATIOS,
         ranked_by="image_text_alignment",
         of_pairs=True,
+        words=(*_WORDS, "decisive row", "contribution"),
     ),
     "perturb": Job(
         title="Before and after a change",
@@ -86,6 +90,7 @@ JOBS: dict[str, Job] = {
         ranked_by=CHANGE,
         perturbed=True,
         of_pairs=True,
+        words=(*_WORDS, "standardised change", "null"),
     ),
     "diff": Job(
         title="Diff-eRank",
@@ -97,6 +102,7 @@ JOBS: dict[str, Job] = {
         told=("diff_erank", "erank_untrained", "erank_trained", "reduced_loss"),
         ranked_by="diff_erank",
         axis={"erank_untrained": "untrained", "erank_trained": "trained"},
+        words=("Diff-eRank", "untrained", "reduced loss"),
     ),
     "encode": Job(
         title="Encoders",
@@ -112,7 +118,8 @@ JOBS: dict[str, Job] = {
         caution=(
             "an encoder of random weights has a modality gap and low eRanks of embeddings, too; hold each number "
             "against that of the untrained model beside it."
-        ),
+            words=("untrained",),
+    ),
         of_encoders=True,
         in_steps=False,
     ),
@@ -128,7 +135,8 @@ JOBS: dict[str, Job] = {
         axis=_EMBEDDINGS,
         caution=(
             "an encoder of random weights moves, too; mmerank.perturb(encoder.untrained(0), ...) tells how far."
-        ),
+            words=("standardised change",),
+    ),
         perturbed=True,
         of_encoders=True,
         in_steps=False,
@@ -147,7 +155,8 @@ JOBS: dict[str, Job] = {
         caution=(
             "an eRank is at most the number of rows less one, so a longer response has a higher one and a higher "
             "first difference for that alone; hold responses of unlike length against each other at equal rows."
-        ),
+            words=("matched rows",),
+    ),
         in_steps=False,
     ),
     "prune-study": Job(
@@ -165,7 +174,8 @@ JOBS: dict[str, Job] = {
             "rows are left out between the connector and the LLM alone, and the loss of a given response is not "
             "accuracy on a task; hold ways to choose rows against each other at equal rows, since fewer rows have a "
             "lower eRank for that alone."
-        ),
+            words=("eRank1", "eRank2"),
+    ),
         in_steps=False,
     ),
 }
