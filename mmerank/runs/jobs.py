@@ -118,8 +118,8 @@ JOBS: dict[str, Job] = {
         caution=(
             "an encoder of random weights has a modality gap and low eRanks of embeddings, too; hold each number "
             "against that of the untrained model beside it."
-            words=("untrained",),
-    ),
+        ),
+        words=("untrained",),
         of_encoders=True,
         in_steps=False,
     ),
@@ -135,8 +135,8 @@ JOBS: dict[str, Job] = {
         axis=_EMBEDDINGS,
         caution=(
             "an encoder of random weights moves, too; mmerank.perturb(encoder.untrained(0), ...) tells how far."
-            words=("standardised change",),
-    ),
+        ),
+        words=("standardised change",),
         perturbed=True,
         of_encoders=True,
         in_steps=False,
@@ -155,8 +155,8 @@ JOBS: dict[str, Job] = {
         caution=(
             "an eRank is at most the number of rows less one, so a longer response has a higher one and a higher "
             "first difference for that alone; hold responses of unlike length against each other at equal rows."
-            words=("matched rows",),
-    ),
+        ),
+        words=("matched rows",),
         in_steps=False,
     ),
     "prune-study": Job(
@@ -174,8 +174,8 @@ JOBS: dict[str, Job] = {
             "rows are left out between the connector and the LLM alone, and the loss of a given response is not "
             "accuracy on a task; hold ways to choose rows against each other at equal rows, since fewer rows have a "
             "lower eRank for that alone."
-            words=("eRank1", "eRank2"),
-    ),
+        ),
+        words=("eRank1", "eRank2"),
         in_steps=False,
     ),
 }
