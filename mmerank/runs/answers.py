@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from mmerank.durable import own_folder, whole
 from mmerank.errors import RunFolderError
 from mmerank.files import regular_bytes, require_local
 from mmerank.processes import rank
 from mmerank.runs.cache import folder_name, reason
+from mmerank.runs.locks import locked
 from mmerank.runs.settings import SUMMARY
 
 STATED = "score.json"
@@ -100,12 +99,9 @@ class AnswerFolder:
             RunFolderError: Another process writes there.
         """
         file = self.path / _ANSWERS / f"{folder_name(model)}.{rank().index}.jsonl"
-        with self._explained():
-            try:
-                lock = FileLock(file.with_suffix(".lock")).acquire(timeout=0)
-            except Timeout:
-                raise RunFolderError(f"{self.path}: another process is answering here") from None
-        with lock:
+        with locked(self.path, f"{_ANSWERS}/{file.stem}.lock", wait=False) as is_ours:
+            if not is_ours:
+                raise RunFolderError(f"{self.path}: another process is answering here")
             with self._explained():
                 content = regular_bytes(file) if file.exists() else b""
                 if not content.endswith(b"\n"):  # new, or by a process that was killed

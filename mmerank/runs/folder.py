@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from filelock import FileLock, Timeout
 
 from mmerank.durable import UNFINISHED, own_folder, remove_unfinished, whole
 from mmerank.errors import RunFolderError
@@ -24,6 +23,7 @@ from mmerank.inputs.selection import Selection
 from mmerank.processes import rank
 from mmerank.runs.cache import reason
 from mmerank.runs.columns import DamagedPart
+from mmerank.runs.locks import locked
 from mmerank.runs.parts import FOLDER, examples_of, next_number, part_files, read_part, read_records, write_part
 from mmerank.runs.record import Record, contents_of
 from mmerank.runs.rules import Rules
@@ -79,7 +79,7 @@ class RunFolder:
         with self._explained("written"):
             self.path.mkdir(parents=True, exist_ok=True)
             # Others may state theirs at the same moment.
-            with self._locked(".lock-settings", timeout=-1):
+            with locked(self.path, ".lock-settings", wait=True):
                 self.settings = self._read()
                 known = self.settings["models"]
                 if name in known:
@@ -145,7 +145,9 @@ class RunFolder:
         if not rank().leads:
             yield
             return
-        with self._locked(".lock", timeout=-1 if self._waits else 0):
+        with locked(self.path, ".lock", wait=self._waits) as is_ours:
+            if not is_ours:
+                raise RunFolderError(f"{self.path}: another process is writing to this run folder")
             # Others of this launch may be writing already; whoever wrote something that old is dead.
             age = 0.0 if rank().count == 1 else UNFINISHED_FOR_S
             for folder in (self.path, self._records):
@@ -165,18 +167,11 @@ class RunFolder:
             Whether this process has it.
 
         Raises:
-            RunFolderError: The file system has no locks.
+            RunFolderError: The file system has no locks, and the launcher keeps no store.
         """
-        with self._explained("written"):
-            own_folder(self.path / ".locks")
-        lock = self._lock(f".locks/{name}")
-        if not self._take(lock, -1 if wait else 0):
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        # Of a folder that several runs fill at a time, others may want it that know nothing of this launch.
+        with locked(self.path, f".locks/{name}", wait=wait, strangers=self._waits) as is_ours:
+            yield is_ours
 
     def write(self, records: list[Record]) -> None:
         """Add records as a part of their own; nothing when there are none.
@@ -263,31 +258,6 @@ class RunFolder:
                 f"{part} is damaged ({why}); it is set aside as {aside.name}, and what it held is measured again",
                 stacklevel=5,
             )
-
-    @contextmanager
-    def _locked(self, name: str, timeout: float) -> Iterator[None]:
-        lock = self._lock(name)
-        if not self._take(lock, timeout):
-            raise RunFolderError(f"{self.path}: another process is writing to this run folder")
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _lock(self, name: str) -> FileLock:
-        path = self.path / name
-        if path.is_symlink():  # what it leads to would be opened for writing, by some versions emptied
-            raise RunFolderError(f"{path}: is a link; remove it")
-        return FileLock(path)
-
-    def _take(self, lock: FileLock, timeout: float) -> bool:
-        try:
-            lock.acquire(timeout=timeout)
-        except Timeout:
-            return False
-        except (OSError, NotImplementedError) as error:
-            raise RunFolderError(f"{self.path}: cannot be locked ({reason(error)})") from None
-        return True
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:

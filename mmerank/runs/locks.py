@@ -1,0 +1,69 @@
+"""Locks of a folder: the launcher's store for the processes of one launch, files for all others."""
+
+from __future__ import annotations
+
+import errno
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mmerank.durable import own_folder
+from mmerank.errors import RunFolderError
+from mmerank.processes import rank
+from mmerank.runs.cache import reason
+from mmerank.runs.launch import launch
+
+# What a file system without locks answers.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+@contextmanager
+def locked(folder: Path, name: str, *, wait: bool, strangers: bool = True) -> Iterator[bool]:
+    """Have a lock for this process alone while the block runs; a process that dies lets go.
+
+    Args:
+        folder: There.
+        name: Of the lock: a path in the folder.
+        wait: Until nobody else has it.
+        strangers: Whether processes that are not of this launch may want it, which know nothing of its store.
+
+    Yields:
+        Whether this process has it.
+
+    Raises:
+        RunFolderError: It is a link, or the file system has no locks and the launcher keeps no store.
+    """
+    ours = launch()
+    with ExitStack() as stack:
+        if ours is not None:
+            lock = f"{folder}/{name}"
+            if not ours.take(lock, wait=wait):
+                yield False
+                return
+            stack.callback(ours.release, lock)
+        if strangers or ours is None:
+            try:
+                stack.enter_context(_file(folder / name).acquire(timeout=-1 if wait else 0))
+            except Timeout:
+                yield False
+                return
+            except (OSError, NotImplementedError) as error:
+                if ours is None or getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+                    raise RunFolderError(f"{folder}: cannot be locked ({reason(error)})") from None
+                if rank().leads:
+                    warnings.warn(
+                        f"{folder}: cannot be locked ({reason(error)}): nothing keeps a second command from writing "
+                        "there too; start none",
+                        stacklevel=4,
+                    )
+        yield True
+
+
+def _file(path: Path) -> FileLock:
+    own_folder(path.parent)
+    if path.is_symlink():  # what it leads to would be opened for writing, by some versions emptied
+        raise RunFolderError(f"{path}: is a link; remove it")
+    return FileLock(path)
