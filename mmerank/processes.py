@@ -10,7 +10,10 @@ from mmerank.errors import UsageError
 
 # The variables that launchers set, each with its value where it is not set.
 LAUNCHED = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-ALONE = {"RANK": "0", "WORLD_SIZE": "1"}  # for a process that is started by one of several, and is not one of them
+# Set by torchrun where its agents keep a store of torch.distributed, which outlives the processes.
+AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
+# For a process that is started by one of several, and is not one of them.
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", AGENT_STORE: "False"}
 INTERRUPTED = 130  # exit status of a command that was told to stop
 TAKEN = 75  # of a cell of a study that another process is at
 # Those of a step of Slurm (https://slurm.schedmd.com/srun.html). A batch script has SLURM_PROCID and SLURM_NTASKS as

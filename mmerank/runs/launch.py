@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from mmerank.errors import RunFolderError, first_line
-from mmerank.processes import Rank, rank
+from mmerank.processes import AGENT_STORE, Rank, rank
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -130,14 +130,13 @@ def launch() -> Launch | None:
     """The launch that this process belongs to.
 
     Returns:
-        None where it is alone, or its launcher keeps no store (`srun`).
+        None where nothing launched it, or what did keeps no store (`srun`).
 
     Raises:
         RunFolderError: The store does not answer.
     """
-    me = rank()
-    # Set by torchrun where its agents keep the store, which outlives the processes.
-    if me.count == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    # Of one process as well: the next that torchrun starts in its place may have others beside it.
+    if os.environ.get(AGENT_STORE) != "True":
         return None
     import torch.distributed as distributed
 
@@ -148,7 +147,7 @@ def launch() -> Launch | None:
         store = distributed.TCPStore(host, port, None, False, timedelta(seconds=CONNECT_S), wait_for_workers=False)
         # Agents count restarts each for itself, so the number of restarts says nothing here.
         known = distributed.PrefixStore(f"mmerank/{os.environ.get('TORCHELASTIC_RUN_ID', '')}", store)
-        return Launch(known, me)
+        return Launch(known, rank())
     except distributed.DistError as error:
         raise RunFolderError(_lost(error)) from None
 

@@ -57,7 +57,7 @@ def locked(folder: Path, name: str, *, wait: bool, strangers: bool = True) -> It
                     warnings.warn(
                         f"{folder}: cannot be locked ({reason(error)}): nothing keeps a second command from writing "
                         "there too; start none",
-                        stacklevel=4,
+                        stacklevel=1,  # the same line each time, so that it is said once
                     )
         yield True
 
