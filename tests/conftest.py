@@ -38,6 +38,13 @@ GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"
 # What only ends a process that would never end: no test tells a loaded machine from an idle one.
 LONGEST_S = 1200
+# What `sitecustomize` of a Python says whose disks have no locks, as some shared ones do.
+NO_LOCKS = """
+import errno, fcntl, os
+def refused(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+fcntl.flock = refused
+"""
 
 
 @pytest.fixture(autouse=True)

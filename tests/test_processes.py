@@ -19,7 +19,7 @@ from mmerank.models.devices import chosen_device
 from mmerank.processes import Rank, rank
 from tests.adapters.cases import LLAVA, at_the_encoder, examples
 from tests.adapters.text_cases import OPT
-from tests.conftest import LONGEST_S
+from tests.conftest import LONGEST_S, NO_LOCKS
 from tests.kill_loop import forked, pairs, same
 from tests.test_cli import HF_MODEL, failure, run
 from tests.test_diff_erank import texts
@@ -113,7 +113,7 @@ def rows(folder: Path) -> dict[str, int]:
     """Records in the parts of each process."""
     found: dict[str, int] = {}
     for part in (folder / "records").glob("*.parquet"):
-        process = part.stem.split("-")[1]
+        process = part.stem.split("-")[1]  # of one that was alone, the digest
         found[process] = found.get(process, 0) + pq.read_metadata(part).num_rows
     return found
 
@@ -223,22 +223,33 @@ def data(golden_pairs: Path, golden: Path) -> str:
     ("launcher", "command"),
     [
         (("torch.distributed.run", "--nproc-per-node", "2", "-m"), "align"),
-        (("accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"), "diff"),
+        (("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m"), "diff"),
     ],
     ids=["torchrun", "accelerate"],
 )
-def test_launchers(launcher: tuple[str, ...], command: str, tmp_path: Path, data: str) -> None:
+def test_launchers_whose_store_says_who_does_what(
+    launcher: tuple[str, ...], command: str, tmp_path: Path, data: str
+) -> None:
+    """On a disk without locks, where one process alone is refused."""
     model = HF_MODEL if command == "align" else str(OPT.folder)
     asked = (command, model, "--data", data, "--json", "-", *(("--no-cache",) if command == "diff" else ()))
-    alone = run(*asked)
+    alone = run(*asked, "--out", str(tmp_path / "alone"))
+    (tmp_path / "sitecustomize.py").write_text(NO_LOCKS)
+    paths = [tmp_path, *map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))]
+    without = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     together = subprocess.run(
         [sys.executable, "-m", *launcher, "mmerank", *asked, "--out", str(tmp_path / "run")],
         capture_output=True,
         text=True,
         timeout=LONGEST_S,
+        env=without,
     )
     assert together.returncode == 0, together.stderr
     assert json.loads(together.stdout) == json.loads(alone.stdout)
+    assert together.stderr.count(f"{tmp_path}/run: cannot be locked (No locks available)") == 1, together.stderr
+    assert not (tmp_path / "run/.locks").exists()
+    measured = {name: sum(rows(tmp_path / name).values()) for name in ("alone", "run")}
+    assert measured["run"] == measured["alone"] > 0, "nothing is measured twice"
 
 
 def test_ids_of_any_kind_are_shared(tmp_path: Path) -> None:

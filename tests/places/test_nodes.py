@@ -16,20 +16,16 @@ import pytest
 
 from mmerank import align, load, load_data
 from mmerank.jobs.align import Alignment
+from tests.conftest import NO_LOCKS
 from tests.places.studies import LIMIT_S, ROOT, TINY, alive, kill, until
 
 COUNT = 24
 ADDRESSES = ("10.77.0.2", "10.77.0.1")  # where nodes join later, ranks go by address
-# Run by every Python here: no lock can be had, parts are written at once, and the first process of the node that a file
-# names stops in the middle of a share, for ever, and leaves it as it is when it is told to end.
-_HELD = """
-import errno, os, sys, time
+# Run by every Python here: no lock can be had, parts are written at once, and the first process of the node that a
+# file names stops in the middle of a share, for ever, and leaves it as it is when it is told to end.
+_HELD = f"""{NO_LOCKS}
+import os, sys, time
 from pathlib import Path
-if os.environ["MMERANK_TEST_LOCKS"] == "none":
-    import fcntl
-    def refused(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-    fcntl.flock = refused
 there = Path(os.environ["MMERANK_TEST_HOLD"])
 if "mmerank" in sys.orig_argv and "RANK" in os.environ and "torch.distributed.run" not in sys.orig_argv:
     import signal
@@ -37,10 +33,10 @@ if "mmerank" in sys.orig_argv and "RANK" in os.environ and "torch.distributed.ru
     from mmerank.runs import launch
     launch.LOST_S = float(os.environ["MMERANK_TEST_LOST_S"])
     collect.PART_SECONDS = -1.0
-    (there / f"begun-{os.getpid()}").write_text(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    (there / ("begun-" + str(os.getpid()))).write_text(os.environ["TORCHELASTIC_RESTART_COUNT"])
     add, added = collect._Parts.add, []
     def held(self, records):
-        if len(added) == 3 and (there / f"hold-{os.environ['GROUP_RANK']}").exists():
+        if len(added) == 3 and (there / ("hold-" + os.environ["GROUP_RANK"])).exists():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             (there / "held").write_text(str(os.getpid()))
             while True:
@@ -88,7 +84,6 @@ class Run:
         self.environment = {
             "MMERANK_TEST_HOLD": str(folder),
             "MMERANK_TEST_LOST_S": str(lost_s),
-            "MMERANK_TEST_LOCKS": "none",
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
             "OMP_NUM_THREADS": "1",
         }
