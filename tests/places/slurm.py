@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -83,6 +84,19 @@ class Cluster:
         os.kill(number, signal.SIGKILL)
         until(lambda: not alive(number))
 
+    def lose_the_node_of(self, job: str) -> None:
+        """Kill what of Slurm is on the node of a job, and all of the job, before any of it can say that it ended."""
+        self.kill(self.says("squeue", "--noheader", "--format=%N", f"--jobs={job}"))
+        number = job.partition("_")[0]
+        lost: set[int] = set()
+        while more := set(_processes_of(number, self.environment["SLURM_CONF"])) - lost:
+            for process in more:
+                os.kill(process, signal.SIGSTOP)
+            lost |= more
+        for process in lost:
+            os.kill(process, signal.SIGKILL)
+        until(lambda: not any(map(alive, lost)))
+
     def empty(self) -> None:
         """Of jobs."""
         self.says("scancel", "--user=root")
@@ -99,6 +113,18 @@ class Cluster:
         """By number, states of those that there are or were."""
         lines = self.says("squeue", "--noheader", "--array", "--states=all", "--format=%i %T").splitlines()
         return dict(line.split() for line in lines)
+
+
+def _processes_of(job: str, conf: str) -> Iterator[int]:
+    """Those of a job, and Slurm's own that keep them."""
+    for process in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            number = int(process.name)
+            if {f"SLURM_JOB_ID={job}", f"SLURM_CONF={conf}"} <= {*(process / "environ").read_text().split("\0")}:
+                yield number
+                parent = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                if Path(f"/proc/{parent}/cmdline").read_text().startswith("slurmstepd"):
+                    yield parent
 
 
 def started(folder: Path) -> Cluster:

@@ -107,16 +107,17 @@ def test_a_driver_and_a_cell_are_killed(tmp_path: Path, cluster: Cluster) -> Non
     study = study_of(tmp_path, **on(cluster))
     study.hold("hf_model")
     begun = study.starts("ray")
-    process, *_ = study.held(begun)
+    process, _, name = study.held(begun)
+    parts = study.parts(name)
+    assert len(parts) >= 2
     os.kill(process, signal.SIGKILL)
     (cell,) = study.ends(begun, status=1)
     assert cell["state"] == "failed" and "ended by signal 9" in cell["reason"]
     study.hold("hf_model")
     begun = study.starts("ray")
-    process, _, name = study.held(begun)
+    process, *_ = study.held(begun)
     kill(begun.pid)
     until(lambda: not Path(f"/proc/{process}").exists())  # it ends with the driver
-    parts = study.parts(name)
     study.let_go()
     study.runs("ray")
     assert parts < study.parts(name) and study.is_as_alone()

@@ -169,28 +169,15 @@ def test_a_job_that_ends_without_a_result(study: Study, cluster: Cluster) -> Non
 def test_a_node_is_lost(study: Study, cluster: Cluster) -> None:
     study.hold("hf_model")
     begun = study.starts("slurm")
-    process, parent, name = study.held(begun)
-    job = job_of(study, name)
-    node = cluster.says("squeue", "--noheader", "--format=%N", f"--jobs={job}")
+    *_, name = study.held(begun)
     parts = study.parts(name)
-    cluster.kill(node)
-    for each in [process, *cluster_processes(parent)]:
-        kill(each)
+    cluster.lose_the_node_of(job_of(study, name))
     try:
         study.let_go()
         assert [of["state"] for of in study.ends(begun)] == ["done"]
         assert parts < study.parts(name) and study.is_as_alone()
     finally:
         cluster.start()
-
-
-def cluster_processes(process: int) -> list[int]:
-    """A task and all that keeps it, up to Slurm's own."""
-    found = []
-    while process > 1:
-        found.append(process)
-        process = int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    return found
 
 
 @pytest.mark.cluster
