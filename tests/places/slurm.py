@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -85,11 +85,12 @@ class Cluster:
         until(lambda: not alive(number))
 
     def lose_the_node_of(self, job: str) -> None:
-        """Kill what of Slurm is on the node of a job, and all of the job, before any of it can say that it ended."""
-        self.kill(self.says("squeue", "--noheader", "--format=%N", f"--jobs={job}"))
-        number = job.partition("_")[0]
+        """Kill what of Slurm is on the node of a job, and all jobs there, before any of it can say that it ended."""
+        node = self.says("squeue", "--noheader", "--format=%N", f"--jobs={job}")
+        self.kill(node)
+        jobs = self.says("squeue", "--noheader", f"--nodelist={node}", "--states=running", "--format=%A").split()
         lost: set[int] = set()
-        while more := set(_processes_of(number, self.environment["SLURM_CONF"])) - lost:
+        while more := set(_processes_of(jobs, self.environment["SLURM_CONF"])) - lost:
             for process in more:
                 os.kill(process, signal.SIGSTOP)
             lost |= more
@@ -115,12 +116,13 @@ class Cluster:
         return dict(line.split() for line in lines)
 
 
-def _processes_of(job: str, conf: str) -> Iterator[int]:
-    """Those of a job, and Slurm's own that keep them."""
+def _processes_of(jobs: Sequence[str], conf: str) -> Iterator[int]:
+    """Those of jobs, and Slurm's own that keep them."""
     for process in Path("/proc").iterdir():
         with suppress(OSError, ValueError):
             number = int(process.name)
-            if {f"SLURM_JOB_ID={job}", f"SLURM_CONF={conf}"} <= {*(process / "environ").read_text().split("\0")}:
+            said = {*(process / "environ").read_text().split("\0")}
+            if f"SLURM_CONF={conf}" in said and any(f"SLURM_JOB_ID={job}" in said for job in jobs):
                 yield number
                 parent = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
                 if Path(f"/proc/{parent}/cmdline").read_text().startswith("slurmstepd"):

@@ -23,7 +23,7 @@ from tests.conftest import GOLDEN
 ROOT = Path(__file__).parents[2]
 TINY = [str(GOLDEN / "llava_tiny/hf_model"), str(GOLDEN / "minigpt_v2_tiny/minigpt_v2.yaml")]
 JOBS: list[Any] = ["align", {"perturb": {"transform": "rotate:90", "limit": 4, "models": TINY[:1]}}]
-LIMIT_S = 300  # of anything that is waited for: far above what it takes
+LIMIT_S = 1200  # of anything that is waited for: far above what it takes
 # Run by every Python that a study starts: parts are written at once, and a cell that a file names waits, after so
 # many parts, until that file is gone.
 _HOLD = """
@@ -134,6 +134,30 @@ def study_of(folder: Path, environment: dict[str, str] | None = None, **more: An
     """One cell, unless more is said: the tiny LLaVA on the demo data."""
     content = {"models": TINY[:1], "data": "demo", "limit": 6, "device": "cpu", "jobs": ["align"], **more}
     return Study(folder, content, environment or {})
+
+
+def grid(folder: Path, environment: dict[str, str] | None = None, **more: Any) -> Study:
+    """Four models on two data sets by two jobs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = json.loads((GOLDEN / "samples.json").read_text())
+    turns = (("human", "instruction"), ("gpt", "response"))
+    pairs = [
+        {
+            "id": str(sample["id"]),
+            "image": sample["image"],
+            "conversations": [{"from": who, "value": sample[what]} for who, what in turns],
+        }
+        for sample in samples
+    ]
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+    return study_of(
+        folder,
+        environment,
+        models=[*TINY, "demo-llava", "demo-minigpt-v2"],
+        data=["demo", f"llava:{folder}/pairs.json?images={GOLDEN}/images"],
+        jobs=["align", {"perturb": {"transform": "rotate:90"}}],
+        **more,
+    )
 
 
 def until(true: Callable[[], Any]) -> None:

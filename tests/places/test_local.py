@@ -18,7 +18,7 @@ from mmerank.jobs.cells import Cell, beside, ended, run_cell, standing, write_ce
 from mmerank.jobs.study import taken_by_each
 from mmerank.jobs.where.local import one_a_gpu, one_by_one, visible_gpus
 from mmerank.processes import TAKEN
-from tests.places.studies import alive, kill, study_of, until
+from tests.places.studies import alive, grid, kill, study_of, until
 
 CELLS = [Cell("align", f"model-{i}", "demo", {}) for i in range(6)]
 
@@ -122,3 +122,17 @@ def test_a_study_and_a_cell_are_killed(tmp_path: Path) -> None:
     study.let_go()
     study.runs("local")
     assert parts < study.parts(name) and study.is_as_alone()
+
+
+@pytest.mark.cluster
+def test_a_grid(tmp_path: Path) -> None:
+    study = grid(tmp_path)
+    study.hold("perturb-hf_model")
+    begun = study.starts("local")
+    process, *_, name = study.held(begun)
+    parts = study.parts(name)
+    kill(begun.pid)
+    until(lambda: not alive(process))
+    study.let_go()
+    assert [of["state"] for of in study.runs("local")] == ["done"] * 16
+    assert parts <= study.parts(name) and study.is_as_alone()

@@ -14,7 +14,7 @@ import pytest
 
 from mmerank.errors import SchedulerError, UsageError
 from mmerank.jobs.cells import Cell
-from tests.places.studies import JOBS, TINY, kill, study_of, until
+from tests.places.studies import grid, kill, study_of, until
 
 ray = pytest.importorskip("ray", reason="needs Ray, of the extra mmerank[ray]")
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -82,12 +82,8 @@ def test_numbers_are_those_of_one_process_though_a_node_is_killed(tmp_path: Path
     process, parent, name = study.held(begun)
     parts = study.parts(name)
     assert len(parts) >= 2
-    (node,) = cluster.worker_nodes
+    lose_the_node_of(cluster, process, parent)
     joined(cluster)
-    cluster.remove_node(node, allow_graceful=False)
-    for each in (process, parent):
-        with suppress(ProcessLookupError):
-            os.kill(each, signal.SIGKILL)
     study.let_go()
     assert [of["state"] for of in study.ends(begun)] == ["done"]
     assert parts < study.parts(name), "what was measured stays"
@@ -95,11 +91,36 @@ def test_numbers_are_those_of_one_process_though_a_node_is_killed(tmp_path: Path
 
 
 @pytest.mark.cluster
-def test_a_grid_on_two_nodes(tmp_path: Path, cluster: Cluster) -> None:
+def test_a_grid_though_the_driver_and_a_node_are_killed(tmp_path: Path, cluster: Cluster) -> None:
     joined(cluster)
-    study = study_of(tmp_path, models=TINY, jobs=JOBS, **on(cluster))
-    assert [of["state"] for of in study.runs("ray")] == ["done"] * 3
-    assert study.is_as_alone()
+    study = grid(tmp_path, **on(cluster))
+    study.hold("perturb-hf_model")
+    begun = study.starts("ray")
+    process, *_, name = study.held(begun)
+    parts = study.parts(name)
+    kill(begun.pid)
+    until(lambda: not Path(f"/proc/{process}").exists())
+    study.hold("align-demo-llava")
+    begun = study.starts("ray")
+    lose_the_node_of(cluster, *study.held(begun)[:2])
+    joined(cluster)
+    study.let_go()
+    assert [of["state"] for of in study.ends(begun)] == ["done"] * 16
+    assert parts <= study.parts(name) and study.is_as_alone()
+
+
+def lose_the_node_of(cluster: Cluster, process: int, parent: int) -> None:
+    """Kill a node, with the process of a cell there and the task that started it."""
+    of_ray = int(Path(f"/proc/{parent}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    (node,) = [each for each in cluster.worker_nodes if of_ray in processes_of(each)]
+    cluster.remove_node(node, allow_graceful=False)
+    for each in (process, parent):
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+
+
+def processes_of(node: Any) -> set[int]:
+    return {each.process.pid for kind in node.all_processes.values() for each in kind}
 
 
 @pytest.mark.cluster

@@ -19,7 +19,7 @@ from mmerank import align, load, load_data
 from mmerank.errors import SchedulerError, UsageError
 from mmerank.jobs.cells import Cell
 from tests.places.slurm import Cluster, started
-from tests.places.studies import JOBS, LIMIT_S, TINY, Study, alive, kill, results, study_of, until
+from tests.places.studies import JOBS, LIMIT_S, TINY, Study, alive, grid, kill, results, study_of, until
 
 pytest.importorskip("submitit", reason="needs submitit, of the extra mmerank[slurm]")
 from mmerank.jobs.where.slurm import Slurm, _minutes
@@ -106,6 +106,22 @@ def test_no_scheduler(tmp_path: Path, _running: Cluster, monkeypatch: pytest.Mon
     assert said().startswith("Slurm does not answer (")
     monkeypatch.setenv("PATH", "")
     assert said().startswith("--on slurm: there is no squeue here")
+
+
+@pytest.mark.cluster
+def test_a_grid_though_the_driver_and_a_node_are_killed(tmp_path: Path, cluster: Cluster) -> None:
+    study = grid(tmp_path, cluster.environment, slurm=EACH)
+    study.hold("perturb-hf_model")
+    begun = study.starts("slurm")
+    *_, name = study.held(begun)
+    parts = study.parts(name)
+    kill(begun.pid)
+    begun = study.starts("slurm")
+    cluster.lose_the_node_of(job_of(study, name))
+    study.let_go()
+    cluster.start()
+    assert [of["state"] for of in study.ends(begun)] == ["done"] * 16
+    assert parts <= study.parts(name) and study.is_as_alone()
 
 
 @pytest.mark.cluster
