@@ -77,15 +77,17 @@ def study(
     for cell in cells:
         _check(study, cell, commands[cell.job], arguments[cell.job])
     place = _place(on, study)
+    ended: dict[Any, Any] = {}
     if not dry_run:
         write_cells(cells, folder, arguments)
-        ended = 0
         with Console(stderr=True).status(f"{len(cells)} to do") as status:
             for done in run_study(cells, folder, place):
-                ended += 1
-                _tell(done, ended, len(cells))
-                status.update(f"{ended} of {len(cells)}; {done.state}: {done.cell.name}")
+                ended[done.cell] = done
+                _tell(done, len(ended), len(cells))
+                status.update(f"{len(ended)} of {len(cells)}; {done.state}: {done.cell.name}")
     found = [standing(cell, folder) for cell in cells]
+    # On a full disk the reason of a failure may be known to this process alone.
+    found = [ended.get(of.cell, of) if of.state in ("begun", "left") else of for of in found]
     _say(found, folder, json_file, study_table(found, folder, no_longer(cells, folder)))
     if not dry_run:
         _end(found)

@@ -261,6 +261,8 @@ def _said(log: Path, status: int) -> str:
     if errors:
         return errors[-1]
     how = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+    with log.open("a", encoding="utf-8") as out:  # on a full disk this fails too, and that is the reason
+        out.write(f"{how}\n")
     return f"{how}; {log} has what it said"
 
 

@@ -51,8 +51,12 @@ def locked(folder: Path, name: str, *, wait: bool, strangers: bool = True) -> It
                 yield False
                 return
             except (OSError, NotImplementedError) as error:
-                if ours is None or getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
-                    raise RunFolderError(f"{folder}: cannot be locked ({reason(error)})") from None
+                none = getattr(error, "errno", errno.ENOSYS) in _NO_LOCKS
+                if ours is None or not none:
+                    remedy = "; name a folder on a disk with locks, or start with torchrun, which needs none"
+                    raise RunFolderError(
+                        f"{folder}: cannot be locked ({reason(error)}){remedy if none else ''}"
+                    ) from None
                 if rank().leads:
                     warnings.warn(
                         f"{folder}: cannot be locked ({reason(error)}): nothing keeps a second command from writing "

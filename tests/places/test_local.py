@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from mmerank.__main__ import main
 from mmerank.errors import RunFolderError, UsageError
 from mmerank.jobs import cells as of_cells
 from mmerank.jobs.cells import Cell, beside, ended, run_cell, standing, write_cells
@@ -66,6 +68,30 @@ def test_a_full_disk_is_a_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert ended(CELLS[0], folder, why).reason == why
     with pytest.raises(RunFolderError, match="cannot be written \\(No space left on device\\)"):
         write_cells(CELLS, folder, {"align": "models"})
+
+
+def test_what_a_full_disk_leaves_unsaid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cell that can write neither its log nor its reason, as where this process may write no byte more."""
+    resource = pytest.importorskip("resource")
+    file = tmp_path / "s.yaml"
+    file.write_text("models: [m]\ndata: demo\njobs: [align]\n")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def silent(*_: Any) -> int:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        return 1
+
+    monkeypatch.setattr(of_cells, "_status", silent)
+    try:
+        with pytest.raises(SystemExit) as ended_with:
+            main(["study", str(file), "--json", "-"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert ended_with.value.code == 1
+    assert (cell["state"], cell["reason"]) == ("failed", f"{tmp_path}/s: File too large")
 
 
 def test_the_place_of_a_study_says_why_a_cell_has_no_result(folder: Path) -> None:
