@@ -100,7 +100,7 @@ def test_a_grid_though_the_driver_and_a_node_are_killed(tmp_path: Path, cluster:
     parts = study.parts(name)
     kill(begun.pid)
     until(lambda: not Path(f"/proc/{process}").exists())
-    study.hold("align-demo-llava")
+    study.hold("perturb-demo-minigpt")  # the last ones
     begun = study.starts("ray")
     lose_the_node_of(cluster, *study.held(begun)[:2])
     joined(cluster)
