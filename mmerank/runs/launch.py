@@ -19,7 +19,7 @@ from mmerank.errors import RunFolderError, first_line
 from mmerank.processes import AGENT_STORE, Rank, rank
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 BEAT_S = 2.0  # between signs of life of who holds a lock
 LOST_S = 60.0  # without one: its process or node is lost
@@ -138,17 +138,15 @@ def launch() -> Launch | None:
     # Of one process as well: the next that torchrun starts in its place may have others beside it.
     if os.environ.get(AGENT_STORE) != "True":
         return None
-    import torch.distributed as distributed
+    from torch.distributed import DistError, PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-    if not distributed.is_available():
-        return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        store = distributed.TCPStore(host, port, None, False, timedelta(seconds=CONNECT_S), wait_for_workers=False)
+        store = TCPStore(host, port, None, False, timedelta(seconds=CONNECT_S), wait_for_workers=False)
         # Agents count restarts each for itself, so the number of restarts says nothing here.
-        known = distributed.PrefixStore(f"mmerank/{os.environ.get('TORCHELASTIC_RUN_ID', '')}", store)
+        known = PrefixStore(f"mmerank/{os.environ.get('TORCHELASTIC_RUN_ID', '')}", store)
         return Launch(known, rank())
-    except distributed.DistError as error:
+    except DistError as error:
         raise RunFolderError(_lost(error)) from None
 
 
