@@ -165,7 +165,7 @@ def launched(server: TCPStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 def test_strangers_need_locks_of_the_disk(tmp_path: Path, launched: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    with locks.locked(tmp_path, ".locks/a", wait=False, strangers=False) as ours:
+    with locks.locked(tmp_path, ".locks/a", wait=False, who="launch") as ours:
         assert ours and not list(tmp_path.iterdir()), "the store is enough"
     with locks.locked(tmp_path, "a", wait=False) as ours:
         assert ours and (tmp_path / "a").exists()
@@ -173,6 +173,17 @@ def test_strangers_need_locks_of_the_disk(tmp_path: Path, launched: None, monkey
         monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
         with locks.locked(tmp_path, "a", wait=False) as of_a_stranger:
             assert not of_a_stranger
+
+
+def test_runs_that_share_nothing_but_a_folder_ask_no_store(tmp_path: Path, launched: None) -> None:
+    """Of two nodes, say, with a cache each under one path: neither waits for the other."""
+    ours = launch()
+    assert ours is not None
+    assert Launch(vars(ours)["_store"], Rank(1, 2)).take(f"{tmp_path}/a", wait=False)
+    with locks.locked(tmp_path, "a", wait=False, who="apart") as is_ours:
+        assert is_ours
+    with locks.locked(tmp_path, "a", wait=False) as is_ours:
+        assert not is_ours
 
 
 def test_what_is_started_by_one_of_several_has_no_part_in_it(launched: None, monkeypatch: pytest.MonkeyPatch) -> None:

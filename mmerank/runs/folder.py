@@ -23,7 +23,7 @@ from mmerank.inputs.selection import Selection
 from mmerank.processes import rank
 from mmerank.runs.cache import reason
 from mmerank.runs.columns import DamagedPart
-from mmerank.runs.locks import locked
+from mmerank.runs.locks import Who, locked
 from mmerank.runs.parts import FOLDER, examples_of, next_number, part_files, read_part, read_records, write_part
 from mmerank.runs.record import Record, contents_of
 from mmerank.runs.rules import Rules
@@ -45,7 +45,7 @@ class RunFolder:
     Args:
         path: Created when missing.
         settings: JSON values by name: what a run must share with an earlier one to continue it.
-        waits: Wait for another process that writes here, in place of an error.
+        waits: Wait for another process that writes here, in place of an error: others fill it at the same time.
 
     Raises:
         RunFolderError: The folder holds another run, or something else.
@@ -57,6 +57,7 @@ class RunFolder:
         self._records = path / FOLDER
         self._stated = path / STATED
         self._waits = waits
+        self._who: Who = "apart" if waits else "all"
         self._asked = {**settings, "versions": versions(), "format": FORMAT}
         self._done: dict[str, set[tuple[str, str]]] = {}  # by part, of those that are sound
         self._contents: dict[str, Content] = {}  # by example
@@ -79,7 +80,7 @@ class RunFolder:
         with self._explained("written"):
             self.path.mkdir(parents=True, exist_ok=True)
             # Others may state theirs at the same moment.
-            with locked(self.path, ".lock-settings", wait=True):
+            with locked(self.path, ".lock-settings", wait=True, who=self._who):
                 self.settings = self._read()
                 known = self.settings["models"]
                 if name in known:
@@ -145,7 +146,7 @@ class RunFolder:
         if not rank().leads:
             yield
             return
-        with locked(self.path, ".lock", wait=self._waits) as is_ours:
+        with locked(self.path, ".lock", wait=self._waits, who=self._who) as is_ours:
             if not is_ours:
                 raise RunFolderError(f"{self.path}: another process is writing to this run folder")
             # Others of this launch may be writing already; whoever wrote something that old is dead.
@@ -169,8 +170,8 @@ class RunFolder:
         Raises:
             RunFolderError: The file system has no locks, and the launcher keeps no store.
         """
-        # Of a folder that several runs fill at a time, others may want it that know nothing of this launch.
-        with locked(self.path, f".locks/{name}", wait=wait, strangers=self._waits) as is_ours:
+        who: Who = "apart" if self._waits else "launch"
+        with locked(self.path, f".locks/{name}", wait=wait, who=who) as is_ours:
             yield is_ours
 
     def write(self, records: list[Record]) -> None:

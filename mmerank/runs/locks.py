@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
@@ -20,23 +21,28 @@ from mmerank.runs.launch import launch
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
+# Who may want a lock: processes of this launch alone, whoever writes there, or runs that share but the folder.
+Who = Literal["launch", "all", "apart"]
+
+
 @contextmanager
-def locked(folder: Path, name: str, *, wait: bool, strangers: bool = True) -> Iterator[bool]:
+def locked(folder: Path, name: str, *, wait: bool, who: Who = "all") -> Iterator[bool]:
     """Have a lock for this process alone while the block runs; a process that dies lets go.
 
     Args:
         folder: There.
         name: Of the lock: a path in the folder.
         wait: Until nobody else has it.
-        strangers: Whether processes that are not of this launch may want it, which know nothing of its store.
+        who: May want it. For `launch` the launcher's store is enough, if there is one; `apart` asks no store, since
+            nodes may have folders of their own under one path.
 
     Yields:
         Whether this process has it.
 
     Raises:
-        RunFolderError: It is a link, or the file system has no locks and the launcher keeps no store.
+        RunFolderError: It is a link, or the file system has no locks and no store makes up for them.
     """
-    ours = launch()
+    ours = None if who == "apart" else launch()
     with ExitStack() as stack:
         if ours is not None:
             lock = f"{folder}/{name}"
@@ -44,7 +50,7 @@ def locked(folder: Path, name: str, *, wait: bool, strangers: bool = True) -> It
                 yield False
                 return
             stack.callback(ours.release, lock)
-        if strangers or ours is None:
+        if who != "launch" or ours is None:
             try:
                 stack.enter_context(_file(folder / name).acquire(timeout=-1 if wait else 0))
             except Timeout:
@@ -56,7 +62,7 @@ def locked(folder: Path, name: str, *, wait: bool, strangers: bool = True) -> It
                     remedy = "; name a folder on a disk with locks, or start with torchrun, which needs none"
                     raise RunFolderError(
                         f"{folder}: cannot be locked ({reason(error)}){remedy if none else ''}"
-                    ) from None
+                    ) from error
                 if rank().leads:
                     warnings.warn(
                         f"{folder}: cannot be locked ({reason(error)}): nothing keeps a second command from writing "
