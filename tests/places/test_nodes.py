@@ -146,7 +146,7 @@ def elastic(node: int) -> list[str]:
     return f"--nnodes 1:2 {where} --rdzv-conf last_call_timeout=1,is_host={1 - node}".split()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nodes_share_the_work_on_a_disk_without_locks(
     tmp_path: Path, nodes: tuple[str, str], alone: Alignment
 ) -> None:
