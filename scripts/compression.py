@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -299,12 +299,17 @@ def _plain(quantity: str) -> str:
     return re.sub(r"\W.*", "", quantity)
 
 
-def main() -> None:
-    """See the top of this file."""
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command line says; of these words, or of this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("collect", "page"))
     parser.add_argument("study", nargs="?", type=Path)
-    asked = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """See the top of this file."""
+    asked = parsed()
     if asked.what == "collect":
         collect(asked.study).to_csv(TABLE, index=False, float_format="%.6g")
         return

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,7 +80,12 @@ def _other(thing: Thing, slot: str, taken: set[int], rng: random.Random) -> Thin
     return replace(thing, shape=rng.choice([word for word in SHAPES if word != thing.shape]))
 
 
-if __name__ == "__main__":
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command line says; of these words, or of this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    print(questions(parser.parse_args().folder))
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    print(questions(parsed().folder))
