@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -36,6 +37,11 @@ def readings(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[str]:
             front = f"{called[run.name, model]}: " if sum(len(of.frames) for of in runs) > 1 else ""
             found += [front + line for line in (*_changed(run, model), *_mapped(run, model))]
     return list(dict.fromkeys(found))
+
+
+def _minus(text: str) -> str:
+    """Signs of numbers as they are printed."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
 def _aligned(runs: Sequence[Finished], numbers: pd.DataFrame, called: dict[tuple[str, str], str]) -> Iterator[str]:
@@ -81,11 +87,9 @@ def _changed(run: Finished, model: str) -> Iterator[str]:
     for name in acting[:_NAMED]:
         first = told[name][0]
         rest = f", and is told from 0 at {listed([of.quantity for of in told[name]])}" if told[name][1:] else ""
-        yield (
-            f"{name} acts most at {place(first.quantity)}, by "
-            f"{first.difference:+.2f} {interval_text((first.low, first.high), 2, first.difference)} "
-            f"(d_z {first.d_z:+.2f}){rest}."
-        )
+        change = f"{first.difference:+.2f} {interval_text((first.low, first.high), 2, first.difference)}"
+        told_so = _minus(f"{change} (d_z {first.d_z:+.2f})")
+        yield f"{name} acts most at {place(first.quantity)}, by {told_so}{rest}."
     if still := [name for name in effects if name not in acting]:
         yield f"No eRank is told from its base under {', '.join(still)}."
 
@@ -101,6 +105,6 @@ def _mapped(run: Finished, model: str) -> Iterator[str]:
     ]
     if told:
         yield (
-            f"The row that decides is a patch in {', in '.join(told)}; elsewhere it is a token of the text or the "
+            f"the row that decides is a patch in {', in '.join(told)}; elsewhere it is a token of the text or the "
             "template. Which patches carry the rank of an example is seen under Where the rank lies: the blue ones."
         )

@@ -72,7 +72,7 @@ def test_all_models_of_a_run_stand_side_by_side(tmp_path: Path) -> None:
     folder.write_summary({"results": [result.to_dict() for result in results]})
     browsed = Browsed(tmp_path)
     shown = browsed.looked_at(list(browsed.table.iloc[0]))
-    assert [shown.count(f"<h3>{result.model}</h3>") for result in results] == [1, 1]
+    assert [shown.count(f"<h2>{result.model}</h2>") for result in results] == [1, 1]
 
 
 def test_what_cannot_be_looked_at_is_refused(aligned: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def main() -> None:
             sys.exit(TAKEN)
     if stat.S_ISREG(os.fstat(1).st_mode):
         os.ftruncate(1, 0)  # what an earlier attempt said
-    if why := _too_large(Path(command[command.index("--config") + 1])):
+    if "--config" in command and (why := _too_large(Path(command[command.index("--config") + 1]))):
         print(f"error: {why}", file=sys.stderr)
         sys.exit(TOO_LARGE)
     sys.argv = ["mmerank", *command]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,12 +57,14 @@ class Style:
     Attributes:
         points: Size of letters.
         widths: Inches that a figure may be wide, ascending; none for as wide as it is laid out.
+        tallest: Inches that a figure without its legend may be high.
         across: Most panels side by side.
         settings: What else of matplotlib's is set.
     """
 
     points: float
     widths: tuple[float, ...] = ()
+    tallest: float = math.inf
     across: int = 3
     settings: Any = field(default_factory=dict)
 
@@ -76,9 +79,9 @@ STYLES = {
     # Between the margins of a screen 390 px wide, 96 px an inch.
     "phone": Style(_POINTS, (3.8,), across=1),
     # One column, and two with what is between them.
-    "paper": Style(7.5, (3.25, 6.75), settings={"savefig.dpi": 300}),
+    "paper": Style(7.5, (3.25, 6.75), 8.5, settings={"savefig.dpi": 300}),
     # Of 13.33 by 7.5 inches.
-    "slides": Style(16, (12.0,), settings={"savefig.dpi": 160}),
+    "slides": Style(16, (12.0,), 6.6, settings={"savefig.dpi": 160}),
 }
 EXPORTED = ("paper", "slides")
 # A figure is squeezed into a width that is narrower by no more than this.
@@ -134,7 +137,7 @@ def canvas(width: float, height: float) -> Figure:
         The figure.
     """
     chosen = style()
-    width, height = width * chosen.scale, height * chosen.scale
+    width, height = width * chosen.scale, min(height * chosen.scale, chosen.tallest)
     if chosen.widths:
         width = next((of for of in chosen.widths if of >= _SQUEEZED * width), chosen.widths[-1])
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.07 * chosen.scale))
