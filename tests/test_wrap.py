@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from mmerank.errors import ModelError, UsageError
 from mmerank.inputs.demo import MODELS
 from mmerank.models.changed import change
 from tests.adapters.text_cases import OPT
+from tests.test_cli import run
 
 ROOT = Path(__file__).parents[1]
 COMPRESSION = ROOT / "studies" / "compression.py"
@@ -143,3 +145,13 @@ def test_an_encoder_alone_has_none(own: Path, capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         main(["perturb", "timm:vit_tiny", "--data", "demo", "--transform", "blank", "--wrap", f"{own}:same"])
     assert "--wrap: an encoder alone has none" in capsys.readouterr().err
+
+
+def test_every_command_that_takes_it_changes_the_model(tmp_path: Path) -> None:
+    few = ("--data", "demo", "--limit", "1", "--keep", "0.5", "--by", "random", "--draws", "1", "--json", "-")
+    wrap = f"{COMPRESSION}:pruned?amount=0.5"
+    done = run("prune-study", "demo-llava", *few, "--wrap", wrap)
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)["results"]
+    loaded = mmerank.load("demo-llava", device="cpu", wrap=wrap)
+    assert result["model"] == loaded.name and result["source"]["wrap"] == wrap

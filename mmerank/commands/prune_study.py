@@ -97,7 +97,7 @@ def prune_study(
     with shown_at_the_end(show, keeping.out):
         for model in models:
             found = measure(
-                load(model, dtype=computing.dtype, device=computing.device, load_in=computing.load_in),
+                load(model, **computing.how),
                 examples,
                 convention=convention,
                 limit=limit,

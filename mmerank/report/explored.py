@@ -19,10 +19,10 @@ from PIL import Image
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.alignment import ALIGNMENT, DECIMALS, LABELS
 from mmerank.analysis.metrics.diff_erank import TWIN
-from mmerank.analysis.metrics.layers import ROWS
+from mmerank.analysis.metrics.layers import ROWS, layer_names
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.analysis.sample import Floats
-from mmerank.eranks import ERANKS, by_label
+from mmerank.eranks import ERANKS, by_label, update_at
 from mmerank.inputs.example import Example
 from mmerank.report.figures.explored import layers_of_one, spectra_of_one
 from mmerank.report.figures.flow import TITLES
@@ -150,13 +150,19 @@ def alone_html(sides: Sequence[Alone]) -> str:
     """
     views = []
     for i, side in enumerate(sides):
-        points, curves = _by_layer(side.records)
+        now, before = (list(filter(_drawn, records)) for records in (side.records, side.before))
+        points, curves = _by_layer(now)
         with _drawing, styled():
-            drawn = spectra_of_one(_last_spectra(side.records), _last_spectra(side.before))
-            layers = layers_of_one(points, curves, _by_layer(side.before)[1], of="model")
+            drawn = spectra_of_one(_last_spectra(now), _last_spectra(before))
+            layers = layers_of_one(points, curves, _by_layer(before)[1], of="model")
             figures = [_svg(drawn, f"spectra-{i}"), _svg(layers, f"layers-{i}")]
         views.append({"side": side, "figures": [figure for figure in figures if figure]})
     return environment().get_template("explored.html").render(alone=views)
+
+
+def _drawn(record: Record) -> bool:
+    """Whether it is of all rows at a place of the model: not of what a block adds, nor of rows that were kept."""
+    return update_at(record.point) is None and "@" not in record.input
 
 
 def _called(record: Record) -> str:
@@ -176,6 +182,8 @@ def _last_spectra(records: Sequence[Record]) -> dict[str, Floats]:
 def _by_layer(records: Sequence[Record]) -> tuple[list[str], dict[str, Floats]]:
     """Layers, and the eRank at each; of several twins their mean."""
     points = list(dict.fromkeys(record.point for record in records))
+    if not layer_names(pd.Series(points, dtype=str)):
+        return [], {}
     found: dict[str, dict[str, list[float]]] = {}
     for record in records:
         found.setdefault(_called(record), {}).setdefault(record.point, []).append(math.exp(record.entropy))

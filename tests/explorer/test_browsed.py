@@ -9,7 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmerank import Convention, Example, align, diff, encode, generate, load_encoder, load_text, perturb
+from mmerank import (
+    Convention,
+    Example,
+    PruneConvention,
+    align,
+    diff,
+    encode,
+    generate,
+    load,
+    load_data,
+    load_encoder,
+    load_text,
+    perturb,
+    prune_study,
+)
 from mmerank.convention import GenerationConvention
 from mmerank.errors import DataError, RunFolderError
 from mmerank.jobs.explorer.browsed import Browsed
@@ -92,7 +106,7 @@ def test_runs_of_every_other_job_are_looked_through(tmp_path: Path) -> None:
     texts = [Example(of.id, None, "", of.response) for of in examples()]
     how = GenerationConvention(max_new_tokens=9, sequence="bare")
     made: dict[str, Any] = {
-        "diff": diff(opt, texts, out=tmp_path / "diff", layers="all"),
+        "diff": diff(opt, texts, out=tmp_path / "diff", layers="all", inside="last"),
         "generate": generate(opt, texts, out=tmp_path / "generate", convention=how),
         "encode": encode(clip, examples(), out=tmp_path / "encode", layers="all"),
         "perturbed": perturb(clip, examples(), ["rotate:90"], out=tmp_path / "perturbed"),
@@ -131,3 +145,18 @@ def test_spectra_of_a_run_are_those_that_were_measured(aligned: Path) -> None:
     assert {(of.point, of.input) for of in found} >= set(measured)
     row = list(browsed.table[browsed.table["id"] == str(first.id)].iloc[0])
     assert "rank of the eigenvalue" in browsed.looked_at(row)
+
+
+def test_what_is_drawn_of_an_example_is_of_all_its_rows(tmp_path: Path) -> None:
+    """A layer is no update of a block, and rows that were kept are a part of others."""
+    opt = load_text(OPT.folder, device="cpu")
+    texts = [Example(of.id, None, "", of.response) for of in examples()]
+    diff(opt, texts, out=tmp_path / "with", layers="all", inside="all")
+    diff(opt, texts, out=tmp_path / "without", layers="all")
+    drawn = [Browsed(tmp_path / name).looked_at([texts[0].id]) for name in ("with", "without")]
+    curves = [[part for part in shown.split("<svg") if "layer of the model" in part] for shown in drawn]
+    assert curves[0] == curves[1] and len(curves[0]) == 1
+    few = PruneConvention(keep=(0.5,), by=("random",), draws=2)
+    prune_study(load("demo-llava"), load_data("demo"), convention=few, limit=1, out=tmp_path / "pruned")
+    shown = Browsed(tmp_path / "pruned").looked_at(list(Browsed(tmp_path / "pruned").table.iloc[0]))
+    assert ">whole</text>" in shown and "random@" not in shown and "layer of the model" not in shown
