@@ -53,16 +53,7 @@ def layer_numbers(end: int, chosen: str) -> list[int]:
         >>> layer_numbers(4, "first,3")
         [1, 3, 4]
     """
-    named = {"first": [1], "middle": [end // 2], "last": [end], "all": list(range(end + 1))}
-    numbers = {end}
-    for word in filter(None, (part.strip() for part in chosen.split(","))):
-        if word in named:
-            numbers.update(named[word])
-        elif word.isdigit() and int(word) <= end:
-            numbers.add(int(word))
-        else:
-            raise ValueError(f"unknown layer {word!r}; known: all, first, middle, last, 0 to {end}")
-    return sorted(numbers)
+    return sorted({end, *_numbers("layer", 0, end, chosen)})
 
 
 def block_numbers(end: int, chosen: str) -> list[int]:
@@ -82,16 +73,21 @@ def block_numbers(end: int, chosen: str) -> list[int]:
         >>> block_numbers(4, "first,3")
         [1, 3]
     """
-    named = {"first": [1], "middle": [max(end // 2, 1)], "last": [end], "all": list(range(1, end + 1))}
+    return sorted(_numbers("block", 1, end, chosen))
+
+
+def _numbers(what: str, first: int, end: int, chosen: str) -> set[int]:
+    """Those of `first` to `end` that a choice names."""
+    named = {"first": [1], "middle": [max(end // 2, first)], "last": [end], "all": range(first, end + 1)}
     numbers: set[int] = set()
     for word in filter(None, (part.strip() for part in chosen.split(","))):
         if word in named:
             numbers.update(named[word])
-        elif word.isdecimal() and 1 <= int(word) <= end:
+        elif word.isdecimal() and first <= int(word) <= end:
             numbers.add(int(word))
         else:
-            raise ValueError(f"unknown block {word!r}; known: all, first, middle, last, 1 to {end}")
-    return sorted(numbers)
+            raise ValueError(f"unknown {what} {word!r}; known: all, first, middle, last, {first} to {end}")
+    return numbers
 
 
 def encoder_layers(there: Sequence[int], chosen: str) -> list[int]:

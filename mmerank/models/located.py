@@ -89,9 +89,7 @@ def check_layers(chosen: str) -> None:
     Raises:
         UsageError: A word is neither a name nor a number.
     """
-    for word in filter(None, (part.strip() for part in chosen.split(","))):
-        if word not in ("all", "first", "middle", "last") and not word.isdecimal():
-            raise UsageError(f"unknown layer {word!r}; known: all, first, middle, last, and numbers from 0 on")
+    _check_numbered("layer", 0, chosen)
 
 
 def check_blocks(chosen: str) -> None:
@@ -103,9 +101,13 @@ def check_blocks(chosen: str) -> None:
     Raises:
         UsageError: A word is neither a name nor a number.
     """
+    _check_numbered("block", 1, chosen)
+
+
+def _check_numbered(what: str, first: int, chosen: str) -> None:
     for word in filter(None, (part.strip() for part in chosen.split(","))):
-        if word not in ("all", "first", "middle", "last") and not (word.isdecimal() and int(word)):
-            raise UsageError(f"unknown block {word!r}; known: all, first, middle, last, and numbers from 1 on")
+        if word not in ("all", "first", "middle", "last") and not (word.isdecimal() and int(word) >= first):
+            raise UsageError(f"unknown {what} {word!r}; known: all, first, middle, last, and numbers from {first} on")
 
 
 def check_located(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -339,24 +339,21 @@ def _layer_sets(chosen: str) -> frozenset[frozenset[int]]:
     """The further layers that a choice may name, in a model of any size; ValueError where it names none."""
     if not chosen:
         return frozenset([frozenset[int]()])
-    found: set[frozenset[int]] = set()
-    for end in range(MOST_LAYERS, 0, -1):
-        try:
-            found.add(frozenset(layer_numbers(end, chosen)) - {end})
-        except ValueError:  # a smaller model has fewer
-            if not found:
-                raise
-            break
-    return frozenset(found)
+    return _in_any(lambda end: frozenset(layer_numbers(end, chosen)) - {end})
 
 
 @lru_cache
 def _block_sets(chosen: str) -> frozenset[frozenset[int]]:
     """The blocks that a choice may name, in a model of any size; ValueError where it names none."""
-    found = {frozenset(block_numbers(MOST_LAYERS, chosen))}
+    return _in_any(lambda end: frozenset(block_numbers(end, chosen)))
+
+
+def _in_any(numbers: Callable[[int], frozenset[int]]) -> frozenset[frozenset[int]]:
+    """What numbers there are in models of so many layers; ValueError where the largest has none."""
+    found = {numbers(MOST_LAYERS)}
     for end in range(MOST_LAYERS - 1, 0, -1):
         try:
-            found.add(frozenset(block_numbers(end, chosen)))
+            found.add(numbers(end))
         except ValueError:  # a smaller model has fewer
             break
     return frozenset(found)
