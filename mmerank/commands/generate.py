@@ -69,8 +69,8 @@ def generate(
     check_usable(examples, pictures=not text_only)
     check_on_hub(group, models)
 
+    from mmerank.jobs.alone import open_alone
     from mmerank.jobs.generate import generate as measure
-    from mmerank.jobs.generate import open_generate_run
     from mmerank.models.adapter import check_model, load
     from mmerank.models.loading import check_text_model, load_text
     from mmerank.report.terminal.generation import generation_notes, generation_tables
@@ -78,7 +78,7 @@ def generate(
     max_pixels = int(max_megapixels * 1e6)
     folder = None
     if keeping.out is not None:
-        folder = open_generate_run(keeping.out, examples, convention, max_pixels=max_pixels, selection=selection)
+        folder = open_alone("generate", keeping.out, examples, convention, max_pixels=max_pixels, selection=selection)
     quiet()
     for model in models:  # a typo in the last one must not cost the time of the first
         if text_only:

@@ -76,8 +76,9 @@ def prune_study(
     check_usable(examples, pictures=True)
     check_on_hub(MULTIMODAL, models)
 
-    from mmerank.jobs.prune_study import open_prune_run, with_functions
+    from mmerank.jobs.alone import open_alone
     from mmerank.jobs.prune_study import prune_study as measure
+    from mmerank.jobs.prune_study import with_functions
     from mmerank.models.adapter import check_model, load
     from mmerank.report.terminal.pruning import pruning_notes, pruning_tables
 
@@ -85,7 +86,9 @@ def prune_study(
     max_pixels = int(max_megapixels * 1e6)
     folder = None
     if keeping.out is not None:
-        folder = open_prune_run(keeping.out, examples, convention, max_pixels=max_pixels, selection=selection)
+        folder = open_alone(
+            "prune-study", keeping.out, examples, convention, max_pixels=max_pixels, selection=selection
+        )
     quiet()
     for model in models:  # a typo in the last one must not cost the time of the first
         check_model(model)

@@ -11,17 +11,15 @@ from mmerank.analysis.finished import Finished
 from mmerank.analysis.results.generation import GenerationResult
 from mmerank.computing import Computing
 from mmerank.convention import GenerationConvention
-from mmerank.engine.collect import collect
 from mmerank.engine.plans.generation import Generations
-from mmerank.engine.probe import Probe
-from mmerank.inputs.example import Example, Skipped, check_examples, kept, name_of
+from mmerank.inputs.example import Example, Skipped, check_examples, kept
 from mmerank.inputs.pictures import MAX_PIXELS
-from mmerank.inputs.selection import ALL, Selection
+from mmerank.inputs.selection import Selection
+from mmerank.jobs.alone import measured_alone
 from mmerank.jobs.shown import Result, as_run
 from mmerank.models.adapter import Adapter, check_adapter
-from mmerank.models.identity import identity
 from mmerank.models.loading import TextAdapter
-from mmerank.runs.folder import RunFolder, open_run
+from mmerank.runs.folder import RunFolder
 
 
 class Generation(Result, GenerationResult):
@@ -87,41 +85,14 @@ def generate(
         check_adapter(adapter)
     check_examples(examples)
     examples = kept(examples)
-    selection = Selection(limit, seed)
-    entries = selection.held(examples)
-    computing = Computing(strict=strict, progress=progress)
-    source = identity(adapter)
-    probe = Probe(Generations(adapter, convention, max_pixels), computing, adapter.name, source)
-    own_folder = out is not None and not isinstance(out, RunFolder)
-    if out is not None and not isinstance(out, RunFolder):
-        out = open_generate_run(out, examples, convention, max_pixels=max_pixels, selection=selection)
-    if out is not None:
-        out.add_model(adapter.name, source)
-    records, skipped = collect(
-        probe.measure, entries, model=adapter.name, job="generate", folder=out, computing=computing
+    return measured_alone(
+        Generation,
+        lambda: Generations(adapter, convention, max_pixels),
+        adapter,
+        examples,
+        convention,
+        selection=Selection(limit, seed),
+        max_pixels=max_pixels,
+        computing=Computing(strict=strict, progress=progress),
+        out=out,
     )
-    result = Generation.of(
-        records,
-        skipped,
-        model=adapter.name,
-        data=name_of(examples),
-        convention=convention,
-        source=source,
-        selection=selection,
-    )
-    if out is not None and own_folder:
-        out.write_summary({"results": [result.to_dict()]})
-    return result
-
-
-def open_generate_run(
-    out: str | Path,
-    examples: Iterable[Example | Skipped],
-    convention: GenerationConvention,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    selection: Selection = ALL,
-) -> RunFolder:
-    """The run folder for these settings, new or continued. Arguments and errors as in `generate`."""
-    settings = {"convention": convention.to_dict(), "max_pixels": max_pixels}
-    return open_run(out, "generate", examples, settings, selection=selection)

@@ -13,16 +13,14 @@ from mmerank.analysis.results.pruning import PruningResult
 from mmerank.computing import Computing
 from mmerank.convention import PruneConvention
 from mmerank.digests import digest_of
-from mmerank.engine.collect import collect
 from mmerank.engine.plans.pruning import Prunings
-from mmerank.engine.probe import Probe
-from mmerank.inputs.example import Example, Skipped, check_examples, kept, name_of
+from mmerank.inputs.example import Example, Skipped, check_examples, kept
 from mmerank.inputs.pictures import MAX_PIXELS
-from mmerank.inputs.selection import ALL, Selection
+from mmerank.inputs.selection import Selection
+from mmerank.jobs.alone import measured_alone
 from mmerank.jobs.shown import Result, as_run
 from mmerank.models.adapter import Adapter, check_adapter
-from mmerank.models.identity import identity
-from mmerank.runs.folder import RunFolder, open_run
+from mmerank.runs.folder import RunFolder
 from mmerank.states.choosers import Function, functions_of
 
 
@@ -98,31 +96,17 @@ def prune_study(
     check_examples(examples)
     examples = kept(examples)
     convention, functions = with_functions(convention or PruneConvention(), by)
-    selection = Selection(limit, seed)
-    entries = selection.held(examples)
-    computing = Computing(strict=strict, progress=progress)
-    source = identity(adapter)
-    probe = Probe(Prunings(adapter, convention, functions, max_pixels), computing, adapter.name, source)
-    own_folder = out is not None and not isinstance(out, RunFolder)
-    if out is not None and not isinstance(out, RunFolder):
-        out = open_prune_run(out, examples, convention, max_pixels=max_pixels, selection=selection)
-    if out is not None:
-        out.add_model(adapter.name, source)
-    records, skipped = collect(
-        probe.measure, entries, model=adapter.name, job="prune-study", folder=out, computing=computing
+    return measured_alone(
+        Pruning,
+        lambda: Prunings(adapter, convention, functions, max_pixels),
+        adapter,
+        examples,
+        convention,
+        selection=Selection(limit, seed),
+        max_pixels=max_pixels,
+        computing=Computing(strict=strict, progress=progress),
+        out=out,
     )
-    result = Pruning.of(
-        records,
-        skipped,
-        model=adapter.name,
-        data=name_of(examples),
-        convention=convention,
-        source=source,
-        selection=selection,
-    )
-    if out is not None and own_folder:
-        out.write_summary({"results": [result.to_dict()]})
-    return result
 
 
 def with_functions(
@@ -139,16 +123,3 @@ def with_functions(
     """
     names, functions = functions_of(convention.by if by is None else by)
     return replace(convention, by=names, own=tuple(map(digest_of, functions.values()))), functions
-
-
-def open_prune_run(
-    out: str | Path,
-    examples: Iterable[Example | Skipped],
-    convention: PruneConvention,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    selection: Selection = ALL,
-) -> RunFolder:
-    """The run folder for these settings, new or continued. Arguments and errors as in `prune_study`."""
-    settings = {"convention": convention.to_dict(), "max_pixels": max_pixels}
-    return open_run(out, "prune-study", examples, settings, selection=selection)

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mmerank.analysis.metrics.known import quantity
-from mmerank.analysis.results.generation import GenerationResult, Grown
+from mmerank.analysis.results.generation import GenerationResult
+from mmerank.analysis.results.numbered import Numbered
 from mmerank.report.names import short_data
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
 from mmerank.report.terminal.parts import airy_table, called, choice_text, clean, measured, skip_lines
@@ -83,7 +84,7 @@ def _begun(text: str) -> str:
     return shown if len(shown) <= LETTERS else f"{shown[: LETTERS - 1]}…"
 
 
-def _cell(number: Grown | None, name: str, n: int) -> Text:
+def _cell(number: Numbered | None, name: str, n: int) -> Text:
     if number is None or math.isnan(number.value):
         return Text("-")
     decimals = quantity(name).decimals
