@@ -14,7 +14,7 @@ from scipy import stats
 
 import mmerank
 from mmerank.analysis.results.answers import Answer, compared_answers, numbers_of
-from mmerank.analysis.results.score import scored
+from mmerank.analysis.results.score import ScoreResult
 from mmerank.errors import RunFolderError, UsageError
 from mmerank.inputs.questions import Question, circular, load_questions
 from tests.test_cli import failure, run
@@ -65,9 +65,8 @@ def test_nothing_answered_yes() -> None:
     assert found["recall"].value == 0 and found["f1"].value == 0 and found["yes_rate"].value == 0
     assert np.isnan(found["f1"].high), "four pictures that are alike tell nothing of others"
     assert found["yes_rate"].high > 0.4 and found["recall"].high > 0.4
-    assert scored(yes_no([0, 1], [0, 0]), model="m", data="d", skipped=[], convention={}).to_dict()["numbers"][
-        "precision"
-    ] == {"value": None, "low": None, "high": None, "n": 2}
+    result = ScoreResult.of(yes_no([0, 1], [0, 0]), model="m", data="d", skipped=[], convention={})
+    assert result.to_dict()["numbers"]["precision"] == {"value": None, "low": None, "high": None, "n": 2}
 
 
 def lettered(id: str, right: int, likeliest: int, circle: str = "", picture: str = "") -> Answer:
@@ -85,7 +84,7 @@ def test_circular_counts_what_is_right_every_time() -> None:
     assert found["acc_circular"].value == 0.5 and found["acc_circular"].n == 2
     assert found["acc"].value == 1 and found["acc"].n == 3, "as the benchmark asks"
     assert next(iter(found)) == "acc_circular"
-    result = scored(answers, model="m", data="d", skipped=[], convention={})
+    result = ScoreResult.of(answers, model="m", data="d", skipped=[], convention={})
     assert result.chance == pytest.approx(3**-3) and result.n == 2
 
 
@@ -129,8 +128,8 @@ def test_what_cannot_be_compared() -> None:
     ):
         with pytest.raises(ValueError, match=said):
             compared_answers(answers, other, names=("a", "b"))
-    one = scored(answers, model="m", data="pope:a", skipped=[], convention={"sequence": "bare"})
-    other_data = scored(answers, model="n", data="pope:b", skipped=[], convention={"sequence": "bare"})
+    one = ScoreResult.of(answers, model="m", data="pope:a", skipped=[], convention={"sequence": "bare"})
+    other_data = ScoreResult.of(answers, model="n", data="pope:b", skipped=[], convention={"sequence": "bare"})
     with pytest.raises(ValueError, match="same questions asked alike"):
         mmerank.compare(one, other_data)
     with pytest.raises(TypeError, match="two results of mmerank.score"):

@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmerank.commands.interrupts import interrupts
 from mmerank.durable import try_whole, whole
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 
 _STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+_Of = TypeVar("_Of")
 
 
 def check_writable(json_file: str | None) -> None:
@@ -252,6 +254,13 @@ def _print_results(
             print("\n".join(comparison_notes(found)))
 
 
+def each_two(of: Sequence[_Of]) -> Iterable[tuple[_Of, _Of]]:
+    """Each two; of more than a table has room for, each with the next."""
+    from mmerank.report.terminal.parts import MANY
+
+    return combinations(of, 2) if len(of) <= MANY else pairwise(of)
+
+
 def compared(
     results: Sequence[Alignment | Diff | Encoding | Generation | Pruning], *, matched: bool = False
 ) -> list[Comparison]:
@@ -269,17 +278,15 @@ def compared(
     from mmerank.analysis.metrics.matched import unmatched
     from mmerank.analysis.statistics.paired import controlled
     from mmerank.jobs.compare import compare
-    from mmerank.report.terminal.parts import MANY
 
     left_out = [unmatched(result.records) if matched else set() for result in results]
     examples = [
         {record.example for record in result.records} - left for result, left in zip(results, left_out, strict=True)
     ]
     inputs = [{record.input for record in result.records} for result in results]  # of an encoder maybe without texts
-    places = range(len(results))
     pairs = [
         (results[i], results[j])
-        for i, j in (combinations(places, 2) if len(results) <= MANY else pairwise(places))
+        for i, j in each_two(range(len(results)))
         if examples[i] & examples[j] and inputs[i] == inputs[j]
     ]
     if not pairs:

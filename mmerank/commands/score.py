@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from mmerank.commands import measured, options
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Keeping, Loading
-from mmerank.commands.results import check_writable, continued_from, given_names, quiet, write_json
+from mmerank.commands.results import check_writable, continued_from, each_two, given_names, quiet, write_json
 from mmerank.errors import UsageError
 from mmerank.processes import rank
 
@@ -145,13 +144,10 @@ def _compared(results: list[Score]) -> list[Comparison]:
     from mmerank.analysis.results.answers import YES_NO
     from mmerank.analysis.statistics.paired import controlled
     from mmerank.jobs.compare import compare
-    from mmerank.report.terminal.parts import MANY
 
-    answered = [result for result in results if result.answers]
-    pairs = combinations(answered, 2) if len(answered) <= MANY else pairwise(answered)
     told = [
         (a, b, [name for i, name in enumerate(a.numbers) if i == 0 or name in (YES_NO[0], YES_NO[-1])])
-        for a, b in pairs
+        for a, b in each_two([result for result in results if result.answers])
         if {of.id for of in a.answers} & {of.id for of in b.answers}
     ]
     return controlled(compare(a, b, quantities=names) for a, b, names in told) if told else []

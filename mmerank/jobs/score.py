@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mmerank.analysis.results.answers import Answer
-from mmerank.analysis.results.score import ScoreResult, score_rows, scored
+from mmerank.analysis.results.score import ScoreResult, score_rows
 from mmerank.computing import Computing
 from mmerank.convention import SequenceForm
 from mmerank.engine.collect import SUSPECT_IN_A_ROW
@@ -59,14 +59,13 @@ class Score(ScoreResult):
         answers = [answer_in(of) for of in entries.values() if "right" in of]
         if not answers:
             raise RunFolderError(f"{folder}: no answers of {name} that can be read again; score it into a new folder")
-        result = scored(
+        return cls.of(
             answers,
             model=name,
             data=stated["data"]["name"],
             skipped=[Skipped(id, of["skipped"]) for id, of in entries.items() if "skipped" in of],
             convention={key: value for key, value in stated.items() if key != "data"},
         )
-        return cls(**{field.name: getattr(result, field.name) for field in fields(result)})
 
     def __str__(self) -> str:
         from mmerank.report.terminal.score import score_text
@@ -159,11 +158,10 @@ def score(
     if not answers:
         raise DataError(f"{name_of(questions)}: no question could be asked{first_reason(skipped)}")
     convention = {"sequence": sequence, "max_pixels": max_pixels, **({"circular": True} if circular else {})}
-    result = scored(answers, model=adapter.name, data=name_of(questions), skipped=skipped, convention=convention)
-    found_score = Score(**{name: getattr(result, name) for name in result.__dataclass_fields__})
+    result = Score.of(answers, model=adapter.name, data=name_of(questions), skipped=skipped, convention=convention)
     if out is not None and own_folder:
-        write_scores(out, [found_score])
-    return found_score
+        write_scores(out, [result])
+    return result
 
 
 def write_scores(folder: AnswerFolder, results: Sequence[ScoreResult]) -> None:

@@ -55,6 +55,11 @@ class Answer:
     yes_no: bool = False
     circle: str = ""
 
+    @property
+    def group(self) -> str:
+        """What it is drawn and swapped together with: all about one picture."""
+        return self.picture or self.id
+
     def chose(self, choice: int, way: str = "acc") -> float:
         """Whether a choice is the likeliest.
 
@@ -115,7 +120,7 @@ def numbers_of(answers: Sequence[Answer]) -> dict[str, Share]:
     found = {"acc": share(plain)}
     if circles := _circles(answers):
         right = [value for _, value in circles]
-        found = {CIRCULAR: _share(right, [of.picture or of.id for of, _ in circles]), **found}
+        found = {CIRCULAR: _share(right, [of for of, _ in circles]), **found}
     if all(answer.yes_no for answer in plain):
         found |= _of_yes(plain)
     return found | {way: share(plain, way) for way in WAYS if way != "acc"}
@@ -131,7 +136,7 @@ def share(answers: Sequence[Answer], way: str = "acc") -> Share:
     Returns:
         It, with an interval over pictures.
     """
-    return _share([of.correct(way) for of in answers], [of.picture or of.id for of in answers])
+    return _share([of.correct(way) for of in answers], answers)
 
 
 def chance(answers: Sequence[Answer]) -> float:
@@ -152,15 +157,13 @@ def _of_yes(answers: Sequence[Answer]) -> dict[str, Share]:
     positive = [answer for answer in answers if answer.right == 0]
     for name, some in (("recall", positive), ("yes_rate", answers)):
         if some:
-            found[name] = _share(
-                [answer.chose(0) for answer in some], [answer.picture or answer.id for answer in some]
-            )
+            found[name] = _share([answer.chose(0) for answer in some], some)
     return found
 
 
-def _share(right: Sequence[float], pictures: Sequence[str]) -> Share:
+def _share(right: Sequence[float], of: Sequence[Answer]) -> Share:
     values: Floats = np.array(right)
-    return Share(float(values.mean()), *share_interval(values, pictures, LEVEL), len(values))
+    return Share(float(values.mean()), *share_interval(values, [answer.group for answer in of], LEVEL), len(values))
 
 
 def _circles(answers: Sequence[Answer]) -> list[tuple[Answer, float]]:
@@ -198,7 +201,7 @@ def sample_of(answers: Sequence[Answer]) -> Sample:
         parts["hit"] = lambda of: of.chose(0) * (of.right == 0)
     pictures: dict[str, list[Answer]] = {}
     for of in plain:
-        pictures.setdefault(of.picture or of.id, []).append(of)
+        pictures.setdefault(of.group, []).append(of)
     ordered = sorted(pictures)
     columns = [[sum(map(part, pictures[name])) for part in parts.values()] for name in ordered]
     names = [*([CIRCULAR] if circles else []), "acc", *(YES_NO if yes_no else ()), "acc_norm", "acc_token"]

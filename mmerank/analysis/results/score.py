@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -40,6 +40,42 @@ class ScoreResult:
     categories: Mapping[str, Share] = field(default_factory=dict)
     convention: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        answers: Sequence[Answer],
+        *,
+        model: str,
+        data: str,
+        skipped: Sequence[Skipped],
+        convention: Mapping[str, Any],
+    ) -> Self:
+        """The result of answers to a benchmark's questions.
+
+        Args:
+            answers: At least one.
+            model: Name of the model.
+            data: The DATA argument.
+            skipped: What was not asked.
+            convention: How they were asked.
+
+        Returns:
+            Shares with intervals over pictures.
+        """
+        by_category: dict[str, list[Answer]] = {}
+        for answer in as_asked(answers):
+            by_category.setdefault(answer.category, []).append(answer)
+        return cls(
+            model=model,
+            data=data,
+            numbers=numbers_of(answers),
+            skipped=tuple(skipped),
+            answers=tuple(answers),
+            chance=chance(answers),
+            categories={name: share(of) for name, of in sorted(by_category.items())} if len(by_category) > 1 else {},
+            convention=convention,
+        )
 
     @property
     def n(self) -> int:
@@ -116,36 +152,6 @@ def score_rows(result: Mapping[str, Any], *, every: bool = False) -> list[dict[s
         for i, (metric, of) in enumerate(numbers)
         if every or not result["unit"] or i == 0 or metric == YES_NO[0]
     ]
-
-
-def scored(
-    answers: Sequence[Answer], *, model: str, data: str, skipped: Sequence[Skipped], convention: Mapping[str, Any]
-) -> ScoreResult:
-    """The result of answers to a benchmark's questions.
-
-    Args:
-        answers: At least one.
-        model: Name of the model.
-        data: The DATA argument.
-        skipped: What was not asked.
-        convention: How they were asked.
-
-    Returns:
-        Shares with intervals over pictures.
-    """
-    by_category: dict[str, list[Answer]] = {}
-    for answer in as_asked(answers):
-        by_category.setdefault(answer.category, []).append(answer)
-    return ScoreResult(
-        model=model,
-        data=data,
-        numbers=numbers_of(answers),
-        skipped=tuple(skipped),
-        answers=tuple(answers),
-        chance=chance(answers),
-        categories={name: share(of) for name, of in sorted(by_category.items())} if len(by_category) > 1 else {},
-        convention=convention,
-    )
 
 
 def _plain(of: Share) -> dict[str, Any]:

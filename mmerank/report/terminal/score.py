@@ -68,7 +68,7 @@ def score_notes(results: Sequence[ScoreResult]) -> list[str]:
     for of in results:
         chance = f"; chance {of.chance:.3f}" if math.isfinite(of.chance) else ""
         asked = f", {of.convention['sequence']} sequences" if "sequence" in of.convention else ""
-        pictures = {answer.picture or answer.id for answer in of.answers}
+        pictures = {answer.group for answer in of.answers}
         about = f" about {len(pictures)} pictures" if pictures and len(pictures) < of.n else ""
         lines.append(f"{of.name or short(of.model)}: n = {of.n} questions{about}{chance}{asked}")
         lines += [*_cautions(of), *skip_lines(of.skipped)]
