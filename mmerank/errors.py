@@ -112,3 +112,22 @@ def printable(text: str) -> str:
         The same on one line, without a character that moves the cursor, changes a colour or rings a bell.
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+
+
+def in_short(count: float) -> str:
+    """A large number in three digits.
+
+    Args:
+        count: At least 0.
+
+    Returns:
+        As in `7.06B`.
+
+    Example:
+        >>> in_short(7_063_427_072), in_short(950)
+        ('7.06B', '950')
+    """
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.0f}"

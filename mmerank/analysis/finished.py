@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from mmerank.analysis.estimates import by_model, numbers_by_model
 from mmerank.analysis.metrics.diff_erank import TWIN
+from mmerank.analysis.metrics.pruning import Interaction, interactions
 from mmerank.analysis.perturbation import Null, against_nulls, metric_tests, paired_tests
 from mmerank.analysis.sample import Floats
 from mmerank.analysis.statistics.bootstrap import Bootstrap
@@ -105,6 +106,13 @@ class Finished:
         """Of a perturbation: what the numbers are of pictures with other texts, by model."""
         by = self.convention["aggregate"]
         return {model: against_nulls(records, aggregate=by) for model, records in self.frames.items()}
+
+    @cached_property
+    def interactions(self) -> dict[str, tuple[Interaction, ...]]:
+        """Of pictures with rows left out: whether what that does goes with a picture's eRank, by model."""
+        if self.job != "prune-study":
+            return {}
+        return {model: interactions(records, self.bootstrap) for model, records in self.frames.items()}
 
     @property
     def null_tests(self) -> list[tuple[str, str, NullTest]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmerank.errors import in_short
 from mmerank.models.sizes import Weights, weights_of
 
 GB = 1e9
@@ -67,7 +68,7 @@ def does_not_fit(weights: Weights | None, options: Mapping[str, Any], memory: Me
         return ""
     how = options.get("load-in") or options.get("dtype") or "as stored"
     return (
-        f"does not fit: {needed / GB:.3g} GB of weights ({short(weights.parameters)} parameters, {how}), and "
+        f"does not fit: {needed / GB:.3g} GB of weights ({in_short(weights.parameters)} parameters, {how}), and "
         f"{memory.device} has {memory.size / GB:.3g} GB; a smaller dtype, load-in, or device: auto over several GPUs"
     )
 
@@ -76,11 +77,3 @@ def too_large(model: str, options: Mapping[str, Any]) -> str:
     """As `does_not_fit`, of a MODEL argument and the device of this process."""
     weights = weights_of(model)
     return "" if weights is None else does_not_fit(weights, options, memory_of(options.get("device")))
-
-
-def short(count: float) -> str:
-    """A large number in three digits."""
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:.0f}"

@@ -13,7 +13,7 @@ from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.inside import OF_UPDATES
 from mmerank.analysis.metrics.known import METRICS, metric, quantity
 from mmerank.analysis.metrics.matched import MATCHED
-from mmerank.analysis.metrics.pruning import PREDICTORS, interactions
+from mmerank.analysis.metrics.pruning import PREDICTORS
 from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.eranks import FINAL
 from mmerank.errors import UsageError, did_you_mean
@@ -232,8 +232,8 @@ def interaction_table(runs: Sequence[Finished]) -> Listed | None:
     """
     rows, named = [], model_names(runs)
     for run in runs:
-        for model, frame in run.frames.items() if run.job == "prune-study" else ():
-            for of in interactions(frame, run.bootstrap):
+        for model, found in run.interactions.items():
+            for of in found:
                 if math.isfinite(of.found.slope):
                     tests = (q_text(of.found.p), q_text(of.q), str(of.found.n))
                     names = (named[run.name, model], f"{of.keep:g}", PREDICTORS[of.predictor])

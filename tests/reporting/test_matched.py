@@ -18,7 +18,8 @@ from mmerank.analysis.estimates import estimates, run_records
 from mmerank.analysis.finished import read_runs
 from mmerank.jobs.align import open_align_run
 from mmerank.report.cautions import cautions
-from mmerank.report.figures.numbers import figures
+from mmerank.report.figures.numbers import drawings
+from mmerank.report.figures.style import styled
 from mmerank.report.numbers import all_numbers
 from mmerank.report.tables import printed_tables
 from mmerank.report.write import report
@@ -213,12 +214,14 @@ def what_is_there(runs: list[Path]) -> Iterator[Any]:
     """Figures with their titles and lines, tables with their rows, cautions and numbers, whatever their order."""
     read = read_runs(runs)
     numbers = all_numbers(read)
-    drawn = list(figures(read, numbers))
-    yield sorted(name for name, _, _ in drawn)
-    titles = [axes.get_title() for _, _, figure in drawn for axes in figure.axes]
+    named = list(drawings(read, numbers))
+    yield sorted(drawing.name for drawing in named)
+    with styled():
+        drawn = [drawing.figure() for drawing in named]
+    titles = [axes.get_title() for figure in drawn for axes in figure.axes]
     yield sorted(titles)
-    yield sorted(len(axes.lines) + len(axes.containers) for _, _, figure in drawn for axes in figure.axes)
-    legends = [text.get_text() for _, _, figure in drawn for legend in figure.legends for text in legend.get_texts()]
+    yield sorted(len(axes.lines) + len(axes.containers) for figure in drawn for axes in figure.axes)
+    legends = [text.get_text() for figure in drawn for legend in figure.legends for text in legend.get_texts()]
     yield sorted(legends)
     for table in printed_tables(read, numbers):
         yield table.title, table.heads, table.names, table.legend
@@ -246,8 +249,9 @@ def test_order_of_folders_changes_nothing_that_is_there(folders: dict[str, Path]
     first, second = (folders[name] for name in pair)
     assert list(what_is_there([first, second])) == list(what_is_there([second, first]))
     alone = [
-        {name for name, _, _ in figures(read, all_numbers(read))} for read in map(read_runs, ([first], [second]))
+        {drawing.name for drawing in drawings(read, all_numbers(read))}
+        for read in map(read_runs, ([first], [second]))
     ]
     read = read_runs([first, second])
-    together = {name.rpartition("-")[0] or name for name, _, _ in figures(read, all_numbers(read))}
+    together = {of.name.rpartition("-")[0] or of.name for of in drawings(read, all_numbers(read))}
     assert {name.rpartition("-")[0] or name for names in alone for name in names} <= together

@@ -26,8 +26,8 @@ from mmerank.errors import RunFolderError, UsageError
 from mmerank.jobs.diff import open_diff_run
 from mmerank.report.cautions import cautions
 from mmerank.report.examples import by_example
-from mmerank.report.figures.numbers import figures
-from mmerank.report.figures.style import LOOKS, look
+from mmerank.report.figures.numbers import drawings
+from mmerank.report.figures.style import LOOKS, look, styled
 from mmerank.report.names import data_names, short_data
 from mmerank.report.numbers import all_numbers
 from mmerank.report.paper import tables as paper
@@ -302,7 +302,8 @@ def test_runs_that_agree_in_some_numbers(runs: dict[str, Path], tmp_path: Path) 
     data = load_data(json.loads((runs["align"] / "run.json").read_text())["data"]["name"])
     align(LLAVA.adapter, data, convention=Convention(vision_point="last"), out=tmp_path / "last")
     read = read_runs([runs["align"], tmp_path / "last"])
-    drawn = {name: figure for name, _, figure in figures(read, all_numbers(read))}
+    with styled():
+        drawn = {drawing.name: drawing.figure() for drawing in drawings(read, all_numbers(read))}
     assert {"flow-1", "flow-2"} < set(drawn)
     containers: Any = drawn["eranks"].axes[0].containers
     assert [len(container.lines[0].get_xdata()) for container in containers] == [5, 5]
@@ -314,7 +315,8 @@ def test_runs_that_agree_in_some_numbers(runs: dict[str, Path], tmp_path: Path) 
 def test_figures_of_a_study_name_models_and_not_its_cells(runs: dict[str, Path], tmp_path: Path) -> None:
     name = Path(align(LLAVA.adapter, load_data("demo"), limit=4, out=tmp_path / "cell-b5d0aa").model).name
     read = read_runs([runs["align"], tmp_path / "cell-b5d0aa", runs["perturb"]])
-    drawn = {name: figure for name, _, figure in figures(read, all_numbers(read))}
+    with styled():
+        drawn = {drawing.name: drawing.figure() for drawing in drawings(read, all_numbers(read))}
     left, right = drawn["eranks"].axes
     of_demo, of_pairs = (left, right) if left.get_title() == "demo" else (right, left)
     assert len(of_demo.containers) == len(of_pairs.containers) == 1  # the base of the perturbation is that of `align`

@@ -10,14 +10,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from mmerank.jobs.ahead import FLOPS, SPECTRUM_S
-from mmerank.jobs.fit import GB, short
+from mmerank.errors import in_short
+from mmerank.jobs.ahead import BESIDE_WEIGHTS, FLOPS, seconds_by_rule
+from mmerank.jobs.fit import GB
 from mmerank.jobs.paper.studies import OPENELM_TOKENIZER, OPT_1_3B, ROTATIONS, Job, parameters
 from mmerank.models.sizes import weights_of
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-# Activations of a batch, and what CUDA keeps for itself.
-OVERHEAD_GB = 2.0
 # Parameters that no name tells.
 COUNTS = {"LLaVA-1.5": 7.06e9, "MiniGPT-v2": 7.8e9}
 # Image tokens that the LLM reads.
@@ -152,7 +151,7 @@ def _need(job: Job, size: str, model: str, dtype: str | None, sweep: bool) -> Ne
     for data, argument in job.data.items():
         examples = _examples(data, argument, job)
         if examples is None:
-            return Need(name, model, count, together * count * width / GB + OVERHEAD_GB, None)
+            return Need(name, model, count, (together * count * width + BESIDE_WEIGHTS) / GB, None)
         text = SIZES[data][1]
         if job.part.multimodal:
             # One pass of image and text together, one of the text alone; five spectra.
@@ -163,8 +162,8 @@ def _need(job: Job, size: str, model: str, dtype: str | None, sweep: bool) -> Ne
             points = 1 + len(job.part.layers.split(",")) * bool(job.part.layers)
             examples = sum(min(limit or examples, examples) for limit in job.limits)
             tokens, spectra = TEXT_PASSES * text, TEXT_PASSES * points
-        seconds += examples * (2 * count * tokens / FLOPS[width] + spectra * SPECTRUM_S)
-    return Need(name, model, count, together * count * width / GB + OVERHEAD_GB, seconds / 3600)
+        seconds += examples * seconds_by_rule(count, tokens, FLOPS[width], spectra)
+    return Need(name, model, count, (together * count * width + BESIDE_WEIGHTS) / GB, seconds / 3600)
 
 
 def _published(job: Job, size: str) -> float | None:
@@ -192,7 +191,7 @@ def needs_tables(name: str, found: Needs) -> list[Table]:
     for heading in ("model", "MODEL", "parameters", "GPU memory", "time"):
         models.add_column(heading, justify="left" if "odel" in heading.lower() else "right", overflow="fold")
     for need in found.models:
-        size = "?" if need.parameters is None else short(need.parameters)
+        size = "?" if need.parameters is None else in_short(need.parameters)
         memory = "?" if need.gpu_gb is None else f"{need.gpu_gb:.0f} GB"
         hours = (
             "?" if need.hours is None else f"{need.hours:.1f} h" if need.hours >= 1 else f"{60 * need.hours:.0f} min"

@@ -49,27 +49,35 @@ def updates_by_block(
         "What attention and MLP of each block add to the residual stream, with 95 % intervals: eRank, share in the "
         "span of what it is added to, and overlap of their spans; dotted: by chance."
     )
-    each = {
-        f"{called[run.name, model]}: {_PARTS[part]}, {label}": partial(
-            _draw_part, run=run, model=model, part=part, number=number, called=called[run.name, model]
-        )
-        for run, model in found
-        for number, label in _DRAWN.items()
-        for part in UPDATES
-    }
+    each = {}
+    for run, model in found:
+        rows, lines = _updates(run, model), _OF_TEXTS if run.job == "diff" else _OF_PAIRS
+        for number, label in _DRAWN.items():
+            both = rows[rows["number"].isin(_with_chance(number))]
+            draw = partial(_draw_part, rows=both, number=number, lines=lines)
+            for part in UPDATES:
+                title = f"{called[run.name, model]}: {_PARTS[part]}"
+                each[f"{title}, {label}"] = partial(draw, part=part, title=title)
     return Drawing(name, caption, each, columns=2, size=(4.2, 2.2), titled=False)
 
 
-def _draw_part(axes: Axes, run: Finished, model: str, part: str, number: str, called: str) -> None:
-    """One number of one part, on the scale of both parts."""
-    lines = _OF_TEXTS if run.job == "diff" else _OF_PAIRS
+def _updates(run: Finished, model: str) -> pd.DataFrame:
+    """Numbers of updates: `update`, `block`, what rows they are `of`, and `number`."""
     rows = run.estimates[(run.estimates["model"] == model) & (run.estimates["metric"] == "inside")]
     parts = rows["quantity"].str.extract(r"(\w+) (\d+)/(\w+)/(\w+)")
-    rows = rows.assign(update=parts[0], block=parts[1].astype(int), of=parts[2], number=parts[3])
+    return rows.assign(update=parts[0], block=parts[1].astype(int), of=parts[2], number=parts[3])
+
+
+def _with_chance(number: str) -> tuple[str, str]:
+    return number, f"{number}_by_chance"
+
+
+def _draw_part(axes: Axes, rows: pd.DataFrame, number: str, lines: Mapping[str, str], part: str, title: str) -> None:
+    """One number of one part, on the scale of both parts."""
     _draw(axes, rows[rows["update"] == part], number, lines)
-    shown = rows[rows["of"].isin(list(lines)) & rows["number"].isin([number, f"{number}_by_chance"])]
+    shown = rows[rows["of"].isin(list(lines))]
     axes.set_ylim(0, 1.05 * float(np.nanmax(shown[["value", "high"]].to_numpy(float))))
-    axes.set_title(f"{called}: {_PARTS[part]}")
+    axes.set_title(title)
     axes.set(xlabel="block", ylabel=_DRAWN[number])
 
 
@@ -79,13 +87,13 @@ def _draw(axes: Axes, rows: pd.DataFrame, number: str, lines: Mapping[str, str])
         style = look(i)
         at = {
             name: rows[(rows["of"] == of) & (rows["number"] == name)].set_index("block").reindex(blocks)
-            for name in (number, f"{number}_by_chance")
+            for name in _with_chance(number)
         }
         values = at[number]
         axes.plot(blocks, values["value"], label=label, **style)
         low, high = (values[end].astype(float) for end in ("low", "high"))
         axes.fill_between(blocks, low, high, color=style["color"], alpha=0.2, linewidth=0)
-        if np.isfinite(chance := at[f"{number}_by_chance"]["value"].astype(float)).any():
+        if np.isfinite(chance := at[_with_chance(number)[1]]["value"].astype(float)).any():
             axes.plot(blocks, chance, color=style["color"], linewidth=1, linestyle=(0, (1, 2)))
     step = max(1, -(-len(blocks) // _TICKS))
     axes.set_xticks(blocks[::step])

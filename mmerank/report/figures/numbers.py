@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.alignment import LABELS
@@ -28,7 +27,7 @@ from mmerank.report.figures.main import STAGES, points
 from mmerank.report.figures.panels import Drawing
 from mmerank.report.figures.pruning import against_erank, losses
 from mmerank.report.figures.sizes import against_size, sized
-from mmerank.report.figures.style import bare, log_axes, look, shortened, stage, styled
+from mmerank.report.figures.style import bare, log_axes, look, shortened, stage
 from mmerank.report.figures.training import training, trajectories
 from mmerank.report.names import data_names, model_names
 
@@ -84,25 +83,6 @@ def drawings(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[Drawin
     for found, name in ((_once(pairs, numbers), "spectra"), (texts, "spectra-texts")):
         if found:
             yield from spectra(found, _called(found, data), name)
-
-
-def figures(
-    runs: Sequence[Finished], numbers: pd.DataFrame, style: str = "page"
-) -> Iterator[tuple[str, str, Figure]]:
-    """The same, drawn.
-
-    Args:
-        runs: At least one.
-        numbers: From `mmerank.report.numbers.all_numbers`.
-        style: One of `mmerank.report.figures.style.STYLES`.
-
-    Yields:
-        File name without ending, caption, figure.
-    """
-    for drawing in drawings(runs, numbers):
-        with styled(style):
-            figure = drawing.figure()
-        yield drawing.name, drawing.caption, figure
 
 
 def _of_pairs(

@@ -15,7 +15,6 @@ from mmerank.analysis.metrics.pruning import (
     Values,
     choice,
     difference,
-    interactions,
     predictor,
     values_of,
 )
@@ -95,7 +94,7 @@ def against_erank(run: Finished, model: str, name: str, title: str) -> Drawing |
     Returns:
         A panel for each share and predictor; None where not both ways were measured.
     """
-    found = [of for of in interactions(run.frames[model], run.bootstrap) if np.isfinite(of.found.slope)]
+    found = [of for of in run.interactions[model] if np.isfinite(of.found.slope)]
     if not found:
         return None
     caption = (

@@ -187,7 +187,7 @@ def _view(
         "groups": [("Highest", highest), ("Lowest", lowest)],
         "maps": maps(run, table, found, {model: name for (of, model), name in called.items() if of == run.name}),
         "heads": {name: head_of(name) for name in map(str, table.columns)},
-        "shown": lambda quantity, value: shown_value(quantity, value),
+        "shown": shown_value,
         "examples": _data(run, table, found, most_rows),
     }
 

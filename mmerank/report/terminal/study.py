@@ -11,6 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mmerank.errors import in_short
+
 _STATES = ("done", "failed", "skipped", "running", "begun", "left")
 _MEASURED = {"done": "its run, which is done,", "begun": "its run, of which a part is measured,"}
 
@@ -104,7 +106,7 @@ def _ahead_tables(ahead: Any) -> Iterator[RenderableType]:
     for heading in ("model", "parameters", "memory", "to download"):
         models.add_column(heading, overflow="fold", justify="left" if heading == "model" else "right")
     for of in ahead.models:
-        counted = "unknown" if of.parameters is None else _count(of.parameters)
+        counted = "unknown" if of.parameters is None else in_short(of.parameters)
         models.add_row(Text(of.model), counted, _size(of.memory), _download(of.download))
     yield models
     data = Table(title="data", title_justify="left")
@@ -189,13 +191,6 @@ def _size(count: float | None) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f} B"
-
-
-def _count(count: float) -> str:
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:.0f}"
 
 
 def _short(value: Any) -> str:
