@@ -25,7 +25,8 @@ CELLS = "cells"  # beside the run folders: what each was asked for, and what it 
 LAST_LINES = 3
 NO_RESULT: tuple[Literal["failed", "skipped"], ...] = ("failed", "skipped")
 WRITING_S = 60.0  # until a cell that is told to stop has written what it measured
-State = Literal["done", "failed", "skipped", "running", "begun", "left"]
+Measured = Literal["done", "running", "begun", "left"]
+State = Measured | Literal["failed", "skipped"]
 _ARGUMENTS = ("models", "model")  # what commands call their model
 
 
@@ -89,14 +90,32 @@ def standing(cell: Cell, folder: Path) -> Standing:
     Raises:
         RunFolderError: The file system has no locks.
     """
-    if (folder / cell.name / SUMMARY).is_file():
-        return Standing(cell, "done")
-    if is_taken(folder, cell.name):
-        return Standing(cell, "running")
-    for state in NO_RESULT:
-        if (why := beside(folder, cell, state)).is_file():
-            return Standing(cell, state, why.read_text(encoding="utf-8", errors="replace").strip())
-    return Standing(cell, "begun" if (folder / cell.name).is_dir() else "left")
+    there = measured(cell.name, folder)
+    if there in ("begun", "left"):
+        for state in NO_RESULT:
+            if (why := beside(folder, cell, state)).is_file():
+                return Standing(cell, state, why.read_text(encoding="utf-8", errors="replace").strip())
+    return Standing(cell, there)
+
+
+def measured(name: str, folder: Path) -> Measured:
+    """What there is of a cell's run folder.
+
+    Args:
+        name: Of the cell.
+        folder: Of the study.
+
+    Returns:
+        `done` with a summary, `running` where a process is at it, `begun` where there are records, or `left`.
+
+    Raises:
+        RunFolderError: The file system has no locks.
+    """
+    if (folder / name / SUMMARY).is_file():
+        return "done"
+    if is_taken(folder, name):
+        return "running"
+    return "begun" if (folder / name).is_dir() else "left"
 
 
 def ended(cell: Cell, folder: Path, why: str) -> Standing:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mmerank.durable import own_folder
 from mmerank.errors import RunFolderError
-from mmerank.jobs.cells import CELLS, Cell, is_taken, read_cell
-from mmerank.runs.settings import SUMMARY
+from mmerank.jobs.cells import CELLS, Cell, Measured, is_taken, measured, read_cell
 
 ABSENT = "-"
 
@@ -28,7 +27,7 @@ class Earlier:
 
     name: str
     asked: Mapping[str, Any]
-    state: Literal["done", "begun", "left", "running"]
+    state: Measured
 
 
 @dataclass(frozen=True)
@@ -162,12 +161,9 @@ def _move(name: str, source: Path, target: Path) -> None:
 
 
 def _earlier(path: Path, folder: Path) -> Earlier:
-    name, asked = path.stem, read_cell(path)
-    if is_taken(folder, name):
-        return Earlier(name, asked, "running")
-    if (folder / name / SUMMARY).is_file():
-        return Earlier(name, asked, "done")
-    return Earlier(name, asked, "begun" if (folder / name).is_dir() else "left")
+    name = path.stem
+    # Who is at a run that is done may still write there, and it must not be moved.
+    return Earlier(name, read_cell(path), "running" if is_taken(folder, name) else measured(name, folder))
 
 
 def _same(old: Earlier, cell: Cell) -> bool:
