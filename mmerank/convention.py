@@ -24,8 +24,8 @@ AT_CONNECTOR_ROWS = "erank_at_connector_rows"
 # With more rows what each adds is not computed, which takes a decomposition for each, nor where they lie.
 MOST_MAPPED = 1024
 _NAME = re.compile(r"[\w.()-]{1,80}", re.ASCII)
-# `package.module:function`; a lambda's name has brackets.
-_OWN = re.compile(r"[\w.]{1,80}:[\w.<>]{1,80}", re.ASCII)
+# `FILE.py:FUNCTION` or `package.module:FUNCTION`; a lambda's name has brackets.
+_OWN = re.compile(r"[^,:\n]{1,200}:[\w.<>]{1,80}")
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ class PruneConvention:
         vision_point: Where eRank1 is read, see `Convention`.
         keep: Shares of the picture's rows that are kept, each above 0 and below 1.
         by: How they are chosen: `random`, `downsample`, `norm`, `attention`, `diversity`, and functions of your own,
-            `package.module:function`. The first two stand beside whatever is asked for.
+            `FILE.py:FUNCTION` or `package.module:FUNCTION`. The first two stand beside whatever is asked for.
         draws: How often `random` draws.
         draw_seed: Of the draws; with it and the example's id they are the same in any order.
         attention_layer: Of the LLM, whose attention `attention` goes by: 1 is the first.
@@ -314,7 +314,8 @@ class PruneConvention:
         for name in self.by:
             if name not in KEPT_BY and not _OWN.fullmatch(str(name)):
                 raise ValueError(
-                    f"unknown way to choose rows {name!r}; known: {', '.join(KEPT_BY)}, and package.module:function"
+                    f"unknown way to choose rows {name!r}; known: {', '.join(KEPT_BY)}, FILE.py:FUNCTION and "
+                    "package.module:FUNCTION"
                 )
         object.__setattr__(self, "by", tuple(dict.fromkeys([*ALWAYS_BESIDE, *self.by])))
         for name, least in {"draws": 1, "draw_seed": 0, "attention_layer": 1, "neighbours": 1}.items():

@@ -336,7 +336,7 @@ def test_an_adapter_is_not_imported_from_the_current_folder(start: str, on_path:
     )  # fmt: skip
     assert done.returncode == (7 if on_path else 2), done.stderr
     assert (tmp_path / "ran").exists() is on_path
-    assert on_path or "adapter 'received:Evil' cannot be imported" in done.stderr
+    assert on_path or "adapter 'received:Evil': received cannot be imported" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -360,7 +360,16 @@ def test_functions_of_ones_own(llava: Any, pairs: list[mmerank.Example], tmp_pat
     ):
         with pytest.raises(error, match=why):
             chosen_by({"f": function}, "f", rows, 2)
-    for name, why in {"nowhere.at_all:f": "cannot be imported", "math:pi": "expected a function"}.items():
+    own = tmp_path / "my choosers.py"
+    own.write_text("def last(rows, count):\n    return range(len(rows) - count, len(rows))\n")
+    assert list(functions_of([f"{own}:last"])[1][f"{own}:last"](rows, 3)) == [1, 2, 3]
+    assert PruneConvention(by=(f"{own}:last",)).by[-1] == f"{own}:last"
+    for name, why in {
+        "nowhere.at_all:f": "cannot be imported",
+        "math:pi": "expected a function",
+        f"{own}:lost": "has no 'lost'; did you mean last?",
+        f"{own}x.py:last": "no such file",
+    }.items():
         with pytest.raises(UsageError, match=why):
             functions_of([name])
     with pytest.raises(ValueError, match="unknown way to choose rows 'norms'"):

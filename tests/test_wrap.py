@@ -105,10 +105,10 @@ def test_a_language_model_and_not_its_twin(own: Path) -> None:
 @pytest.mark.parametrize(
     ("stated", "said"),
     [
-        ("{own}", "expected FILE.py:FUNCTION or package.module:FUNCTION"),
+        ("{own}", "expected FILE.py:NAME or package.module:NAME"),
         ("{own}:halved?by", "got 'by'"),
-        ("{own}:halfed", "has no function 'halfed'; did you mean halved?"),
-        ("{own}:nothing", "has no function 'nothing'"),
+        ("{own}:halfed", "has no 'halfed'; did you mean halved?"),
+        ("{own}:nothing", "expected a function, got int"),
         ("{own}.py:halved", "no such file"),
         ("no.such.module:f", "no.such.module cannot be imported"),
     ],

@@ -144,7 +144,7 @@ KeptBy = Annotated[
         "--by",
         metavar="NAME,...",
         help="How they are chosen: random, downsample (both always), norm, attention, diversity, or a function of "
-        "your own, package.module:function, whose code is run.",
+        "your own, FILE.py:FUNCTION or package.module:FUNCTION, whose code is run.",
         rich_help_panel=_CONVENTION,
     ),
 ]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmerank.errors import ModelError, UsageError, did_you_mean, first_line
+from mmerank.errors import ModelError, UsageError, first_line
+from mmerank.imported import imported_function
 
 if TYPE_CHECKING:  # what is asked for is looked at before torch is there
     from mmerank.models.protocol import LoadedModel
 
-_EXPECTED = "expected FILE.py:FUNCTION or package.module:FUNCTION, with ?OPTION=VALUE&... behind it"
+_OPTIONS = "expected ?OPTION=VALUE&... behind the function"
 
 
 @dataclass(frozen=True)
@@ -71,15 +68,10 @@ def change(stated: str) -> Change:
         UsageError: It is something else, or there is no such file, module, function or option.
     """
     place, _, query = stated.partition("?")
-    module, colon, name = place.rpartition(":")
-    if not colon or not module or not name.isidentifier():
-        raise UsageError(f"--wrap {stated}: {_EXPECTED}")
-    found = _from_file(stated, Path(module)) if module.endswith(".py") else _imported(stated, module)
-    function = getattr(found, name, None)
-    if not callable(function):
-        raise UsageError(f"--wrap {stated}: {module} has no function {name!r}{did_you_mean(name, list(vars(found)))}")
+    function = imported_function(place, f"--wrap {stated}")
     options = dict(_option(stated, part) for part in query.split("&") if part)
     said = ", ".join(f"{key}={value}" for key, value in options.items())
+    name = place.rpartition(":")[2]
     return Change(stated, f"{name}({said})" if said else name, function, options)
 
 
@@ -107,29 +99,8 @@ def _option(stated: str, part: str) -> tuple[str, Any]:
 
     key, equals, value = part.partition("=")
     if not equals or not key.isidentifier():
-        raise UsageError(f"--wrap {stated}: {_EXPECTED}; got {part!r}")
+        raise UsageError(f"--wrap {stated}: {_OPTIONS}; got {part!r}")
     try:
         return key, yaml.safe_load(value)
     except Exception:  # what YAML does not understand is text
         return key, value
-
-
-def _from_file(stated: str, file: Path) -> Any:
-    if not file.is_file():
-        raise UsageError(f"--wrap {stated}: no such file, {file}")
-    spec = importlib.util.spec_from_file_location(f"_wrap_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses and pickle look for it
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"--wrap {stated}: {file} cannot be run ({type(error).__name__}: {error})") from error
-    return module
-
-
-def _imported(stated: str, module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(f"--wrap {stated}: {module} cannot be imported ({error})") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any
 
 from mmerank.errors import ModelError, UsageError, did_you_mean
 from mmerank.files import regular_bytes
+from mmerank.imported import imported
 from mmerank.inputs.demo import MODELS
 from mmerank.models.located import LANGUAGE, check_located, is_yaml
 from mmerank.models.soundness import check_no_adapter_alone
@@ -46,23 +46,12 @@ def family_named(group: str, name: str) -> Any:
         UsageError: No such name, or it cannot be imported.
     """
     if ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            with _without_current_folder():
-                family = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"adapter {name!r} cannot be imported: {error}{_where(error, module)}") from error
+        with _without_current_folder():
+            family = imported(name, f"adapter {name!r}")
         if not hasattr(family, "load"):
             raise UsageError(f"adapter {name!r} is no adapter: it has no `load`; docs/own-model.md shows one")
         return family
     return _entry_point(group, name).load()
-
-
-def _where(error: Exception, module: str) -> str:
-    """The end of a message about a module that is not there: where it is looked for."""
-    if not isinstance(error, ModuleNotFoundError) or not f"{module}.".startswith(f"{error.name}."):
-        return ""  # it is there, and imports what is not
-    return "; install its package, or name the folder that it lies in by PYTHONPATH, the current one too"
 
 
 def _entry_point(group: str, name: str) -> EntryPoint:

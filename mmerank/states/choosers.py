@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from mmerank.convention import KEPT_BY
 from mmerank.errors import DataError, TransformFailed, UsageError, first_line
+from mmerank.imported import imported_function
 from mmerank.states.selection import Floats, Indices
 
 Function = Callable[..., Any]
@@ -35,7 +35,7 @@ def functions_of(by: Iterable[object]) -> tuple[tuple[str, ...], dict[str, Funct
         if isinstance(of, str):
             name = of
             if name not in KEPT_BY and ":" in name:
-                of = _imported(name)
+                of = imported_function(name, f"--by {name}")
         elif callable(of):
             name = f"{getattr(of, '__module__', '')}:{getattr(of, '__qualname__', type(of).__qualname__)}"
             name = name.replace(".<locals>", "")
@@ -47,20 +47,6 @@ def functions_of(by: Iterable[object]) -> tuple[tuple[str, ...], dict[str, Funct
             found[name] = of
         names.append(name)
     return tuple(names), found
-
-
-def _imported(name: str) -> Function:
-    module, _, attribute = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"--by {name}: cannot be imported ({error}); install its package, or name the folder that it lies in by "
-            "PYTHONPATH"
-        ) from error
-    if not callable(function):
-        raise UsageError(f"--by {name}: expected a function, got {type(function).__name__}")
-    return function  # type: ignore[no-any-return]
 
 
 def chosen_by(functions: Mapping[str, Function], name: str, rows: Floats, kept: int) -> Indices:
