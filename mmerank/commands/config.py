@@ -9,8 +9,8 @@ import typer
 
 from mmerank.durable import whole
 from mmerank.errors import UsageError, did_you_mean, first_line
-from mmerank.files import regular_bytes
 from mmerank.processes import rank
+from mmerank.yaml_files import yaml_file
 
 COMMAND = "command"
 FILE = "command.yaml"  # in a run folder
@@ -71,10 +71,8 @@ def write_config(ctx: typer.Context, folder: Path) -> None:
 
 
 def _content(path: Path) -> dict[Any, Any]:
-    import yaml
-
     try:
-        content = yaml.safe_load(regular_bytes(path).decode())
+        content = yaml_file(path, words=True)
     except OSError as error:
         raise UsageError(f"--config {path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # what int(), float() and others raise comes through, and RecursionError
@@ -108,7 +106,8 @@ def _value(path: Path, key: Any, value: Any, parameter: Any) -> Any:
         raise UsageError(f"{where}: has no value")
     flag = bool(getattr(parameter, "is_flag", False))
     if flag != isinstance(value, bool):
-        raise UsageError(f"{where}: expected {'true or false' if flag else 'text or a number'}, got {value!r}")
+        meant = "" if flag else "; YAML reads no, off, on and yes as these, where they have no quotes"
+        raise UsageError(f"{where}: expected {'true or false' if flag else 'text or a number'}, got {value!r}{meant}")
     several = parameter.nargs == -1 or bool(getattr(parameter, "multiple", False))
     entries = value if isinstance(value, list) else [value]
     if any(isinstance(entry, (dict, list, bool)) or entry is None for entry in entries) and not flag:

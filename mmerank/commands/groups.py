@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -15,7 +15,7 @@ from mmerank.commands import measured as measured
 from mmerank.commands import options as options
 from mmerank.commands.checking import checked_so_far
 from mmerank.commands.config import write_config
-from mmerank.convention import Convention, EncoderConvention
+from mmerank.convention import AnyConvention, Convention, EncoderConvention
 from mmerank.errors import UsageError
 from mmerank.runs.answers import STATED as SCORED
 from mmerank.runs.settings import STATED
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mmerank.inputs.example import DataSet
 
 
+_Convention = TypeVar("_Convention", bound=AnyConvention)
 # Ways to run a model that encoders have, too.
 _OF_ENCODERS = {"device", "dtype", "batch_tokens", "max_megapixels"}
 
@@ -47,8 +48,14 @@ class DataColumns:
     instruction: options.InstructionColumn = None
     id: options.IdColumn = None
 
+    def check(self, data: str) -> None:
+        """Refuse a DATA argument that is none, without a look at the data."""
+        from mmerank.inputs.load import check_form
+
+        check_form(data, image=self.image, response=self.response, instruction=self.instruction, id=self.id)
+
     def load(self, data: str) -> DataSet:
-        """The examples that a DATA argument names."""
+        """The examples that a DATA argument names; here ends a command that is only asked whether it would run."""
         from mmerank.inputs.load import load_data
 
         checked_so_far()
@@ -131,7 +138,7 @@ def convention(choices: ExampleChoices, beside: Beside | None = None) -> Convent
     if beside is not None:
         studied = {**asdict(beside), "token_curve": measured.row_counts(beside.token_curve)}
         studied["metrics"] = metric_names(beside.metrics, pictures=True)
-    return Convention(**asdict(choices), **studied)
+    return stated(Convention, **asdict(choices), **studied)
 
 
 def encoder_convention(choices: Choices, *others: Any) -> EncoderConvention:
@@ -153,7 +160,26 @@ def encoder_convention(choices: Choices, *others: Any) -> EncoderConvention:
             if field.name not in own and getattr(group, field.name) != field.default:
                 named = field.name.replace("_", "-")
                 raise UsageError(f"--{named}: an encoder alone has none; it is for models with an LLM")
-    return EncoderConvention(**{name: of for name, of in asdict(choices).items() if name in own})
+    return stated(EncoderConvention, **{name: of for name, of in asdict(choices).items() if name in own})
+
+
+def stated(kind: type[_Convention], **choices: Any) -> _Convention:
+    """A convention of options.
+
+    Args:
+        kind: Of convention.
+        choices: By the names of its fields.
+
+    Returns:
+        It.
+
+    Raises:
+        UsageError: A choice cannot be.
+    """
+    try:
+        return kind(**choices)
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from None
 
 
 def ranges(argument: str) -> list[float | None]:

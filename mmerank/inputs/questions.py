@@ -97,6 +97,10 @@ BENCHMARKS: dict[str, Benchmark] = {
     "choices": Benchmark(),
 }
 YES_OR_NO = ("Yes", "No")
+_NO_ORDER = (
+    "its choices are not listed by letters, so that there is no order to move them on in (CircularEval is for "
+    "mmbench, scienceqa and choices, with letters as answers)"
+)
 _HOW = "KIND:FILE.jsonl, .ndjson, .json, .parquet or .tsv, KIND:hub:OWNER/NAME[/CONFIG][:SPLIT]"
 
 
@@ -128,15 +132,8 @@ def load_questions(data: str, *, answers: Answers = "letters") -> DataSet:
     """
     from mmerank.inputs.question_files import rows_of
 
+    check_questions(data, answers=answers)
     name, _, place = data.partition(":")
-    if name not in BENCHMARKS or not place:
-        meant = did_you_mean(name, BENCHMARKS)
-        raise UsageError(
-            f"unknown questions {data!r}{meant or '; known: ' + ', '.join(f'{of}:PLACE' for of in BENCHMARKS)}; "
-            f"as {_HOW}, or lm-eval:TASK"
-        )
-    if answers not in ("letters", "texts"):
-        raise UsageError(f"answers: expected letters or texts, got {answers!r}")
     how = BENCHMARKS[name]
     table, within = rows_of(data, place)
     known = table.fields()
@@ -151,6 +148,30 @@ def load_questions(data: str, *, answers: Answers = "letters") -> DataSet:
 
     entries: Iterator[Example | Skipped] = examples_of(table, question, own_id=own_id)
     return DataSet(data, f"{table.fingerprint} {name} {answers}", tuple(entries))
+
+
+def check_questions(data: str, *, answers: str = "letters", circular: bool = False) -> None:
+    """Refuse questions that cannot be meant, without a look at them.
+
+    Args:
+        data: DATA argument.
+        answers: As for `load_questions`.
+        circular: Whether they are to be asked with each choice first in turn.
+
+    Raises:
+        UsageError: It is no form of `load_questions`, or its choices are not listed by letters.
+    """
+    name, _, place = data.partition(":")
+    if name not in BENCHMARKS or not place:
+        meant = did_you_mean(name, BENCHMARKS)
+        raise UsageError(
+            f"unknown questions {data!r}{meant or '; known: ' + ', '.join(f'{of}:PLACE' for of in BENCHMARKS)}; "
+            f"as {_HOW}, or lm-eval:TASK"
+        )
+    if answers not in ("letters", "texts"):
+        raise UsageError(f"answers: expected letters or texts, got {answers!r}")
+    if circular and (BENCHMARKS[name].yes_no or answers == "texts"):
+        raise UsageError(f"{data}: {_NO_ORDER}")
 
 
 def _question(name: str, row: Mapping[str, Any], how: Benchmark, answers: Answers, within: Any) -> Question:
@@ -201,10 +222,7 @@ def circular(question: Question) -> list[Question]:
     """
     k = len(question.options)
     if not k:
-        raise UsageError(
-            f"{question.id!r}: its choices are not listed by letters, so that there is no order to move them on in "
-            "(CircularEval is for mmbench, scienceqa and choices, with letters as answers)"
-        )
+        raise UsageError(f"{question.id!r}: {_NO_ORDER}")
     before, _, behind = question.instruction.rpartition(_listed(question.options))
     found = [question]
     for step in range(1, k):

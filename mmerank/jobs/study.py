@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from mmerank.errors import UsageError, did_you_mean, first_line
-from mmerank.files import regular_bytes
 from mmerank.jobs.cells import Cell, Standing, ended
+from mmerank.yaml_files import yaml_file
 
+# What the file says elsewhere, or the study does itself: no options of a cell.
+_NO_OPTIONS = {
+    **dict.fromkeys(("model", "models"), "models stand in the list `models`, of the file or of a job"),
+    "data": "data stand in the list `data`, of the file or of a job",
+    "each": "stands in a job, as OPTION: [VALUE, ...]",
+    "command": "the command of a cell is its job",
+    **dict.fromkeys(("out", "json", "config"), "each cell is a run folder in that of the study"),
+}
 PLACES = ("slurm", "ray")  # keys of the file that say what each cell takes there
 # Takes cells and the folder of the study; gives each cell as it ends, and why, where it has left no word itself.
 Place = Callable[[Sequence[Cell], Path], Iterator[tuple[Cell, str]]]
@@ -51,6 +59,7 @@ def read_study(path: Path, known: Mapping[str, Collection[str]]) -> list[Cell]:
         for model, data in product(_list(path, own, "models"), _list(path, own, "data")):
             name, of_model = _model(path, model)
             for one in _each(path, job, stated.get("each", {})):
+                _check_free(path, job, {**options, **of_model, **one})
                 cell = Cell(job, name, str(data), {**options, **of_model, **one}, tuple(one))
                 found.setdefault(cell.name, cell)
     return list(found.values())
@@ -97,9 +106,8 @@ def run_study(cells: Sequence[Cell], folder: Path, place: Place) -> Iterator[Sta
 
 
 def _content(path: Path) -> dict[str, Any]:
-
     try:
-        content = _loader()(regular_bytes(path).decode()).get_single_data()
+        content = yaml_file(path, words=True)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # what int(), float() and others raise comes through, and RecursionError
@@ -107,20 +115,6 @@ def _content(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected keys, among them models, data and jobs, got {type(content).__name__}")
     return {str(key): value for key, value in content.items()}
-
-
-def _loader() -> Any:
-    """YAML but for whole numbers to the base of 60: `12:00:00` is a time limit, and not 43200."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    def whole_number(loader: Any, node: Any) -> Any:
-        return node.value if ":" in node.value else loader.construct_yaml_int(node)
-
-    Loader.add_constructor("tag:yaml.org,2002:int", whole_number)
-    return Loader
 
 
 def _list(path: Path, content: Mapping[str, Any], key: str) -> list[Any]:
@@ -150,6 +144,12 @@ def _model(path: Path, entry: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(entry, str):
         raise UsageError(f"{path}: models: expected a MODEL or {{model: MODEL, OPTION: VALUE}}, got {entry!r}")
     return entry, {}
+
+
+def _check_free(path: Path, job: str, options: Mapping[str, Any]) -> None:
+    for key in options:
+        if key in _NO_OPTIONS:
+            raise UsageError(f"{path}: {job}: {key} is no option here: {_NO_OPTIONS[key]}; leave it out")
 
 
 def _each(path: Path, job: str, stated: Any) -> Iterator[dict[str, Any]]:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from mmerank.errors import ModelError, UsageError, did_you_mean
-from mmerank.files import regular_bytes
 from mmerank.inputs.demo import MODELS
 from mmerank.models.located import LANGUAGE, check_located, is_yaml
 from mmerank.models.soundness import check_no_adapter_alone
+from mmerank.yaml_files import yaml_file
 
 # What no adapter's `load` takes from a YAML file, because the caller says it.
 _CALLERS = ("name", "dtype", "device", "load_in")
@@ -146,10 +146,8 @@ def yaml_keys(path: Path) -> tuple[str, dict[str, Any]]:
     Raises:
         ModelError: It cannot be read, is not YAML, or names no adapter.
     """
-    import yaml
-
     try:
-        keys = yaml.safe_load(regular_bytes(path).decode())
+        keys = yaml_file(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # what int(), float() and others raise comes through, and RecursionError

@@ -13,6 +13,7 @@ from mmerank.analysis.scores.harnesses import is_vlmevalkit, of_harness, of_vlme
 from mmerank.analysis.scores.own import of_content, of_table
 from mmerank.errors import DataError, first_line
 from mmerank.files import regular_bytes
+from mmerank.yaml_files import yaml_value
 
 # What is looked for in a folder: `mmerank score`, lm-eval, lmms-eval, VLMEvalKit.
 _IN_FOLDERS = (
@@ -92,9 +93,7 @@ def _parsed(path: Path, content: bytes) -> Any:
     try:
         if path.suffix.lower() == ".json":
             return json.loads(content)
-        import yaml
-
-        return yaml.safe_load(content.decode())
+        return yaml_value(content)
     except Exception as error:  # of YAML, what int(), float() and others raise comes through, and RecursionError
         raise DataError(f"{path}: not valid {path.suffix[1:].upper()} ({first_line(error)})") from None
 
