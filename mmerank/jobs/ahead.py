@@ -19,7 +19,7 @@ from mmerank.inputs.remote import is_address
 from mmerank.inputs.text_sets import SETS
 from mmerank.jobs.cells import CELLS, Cell, Standing, read_cell
 from mmerank.jobs.fit import Memory, does_not_fit, memory_of
-from mmerank.models.located import is_yaml
+from mmerank.models.located import at_revision, is_yaml
 from mmerank.models.sizes import Weights, files_taken, weights_of
 from mmerank.runs.settings import SUMMARY
 
@@ -191,8 +191,9 @@ class _Hub:
     def download(self, name: str, of: str = "model") -> Download:
         if (name, of) not in self._known:
             wanted = files_taken if of == "model" else list
+            repository, revision = at_revision(name)
             ask = not any(known.silent for known in self._known.values())
-            self._known[name, of] = download(name, None, wanted, of=of, ask=ask)
+            self._known[name, of] = download(str(repository), revision, wanted, of=of, ask=ask)
         return self._known[name, of]
 
     def answers(self, model: str) -> bool:
@@ -205,7 +206,8 @@ class _Hub:
 
 
 def _is_on_hub(model: str) -> bool:
-    return not Path(model).exists() and not is_yaml(model) and _HUB_ID.fullmatch(model) is not None
+    name = str(at_revision(model)[0])
+    return not Path(name).exists() and not is_yaml(model) and _HUB_ID.fullmatch(name) is not None
 
 
 def _model(model: str, left: Sequence[Cell], weights: Weights | None, hub: _Hub, elsewhere: bool) -> ModelAhead:

@@ -15,6 +15,7 @@ from mmerank.yaml_files import yaml_file
 _NO_OPTIONS = {
     **dict.fromkeys(("model", "models"), "models stand in the list `models`, of the file or of a job"),
     "data": "data stand in the list `data`, of the file or of a job",
+    "revision": "it stands with a model, {model: NAME, revision: NAME}, or behind its name, NAME@REVISION",
     "each": "stands in a job, as OPTION: [VALUE, ...]",
     "command": "the command of a cell is its job",
     **dict.fromkeys(("out", "json", "config"), "each cell is a run folder in that of the study"),
@@ -29,8 +30,8 @@ def read_study(path: Path, known: Mapping[str, Collection[str]]) -> list[Cell]:
 
     `models` and `data` are lists, of which each job takes all; `jobs` a list of `JOB` or `JOB: {OPTION: VALUE}`, with
     `models` and `data` of its own where it measures others, and `each: {OPTION: [VALUE, ...]}` for a run with each
-    value. A model may be `{model: NAME, OPTION: VALUE}`. What else stands in the file is an option of every job that
-    has it.
+    value. A model may be `{model: NAME, OPTION: VALUE}`, with `revision` among them. What else stands in the file is
+    an option of every job that has it.
 
     Args:
         path: YAML.
@@ -140,7 +141,11 @@ def _job(path: Path, entry: Any, known: Collection[str]) -> tuple[str, dict[str,
 
 def _model(path: Path, entry: Any) -> tuple[str, dict[str, Any]]:
     if isinstance(entry, dict) and isinstance(entry.get("model"), str):
-        return entry["model"], {str(key): value for key, value in entry.items() if key != "model"}
+        options = {str(key): value for key, value in entry.items() if key != "model"}
+        revision = options.pop("revision", None)
+        if isinstance(revision, (bool, dict, list)):
+            raise UsageError(f"{path}: models: {entry['model']}: revision: expected one, as text, got {revision!r}")
+        return entry["model"] if revision is None else f"{entry['model']}@{revision}", options
     if not isinstance(entry, str):
         raise UsageError(f"{path}: models: expected a MODEL or {{model: MODEL, OPTION: VALUE}}, got {entry!r}")
     return entry, {}

@@ -18,7 +18,7 @@ from typing import Any
 
 from mmerank.errors import ModelError, UsageError, did_you_mean
 from mmerank.inputs.demo import MODELS
-from mmerank.models.located import LANGUAGE, check_located, is_yaml
+from mmerank.models.located import LANGUAGE, at_revision, check_located, is_yaml
 from mmerank.models.soundness import check_no_adapter_alone
 from mmerank.yaml_files import yaml_file
 
@@ -227,7 +227,7 @@ def configuration(model: str | Path, revision: str | None = None) -> dict[str, A
     """A checkpoint's config.json, local or on the hub, without loading anything else.
 
     Args:
-        model: Directory or hub id.
+        model: Directory or hub id, also `OWNER/NAME@REVISION`.
         revision: Branch, tag or commit on the hub; None for the newest.
 
     Returns:
@@ -238,6 +238,7 @@ def configuration(model: str | Path, revision: str | None = None) -> dict[str, A
             is asked for a revision.
     """
     check_located(model, revision)
+    model, revision = at_revision(model, revision)
     from transformers import PretrainedConfig
 
     check_no_adapter_alone(model)
