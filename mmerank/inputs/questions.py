@@ -76,6 +76,7 @@ class Benchmark:
         context: What stands before the hint.
         category: The same of its kind.
         yes_no: Whether the answers are Yes and No.
+        lettered: Whether the right answer is always named by its letter.
         ask: Last line of the prompt, where letters or Yes and No are asked for.
     """
 
@@ -86,6 +87,7 @@ class Benchmark:
     context: str = ""
     category: tuple[str, ...] = ("category",)
     yes_no: bool = False
+    lettered: bool = False
     ask: str = "Answer with the option's letter from the given choices directly."
 
 
@@ -93,7 +95,7 @@ class Benchmark:
 BENCHMARKS: dict[str, Benchmark] = {
     "pope": Benchmark(yes_no=True, ask="Answer the question using a single word or phrase."),
     "scienceqa": Benchmark(context="Context: ", category=("subject",)),
-    "mmbench": Benchmark(),
+    "mmbench": Benchmark(lettered=True),
     "choices": Benchmark(),
 }
 YES_OR_NO = ("Yes", "No")
@@ -179,7 +181,7 @@ def _question(name: str, row: Mapping[str, Any], how: Benchmark, answers: Answer
     asked = _text(row, how.question)
     assert asked is not None  # one of the fields is there
     options = YES_OR_NO if how.yes_no else _options(row)
-    right = _right(_first(row, how.answer), options)
+    right = _right(_first(row, how.answer), options, lettered=how.lettered)
     if (value := row.get("image")) is None or value == "":
         raise DataError("no image")
     source = picture_sources(value, within)
@@ -267,7 +269,10 @@ def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The choices of a row: a list, or those of its fields A, B, ... that hold text."""
     listed = as_list(row.get("choices", row.get("options")))
     if listed is None:
-        listed = [row[letter] for letter in LETTERS if _is_text(row.get(letter))]
+        there = [letter for letter in LETTERS if _is_text(row.get(letter))]
+        if there != list(LETTERS[: len(there)]):
+            raise DataError(f"its choices are {', '.join(there)}, and one before the last of them is missing")
+        listed = [row[letter] for letter in there]
     if not isinstance(listed, (list, tuple)):
         raise DataError(f"choices is {kind(listed)}, expected a list of texts")
     found = tuple(usable(str(of), "a choice").strip() for of in listed)
@@ -281,8 +286,10 @@ def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
     return found
 
 
-def _right(answer: Any, options: Sequence[str]) -> int:
-    """Which choice an answer names: by its place from 0, by its letter, or by its text."""
+def _right(answer: Any, options: Sequence[str], *, lettered: bool) -> int:
+    """Which choice an answer names: by its place from 0, by its letter, or by its text; not by two that differ."""
+    if isinstance(answer, float) and answer.is_integer():  # what pandas makes of whole numbers beside missing ones
+        answer = int(answer)
     if isinstance(answer, int) and not isinstance(answer, bool):
         if 0 <= answer < len(options):
             return answer
@@ -290,11 +297,19 @@ def _right(answer: Any, options: Sequence[str]) -> int:
     if not isinstance(answer, str) or not answer.strip():
         raise DataError(f"its answer is {kind(answer)}, expected a choice, its letter or its place from 0")
     plain = answer.strip()
-    texts = [option.casefold() for option in options]
-    if plain.casefold() in texts:
-        return texts.index(plain.casefold())
-    if len(plain) == 1 and plain in LETTERS[: len(options)]:
-        return LETTERS.index(plain)
+    letter = LETTERS.index(plain) if len(plain) == 1 and plain in LETTERS[: len(options)] else None
+    texts, wanted = list(options), plain
+    if plain not in options:
+        texts, wanted = [option.casefold() for option in options], plain.casefold()
+    text = texts.index(wanted) if wanted in texts else None
+    if letter is not None and (lettered or text in (None, letter)):
+        return letter
+    if letter is not None:
+        raise DataError(
+            f"its answer {plain!r} is the letter of one choice and the text of another; give the place from 0"
+        )
+    if text is not None:
+        return text
     raise DataError(f"its answer {plain!r:.60} is not among the choices: {', '.join(options):.120}")
 
 

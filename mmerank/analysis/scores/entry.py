@@ -82,6 +82,11 @@ def read_row(row: dict[str, Any], where: str, unit: str = "") -> Scored:
         high=_optional(row, "high", where),
         parameters=_parameters(row.get("parameters"), where),
     )
+    counted = _optional(row, "n", where, 0.0)
+    if counted < 0 or counted != found.n:
+        raise DataError(f"{where}: n is {counted:g}, expected a number of questions")
+    if found.low > value or found.high < value:
+        raise DataError(f"{where}: {value:g} is not within its interval, {found.low:g} to {found.high:g}")
     most = _MOST.get(found.unit, math.inf)
     if found.unit in _MOST and not 0 <= value <= most:
         raise DataError(f"{where}: {value:g} is no {found.unit}, which is 0 to {most:g}")
@@ -109,7 +114,8 @@ def number(value: Any, where: str, name: str) -> tuple[float, str]:
     except ValueError:
         found = math.nan
         if text and text.lower() not in ("nan", "none", "null"):
-            raise DataError(f"{where}: {name} {text!r:.40} is no number") from None
+            point = "; write a point, as 85.9" if re.fullmatch(r"-?\d+,\d+%?", text) else ""
+            raise DataError(f"{where}: {name} {text!r:.40} is no number{point}") from None
     if isinstance(value, bool) or not math.isfinite(found):
         raise DataError(f"{where}: {name} is {text or 'missing'}, expected a number; leave the row out")
     return found, "percent" if percent else ""

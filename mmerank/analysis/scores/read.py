@@ -20,6 +20,7 @@ _IN_FOLDERS = (
     "**/scores.csv",
     "**/results_*.json",
     "**/*_results.json",
+    "**/results.json",  # as lmms-eval wrote it before 0.2
     "**/*_acc.csv",
     "**/*_score.csv",
     "**/*_score.json",
