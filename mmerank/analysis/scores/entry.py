@@ -31,6 +31,7 @@ class Scored:
         high: Upper limit.
         parameters: Of the model; NaN where the file does not say.
         where: File and row, for messages.
+        loaded: Dtype of the model and how it was quantised, where one model is scored in several ways; else empty.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Scored:
     low: float = math.nan
     high: float = math.nan
     parameters: float = math.nan
+    loaded: str = ""
 
     @property
     def name(self) -> str:
@@ -55,7 +57,7 @@ def read_row(row: dict[str, Any], where: str, unit: str = "") -> Scored:
 
     Args:
         row: Values by column: `model`, `benchmark`, `value`, and where there are some `metric`, `unit`, `n`, `low`,
-            `high` and `parameters`.
+            `high`, `parameters` and `loaded`.
         where: File and row, for messages.
         unit: Of rows that state none.
 
@@ -81,6 +83,7 @@ def read_row(row: dict[str, Any], where: str, unit: str = "") -> Scored:
         low=_optional(row, "low", where),
         high=_optional(row, "high", where),
         parameters=_parameters(row.get("parameters"), where),
+        loaded=str(row.get("loaded") or "").strip(),
     )
     counted = _optional(row, "n", where, 0.0)
     if counted < 0 or counted != found.n:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NEEDED = ("model", "benchmark", "value")
-_BESIDE = ("metric", "unit", "n", "low", "high", "chance", "parameters")
+_BESIDE = ("metric", "unit", "n", "low", "high", "chance", "parameters", "loaded")
 
 
 def frame_of(path: Path, content: bytes) -> pd.DataFrame:

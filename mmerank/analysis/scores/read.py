@@ -100,9 +100,9 @@ def _parsed(path: Path, content: bytes) -> Any:
 
 
 def _check_once(found: list[Scored]) -> None:
-    first: dict[tuple[str, str], Scored] = {}
+    first: dict[tuple[str, str, str], Scored] = {}
     for of in found:
-        other = first.setdefault((of.model, of.name), of)
+        other = first.setdefault((of.model, of.name, of.loaded), of)
         if other is not of:
             raise DataError(
                 f"{of.where}: {of.model} on {of.name} stands already in {other.where} ({other.value:g} there, "
