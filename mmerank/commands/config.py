@@ -55,11 +55,12 @@ def write_config(ctx: typer.Context, folder: Path) -> None:
 
     Args:
         ctx: Of the command.
-        folder: An existing run folder.
+        folder: An existing folder. A file that another command left there stays, as in a run folder that a report is
+            written to.
     """
     import yaml
 
-    if not rank().leads:
+    if not rank().leads or _of_another(ctx, folder / FILE):
         return
     given: dict[str, Any] = {COMMAND: ctx.info_name}
     for key, parameter in keys_of(ctx.command).items():
@@ -68,6 +69,13 @@ def write_config(ctx: typer.Context, folder: Path) -> None:
             given[key] = _plain(ctx.params[parameter.name])
     with whole(folder / FILE) as unfinished:
         unfinished.write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _of_another(ctx: typer.Context, path: Path) -> bool:
+    try:
+        return path.is_file() and _content(path).get(COMMAND) != ctx.info_name
+    except UsageError:
+        return True
 
 
 def _content(path: Path) -> dict[Any, Any]:

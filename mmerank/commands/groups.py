@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import typer
@@ -262,12 +264,21 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
         del values["config"]  # read already
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        kept = next((of.out for of in values.values() if isinstance(of, Keeping)), None)
+        through = False
         try:
             command(**values)
+            through = True
+        except typer.Exit:  # of a study with cells that failed
+            through = True
+            raise
         finally:
-            kept = next((of.out for of in values.values() if isinstance(of, Keeping)), None)
             if kept is not None and any((kept / name).is_file() for name in (STATED, SCORED)):
                 write_config(ctx, kept)
+            made = values.get("out")  # of what is no run: reports, studies, the demo, the paper
+            if through and isinstance(made, Path) and made.is_dir() and not values.get("dry_run"):
+                with suppress(OSError):  # what was asked for is there
+                    write_config(ctx, made)
 
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
