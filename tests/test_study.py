@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from filelock import FileLock
 
 from mmerank import align, load, load_data
 from mmerank.__main__ import main
-from mmerank.errors import UsageError
+from mmerank.errors import RunFolderError, UsageError
 from mmerank.jobs import cells as cells_of_studies
 from mmerank.jobs.cells import Cell, standing, write_cells
 from mmerank.jobs.study import read_study, run_study
@@ -155,6 +156,25 @@ def test_a_cell_that_another_study_is_at_is_left_to_it(tmp_path: Path, ran: list
         assert next(mine).state == "running" and ran == ["good"]
     assert next(mine).state == "done" and ran == ["good", "other"]
     assert [of.state for of in run_study(found, folder, one_by_one)] == ["done", "failed", "done"]
+
+
+def test_nobody_is_at_a_cell_on_a_disk_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a finished study on one can still be looked at; what has no locks at all is refused."""
+    found = cells(tmp_path, {"models": ["a"], "data": ["x"], "jobs": ["align"]})
+    write_cells(found, tmp_path / "s", ARGUMENT)
+    (tmp_path / "s" / "cells" / f".{found[0].name}.lock").touch()
+    number = errno.EROFS
+
+    def refuse(self: FileLock, **_: Any) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert standing(found[0], tmp_path / "s").state == "left"
+    number = errno.ENOLCK
+    with pytest.raises(RunFolderError, match="cannot be locked"):
+        standing(found[0], tmp_path / "s")
 
 
 def test_tasks_of_one_launch_run_cells_of_their_own(
