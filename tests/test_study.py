@@ -62,6 +62,19 @@ def test_the_grid_of_a_file(tmp_path: Path) -> None:
     assert found[1].name.startswith("align-a-x-template-")
 
 
+def test_anchors(tmp_path: Path) -> None:
+    found = cells(
+        tmp_path,
+        "x-same: &same {limit: 3, layers: last}\nmodels: [a, &b {model: b, dtype: float32}, {<<: *b, model: c}]\n"
+        "data: x\njobs: [align: {<<: *same, limit: 4}]\n",
+    )
+    assert [(of.model, dict(of.options)) for of in found] == [
+        ("a", {"limit": 4, "layers": "last"}),
+        ("b", {"limit": 4, "layers": "last", "dtype": "float32"}),
+        ("c", {"limit": 4, "layers": "last", "dtype": "float32"}),
+    ]
+
+
 def test_a_cell_is_there_once_and_known_by_what_it_asks_for(tmp_path: Path) -> None:
     twice = {"models": ["a", "a"], "data": ["x"], "jobs": ["align", "align"]}
     (one,) = cells(tmp_path, twice)
@@ -77,6 +90,11 @@ def test_a_cell_is_there_once_and_known_by_what_it_asks_for(tmp_path: Path) -> N
         ({"models": ["a"], "data": ["x"]}, "jobs: expected a list of at least one, got None"),
         ({"models": [], "data": ["x"], "jobs": ["align"]}, "models: expected a list of at least one, got []"),
         ("models: [a]\ndata: [x]\njobs: [align]\njobs: [diff]", "not valid YAML (line 4: 'jobs' stands there twice)"),
+        ("models: [a]\ndata: [x]\njobs: {align: {limit: 3}}", "jobs: expected a list, got keys; put a - in front"),
+        (
+            "d: &d {limit: 3}\nmodels: [a]\ndata: [x]\njobs: [align: *d]",
+            "no job has 'd'; what only has anchors begins",
+        ),
         ("models: [a]\ndata: [x\njobs: [align]\n", "not valid YAML (line 3: "),
         ({"models": ["a"], "data": ["x"], "jobs": [{"perturb": {"model": "b"}}]}, "perturb: model is no option here"),
         (

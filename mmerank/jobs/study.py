@@ -20,6 +20,7 @@ _NO_OPTIONS = {
     "command": "the command of a cell is its job",
     **dict.fromkeys(("out", "json", "config"), "each cell is a run folder in that of the study"),
 }
+_ANCHORS = "x-"  # begins a key of the file that is a place for anchors alone
 PLACES = ("slurm", "ray")  # keys of the file that say what each cell takes there
 # Takes cells and the folder of the study; gives each cell as it ends, and why, where it has left no word itself.
 Place = Callable[[Sequence[Cell], Path], Iterator[tuple[Cell, str]]]
@@ -31,7 +32,7 @@ def read_study(path: Path, known: Mapping[str, Collection[str]]) -> list[Cell]:
     `models` and `data` are lists, of which each job takes all; `jobs` a list of `JOB` or `JOB: {OPTION: VALUE}`, with
     `models` and `data` of its own where it measures others, and `each: {OPTION: [VALUE, ...]}` for a run with each
     value. A model may be `{model: NAME, OPTION: VALUE}`, with `revision` among them. What else stands in the file is
-    an option of every job that has it.
+    an option of every job that has it, but for keys that begin with `x-`, which are a place for anchors.
 
     Args:
         path: YAML.
@@ -45,11 +46,14 @@ def read_study(path: Path, known: Mapping[str, Collection[str]]) -> list[Cell]:
     """
     content = _content(path)
     jobs = _list(path, content, "jobs")
-    common = {key: value for key, value in content.items() if key not in ("models", "data", "jobs", *PLACES)}
+    apart = ("models", "data", "jobs", *PLACES)
+    common = {key: of for key, of in content.items() if key not in apart and not key.startswith(_ANCHORS)}
     names = {name for job in known.values() for name in job}
     for key in common:
         if str(key) not in names:
-            meant = did_you_mean(str(key), [*names, "models", "data", "jobs", *PLACES])
+            meant = did_you_mean(str(key), [*names, *apart])
+            if isinstance(common[key], (dict, list)):
+                meant = meant or f"; what only has anchors begins with {_ANCHORS}"
             raise UsageError(f"{path}: no job has {key!r}{meant}")
     found: dict[str, Cell] = {}
     for entry in jobs:
@@ -121,6 +125,8 @@ def _content(path: Path) -> dict[str, Any]:
 def _list(path: Path, content: Mapping[str, Any], key: str) -> list[Any]:
     value = content.get(key)
     entries = [value] if isinstance(value, str) else value
+    if isinstance(value, dict) and value:
+        raise UsageError(f"{path}: {key}: expected a list, got keys; put a - in front of each")
     if not isinstance(entries, list) or not entries:
         raise UsageError(f"{path}: {key}: expected a list of at least one, got {value!r}")
     return entries

@@ -233,7 +233,7 @@ def choice_runs(
     kept: list[TokenSequence] = []
     scored = []
     for whole, places in zip(wholes, found, strict=True):
-        own = range(first, places[-1] + 1)
+        own = list(range(first, places[-1] + 1))
         read = whole.at(range(own[-1]))
         known = (read.ids, repr(read.extra), repr(read.beside))
         if known not in runs:
