@@ -131,8 +131,10 @@ def test_a_run_leaves_the_file_that_gives_it_again(tmp_path: Path, capsys: pytes
     assert yaml.safe_load(left.read_text())["command"] == "perturb"
 
 
-WORDS = ("no", "on", "null", "~", "0123456", "1.10", "1e-5", "1.0e-05", "2024-01-01", "12:00:00", "a: b", "#x", "")
-WORDS += (" lead", "{a: 1}", "*a", "<<", ".inf", "0x10", "two\nlines", "\u4e2d \u00fc")
+WORDS = [
+    *("no", "on", "null", "~", "0123456", "1.10", "1e-5", "1.0e-05", "2024-01-01", "12:00:00", "a: b", "#x", ""),
+    *(" lead", "{a: 1}", "*a", "<<", ".inf", "0x10", "two\nlines", "\u4e2d \u00fc"),
+]
 
 
 @pytest.mark.parametrize("name", ["align", "perturb", "diff", "encode", "generate", "prune-study", "score", "report"])

@@ -26,7 +26,7 @@ from mmerank.report.score_tables import beside_table
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two families, one of them also in bfloat16, on two data sets, as a study makes them: a folder each."""
     folder = tmp_path_factory.mktemp("study")
-    pairs = list(mmerank.load_data("demo"))
+    pairs = [of for of in mmerank.load_data("demo") if isinstance(of, mmerank.Example)]
     sets = {"demo": pairs[:4], "others": pairs[4:8]}
     for i, (name, dtype) in enumerate((("demo-llava", None), ("demo-minigpt-v2", None), ("demo-llava", "bfloat16"))):
         model = mmerank.load(name, dtype=dtype)
