@@ -64,11 +64,24 @@ def write_config(ctx: typer.Context, folder: Path) -> None:
         return
     given: dict[str, Any] = {COMMAND: ctx.info_name}
     for key, parameter in keys_of(ctx.command).items():
-        source = ctx.get_parameter_source(parameter.name)
-        if key not in _NOT_IN_FILES and source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP"):
+        if key not in _NOT_IN_FILES and is_stated(ctx, parameter.name):
             given[key] = _plain(ctx.params[parameter.name])
     with whole(folder / FILE) as unfinished:
         unfinished.write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def is_stated(ctx: typer.Context, name: str) -> bool:
+    """Whether a parameter is from the command line or a file, and not a default.
+
+    Args:
+        ctx: Of the command.
+        name: Of the parameter.
+
+    Returns:
+        Whether it is.
+    """
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP")
 
 
 def _of_another(ctx: typer.Context, path: Path) -> bool:

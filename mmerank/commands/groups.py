@@ -16,7 +16,7 @@ import typer
 from mmerank.commands import measured as measured
 from mmerank.commands import options as options
 from mmerank.commands.checking import checked_so_far
-from mmerank.commands.config import write_config
+from mmerank.commands.config import is_stated, write_config
 from mmerank.convention import AnyConvention, Convention, EncoderConvention
 from mmerank.errors import UsageError
 from mmerank.runs.answers import STATED as SCORED
@@ -276,7 +276,8 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
             if kept is not None and any((kept / name).is_file() for name in (STATED, SCORED)):
                 write_config(ctx, kept)
             made = values.get("out")  # of what is no run: reports, studies, the demo, the paper
-            if through and isinstance(made, Path) and made.is_dir() and not values.get("dry_run"):
+            dry = values.get("dry_run")
+            if through and not dry and is_stated(ctx, "out") and isinstance(made, Path) and made.is_dir():
                 with suppress(OSError):  # what was asked for is there
                     write_config(ctx, made)
 
