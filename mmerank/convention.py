@@ -363,6 +363,18 @@ def all_choices(convention: AnyConvention, source: Mapping[str, Any]) -> dict[st
     return {**convention.to_dict(), **quantised}
 
 
+def loaded_as(source: Mapping[str, Any]) -> str:
+    """How a model was loaded, of which one MODEL argument may have several ways: its dtype, and how it was quantised.
+
+    Args:
+        source: As in `run.json`.
+
+    Returns:
+        As in `float16, 8bit`; empty where that is not known.
+    """
+    return ", ".join(str(source[key]) for key in ("dtype", "load_in") if source.get(key))
+
+
 def in_order(metrics: tuple[str, ...]) -> tuple[str, ...]:
     """Names of metrics, each once, in the order in which records have them.
 

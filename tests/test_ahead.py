@@ -176,7 +176,7 @@ def test_what_is_not_there_is_said_and_no_crash(
         main(["study", str(tmp_path / "s.yaml"), "--dry-run"])
     said = " ".join(capsys.readouterr().out.split())
     assert f"will be skipped: {TINY}: does not fit: 0.00141 GB of weights (352k parameters, as stored)" in said
-    assert "will fail: llava:" in said and "none.json" in said
+    assert "will fail, 1 cell: " in said and "none.json" in said
     assert "too little disk: run folders need about" in said
 
 

@@ -114,6 +114,7 @@ def test_demo(tmp_path: Path) -> None:
     base = llava["trained"]["base"]
     assert f"takes {base['image_reduction_ratio']:.0%} of eRank1 away" in " ".join(done.stdout.split())
     assert sorted(folder.name for folder in (tmp_path / "demo").iterdir()) == [
+        "command.yaml",
         "demo-llava",
         "demo-llava-untrained",
         "demo-minigpt-v2",

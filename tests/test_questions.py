@@ -125,7 +125,7 @@ def test_pictures_in_a_table(folder: Path, kind: str, monkeypatch: pytest.Monkey
     assert open_pictures(first.image).getpixel((0, 0)) == (255, 0, 0)  # type: ignore[arg-type, union-attr]
 
 
-@pytest.mark.parametrize(("answer", "right"), [("B", 1), ("dog", 1), ("Dog", 1), (0, 0), ("cat", 0)])
+@pytest.mark.parametrize(("answer", "right"), [("B", 1), ("dog", 1), ("Dog", 1), (0, 0), ("cat", 0), (1.0, 1)])
 def test_ways_to_name_the_answer(folder: Path, answer: Any, right: int) -> None:
     row = {"question": "Which?", "choices": ["cat", "dog"], "answer": answer, "image": "red.png"}
     (question,) = asked(f"choices:{lines(folder / 'own.jsonl', row)}")
@@ -139,6 +139,12 @@ def test_ways_to_name_the_answer(folder: Path, answer: Any, right: int) -> None:
         ({"answer": 2}, "its answer 2 is none of the 2 choices, which are counted from 0"),
         ({"answer": "C"}, "its answer 'C' is not among the choices"),
         ({"answer": None}, "its answer is null"),
+        ({"answer": 0.5}, "its answer is a number (0.5)"),
+        (
+            {"choices": ["B", "A"], "answer": "A"},
+            "its answer 'A' is the letter of one choice and the text of another",
+        ),
+        ({"choices": None, "A": "cat", "C": "cow", "answer": "C"}, "its choices are A, C, and one before the last"),
         ({"choices": ["cat"]}, "1 choices, expected at least 2"),
         ({"choices": ["cat", "cat"]}, "the choice 'cat' is there twice"),
         ({"choices": "cat, dog"}, "choices is text"),
@@ -154,6 +160,19 @@ def test_what_cannot_be_asked(folder: Path, changed: dict[str, Any], reason: str
     row = {"question": "Which?", "choices": ["cat", "dog"], "answer": "cat", "image": "red.png", **changed}
     (found,) = reasons(f"choices:{lines(folder / 'own.jsonl', row)}")
     assert found.startswith("line 1: ") and reason in found
+
+
+def test_an_answer_that_is_a_letter_and_a_text(folder: Path) -> None:
+    """MMBench names the right one by its letter; elsewhere what is exactly the text comes first."""
+    row = {"index": "1", "question": "Which letter?", "A": "C", "B": "B", "C": "A", "answer": "A"}
+    picture = base64.b64encode(png("red")).decode()
+    table = folder / "letters.tsv"
+    table.write_text("\t".join([*row, "image"]) + "\n" + "\t".join([*row.values(), picture]) + "\n")
+    (question,) = asked(f"mmbench:{table}")
+    assert question.right == 0 and question.response == "A"
+    own = {"question": "Which?", "choices": ["yes", "Yes"], "answer": "Yes", "image": "red.png"}
+    (question,) = asked(f"choices:{lines(folder / 'own.jsonl', own)}")
+    assert question.right == 1
 
 
 def test_other_numbers_of_choices(folder: Path) -> None:

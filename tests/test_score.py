@@ -99,6 +99,27 @@ def test_llava_as_its_own_forward(llava: Any, questions: list[Question]) -> None
 
 
 @torch.inference_mode()
+def test_choices_are_predicted_from_one_prefix(llava: Any, questions: list[Question]) -> None:
+    """Of `A` the space before it is part of the token, of `B`, which the tokenizer lacks, a token by itself."""
+    words, model = llava.tokenizer, llava.model
+    question = Question("q", questions[0].image, "Which?", "A", ("A", "B", "red"), 0)
+    found = answers(llava, [question])["q"]
+    before, answer = llava._template
+    pixels = llava.pixels(question.image.convert("RGB"), "model")[None]  # type: ignore[union-attr]
+    prefix = words(f"\nWhich?{answer}", add_special_tokens=False)["input_ids"]
+    counts = []
+    for choice, total in zip(question.choices, found.loglikelihoods, strict=True):
+        start = [words.bos_token_id, *words(before, add_special_tokens=False)["input_ids"]]
+        end = words(f"\nWhich?{answer} {choice}", add_special_tokens=False)["input_ids"]
+        assert end[: len(prefix)] == prefix
+        ids = torch.tensor([*start, *[model.config.image_token_id] * llava.image_tokens, *end])
+        logits = model(input_ids=ids[None], pixel_values=pixels).logits
+        counts.append(len(end) - len(prefix))
+        assert total == pytest.approx(last_tokens(logits, ids, counts[-1]), abs=1e-3)
+    assert found.counts == tuple(counts) == (1, 2, 1)
+
+
+@torch.inference_mode()
 def test_minigpt_v2_with_the_head_of_its_llama(questions: list[Question]) -> None:
     adapter: Any = mmerank.load("demo-minigpt-v2")
     question = questions[0]

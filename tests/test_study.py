@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from filelock import FileLock
 
 from mmerank import align, load, load_data
 from mmerank.__main__ import main
-from mmerank.errors import UsageError
+from mmerank.errors import RunFolderError, UsageError
 from mmerank.jobs import cells as cells_of_studies
 from mmerank.jobs.cells import Cell, standing, write_cells
 from mmerank.jobs.study import read_study, run_study
@@ -61,6 +62,19 @@ def test_the_grid_of_a_file(tmp_path: Path) -> None:
     assert found[1].name.startswith("align-a-x-template-")
 
 
+def test_anchors(tmp_path: Path) -> None:
+    found = cells(
+        tmp_path,
+        "x-same: &same {limit: 3, layers: last}\nmodels: [a, &b {model: b, dtype: float32}, {<<: *b, model: c}]\n"
+        "data: x\njobs: [align: {<<: *same, limit: 4}]\n",
+    )
+    assert [(of.model, dict(of.options)) for of in found] == [
+        ("a", {"limit": 4, "layers": "last"}),
+        ("b", {"limit": 4, "layers": "last", "dtype": "float32"}),
+        ("c", {"limit": 4, "layers": "last", "dtype": "float32"}),
+    ]
+
+
 def test_a_cell_is_there_once_and_known_by_what_it_asks_for(tmp_path: Path) -> None:
     twice = {"models": ["a", "a"], "data": ["x"], "jobs": ["align", "align"]}
     (one,) = cells(tmp_path, twice)
@@ -75,6 +89,22 @@ def test_a_cell_is_there_once_and_known_by_what_it_asks_for(tmp_path: Path) -> N
         ("- a", "expected keys, among them models, data and jobs, got list"),
         ({"models": ["a"], "data": ["x"]}, "jobs: expected a list of at least one, got None"),
         ({"models": [], "data": ["x"], "jobs": ["align"]}, "models: expected a list of at least one, got []"),
+        ("models: [a]\ndata: [x]\njobs: [align]\njobs: [diff]", "not valid YAML (line 4: 'jobs' stands there twice)"),
+        ("models: [a]\ndata: [x]\njobs: {align: {limit: 3}}", "jobs: expected a list, got keys; put a - in front"),
+        (
+            "d: &d {limit: 3}\nmodels: [a]\ndata: [x]\njobs: [align: *d]",
+            "no job has 'd'; what only has anchors begins",
+        ),
+        ("models: [a]\ndata: [x\njobs: [align]\n", "not valid YAML (line 3: "),
+        ({"models": ["a"], "data": ["x"], "jobs": [{"perturb": {"model": "b"}}]}, "perturb: model is no option here"),
+        (
+            {"models": [{"model": "a", "data": "y"}], "data": ["x"], "jobs": ["align"]},
+            "align: data is no option here",
+        ),
+        (
+            {"models": ["a"], "data": ["x"], "jobs": [{"align": {"out": "y"}}]},
+            "out is no option here: each cell is a",
+        ),
         ({"models": [3], "data": ["x"], "jobs": ["align"]}, "models: expected a MODEL or {model: MODEL"),
         ({"models": ["a"], "data": ["x"], "jobs": ["aling"]}, "got 'aling'; did you mean align?"),
         ({"models": ["a"], "data": ["x"], "jobs": [{"align": 3}]}, "jobs: align: expected OPTION: VALUE, got 3"),
@@ -146,6 +176,25 @@ def test_a_cell_that_another_study_is_at_is_left_to_it(tmp_path: Path, ran: list
     assert [of.state for of in run_study(found, folder, one_by_one)] == ["done", "failed", "done"]
 
 
+def test_nobody_is_at_a_cell_on_a_disk_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a finished study on one can still be looked at; what has no locks at all is refused."""
+    found = cells(tmp_path, {"models": ["a"], "data": ["x"], "jobs": ["align"]})
+    write_cells(found, tmp_path / "s", ARGUMENT)
+    (tmp_path / "s" / "cells" / f".{found[0].name}.lock").touch()
+    number = errno.EROFS
+
+    def refuse(self: FileLock, **_: Any) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert standing(found[0], tmp_path / "s").state == "left"
+    number = errno.ENOLCK
+    with pytest.raises(RunFolderError, match="cannot be locked"):
+        standing(found[0], tmp_path / "s")
+
+
 def test_tasks_of_one_launch_run_cells_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[str]
 ) -> None:
@@ -181,16 +230,50 @@ def test_cells_are_checked_before_any_runs(
     file = tmp_path / "s.yaml"
     file.write_text("models: [good]\ndata: demo\njobs: [align, perturb: {transform: blank, limits: 3}]\n")
     assert status_of("study", str(file)) == 2
-    assert f"{file}: perturb: mmerank perturb has no 'limits'; did you mean limit?" in capsys.readouterr().err
-    file.write_text("models: [good]\ndata: demo\njobs: [align: {limit: 0}]\n")
-    assert status_of("study", str(file)) == 2
-    assert f"{file}: align of good: Invalid value for '--limit'" in capsys.readouterr().err
+    assert f"{file}: perturb of good on demo: limits: mmerank perturb has no 'limits'" in capsys.readouterr().err
     file.write_text("models: [good]\ndata: demo\njobs: [perturb: {transform: [rotate:90, blur:1,2]}]\n")
     assert status_of("study", str(file)) == 2  # the list has three entries for YAML
-    assert f"{file}: perturb of good: unknown transform '2'" in capsys.readouterr().err
-    file.write_text("models: [good]\ndata: demo\njobs: [align: {metrics: stabel_rank}]\n")
-    assert status_of("study", str(file)) == 2
-    assert "did you mean stable_rank" in capsys.readouterr().err
+    assert f"{file}: perturb of good on demo: transform: unknown transform '2'" in capsys.readouterr().err
+    assert not ran and not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("job", "data", "said"),
+    [
+        ("align: {limit: 0}", "demo", "limit: Input should be greater than or equal to 1"),
+        ("align: {metrics: stabel_rank}", "demo", "metrics: no metric 'stabel_rank'; did you mean stable_rank"),
+        ("align: {metrics: no}", "demo", "YAML reads no, off, on and yes as these"),
+        (
+            "align: {sequence: tempalte}",
+            "demo",
+            "sequence: 'tempalte'; known: bare, template",
+        ),
+        ("align: {each: {seed: [1]}}", "demo", "demo, seed 1: seed 1 draws a sample, so it needs a limit"),
+        ("align: {clip: ViT-B-32}", "demo", "clip ViT-B-32: names no weights; as in ViT-B-32:"),
+        ("align: {limit: 2}", "lava:x.json", "lava:x.json: unknown data 'lava:x.json'; did you mean llava?"),
+        ("align: {limit: 2}", "hub:a/b?first=no", "first=no; expected a number above 0"),
+        ("perturb: {transform: spin}", "demo", "transform: unknown transform 'spin'"),
+        ("generate: {limit: 2, temperature: -1}", "demo", "demo: temperature must be above 0, got -1.0"),
+        ("generate: {top-p: 2}", "demo", "demo: top_p must be above 0 and at most 1, got 2.0"),
+        ("prune-study: {keep: 1.5}", "demo", "keep: '1.5': expected shares above 0 and below 1"),
+        ("prune-study: {by: brightest}", "demo", "by: unknown way to choose rows 'brightest'"),
+        ("prune-study: {by: 'none.such:f'}", "demo", "by none.such:f: cannot be imported"),
+        ("diff: {init-range: -1}", "demo", "init-range: expected standard deviations above 0"),
+        ("diff: {inside: all, limit: 3, untrained-mode: train}", "demo", "demo: inside, untrained-mode: "),
+        ("diff: {accuracy: no_such.yaml}", "demo", "accuracy: "),  # no such file, or no lm-eval
+        ("encode: {layers: lats}", "demo", "layers: unknown layer 'lats'"),
+        ("score: {circular: true}", "pope:a.json", "circular: pope:a.json: its choices are not listed by letters"),
+        ("score: {answers: texts}", "popo:a.json", "unknown questions 'popo:a.json'; did you mean pope?"),
+    ],
+)
+def test_every_job_is_held_against_its_options_before_it_reads_data(
+    tmp_path: Path, ran: list[str], capsys: pytest.CaptureFixture[str], job: str, data: str, said: str
+) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(f"models: [{tmp_path / 'nowhere'}]\ndata: ['{data}']\njobs: [{job}]\n")
+    assert status_of("study", str(file), "--dry-run") == 2
+    found = capsys.readouterr().err.replace(f"of {tmp_path / 'nowhere'} on ", "")
+    assert found.startswith(f"error: {file}: {job.partition(':')[0]} {data}") and said in found.replace("--", "")
     assert not ran and not (tmp_path / "s").exists()
 
 

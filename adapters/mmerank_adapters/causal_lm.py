@@ -137,7 +137,12 @@ class LanguageModel:
         rows = embedding_rows(model)
         if tokenizer and (size := words.tokenizer.vocab_size) > (rows or 0):
             raise ModelError(f"{tokenizer}: a tokenizer of {size} tokens, but {checkpoint} has {rows} embeddings")
-        cautions = special_cautions(words.tokenizer, configuration(checkpoint, revision), tokenizer or checkpoint)
+        cautions = special_cautions(
+            words.tokenizer,
+            configuration(checkpoint, revision),
+            tokenizer or checkpoint,
+            None if tokenizer else revision,
+        )
         said = stated(name, words, *cautions, *size_cautions(words.tokenizer, rows))
         source = {
             **source_of(

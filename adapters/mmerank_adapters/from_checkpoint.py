@@ -17,7 +17,7 @@ _CLASSES = (AutoModelForImageTextToText, AutoModelForMultimodalLM)
 
 
 def loaded(
-    checkpoint: str | Path, *, dtype: str | None, device: str, load_in: str | None
+    checkpoint: str | Path, *, dtype: str | None, device: str, load_in: str | None, revision: str | None = None
 ) -> tuple[Any, Any, list[str]]:
     """Load a model and its processor.
 
@@ -26,6 +26,7 @@ def loaded(
         dtype: A torch dtype by name; None for the checkpoint's own.
         device: A torch device, or `auto` for `device_map="auto"`.
         load_in: `8bit` or `4bit` to quantise the weights with bitsandbytes.
+        revision: On the hub; None for the newest.
 
     Returns:
         The model in eval mode, its processor, and the names of weights that the model does not have.
@@ -33,12 +34,14 @@ def loaded(
     Raises:
         ModelError: A part of the checkpoint is missing or cannot be read, or weights are missing.
     """
-    auto, config = _class_of(checkpoint)
+    where = {"revision": revision or "main", "trust_remote_code": False}
+    auto, config = _class_of(checkpoint, where)
     place = placement(device, load_in)
-    check_files(checkpoint)
-    check_built(lambda: auto.from_config(config, trust_remote_code=False), configuration(checkpoint), checkpoint)
+    check_files(checkpoint, revision)
+    content = configuration(checkpoint, revision)
+    check_built(lambda: auto.from_config(config, trust_remote_code=False), content, checkpoint, revision)
     try:
-        processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(checkpoint, **where)
     except Exception as error:  # each of the libraries below has errors of its own
         raise ModelError(f"{checkpoint}: its processor cannot be loaded ({first_line(error)})") from error
     try:
@@ -47,21 +50,21 @@ def loaded(
             dtype=dtype or "auto",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
-            trust_remote_code=False,
+            **where,
             **place,
         )
     except Exception as error:
         raise ModelError(f"{checkpoint}: cannot be loaded ({first_line(error)})") from error
-    ignored = check_loaded(model, report, checkpoint)
+    ignored = check_loaded(model, report, checkpoint, revision=revision)
     if not place:
         model.to(device)
     return model.eval(), processor, ignored
 
 
-def _class_of(checkpoint: str | Path) -> tuple[Any, Any]:
+def _class_of(checkpoint: str | Path, where: dict[str, Any]) -> tuple[Any, Any]:
     """The class of transformers that loads a checkpoint, and its configuration."""
     try:
-        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(checkpoint, **where)
     except Exception as error:
         raise ModelError(f"{checkpoint}: its configuration cannot be read ({first_line(error)})") from error
     for auto in _CLASSES:

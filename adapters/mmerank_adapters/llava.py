@@ -99,7 +99,14 @@ class Llava:
 
     @classmethod
     def load(
-        cls, checkpoint: str | Path, *, name: str, dtype: str | None, device: str, load_in: str | None = None
+        cls,
+        checkpoint: str | Path,
+        *,
+        name: str,
+        dtype: str | None,
+        device: str,
+        load_in: str | None = None,
+        revision: str | None = None,
     ) -> Llava:
         """Load a hub id or a local directory.
 
@@ -109,6 +116,7 @@ class Llava:
             dtype: A torch dtype by name; None for the checkpoint's own.
             device: A torch device, or `auto` for `device_map="auto"`.
             load_in: `8bit` or `4bit` to quantise the weights with bitsandbytes.
+            revision: Branch, tag or commit on the hub.
 
         Returns:
             The adapter, its model in eval mode.
@@ -116,16 +124,19 @@ class Llava:
         Raises:
             ModelError: A part of the checkpoint is missing or cannot be read, or weights are missing or not used.
         """
-        _check_configuration(checkpoint)
-        config = configuration_of(str(checkpoint))
+        content = configuration(checkpoint, revision)
+        _check_configuration(content, checkpoint)
+        config = configuration_of(str(checkpoint), revision)
         _check_layers(config, checkpoint)
         place = placement(device, load_in)
-        check_files(checkpoint)
+        check_files(checkpoint, revision)
         check_built(
             lambda: AutoModelForImageTextToText.from_config(copy.deepcopy(config), trust_remote_code=False),
-            configuration(checkpoint),
+            content,
             checkpoint,
+            revision,
         )
+        where = {"revision": revision or "main", "trust_remote_code": False}
         try:
             model, report = AutoModelForImageTextToText.from_pretrained(
                 checkpoint,
@@ -133,29 +144,28 @@ class Llava:
                 dtype=dtype or "auto",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
-                trust_remote_code=False,
+                **where,
                 **place,
             )
             # The torchvision backend differs from the original preprocessing by up to one 8-bit step.
-            image_processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil", trust_remote_code=False)
+            image_processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil", **where)
         except Exception as error:  # each of the libraries below has errors of its own
             raise ModelError(
                 f"{checkpoint}: cannot be loaded ({str(error).strip() or type(error).__name__})"
             ) from error
-        ignored = check_loaded(model, report, checkpoint)
+        ignored = check_loaded(model, report, checkpoint, revision=revision)
         check_pixels(image_processor, model.config.vision_config.image_size, checkpoint)
         check_processing(image_processor, checkpoint)
-        words = load_tokenizer(checkpoint, around=False)
-        content = configuration(checkpoint)
+        words = load_tokenizer(checkpoint, revision, around=False)
         check_bos(words.tokenizer, content, checkpoint)
-        cautions = special_cautions(words.tokenizer, content, checkpoint, fed=both(words.tokenizer))
+        cautions = special_cautions(words.tokenizer, content, checkpoint, revision, fed=both(words.tokenizer))
         if not place:
             model.to(device)
         model.eval()
         said = stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model)))
-        source = source_of("llava", model, checkpoint, ignored=ignored, said=said, load_in=load_in)
+        source = source_of("llava", model, checkpoint, ignored=ignored, said=said, load_in=load_in, revision=revision)
         adapter = cls(model, words.tokenizer, image_processor, name=name, source=source)
-        adapter._check_template(checkpoint)
+        adapter._check_template(checkpoint, revision)
         if other := adapter._other_template:
             source["chat_template"] = f"another than this adapter feeds with --sequence template: {other}"
         return adapter
@@ -281,7 +291,7 @@ class Llava:
             return opening + tokenized(self.tokenizer, (f"\n{answer}", Role.TEMPLATE))
         return opening + tokenized(self.tokenizer, ("\n", Role.TEMPLATE), *turn) + end(self.tokenizer)
 
-    def _check_template(self, checkpoint: str | Path) -> None:
+    def _check_template(self, checkpoint: str | Path, revision: str | None) -> None:
         """Keep what the checkpoint's own template makes of an exchange, where that is not what `sequence` does.
 
         The template of the published checkpoints on the hub leaves the sentence in front out; the code that they
@@ -292,7 +302,7 @@ class Llava:
         role = max(before.rfind(opening) for opening in ("USER: ", "###Human: "))
         token = self.tokenizer.convert_ids_to_tokens(self.model.config.image_token_id)
         expected = [opening + turn + end for opening in (before, before[role:]) for end in ("", "###")]
-        self._other_template = other_template(checkpoint, self.tokenizer, expected, picture=token)
+        self._other_template = other_template(checkpoint, self.tokenizer, expected, picture=token, revision=revision)
 
     def encode_images(self, pixels: Sequence[Tensor], vision_point: str = "default") -> list[Encoded]:
         """Run CLIP and the connector.
@@ -351,7 +361,8 @@ class Llava:
         """The checkpoint's processor, as transformers loads it, for generation alone."""
         if "checkpoint" not in self.source:
             raise ModelError(f"{self.name}: an untrained twin has no processor to generate with")
-        return AutoProcessor.from_pretrained(self.source["checkpoint"], trust_remote_code=False)
+        commit = self.source.get("commit") or "main"
+        return AutoProcessor.from_pretrained(self.source["checkpoint"], revision=commit, trust_remote_code=False)
 
     def logits(self, h: Tensor) -> Tensor:
         """The LM head.
@@ -374,9 +385,8 @@ def _check_layers(config: Any, checkpoint: str | Path) -> None:
             raise ModelError(f"{checkpoint}: {key} is {read}, and its vision encoder has {depth} layers")
 
 
-def _check_configuration(checkpoint: str | Path) -> None:
+def _check_configuration(config: Mapping[str, Any], checkpoint: str | Path) -> None:
     """Refuse what the classes of transformers would build but this adapter would read in the wrong place."""
-    config = configuration(checkpoint)
     vision = (config.get("vision_config") or {}).get("model_type", "clip_vision_model")
     text = (config.get("text_config") or {}).get("model_type", "llama")
     wrong = None

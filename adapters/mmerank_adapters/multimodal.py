@@ -91,7 +91,14 @@ class Multimodal:
 
     @classmethod
     def load(
-        cls, checkpoint: str | Path, *, name: str, dtype: str | None, device: str, load_in: str | None = None
+        cls,
+        checkpoint: str | Path,
+        *,
+        name: str,
+        dtype: str | None,
+        device: str,
+        load_in: str | None = None,
+        revision: str | None = None,
     ) -> Multimodal:
         """Load a hub id or a local directory.
 
@@ -101,6 +108,7 @@ class Multimodal:
             dtype: A torch dtype by name; None for the checkpoint's own.
             device: A torch device, or `auto` for `device_map="auto"`.
             load_in: `8bit` or `4bit` to quantise the weights with bitsandbytes.
+            revision: Branch, tag or commit on the hub.
 
         Returns:
             The adapter, its model in eval mode.
@@ -109,14 +117,16 @@ class Multimodal:
             ModelError: A part of the checkpoint is missing or cannot be read, weights are missing or not used, or
                 inspection does not find its way.
         """
-        model, processor, ignored = loaded(checkpoint, dtype=dtype, device=device, load_in=load_in)
-        words = load_tokenizer(checkpoint, around=False)
+        model, processor, ignored = loaded(checkpoint, dtype=dtype, device=device, load_in=load_in, revision=revision)
+        words = load_tokenizer(checkpoint, revision, around=False)
         if words.stated and getattr(processor, "tokenizer", None) is not None:
             processor.tokenizer = words.tokenizer
-        source = source_of("multimodal", model, checkpoint, ignored=ignored, said={}, load_in=load_in)
+        source = source_of(
+            "multimodal", model, checkpoint, ignored=ignored, said={}, load_in=load_in, revision=revision
+        )
         adapter = cls(model, processor, name=name, source=source)
-        content = configuration(checkpoint)
-        cautions = special_cautions(words.tokenizer, content, checkpoint, fed=adapter._put_around(content))
+        content = configuration(checkpoint, revision)
+        cautions = special_cautions(words.tokenizer, content, checkpoint, revision, fed=adapter._put_around(content))
         said = stated(name, words, *cautions, *size_cautions(words.tokenizer, embedding_rows(model)))
         adapter.source = {**adapter.source, **said}
         return adapter

@@ -113,7 +113,9 @@ class OpenELM:
         copies = {key: h.to(place, number, copy=True) for key, h in tensors.items()}
         model.load_state_dict(copies, assign=True)
         bos = next(iter(stated_ids(content, "bos")), 1)
-        cautions = special_cautions(words.tokenizer, content, tokenizer or checkpoint, fed={"bos": bos})
+        cautions = special_cautions(
+            words.tokenizer, content, tokenizer or checkpoint, None if tokenizer else revision, fed={"bos": bos}
+        )
         source: dict[str, Any] = {
             "adapter": "openelm",
             "checkpoint": checkpoint,

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from mmerank.eranks import ERANKS, FINAL, by_label
 from mmerank.runs.record import Record
 
+_NAMED = 3  # models whose counts stand in a sentence
+
 
 def read_alike(models: Sequence[Iterable[Record]]) -> bool:
     """Whether models read the texts that two of them have as equally many tokens, as those of one tokenizer do.
@@ -103,8 +105,14 @@ def unlike_text(unlike: Mapping[str, Sequence[float]], names: Sequence[str]) -> 
         >>> unlike_text({"erank1": [576, 256.0]}, ["a", "b"])[-48:]
         'different numbers of them (eRank1: a 576, b 256)'
     """
-    told = "; ".join(
-        f"{label.replace('erank', 'eRank')}: {', '.join(f'{n} {x:.6g}' for n, x in zip(names, found, strict=True))}"
-        for label, found in unlike.items()
-    )
+    told = "; ".join(f"{label.replace('erank', 'eRank')}: {_counts(found, names)}" for label, found in unlike.items())
     return f"eRank mostly follows the number of tokens, and the models have different numbers of them ({told})"
+
+
+def _counts(found: Sequence[float], names: Sequence[str]) -> str:
+    """Of each model, or of many the fewest and the most."""
+    counted = sorted(zip((round(x, 1) for x in found), names, strict=True))
+    if len(counted) > _NAMED:
+        (least, first), (most, last) = counted[0], counted[-1]
+        return f"{least:.6g} ({first}) to {most:.6g} ({last})"
+    return ", ".join(f"{name} {round(count, 1):.6g}" for name, count in zip(names, found, strict=True))

@@ -37,6 +37,7 @@ def align(
     """eRank1 to eRank5, Image Reduction Ratio and Image-Text Alignment (the paper's Table 2)."""
     from mmerank.inputs.example import check_usable
     from mmerank.inputs.selection import Selection
+    from mmerank.models.encoders.named import check_clip
     from mmerank.models.located import MULTIMODAL
 
     check_writable(keeping.json_file)
@@ -46,6 +47,9 @@ def align(
     if track is not None:
         check_tracker(track)
     stated = replace(convention(choices, beside), patches=patches)
+    if clip is not None:
+        check_clip(clip)
+    columns.check(data)
     check_models(MULTIMODAL, models, computing, layers=layers, inside=inside)
     examples = columns.load(data)
     check_usable(examples, pictures=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from mmerank import __version__
 from mmerank.commands.align import align
@@ -19,6 +18,7 @@ from mmerank.commands.generate import generate
 from mmerank.commands.glossary import glossary
 from mmerank.commands.groups import with_groups
 from mmerank.commands.metrics import metrics
+from mmerank.commands.parsing import Command, NoValueAtFlags
 from mmerank.commands.perturb import perturb
 from mmerank.commands.prune_study import prune_study
 from mmerank.commands.push import push
@@ -26,38 +26,9 @@ from mmerank.commands.report import report
 from mmerank.commands.reproduce import reproduce
 from mmerank.commands.score import score
 from mmerank.commands.study import study
-from mmerank.errors import did_you_mean
-
-# What pydantic says of a choice that is none.
-_ONE_OF = re.compile(r"Value error, '(.*)' is not one of (.*)\.")
 
 
-class _NoValueAtFlags:
-    """Help that shows a flag without a value, since `--strict true` would take `true` for a model."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Options and arguments, that of `--help` among them, as their help is made of."""
-        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
-        for parameter in parameters:
-            if getattr(parameter, "is_flag", False):
-                parameter.metavar = ""
-        return parameters
-
-
-class _Command(_NoValueAtFlags, TyperCommand):
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The arguments, a word that is none of those known answered in the words of other messages."""
-        try:
-            found: list[str] = super().parse_args(ctx, args)
-        except Exception as error:
-            if said := _ONE_OF.fullmatch(getattr(error, "message", "")):
-                known = re.findall(r"'([^']*)'", said[2])
-                error.message = f"{said[1]!r}; known: {', '.join(known)}{did_you_mean(said[1], known)}"  # type: ignore
-            raise
-        return found
-
-
-class _Group(_NoValueAtFlags, TyperGroup):
+class _Group(NoValueAtFlags, TyperGroup):
     pass
 
 
@@ -87,7 +58,7 @@ for command in (
     glossary,
     demo,
 ):
-    app.command(cls=_Command)(with_groups(command))
+    app.command(cls=Command)(with_groups(command))
 
 
 @app.callback(invoke_without_command=True)

@@ -9,8 +9,8 @@ import typer
 
 from mmerank.durable import whole
 from mmerank.errors import UsageError, did_you_mean, first_line
-from mmerank.files import regular_bytes
 from mmerank.processes import rank
+from mmerank.yaml_files import yaml_file
 
 COMMAND = "command"
 FILE = "command.yaml"  # in a run folder
@@ -55,26 +55,45 @@ def write_config(ctx: typer.Context, folder: Path) -> None:
 
     Args:
         ctx: Of the command.
-        folder: An existing run folder.
+        folder: An existing folder. A file that another command left there stays, as in a run folder that a report is
+            written to.
     """
     import yaml
 
-    if not rank().leads:
+    if not rank().leads or _of_another(ctx, folder / FILE):
         return
     given: dict[str, Any] = {COMMAND: ctx.info_name}
     for key, parameter in keys_of(ctx.command).items():
-        source = ctx.get_parameter_source(parameter.name)
-        if key not in _NOT_IN_FILES and source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP"):
+        if key not in _NOT_IN_FILES and is_stated(ctx, parameter.name):
             given[key] = _plain(ctx.params[parameter.name])
     with whole(folder / FILE) as unfinished:
         unfinished.write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _content(path: Path) -> dict[Any, Any]:
-    import yaml
+def is_stated(ctx: typer.Context, name: str) -> bool:
+    """Whether a parameter is from the command line or a file, and not a default.
 
+    Args:
+        ctx: Of the command.
+        name: Of the parameter.
+
+    Returns:
+        Whether it is.
+    """
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP")
+
+
+def _of_another(ctx: typer.Context, path: Path) -> bool:
     try:
-        content = yaml.safe_load(regular_bytes(path).decode())
+        return path.is_file() and _content(path).get(COMMAND) != ctx.info_name
+    except UsageError:
+        return True
+
+
+def _content(path: Path) -> dict[Any, Any]:
+    try:
+        content = yaml_file(path, words=True)
     except OSError as error:
         raise UsageError(f"--config {path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # what int(), float() and others raise comes through, and RecursionError
@@ -108,7 +127,8 @@ def _value(path: Path, key: Any, value: Any, parameter: Any) -> Any:
         raise UsageError(f"{where}: has no value")
     flag = bool(getattr(parameter, "is_flag", False))
     if flag != isinstance(value, bool):
-        raise UsageError(f"{where}: expected {'true or false' if flag else 'text or a number'}, got {value!r}")
+        meant = "" if flag else "; YAML reads no, off, on and yes as these, where they have no quotes"
+        raise UsageError(f"{where}: expected {'true or false' if flag else 'text or a number'}, got {value!r}{meant}")
     several = parameter.nargs == -1 or bool(getattr(parameter, "multiple", False))
     entries = value if isinstance(value, list) else [value]
     if any(isinstance(entry, (dict, list, bool)) or entry is None for entry in entries) and not flag:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mmerank.analysis.steps import by_step
 from mmerank.commands import measured, options
 from mmerank.commands.early import check_models, check_on_hub
-from mmerank.commands.groups import DataColumns, Keeping, Loading, listed, metric_names, ranges
+from mmerank.commands.groups import DataColumns, Keeping, Loading, listed, metric_names, ranges, stated
 from mmerank.commands.results import check_writable, given_names, quiet, show_results, shown_at_the_end
 from mmerank.convention import TextConvention
 from mmerank.errors import UsageError
@@ -65,13 +65,11 @@ def diff(
     names = given_names(name, models)
     if track is not None:
         check_tracker(track)
-    check_models(
-        LANGUAGE, models, computing, revisions=listed(revisions), tokenizer=tokenizer, layers=layers, inside=inside
-    )
     if inside and untrained_mode == "train":
         raise UsageError("--inside and --untrained-mode train: with dropout on, what blocks add cannot be told")
     tasks, drawn_at = listed(accuracy), ranges(init_ranges)
-    convention = TextConvention(
+    convention = stated(
+        TextConvention,
         untrained_mode=untrained_mode,
         max_tokens=max_tokens,
         skip_first=skip_first,
@@ -80,10 +78,14 @@ def diff(
         aggregate=aggregate,
         metrics=metric_names(metrics, pictures=False),
     )
+    check_tasks(tasks)
+    columns.check(data)
+    check_models(
+        LANGUAGE, models, computing, revisions=listed(revisions), tokenizer=tokenizer, layers=layers, inside=inside
+    )
     texts = columns.load(data)
     check_usable(texts, pictures=False)
     check_on_hub(LANGUAGE, models, listed(revisions))
-    check_tasks(tasks)
 
     from mmerank.jobs.diff import diff as measure
     from mmerank.jobs.diff import open_diff_run

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmerank.commands.checking import checked_so_far
 from mmerank.commands.groups import Loading
 from mmerank.errors import UsageError
 
@@ -53,7 +52,6 @@ def check_models(
             check_named(group, model, revision, ask_hub=False)
     if tokenizer is not None and not Path(tokenizer).is_dir():
         located.check_hub_id(tokenizer)
-    checked_so_far()
 
 
 def check_on_hub(group: str, models: Iterable[str], revisions: Iterable[str] = ()) -> None:

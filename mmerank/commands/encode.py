@@ -43,12 +43,13 @@ def encode(
     selection = Selection(limit, seed)
     selection.check()
     names = given_names(name, models)
+    columns.check(data)
     check_dtype(dtype)
     check_device(device)
     check_layers(layers)
+    stated = EncoderConvention(centre=centre, precision=precision, aggregate=aggregate)
     for model in models:
         check_encoder_named(model, ask_hub=False)
-    stated = EncoderConvention(centre=centre, precision=precision, aggregate=aggregate)
     examples = columns.load(data)
     check_usable(examples, pictures=True)
     for model in models:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mmerank.commands import measured, options
 from mmerank.commands.early import check_models, check_on_hub
-from mmerank.commands.groups import DataColumns, Keeping, Loading
+from mmerank.commands.groups import DataColumns, Keeping, Loading, stated
 from mmerank.commands.results import check_writable, given_names, quiet, show_results, shown_at_the_end
 from mmerank.convention import GenerationConvention
 from mmerank.trackers import check_tracker
@@ -51,9 +51,8 @@ def generate(
     names = given_names(name, models)
     if track is not None:
         check_tracker(track)
-    group = LANGUAGE if text_only else MULTIMODAL
-    check_models(group, models, computing)
-    convention = GenerationConvention(
+    convention = stated(
+        GenerationConvention,
         sequence=sequence,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
@@ -65,6 +64,9 @@ def generate(
         precision=precision,
         aggregate=aggregate,
     )
+    columns.check(data)
+    group = LANGUAGE if text_only else MULTIMODAL
+    check_models(group, models, computing)
     examples = columns.load(data)
     check_usable(examples, pictures=not text_only)
     check_on_hub(group, models)

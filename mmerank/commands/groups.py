@@ -5,17 +5,19 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import typer
 
 from mmerank.commands import measured as measured
 from mmerank.commands import options as options
 from mmerank.commands.checking import checked_so_far
-from mmerank.commands.config import write_config
-from mmerank.convention import Convention, EncoderConvention
+from mmerank.commands.config import is_stated, write_config
+from mmerank.convention import AnyConvention, Convention, EncoderConvention
 from mmerank.errors import UsageError
 from mmerank.runs.answers import STATED as SCORED
 from mmerank.runs.settings import STATED
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from mmerank.inputs.example import DataSet
 
 
+_Convention = TypeVar("_Convention", bound=AnyConvention)
 # Ways to run a model that encoders have, too.
 _OF_ENCODERS = {"device", "dtype", "batch_tokens", "max_megapixels"}
 
@@ -47,8 +50,14 @@ class DataColumns:
     instruction: options.InstructionColumn = None
     id: options.IdColumn = None
 
+    def check(self, data: str) -> None:
+        """Refuse a DATA argument that is none, without a look at the data."""
+        from mmerank.inputs.load import check_form
+
+        check_form(data, image=self.image, response=self.response, instruction=self.instruction, id=self.id)
+
     def load(self, data: str) -> DataSet:
-        """The examples that a DATA argument names."""
+        """The examples that a DATA argument names; here ends a command that is only asked whether it would run."""
         from mmerank.inputs.load import load_data
 
         checked_so_far()
@@ -131,7 +140,7 @@ def convention(choices: ExampleChoices, beside: Beside | None = None) -> Convent
     if beside is not None:
         studied = {**asdict(beside), "token_curve": measured.row_counts(beside.token_curve)}
         studied["metrics"] = metric_names(beside.metrics, pictures=True)
-    return Convention(**asdict(choices), **studied)
+    return stated(Convention, **asdict(choices), **studied)
 
 
 def encoder_convention(choices: Choices, *others: Any) -> EncoderConvention:
@@ -153,7 +162,26 @@ def encoder_convention(choices: Choices, *others: Any) -> EncoderConvention:
             if field.name not in own and getattr(group, field.name) != field.default:
                 named = field.name.replace("_", "-")
                 raise UsageError(f"--{named}: an encoder alone has none; it is for models with an LLM")
-    return EncoderConvention(**{name: of for name, of in asdict(choices).items() if name in own})
+    return stated(EncoderConvention, **{name: of for name, of in asdict(choices).items() if name in own})
+
+
+def stated(kind: type[_Convention], **choices: Any) -> _Convention:
+    """A convention of options.
+
+    Args:
+        kind: Of convention.
+        choices: By the names of its fields.
+
+    Returns:
+        It.
+
+    Raises:
+        UsageError: A choice cannot be.
+    """
+    try:
+        return kind(**choices)
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from None
 
 
 def ranges(argument: str) -> list[float | None]:
@@ -236,12 +264,22 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
         del values["config"]  # read already
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        kept = next((of.out for of in values.values() if isinstance(of, Keeping)), None)
+        through = False
         try:
             command(**values)
+            through = True
+        except typer.Exit:  # of a study with cells that failed
+            through = True
+            raise
         finally:
-            kept = next((of.out for of in values.values() if isinstance(of, Keeping)), None)
             if kept is not None and any((kept / name).is_file() for name in (STATED, SCORED)):
                 write_config(ctx, kept)
+            made = values.get("out")  # of what is no run: reports, studies, the demo, the paper
+            dry = values.get("dry_run")
+            if through and not dry and is_stated(ctx, "out") and isinstance(made, Path) and made.is_dir():
+                with suppress(OSError):  # what was asked for is there
+                    write_config(ctx, made)
 
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

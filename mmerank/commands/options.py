@@ -23,7 +23,9 @@ def _local(parameter: typer.CallbackParam, value: Any) -> Any:
 Models = Annotated[
     list[str],
     typer.Argument(
-        metavar="MODEL", help="Hub ids, directories, YAML files, or demo-llava, demo-minigpt-v2.", show_default=False
+        metavar="MODEL",
+        help="Hub ids (also with @REVISION), directories, YAML files, or demo-llava, demo-minigpt-v2.",
+        show_default=False,
     ),
 ]
 TextModels = Annotated[

@@ -55,6 +55,7 @@ def perturb(
     Selection(limit).check()
     transforms, controls = asked_for(transform, control, control_draws)
     names = given_names(name, [model])
+    columns.check(data)
     encoder = names_encoder(model)
     if track is not None:
         check_tracker(track)

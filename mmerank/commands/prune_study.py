@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mmerank.commands import measured, options
 from mmerank.commands.early import check_models, check_on_hub
-from mmerank.commands.groups import DataColumns, Keeping, Loading, listed
+from mmerank.commands.groups import DataColumns, Keeping, Loading, listed, stated
 from mmerank.commands.results import check_writable, given_names, quiet, show_results, shown_at_the_end
 from mmerank.convention import PruneConvention
 from mmerank.trackers import check_tracker
@@ -45,6 +45,7 @@ def prune_study(
     from mmerank.inputs.example import check_usable
     from mmerank.inputs.selection import Selection
     from mmerank.models.located import MULTIMODAL
+    from mmerank.states.choosers import with_functions
 
     check_writable(keeping.json_file)
     selection = Selection(limit, seed)
@@ -52,9 +53,10 @@ def prune_study(
     names = given_names(name, models)
     if track is not None:
         check_tracker(track)
-    check_models(MULTIMODAL, models, computing)
-    try:
-        convention = PruneConvention(
+
+    convention, _ = with_functions(
+        stated(
+            PruneConvention,
             sequence=sequence,
             image_layout=image_layout,
             vision_point=vision_point,
@@ -68,21 +70,18 @@ def prune_study(
             precision=precision,
             aggregate=aggregate,
         )
-    except ValueError as error:
-        from mmerank.errors import UsageError
-
-        raise UsageError(f"--by: {error}") from None
+    )
+    columns.check(data)
+    check_models(MULTIMODAL, models, computing)
     examples = columns.load(data)
     check_usable(examples, pictures=True)
     check_on_hub(MULTIMODAL, models)
 
     from mmerank.jobs.alone import open_alone
     from mmerank.jobs.prune_study import prune_study as measure
-    from mmerank.jobs.prune_study import with_functions
     from mmerank.models.adapter import check_model, load
     from mmerank.report.terminal.pruning import pruning_notes, pruning_tables
 
-    convention, _ = with_functions(convention)
     max_pixels = int(max_megapixels * 1e6)
     folder = None
     if keeping.out is not None:

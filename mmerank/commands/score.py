@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mmerank.commands import measured, options
+from mmerank.commands.checking import checked_so_far
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Keeping, Loading
 from mmerank.commands.results import check_writable, continued_from, each_two, given_names, quiet, write_json
@@ -41,7 +42,7 @@ def score(
     `mmerank report RUN... --scores DIR` sets the scores beside alignment.
     """
     from mmerank.inputs.example import check_usable
-    from mmerank.inputs.questions import load_questions
+    from mmerank.inputs.questions import check_questions, load_questions
     from mmerank.inputs.selection import Selection
     from mmerank.jobs.accuracy import check_tasks
     from mmerank.models.located import MULTIMODAL
@@ -50,13 +51,16 @@ def score(
     selection = Selection(limit, seed)
     selection.check()
     names = given_names(name, models)
-    check_models(MULTIMODAL, models, computing)
     by_lm_eval = data.startswith(_GENERATED)
-    questions: Any = None
     if by_lm_eval:
         _check_of_lm_eval(seed, circular)
         check_tasks([data.removeprefix(_GENERATED)])
     else:
+        check_questions(data, answers=answers, circular=circular)
+    check_models(MULTIMODAL, models, computing)
+    checked_so_far()
+    questions: Any = None
+    if not by_lm_eval:
         questions = load_questions(data, answers=answers)
         check_usable(questions, pictures=True)
     check_on_hub(MULTIMODAL, models)

@@ -12,17 +12,18 @@ import typer
 
 from mmerank.commands import options
 from mmerank.commands.align import align
-from mmerank.commands.checking import only_checked
+from mmerank.commands.cell import Checks
 from mmerank.commands.config import keys_of
 from mmerank.commands.diff import diff
 from mmerank.commands.encode import encode
 from mmerank.commands.generate import generate
 from mmerank.commands.groups import with_groups
+from mmerank.commands.parsing import Command
 from mmerank.commands.perturb import perturb
 from mmerank.commands.prune_study import prune_study
 from mmerank.commands.results import check_writable, write_json
 from mmerank.commands.score import score
-from mmerank.errors import MmerankError, UsageError
+from mmerank.errors import UsageError
 
 _JOBS: dict[str, Callable[..., None]] = {
     command.__name__.replace("_", "-"): command
@@ -90,8 +91,8 @@ def study(
     cells = read_study(study, known)
     folder = _folder(out or study.with_suffix(""))
     arguments = {job: next(name for name in _ARGUMENTS if name in names) for job, names in known.items()}
-    for cell in cells:
-        _check(study, cell, commands[cell.job], arguments[cell.job])
+    checks = Checks(study, commands, arguments)
+    missing = {cell: why for cell in cells if (why := checks.check(cell))}
     place = _place(on, study)
     changes, back = edited.edits(cells, folder), edited.to_take_back(cells, folder)
     said = edits_text(changes, back, folder, edited.earlier_folder(folder), study=study, aside=set_aside)
@@ -99,7 +100,7 @@ def study(
         print(said, file=sys.stderr, flush=True)
     if dry_run:
         found = [standing(cell, folder) for cell in cells]
-        _say(found, folder, json_file, changes, _ahead(found, folder, on))
+        _say(found, folder, json_file, changes, _ahead(found, folder, on, missing))
         return
     edited.take_back(back, folder)
     if set_aside:
@@ -118,12 +119,12 @@ def study(
     _end(found)
 
 
-def _ahead(found: list[Any], folder: Path, on: On) -> Any:
+def _ahead(found: list[Any], folder: Path, on: On, missing: dict[Any, str]) -> Any:
     from mmerank.commands.results import quiet
     from mmerank.jobs.ahead import ahead
 
     quiet()
-    return ahead(found, folder, elsewhere=on in (On.slurm, On.ray))
+    return ahead(found, folder, elsewhere=on in (On.slurm, On.ray), missing=missing)
 
 
 def _place(on: On, study: Path) -> Any:
@@ -176,31 +177,5 @@ def _end(found: list[Any]) -> None:
 def _command(job: str) -> Any:
     """What typer makes of a job's command."""
     app = typer.Typer(add_completion=False)
-    app.command(job)(with_groups(_JOBS[job]))
+    app.command(job, cls=Command)(with_groups(_JOBS[job]))
     return typer.main.get_command(app)
-
-
-def _check(study: Path, cell: Any, command: Any, argument: str) -> None:
-    """Refuse a cell as its command would, before any of them runs."""
-    from tempfile import TemporaryDirectory
-
-    import yaml
-
-    with TemporaryDirectory() as there:
-        file = Path(there) / "cell.yaml"
-        content = {"command": cell.job, argument: cell.model, "data": cell.data, **cell.options}
-        file.write_text(yaml.safe_dump(content), encoding="utf-8")
-        try:
-            context = command.make_context(cell.job, ["--config", str(file)])
-            only_checked(lambda: command.invoke(context))
-        except UsageError as error:
-            said = str(error)
-            in_file = f"--config {file}"
-            known = said.replace(in_file, f"{study}: {cell.job}")
-            raise UsageError(known if in_file in said else f"{study}: {cell.job} of {cell.model}: {said}") from None
-        except MmerankError:  # a model that is not there stops its own cells alone
-            return
-        except Exception as error:  # of click, whose classes typer has in one place or another
-            if not hasattr(error, "format_message"):
-                raise
-            raise UsageError(f"{study}: {cell.job} of {cell.model}: {error.format_message()}") from None

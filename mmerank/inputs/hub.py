@@ -45,27 +45,15 @@ def hub(data: str, rest: str) -> DataSet:
         DataError: The hub cannot be reached, or has no such data set, configuration, split or column, or it is not
             said whether there is an instruction.
     """
-    rest, _, column = rest.partition("#")
-    rest, _, query = rest.partition("?")
-    location, _, split = rest.partition(":")
-    options = options_of(query, OPTIONS, data, may_be_empty=("instruction",))
-    owner, *names = location.split("/")
-    if not owner or not all(names) or len(names) > 2:
-        raise UsageError(f"{data!r}: expected hub:OWNER/NAME[/CONFIG][:SPLIT], got {location!r}")
-    if column and "response" in options:
-        raise UsageError(f"{data!r}: #{column} and response={options['response']} name the same thing, give one")
-    if "first" in options and "sample" in options:
-        raise UsageError(f"{data!r}: first and sample exclude each other")
-    if options.get("duplicates", "keep") != "keep":
-        raise UsageError(f"{data!r}: duplicates={options['duplicates']}; known: keep")
-    response, instruction, image = column or options.get("response"), options.get("instruction"), options.get("image")
+    repository, config, split, options = hub_argument(data, rest)
+    response, instruction, image = (options.get(of) for of in ("response", "instruction", "image"))
     first, drawn = _number("first", options, data), _number("sample", options, data)
     if response is None:
         first = 1  # enough to list the columns
     table = hub_table(
-        "/".join([owner, *names[:1]]),
-        config=names[1] if len(names) == 2 else None,
-        split=split or "train",
+        repository,
+        config=config,
+        split=split,
         revision=options.get("revision"),
         first=first,
         image=image,
@@ -91,6 +79,39 @@ def hub(data: str, rest: str) -> DataSet:
     columns = {"image": image, "instruction": instruction, "response": response, "id": options.get("id")}
     read = " ".join(f"{name}={column}" for name, column in columns.items() if column)
     return DataSet(data, f"{table.fingerprint} {read}", tuple(entries))
+
+
+def hub_argument(data: str, rest: str) -> tuple[str, str | None, str, dict[str, str]]:
+    """What a DATA argument of the hub says.
+
+    Args:
+        data: The whole argument.
+        rest: What stands behind `hub:`.
+
+    Returns:
+        Repository, configuration, split, and the options; the column behind # is their `response`.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    rest, _, column = rest.partition("#")
+    rest, _, query = rest.partition("?")
+    location, _, split = rest.partition(":")
+    options = options_of(query, OPTIONS, data, may_be_empty=("instruction",))
+    owner, *names = location.split("/")
+    if not owner or not all(names) or len(names) > 2:
+        raise UsageError(f"{data!r}: expected hub:OWNER/NAME[/CONFIG][:SPLIT], got {location!r}")
+    if column and "response" in options:
+        raise UsageError(f"{data!r}: #{column} and response={options['response']} name the same thing, give one")
+    if "first" in options and "sample" in options:
+        raise UsageError(f"{data!r}: first and sample exclude each other")
+    if options.get("duplicates", "keep") != "keep":
+        raise UsageError(f"{data!r}: duplicates={options['duplicates']}; known: keep")
+    for number in ("first", "sample"):
+        _number(number, options, data)
+    if column:
+        options["response"] = column
+    return "/".join([owner, *names[:1]]), names[1] if len(names) == 2 else None, split or "train", options
 
 
 def _expect_no_other_text(data: str, table: ArrowRows, response: str) -> None:

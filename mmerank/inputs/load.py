@@ -12,7 +12,7 @@ from mmerank.inputs import manifests
 from mmerank.inputs import text_sets as texts
 from mmerank.inputs.columns import Columns
 from mmerank.inputs.example import DataSet, DataStream, Example, Skipped, of_rows
-from mmerank.inputs.hub import hub
+from mmerank.inputs.hub import hub, hub_argument
 from mmerank.inputs.in_memory import from_memory, is_table
 from mmerank.inputs.layouts import located, unpacked_name
 from mmerank.inputs.pair_files import KINDS, pair_file
@@ -153,9 +153,47 @@ def load_data(
         return from_memory(data, columns, name)
     if not isinstance(data, str):
         raise TypeError(f"load_data: expected text, as 'text:FILE', or a table, got {_no_text(data)}")
-    argument = _with_columns(data, columns)
+    argument = check_form(data, image=image, response=response, instruction=instruction, id=id)
     found = _load(argument, pipe)
     return found if name is None else replace(found, name=name, source=argument)
+
+
+def check_form(
+    data: str,
+    *,
+    image: str | None = None,
+    response: str | None = None,
+    instruction: str | None = None,
+    id: str | None = None,
+) -> str:
+    """Refuse a DATA argument that is none, without a look at the data.
+
+    Args:
+        data: It.
+        image: As for `load_data`.
+        response: As for `load_data`.
+        instruction: As for `load_data`.
+        id: As for `load_data`.
+
+    Returns:
+        It, with the columns in it.
+
+    Raises:
+        UsageError: The form is none of those that `load_data` knows, or has no columns.
+    """
+    argument = _with_columns(data, Columns(image, response, instruction, id))
+    name, _, rest = argument.partition(":")
+    whole = argument == "demo" or argument in (*texts.SETS, *_TO_DOWNLOAD)
+    if not whole and (name not in (*_READERS, *texts.SETS) or not rest):
+        meant = (
+            ""
+            if name in _READERS
+            else did_you_mean(name.strip().lower(), ("demo", *texts.SETS, *_READERS)) or _as_path(argument)
+        )
+        raise UsageError(f"unknown data {argument!r}" + (meant or f"; known: {', '.join(FORMS)}"))
+    if name == "hub":
+        hub_argument(argument, rest)
+    return argument
 
 
 def _load(data: str, pipe: bool) -> DataSet:
@@ -164,17 +202,10 @@ def _load(data: str, pipe: bool) -> DataSet:
         from mmerank.inputs import demo as demo
 
         return DataSet("demo", demo.FINGERPRINT, tuple(demo.examples()))
-    if name in texts.SETS and (rest or data == name):
+    if name in texts.SETS:
         return texts.text_set(data, rest)
     if data in _TO_DOWNLOAD:
         raise DataError(f"{data} cannot be fetched with its pictures: {_TO_DOWNLOAD[data]}")
-    if name not in _READERS or not rest:
-        meant = (
-            ""
-            if name in _READERS
-            else did_you_mean(name.strip().lower(), ("demo", *texts.SETS, *_READERS)) or _as_path(data)
-        )
-        raise UsageError(f"unknown data {data!r}" + (meant or f"; known: {', '.join(FORMS)}"))
     if name == "text":
         return texts.text(data, rest, pipe=pipe)
     return _READERS[name](data, rest)

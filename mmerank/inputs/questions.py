@@ -76,6 +76,7 @@ class Benchmark:
         context: What stands before the hint.
         category: The same of its kind.
         yes_no: Whether the answers are Yes and No.
+        lettered: Whether the right answer is always named by its letter.
         ask: Last line of the prompt, where letters or Yes and No are asked for.
     """
 
@@ -86,6 +87,7 @@ class Benchmark:
     context: str = ""
     category: tuple[str, ...] = ("category",)
     yes_no: bool = False
+    lettered: bool = False
     ask: str = "Answer with the option's letter from the given choices directly."
 
 
@@ -93,10 +95,14 @@ class Benchmark:
 BENCHMARKS: dict[str, Benchmark] = {
     "pope": Benchmark(yes_no=True, ask="Answer the question using a single word or phrase."),
     "scienceqa": Benchmark(context="Context: ", category=("subject",)),
-    "mmbench": Benchmark(),
+    "mmbench": Benchmark(lettered=True),
     "choices": Benchmark(),
 }
 YES_OR_NO = ("Yes", "No")
+_NO_ORDER = (
+    "its choices are not listed by letters, so that there is no order to move them on in (CircularEval is for "
+    "mmbench, scienceqa and choices, with letters as answers)"
+)
 _HOW = "KIND:FILE.jsonl, .ndjson, .json, .parquet or .tsv, KIND:hub:OWNER/NAME[/CONFIG][:SPLIT]"
 
 
@@ -128,15 +134,8 @@ def load_questions(data: str, *, answers: Answers = "letters") -> DataSet:
     """
     from mmerank.inputs.question_files import rows_of
 
+    check_questions(data, answers=answers)
     name, _, place = data.partition(":")
-    if name not in BENCHMARKS or not place:
-        meant = did_you_mean(name, BENCHMARKS)
-        raise UsageError(
-            f"unknown questions {data!r}{meant or '; known: ' + ', '.join(f'{of}:PLACE' for of in BENCHMARKS)}; "
-            f"as {_HOW}, or lm-eval:TASK"
-        )
-    if answers not in ("letters", "texts"):
-        raise UsageError(f"answers: expected letters or texts, got {answers!r}")
     how = BENCHMARKS[name]
     table, within = rows_of(data, place)
     known = table.fields()
@@ -153,12 +152,36 @@ def load_questions(data: str, *, answers: Answers = "letters") -> DataSet:
     return DataSet(data, f"{table.fingerprint} {name} {answers}", tuple(entries))
 
 
+def check_questions(data: str, *, answers: str = "letters", circular: bool = False) -> None:
+    """Refuse questions that cannot be meant, without a look at them.
+
+    Args:
+        data: DATA argument.
+        answers: As for `load_questions`.
+        circular: Whether they are to be asked with each choice first in turn.
+
+    Raises:
+        UsageError: It is no form of `load_questions`, or its choices are not listed by letters.
+    """
+    name, _, place = data.partition(":")
+    if name not in BENCHMARKS or not place:
+        meant = did_you_mean(name, BENCHMARKS)
+        raise UsageError(
+            f"unknown questions {data!r}{meant or '; known: ' + ', '.join(f'{of}:PLACE' for of in BENCHMARKS)}; "
+            f"as {_HOW}, or lm-eval:TASK"
+        )
+    if answers not in ("letters", "texts"):
+        raise UsageError(f"answers: expected letters or texts, got {answers!r}")
+    if circular and (BENCHMARKS[name].yes_no or answers == "texts"):
+        raise UsageError(f"{data}: {_NO_ORDER}")
+
+
 def _question(name: str, row: Mapping[str, Any], how: Benchmark, answers: Answers, within: Any) -> Question:
     """The question in a row; DataError says why there is none."""
     asked = _text(row, how.question)
     assert asked is not None  # one of the fields is there
     options = YES_OR_NO if how.yes_no else _options(row)
-    right = _right(_first(row, how.answer), options)
+    right = _right(_first(row, how.answer), options, lettered=how.lettered)
     if (value := row.get("image")) is None or value == "":
         raise DataError("no image")
     source = picture_sources(value, within)
@@ -201,10 +224,7 @@ def circular(question: Question) -> list[Question]:
     """
     k = len(question.options)
     if not k:
-        raise UsageError(
-            f"{question.id!r}: its choices are not listed by letters, so that there is no order to move them on in "
-            "(CircularEval is for mmbench, scienceqa and choices, with letters as answers)"
-        )
+        raise UsageError(f"{question.id!r}: {_NO_ORDER}")
     before, _, behind = question.instruction.rpartition(_listed(question.options))
     found = [question]
     for step in range(1, k):
@@ -249,7 +269,10 @@ def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The choices of a row: a list, or those of its fields A, B, ... that hold text."""
     listed = as_list(row.get("choices", row.get("options")))
     if listed is None:
-        listed = [row[letter] for letter in LETTERS if _is_text(row.get(letter))]
+        there = [letter for letter in LETTERS if _is_text(row.get(letter))]
+        if there != list(LETTERS[: len(there)]):
+            raise DataError(f"its choices are {', '.join(there)}, and one before the last of them is missing")
+        listed = [row[letter] for letter in there]
     if not isinstance(listed, (list, tuple)):
         raise DataError(f"choices is {kind(listed)}, expected a list of texts")
     found = tuple(usable(str(of), "a choice").strip() for of in listed)
@@ -263,8 +286,10 @@ def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
     return found
 
 
-def _right(answer: Any, options: Sequence[str]) -> int:
-    """Which choice an answer names: by its place from 0, by its letter, or by its text."""
+def _right(answer: Any, options: Sequence[str], *, lettered: bool) -> int:
+    """Which choice an answer names: by its place from 0, by its letter, or by its text; not by two that differ."""
+    if isinstance(answer, float) and answer.is_integer():  # what pandas makes of whole numbers beside missing ones
+        answer = int(answer)
     if isinstance(answer, int) and not isinstance(answer, bool):
         if 0 <= answer < len(options):
             return answer
@@ -272,11 +297,19 @@ def _right(answer: Any, options: Sequence[str]) -> int:
     if not isinstance(answer, str) or not answer.strip():
         raise DataError(f"its answer is {kind(answer)}, expected a choice, its letter or its place from 0")
     plain = answer.strip()
-    texts = [option.casefold() for option in options]
-    if plain.casefold() in texts:
-        return texts.index(plain.casefold())
-    if len(plain) == 1 and plain in LETTERS[: len(options)]:
-        return LETTERS.index(plain)
+    letter = LETTERS.index(plain) if len(plain) == 1 and plain in LETTERS[: len(options)] else None
+    texts, wanted = list(options), plain
+    if plain not in options:
+        texts, wanted = [option.casefold() for option in options], plain.casefold()
+    text = texts.index(wanted) if wanted in texts else None
+    if letter is not None and (lettered or text in (None, letter)):
+        return letter
+    if letter is not None:
+        raise DataError(
+            f"its answer {plain!r} is the letter of one choice and the text of another; give the place from 0"
+        )
+    if text is not None:
+        return text
     raise DataError(f"its answer {plain!r:.60} is not among the choices: {', '.join(options):.120}")
 
 

@@ -6,19 +6,20 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmerank.downloads import Download, download
 from mmerank.errors import MmerankError, first_line
+from mmerank.inputs.example import check_usable
 from mmerank.inputs.load import load_data
 from mmerank.inputs.questions import load_questions
 from mmerank.inputs.remote import is_address
 from mmerank.inputs.text_sets import SETS
 from mmerank.jobs.cells import CELLS, Cell, Standing, read_cell
 from mmerank.jobs.fit import Memory, does_not_fit, memory_of
-from mmerank.models.located import is_yaml
+from mmerank.models.located import at_revision, is_yaml
 from mmerank.models.sizes import Weights, files_taken, weights_of
 from mmerank.runs.settings import SUMMARY
 
@@ -44,6 +45,7 @@ class CellAhead:
         seconds: How long the measuring of them takes; None where that is not known.
         by: `measured` (a finished cell of the same model and job), `rule`, or nothing.
         disk: Bytes that its run folder will have.
+        problem: Why it will fail: its model is not there, or its data cannot be read or used.
     """
 
     name: str
@@ -51,6 +53,7 @@ class CellAhead:
     seconds: float | None
     by: str
     disk: int | None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class DataAhead:
     Attributes:
         data: DATA argument.
         examples: How many it has; None where that is not known.
-        problem: Why it cannot be read.
+        problem: Why it cannot be read or used, of one of the jobs that ask for it.
         download: Of the hub, the whole repository, of which a part may be enough; None where it is not from there.
     """
 
@@ -145,7 +148,9 @@ class Ahead:
         }
 
 
-def ahead(found: Sequence[Standing], folder: Path, *, elsewhere: bool = False) -> Ahead:
+def ahead(
+    found: Sequence[Standing], folder: Path, *, elsewhere: bool = False, missing: Mapping[Cell, str] = {}
+) -> Ahead:
     """What is left to do of a study, and what that will take.
 
     Args:
@@ -153,6 +158,7 @@ def ahead(found: Sequence[Standing], folder: Path, *, elsewhere: bool = False) -
         folder: Of the study.
         elsewhere: Whether cells run on other machines, whose memory is not known here and which are taken to have
             GPUs.
+        missing: Why cells are known to fail.
 
     Returns:
         Downloads, memory, disk and time; None in them where something is not known.
@@ -161,11 +167,19 @@ def ahead(found: Sequence[Standing], folder: Path, *, elsewhere: bool = False) -
     hub = _Hub()
     sizes = {model: weights_of(model, ask=hub.answers(model)) for model in {cell.model: None for cell in left}}
     models = tuple(_model(model, left, sizes[model], hub, elsewhere) for model in sizes)
-    data = tuple({cell.data: None for cell in left})
-    sets = {name: _data(name, next(cell for cell in left if cell.data == name), hub) for name in data}
+    sets: dict[_Read, DataAhead] = {}
+    for cell in left:
+        read = _Read.of(cell)
+        if read not in sets:
+            sets[read] = _data(read, hub)
     paces = _paces(folder)
-    cells = {cell.name: _cell(cell, sets[cell.data], sizes[cell.model], paces, elsewhere) for cell in left}
-    return Ahead(cells, models, tuple(sets.values()), _free(folder), hub.free())
+    cells = {}
+    for cell in left:
+        data = sets[_Read.of(cell)]
+        own = _cell(cell, data, sizes[cell.model], paces, elsewhere)
+        cells[cell.name] = replace(own, problem=missing.get(cell, data.problem))
+    each_once = {of.data: of for of in reversed(sets.values())}
+    return Ahead(cells, models, tuple(reversed(each_once.values())), _free(folder), hub.free())
 
 
 class _Hub:
@@ -177,8 +191,9 @@ class _Hub:
     def download(self, name: str, of: str = "model") -> Download:
         if (name, of) not in self._known:
             wanted = files_taken if of == "model" else list
+            repository, revision = at_revision(name)
             ask = not any(known.silent for known in self._known.values())
-            self._known[name, of] = download(name, None, wanted, of=of, ask=ask)
+            self._known[name, of] = download(str(repository), revision, wanted, of=of, ask=ask)
         return self._known[name, of]
 
     def answers(self, model: str) -> bool:
@@ -191,7 +206,8 @@ class _Hub:
 
 
 def _is_on_hub(model: str) -> bool:
-    return not Path(model).exists() and not is_yaml(model) and _HUB_ID.fullmatch(model) is not None
+    name = str(at_revision(model)[0])
+    return not Path(name).exists() and not is_yaml(model) and _HUB_ID.fullmatch(name) is not None
 
 
 def _model(model: str, left: Sequence[Cell], weights: Weights | None, hub: _Hub, elsewhere: bool) -> ModelAhead:
@@ -217,7 +233,25 @@ def _memory(device: str | None) -> Memory | None:
         return None
 
 
-def _data(data: str, cell: Cell, hub: _Hub) -> DataAhead:
+@dataclass(frozen=True)
+class _Read:
+    """Data, and how a job reads them: as questions, by which columns, and whether it needs pictures."""
+
+    data: str
+    questions: bool
+    pictures: bool
+    columns: tuple[tuple[str, str], ...]
+
+    @staticmethod
+    def of(cell: Cell) -> _Read:
+        options = cell.options
+        columns = [(key, str(options[key])) for key in ("image", "response", "instruction", "id") if key in options]
+        texts = cell.job == "diff" or bool(options.get("text-only"))
+        return _Read(cell.data, cell.job == "score", not texts, tuple(columns))
+
+
+def _data(read: _Read, hub: _Hub) -> DataAhead:
+    data = read.data
     remote = _HUB.match(data)
     repository = remote[1] if remote else SETS[data].repository if data in SETS else None
     if repository is not None:
@@ -225,11 +259,10 @@ def _data(data: str, cell: Cell, hub: _Hub) -> DataAhead:
     if is_address(data.partition(":")[2]) or data.startswith("lm-eval:"):
         return DataAhead(data, None, "", None)
     try:
-        columns = {
-            key: cell.options[key] for key in ("image", "response", "instruction", "id") if key in cell.options
-        }
-        read = load_questions(data) if cell.job == "score" else load_data(data, **columns)
-        return DataAhead(data, len(read), "", None)
+        columns: dict[str, Any] = dict(read.columns)
+        found = load_questions(data) if read.questions else load_data(data, **columns)
+        check_usable(found, pictures=read.pictures)
+        return DataAhead(data, len(found), "", None)
     except (MmerankError, TypeError, OSError) as error:
         return DataAhead(data, None, first_line(error), None)
 
@@ -289,7 +322,7 @@ def _seconds(file: Path) -> float | None:
 
 def _cell(cell: Cell, data: DataAhead, weights: Weights | None, paces: Sequence[_Pace], elsewhere: bool) -> CellAhead:
     limit = cell.options.get("limit")
-    known = [n for n in (limit, data.examples) if n is not None]
+    known = [int(n) for n in (limit, data.examples) if n is not None]
     n = min(known) if known else None
     if n is None:
         return CellAhead(cell.name, None, None, "", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -294,6 +295,8 @@ def is_taken(folder: Path, name: str) -> bool:
     except Timeout:
         return True
     except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) == errno.EROFS:  # which no process can write to
+            return False
         raise RunFolderError(f"{folder}: cannot be locked ({first_line(error)})") from None
     lock.release()
     return False

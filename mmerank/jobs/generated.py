@@ -9,6 +9,7 @@ from typing import Any
 
 from mmerank.analysis.results.answers import Share
 from mmerank.analysis.scores.harnesses import Metric, metrics_in
+from mmerank.convention import loaded_as
 from mmerank.errors import DataError, ModelError, UsageError, first_line
 from mmerank.jobs.accuracy import check_tasks, questions_of
 from mmerank.jobs.score import Score
@@ -65,7 +66,9 @@ def generated(
         raise ModelError(f"{adapter.name}: lm-eval fails on {task} ({first_line(error)})") from error
     convention = {"sequence": "template" if chat else "bare", "by": "lm-eval"}
     numbers, categories = _shares(data, found)
-    return Score(adapter.name, data, numbers, categories=categories, convention=convention)
+    return Score(
+        adapter.name, data, numbers, categories=categories, convention=convention, loaded=loaded_as(adapter.source)
+    )
 
 
 def _of_lm_eval(adapter: Adapter, progress: bool) -> Any:

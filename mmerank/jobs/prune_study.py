@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from mmerank.analysis.finished import Finished
 from mmerank.analysis.results.pruning import PruningResult
 from mmerank.computing import Computing
 from mmerank.convention import PruneConvention
-from mmerank.digests import digest_of
 from mmerank.engine.plans.pruning import Prunings
 from mmerank.inputs.example import Example, Skipped, check_examples, kept
 from mmerank.inputs.pictures import MAX_PIXELS
@@ -21,7 +19,7 @@ from mmerank.jobs.alone import measured_alone
 from mmerank.jobs.shown import Result, as_run
 from mmerank.models.adapter import Adapter, check_adapter
 from mmerank.runs.folder import RunFolder
-from mmerank.states.choosers import Function, functions_of
+from mmerank.states.choosers import with_functions
 
 
 class Pruning(Result, PruningResult):
@@ -107,19 +105,3 @@ def prune_study(
         computing=Computing(strict=strict, progress=progress),
         out=out,
     )
-
-
-def with_functions(
-    convention: PruneConvention, by: Sequence[str | Callable[..., Any]] | None = None
-) -> tuple[PruneConvention, dict[str, Function]]:
-    """A convention that knows its functions by their sources.
-
-    Args:
-        convention: Any.
-        by: As of `prune_study`.
-
-    Returns:
-        It, and the functions by name. Errors as of `mmerank.states.choosers.functions_of`.
-    """
-    names, functions = functions_of(convention.by if by is None else by)
-    return replace(convention, by=names, own=tuple(map(digest_of, functions.values()))), functions

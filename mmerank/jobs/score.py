@@ -12,7 +12,7 @@ from typing import Any
 from mmerank.analysis.results.answers import Answer
 from mmerank.analysis.results.score import ScoreResult, score_rows
 from mmerank.computing import Computing
-from mmerank.convention import SequenceForm
+from mmerank.convention import SequenceForm, loaded_as
 from mmerank.engine.collect import SUSPECT_IN_A_ROW
 from mmerank.engine.plans.choices import Answered, Choices
 from mmerank.engine.probe import Probe
@@ -55,7 +55,7 @@ class Score(ScoreResult):
         name = model or next(iter(found), "")
         if name not in found:
             raise RunFolderError(f"{folder}: no scores of {name or 'any model'}{did_you_mean(name, found)}")
-        stated, entries = found[name]
+        stated, entries, source = found[name]
         answers = [answer_in(of) for of in entries.values() if "right" in of]
         if not answers:
             raise RunFolderError(f"{folder}: no answers of {name} that can be read again; score it into a new folder")
@@ -65,6 +65,7 @@ class Score(ScoreResult):
             data=stated["data"]["name"],
             skipped=[Skipped(id, of["skipped"]) for id, of in entries.items() if "skipped" in of],
             convention={key: value for key, value in stated.items() if key != "data"},
+            loaded=loaded_as(source),
         )
 
     def __str__(self) -> str:
@@ -158,7 +159,14 @@ def score(
     if not answers:
         raise DataError(f"{name_of(questions)}: no question could be asked{first_reason(skipped)}")
     convention = {"sequence": sequence, "max_pixels": max_pixels, **({"circular": True} if circular else {})}
-    result = Score.of(answers, model=adapter.name, data=name_of(questions), skipped=skipped, convention=convention)
+    result = Score.of(
+        answers,
+        model=adapter.name,
+        data=name_of(questions),
+        skipped=skipped,
+        convention=convention,
+        loaded=loaded_as(source),
+    )
     if out is not None and own_folder:
         write_scores(out, [result])
     return result

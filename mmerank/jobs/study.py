@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from mmerank.errors import UsageError, did_you_mean, first_line
-from mmerank.files import regular_bytes
 from mmerank.jobs.cells import Cell, Standing, ended
+from mmerank.yaml_files import yaml_file
 
+# What the file says elsewhere, or the study does itself: no options of a cell.
+_NO_OPTIONS = {
+    **dict.fromkeys(("model", "models"), "models stand in the list `models`, of the file or of a job"),
+    "data": "data stand in the list `data`, of the file or of a job",
+    "revision": "it stands with a model, {model: NAME, revision: NAME}, or behind its name, NAME@REVISION",
+    "each": "stands in a job, as OPTION: [VALUE, ...]",
+    "command": "the command of a cell is its job",
+    **dict.fromkeys(("out", "json", "config"), "each cell is a run folder in that of the study"),
+}
+_ANCHORS = "x-"  # begins a key of the file that is a place for anchors alone
 PLACES = ("slurm", "ray")  # keys of the file that say what each cell takes there
 # Takes cells and the folder of the study; gives each cell as it ends, and why, where it has left no word itself.
 Place = Callable[[Sequence[Cell], Path], Iterator[tuple[Cell, str]]]
@@ -21,8 +31,8 @@ def read_study(path: Path, known: Mapping[str, Collection[str]]) -> list[Cell]:
 
     `models` and `data` are lists, of which each job takes all; `jobs` a list of `JOB` or `JOB: {OPTION: VALUE}`, with
     `models` and `data` of its own where it measures others, and `each: {OPTION: [VALUE, ...]}` for a run with each
-    value. A model may be `{model: NAME, OPTION: VALUE}`. What else stands in the file is an option of every job that
-    has it.
+    value. A model may be `{model: NAME, OPTION: VALUE}`, with `revision` among them. What else stands in the file is
+    an option of every job that has it, but for keys that begin with `x-`, which are a place for anchors.
 
     Args:
         path: YAML.
@@ -36,11 +46,14 @@ def read_study(path: Path, known: Mapping[str, Collection[str]]) -> list[Cell]:
     """
     content = _content(path)
     jobs = _list(path, content, "jobs")
-    common = {key: value for key, value in content.items() if key not in ("models", "data", "jobs", *PLACES)}
+    apart = ("models", "data", "jobs", *PLACES)
+    common = {key: of for key, of in content.items() if key not in apart and not key.startswith(_ANCHORS)}
     names = {name for job in known.values() for name in job}
     for key in common:
         if str(key) not in names:
-            meant = did_you_mean(str(key), [*names, "models", "data", "jobs", *PLACES])
+            meant = did_you_mean(str(key), [*names, *apart])
+            if isinstance(common[key], (dict, list)):
+                meant = meant or f"; what only has anchors begins with {_ANCHORS}"
             raise UsageError(f"{path}: no job has {key!r}{meant}")
     found: dict[str, Cell] = {}
     for entry in jobs:
@@ -51,6 +64,7 @@ def read_study(path: Path, known: Mapping[str, Collection[str]]) -> list[Cell]:
         for model, data in product(_list(path, own, "models"), _list(path, own, "data")):
             name, of_model = _model(path, model)
             for one in _each(path, job, stated.get("each", {})):
+                _check_free(path, job, {**options, **of_model, **one})
                 cell = Cell(job, name, str(data), {**options, **of_model, **one}, tuple(one))
                 found.setdefault(cell.name, cell)
     return list(found.values())
@@ -97,9 +111,8 @@ def run_study(cells: Sequence[Cell], folder: Path, place: Place) -> Iterator[Sta
 
 
 def _content(path: Path) -> dict[str, Any]:
-
     try:
-        content = _loader()(regular_bytes(path).decode()).get_single_data()
+        content = yaml_file(path, words=True)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # what int(), float() and others raise comes through, and RecursionError
@@ -109,23 +122,11 @@ def _content(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _loader() -> Any:
-    """YAML but for whole numbers to the base of 60: `12:00:00` is a time limit, and not 43200."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    def whole_number(loader: Any, node: Any) -> Any:
-        return node.value if ":" in node.value else loader.construct_yaml_int(node)
-
-    Loader.add_constructor("tag:yaml.org,2002:int", whole_number)
-    return Loader
-
-
 def _list(path: Path, content: Mapping[str, Any], key: str) -> list[Any]:
     value = content.get(key)
     entries = [value] if isinstance(value, str) else value
+    if isinstance(value, dict) and value:
+        raise UsageError(f"{path}: {key}: expected a list, got keys; put a - in front of each")
     if not isinstance(entries, list) or not entries:
         raise UsageError(f"{path}: {key}: expected a list of at least one, got {value!r}")
     return entries
@@ -146,10 +147,20 @@ def _job(path: Path, entry: Any, known: Collection[str]) -> tuple[str, dict[str,
 
 def _model(path: Path, entry: Any) -> tuple[str, dict[str, Any]]:
     if isinstance(entry, dict) and isinstance(entry.get("model"), str):
-        return entry["model"], {str(key): value for key, value in entry.items() if key != "model"}
+        options = {str(key): value for key, value in entry.items() if key != "model"}
+        revision = options.pop("revision", None)
+        if isinstance(revision, (bool, dict, list)):
+            raise UsageError(f"{path}: models: {entry['model']}: revision: expected one, as text, got {revision!r}")
+        return entry["model"] if revision is None else f"{entry['model']}@{revision}", options
     if not isinstance(entry, str):
         raise UsageError(f"{path}: models: expected a MODEL or {{model: MODEL, OPTION: VALUE}}, got {entry!r}")
     return entry, {}
+
+
+def _check_free(path: Path, job: str, options: Mapping[str, Any]) -> None:
+    for key in options:
+        if key in _NO_OPTIONS:
+            raise UsageError(f"{path}: {job}: {key} is no option here: {_NO_OPTIONS[key]}; leave it out")
 
 
 def _each(path: Path, job: str, stated: Any) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -25,7 +26,7 @@ from mmerank.models.checkpoints import (
 from mmerank.models.devices import chosen_device, quantised
 from mmerank.models.encoded import Encoded
 from mmerank.models.hooks import Point
-from mmerank.models.located import MULTIMODAL, check_dtype, is_yaml
+from mmerank.models.located import MULTIMODAL, at_revision, check_dtype, is_yaml
 from mmerank.models.protocol import LoadedModel, lacking, members
 from mmerank.models.quiet import quietly
 
@@ -38,7 +39,8 @@ class Adapter(LoadedModel, Protocol):
     """What mmerank must know of a multimodal model: where the hook points are and how to feed an example.
 
     Beside what is declared here, a class that loads checkpoints has the classmethod
-    `load(checkpoint, *, name, dtype, device)`, and `model_types`, those of config.json that it loads. Where a YAML
+    `load(checkpoint, *, name, dtype, device)`, also with `load_in` and `revision` where it takes these, and
+    `model_types`, those of config.json that it loads. Where a YAML
     file names the adapter, the first parameter is the path of that file, and further keyword-only parameters of
     `load` are the keys the file may have, those without a default the keys it must have. They come as they stand
     there: `mmerank.models.checkpoints.path_beside` makes paths of them.
@@ -103,19 +105,21 @@ def load(
     *,
     dtype: str | None = None,
     device: str | None = None,
+    revision: str | None = None,
     load_in: str | None = None,
     wrap: str | None = None,
 ) -> Adapter:
     """A loaded model, ready to be measured.
 
     Args:
-        model: A hub id, a local directory, a YAML file `{adapter: NAME, ...}`, or `demo-llava` or
-            `demo-minigpt-v2`, the small trained models that come with mmerank. NAME may be `package.module:Class`,
-            whose code is run; it is not looked for in the current folder.
+        model: A hub id, also `OWNER/NAME@REVISION`, a local directory, a YAML file `{adapter: NAME, ...}`, or
+            `demo-llava` or `demo-minigpt-v2`, the small trained models that come with mmerank. NAME may be
+            `package.module:Class`, whose code is run; it is not looked for in the current folder.
         dtype: `float32`, `bfloat16`, `float16` or `float64`; default: the checkpoint's own, and float32 for the
             models that come with mmerank.
         device: As torch names it, or `auto` to spread the model over all devices (`device_map="auto"`);
             default: `cuda` where there is one, else `cpu`.
+        revision: Branch, tag or commit on the hub; the same as behind an @.
         load_in: `8bit` or `4bit` to quantise the weights with bitsandbytes, where the family can.
         wrap: A function that changes the module in place once it is loaded, `FILE.py:FUNCTION?OPTION=VALUE` or
             `package.module:FUNCTION`, whose code is run; results name it beside the model.
@@ -130,10 +134,11 @@ def load(
     """
     check_dtype(dtype)
     place = chosen_device(device)
-    name = str(model)
+    model, revision = at_revision(model, revision)
+    name = f"{model}@{revision}" if revision else str(model)
     if name in MODELS:
         model, dtype = MODELS[name], dtype or "float32"
-    family, keys = _found(model)
+    family, keys = _found(model, revision)
     keys |= quantised(family, load_in, place)
     checkpoint = Path(model) if is_yaml(model) else model
 
@@ -187,7 +192,7 @@ def check_model(model: str | Path) -> None:
         UsageError: Unknown adapter name, or a model's name that is nearly one of those that come with mmerank.
         ModelError: No such checkpoint, or none that any adapter understands.
     """
-    _found(MODELS.get(str(model), model))
+    _found(MODELS.get(str(model), model), None)
 
 
 def check_adapter(adapter: object) -> None:
@@ -217,9 +222,11 @@ def check_adapter(adapter: object) -> None:
             raise TypeError(f"{type(adapter).__name__} is no adapter yet: its {name} have no {', '.join(missing)}")
 
 
-def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:
-    """Adapter class of a MODEL argument, and the keys of its YAML file."""
+def _found(model: str | Path, revision: str | None) -> tuple[Any, dict[str, Any]]:
+    """Adapter class of a MODEL argument, and the keys of its YAML file, or its revision."""
     if is_yaml(model):
+        if revision:
+            raise ModelError(f"{model}: revision {revision!r} of a YAML file, which says itself what is read")
         path = Path(model)
         name, keys = yaml_keys(path)
         family = family_named(GROUP, name)
@@ -227,7 +234,11 @@ def _found(model: str | Path) -> tuple[Any, dict[str, Any]]:
             raise UsageError(f"{path}: adapter {name} is given by a hub id or a directory, not by a YAML file")
         check_keys(path, name, family.load, keys)
         return family, keys
-    return family_of(configuration(model), str(model)), {}
+    model, revision = at_revision(model, revision)
+    family = family_of(configuration(model, revision), str(model))
+    if revision and "revision" not in inspect.signature(family.load).parameters:
+        raise ModelError(f"{model}: revision {revision!r}, and the adapter {family.__name__} loads the newest alone")
+    return family, {"revision": revision} if revision else {}
 
 
 def family_of(config: Mapping[str, Any], model: str) -> Any:

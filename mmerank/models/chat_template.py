@@ -13,7 +13,12 @@ QUESTION, ANSWER, PICTURE = "What is this?", "A red ball.", "<image>"
 
 
 def other_template(
-    checkpoint: str | Path, tokenizer: Any, expected: Iterable[str], *, picture: str | None = None
+    checkpoint: str | Path,
+    tokenizer: Any,
+    expected: Iterable[str],
+    *,
+    picture: str | None = None,
+    revision: str | None = None,
 ) -> str | None:
     """What the checkpoint's own template makes of one exchange, where that is nothing an adapter would feed.
 
@@ -23,11 +28,12 @@ def other_template(
         expected: The exchange of `QUESTION` (about a `PICTURE` in front of it) and `ANSWER` as the adapter feeds it,
             in all forms that are the same to it. BOS, EOS and the amount of white space do not count.
         picture: What the checkpoint calls a picture in a text; None for `PICTURE`.
+        revision: On the hub; None for the newest.
 
     Returns:
         The exchange as the checkpoint has it; None where it is among `expected`, or the checkpoint has no template.
     """
-    template = _template(checkpoint, tokenizer)
+    template = _template(checkpoint, revision, tokenizer)
     if template is None:
         return None
     known = {_plain(tokenizer, text, picture) for text in expected}
@@ -47,15 +53,15 @@ def other_template(
     return found[0] if QUESTION in found[0] else found[-1]
 
 
-def _template(checkpoint: str | Path, tokenizer: Any) -> str | None:
+def _template(checkpoint: str | Path, revision: str | None, tokenizer: Any) -> str | None:
     """The template of the processor, or that of the tokenizer."""
-    if file := file_of(checkpoint, "chat_template.jinja"):
+    if file := file_of(checkpoint, "chat_template.jinja", revision):
         try:
             return regular_bytes(file).decode()
         except (OSError, ValueError):
             return None
     for name in ("chat_template.json", "processor_config.json"):
-        if stated := json_object(file_of(checkpoint, name)).get("chat_template"):
+        if stated := json_object(file_of(checkpoint, name, revision)).get("chat_template"):
             return _chosen(stated)
     return _chosen(getattr(tokenizer, "chat_template", None))
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from mmerank.errors import ModelError, UsageError, did_you_mean
-from mmerank.files import regular_bytes
 from mmerank.imported import imported
 from mmerank.inputs.demo import MODELS
-from mmerank.models.located import LANGUAGE, check_located, is_yaml
+from mmerank.models.located import LANGUAGE, at_revision, check_located, is_yaml
 from mmerank.models.soundness import check_no_adapter_alone
+from mmerank.yaml_files import yaml_file
 
 # What no adapter's `load` takes from a YAML file, because the caller says it.
 _CALLERS = ("name", "dtype", "device", "load_in")
@@ -135,10 +135,8 @@ def yaml_keys(path: Path) -> tuple[str, dict[str, Any]]:
     Raises:
         ModelError: It cannot be read, is not YAML, or names no adapter.
     """
-    import yaml
-
     try:
-        keys = yaml.safe_load(regular_bytes(path).decode())
+        keys = yaml_file(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # what int(), float() and others raise comes through, and RecursionError
@@ -218,7 +216,7 @@ def configuration(model: str | Path, revision: str | None = None) -> dict[str, A
     """A checkpoint's config.json, local or on the hub, without loading anything else.
 
     Args:
-        model: Directory or hub id.
+        model: Directory or hub id, also `OWNER/NAME@REVISION`.
         revision: Branch, tag or commit on the hub; None for the newest.
 
     Returns:
@@ -229,6 +227,7 @@ def configuration(model: str | Path, revision: str | None = None) -> dict[str, A
             is asked for a revision.
     """
     check_located(model, revision)
+    model, revision = at_revision(model, revision)
     from transformers import PretrainedConfig
 
     check_no_adapter_alone(model)

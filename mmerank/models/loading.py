@@ -25,7 +25,7 @@ from mmerank.models.checkpoints import (
 )
 from mmerank.models.devices import chosen_device, quantised
 from mmerank.models.hooks import Point
-from mmerank.models.located import LANGUAGE, check_dtype, is_yaml
+from mmerank.models.located import LANGUAGE, at_revision, check_dtype, is_yaml
 from mmerank.models.protocol import LoadedModel, lacking
 from mmerank.models.quiet import quietly
 from mmerank.models.wrapped import unwrapped
@@ -111,9 +111,11 @@ def check_text_adapter(adapter: object) -> None:
 def _found(model: str | Path, revision: str | None) -> tuple[Any, dict[str, Any]]:
     """Adapter class of a MODEL argument, and what its `load` is given beside name, dtype and device."""
     if not is_yaml(model):
+        model, revision = at_revision(model, revision)
         check_named(GROUP, model, revision)
         kind = configuration(model, revision)["model_type"]
-        return families(GROUP).get(kind) or family_named(GROUP, FALLBACK), {"checkpoint": str(model)}
+        keys = {"checkpoint": str(model)} | ({"revision": revision} if revision else {})
+        return families(GROUP).get(kind) or family_named(GROUP, FALLBACK), keys
     path = Path(model)
     adapter, keys = yaml_keys(path)
     family = family_named(GROUP, adapter)
@@ -136,7 +138,8 @@ def load_text(
     """A loaded language model, ready to be measured.
 
     Args:
-        model: A hub id, a local directory, or a YAML file `{adapter: NAME, checkpoint: ..., tokenizer: ...}`.
+        model: A hub id, also `OWNER/NAME@REVISION`, a local directory, or a YAML file
+            `{adapter: NAME, checkpoint: ..., tokenizer: ...}`.
         dtype: `float32`, `bfloat16`, `float16` or `float64`; default: the checkpoint's own.
         device: As torch names it, or `auto` to spread the model over all devices (`device_map="auto"`);
             default: `cuda` where there is one, else `cpu`.
@@ -157,6 +160,7 @@ def load_text(
     """
     check_dtype(dtype)
     place = chosen_device(device)
+    model, revision = at_revision(model, revision)
     family, keys = _found(model, revision)
     if tokenizer is not None:
         keys["tokenizer"] = str(tokenizer)

@@ -28,6 +28,7 @@ _WITHOUT_OWNER = re.compile(
     r"(distil)?gpt2(-(medium|large|xl))?|openai-gpt|ctrl|transfo-xl-wt103|t5-(small|base|large|3b|11b)"
     r"|(distil|al|camem)?(ro)?bert(a)?-[\w.-]+|xlm-[\w.-]+|xlnet-(base|large)-cased"
 )
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _CANONICAL = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2", "openai-gpt", "bert-base-uncased")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".npz")
 
@@ -35,6 +36,31 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", "
 def is_yaml(model: str | Path) -> bool:
     """Whether a MODEL argument is a YAML file, by its name."""
     return Path(model).suffix in (".yaml", ".yml")
+
+
+def at_revision(model: str | Path, revision: str | None = None) -> tuple[str | Path, str | None]:
+    """A MODEL argument and the revision that it names behind an @.
+
+    Args:
+        model: `OWNER/NAME@REVISION`, or any other MODEL argument; a folder whose name has an @ is a folder.
+        revision: What is named apart from it.
+
+    Returns:
+        The model, and its revision; None for the newest.
+
+    Raises:
+        UsageError: There is nothing behind the @, or two revisions are named.
+
+    Example:
+        >>> at_revision("EleutherAI/pythia-160m@step1000")
+        ('EleutherAI/pythia-160m', 'step1000')
+    """
+    name, at, named = str(model).partition("@")
+    if not at or Path(model).exists() or not _HUB_ID.fullmatch(name):
+        return model, revision
+    if not named or revision:
+        raise UsageError(f"{model}: " + (f"and revision {revision!r}; name one" if named else "no revision behind @"))
+    return name, named
 
 
 def check_dtype(dtype: str | None) -> None:
@@ -125,7 +151,10 @@ def check_located(
         UsageError: The name of a model that comes with mmerank, nearly; or a word that is no name at all.
         ModelError: There is none, or it is something else; a directory is asked for a revision.
     """
+    model, revision = at_revision(model, revision)
     path, name = Path(model), str(model)
+    if name in MODELS and revision:
+        raise UsageError(f"{name}: comes with mmerank, and has no revision {revision!r}")
     if path.is_dir():
         if revision:
             raise ModelError(f"{model}: revision {revision!r} of a folder; only a model on the hub has revisions")
@@ -214,7 +243,7 @@ def check_hub_id(name: str) -> None:
         raise ModelError(f"{name}: no such file; a MODEL is a folder, a hub id, or a YAML file")
     if name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1 or name.endswith("/"):
         raise ModelError(f"{name}: no such folder{_meant(path)}")
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name, re.ASCII) or ".." in name or "--" in name:
+    if not _HUB_ID.fullmatch(name) or ".." in name or "--" in name:
         raise ModelError(f"{name}: no such folder, and no hub id, which is OWNER/NAME{_meant(path)}")
     if "/" not in name and not _WITHOUT_OWNER.fullmatch(name):
         raise ModelError(f"{name}: no such folder, and no hub id, which is OWNER/NAME{_meant(path, *_CANONICAL)}")

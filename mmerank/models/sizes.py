@@ -12,7 +12,7 @@ from typing import Any
 
 from mmerank.downloads import cached_folder
 from mmerank.inputs.demo import MODELS
-from mmerank.models.located import is_yaml
+from mmerank.models.located import at_revision, is_yaml
 from mmerank.models.stored import COPY, SHARD, files_read, json_object, stored_in
 
 # Bytes of a number, as safetensors and torch call its type.
@@ -66,23 +66,24 @@ def weights_of(model: str, revision: str | None = None, *, ask: bool = False) ->
     """The numbers that a MODEL argument's files hold, from the heads of these.
 
     Args:
-        model: Hub id, folder, YAML file, or the name of a model that comes with mmerank.
+        model: Hub id, also with @REVISION, folder, YAML file, or the name of a model that comes with mmerank.
         revision: On the hub.
         ask: Whether the hub is asked for the heads of files that are not in the cache.
 
     Returns:
         None where that cannot be known.
     """
-    path = Path(MODELS.get(model, model))
+    name, revision = at_revision(model, revision)
+    path = Path(MODELS.get(model, name))
     try:
         if is_yaml(path):
             found = _all_of(_weights_beside(path))
         else:
-            folder = path if path.is_dir() else cached_folder(model, revision)
+            folder = path if path.is_dir() else cached_folder(str(name), revision)
             found = _of_folder(folder) if folder else None
         if found and model in MODELS:
             return Weights({"float32": found.parameters})  # which `load` makes of them
-        return found or (_on_hub(model, revision) if ask and not path.exists() else None)
+        return found or (_on_hub(str(name), revision) if ask and not path.exists() else None)
     except Exception:  # of files and configurations of others: what is wrong with them is said when they are loaded
         return None
 

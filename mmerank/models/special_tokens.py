@@ -12,7 +12,12 @@ from mmerank.models.tokenizer import CONFIG
 
 
 def special_cautions(
-    tokenizer: Any, config: Mapping[str, Any], checkpoint: str | Path, *, fed: Mapping[str, int | None] | None = None
+    tokenizer: Any,
+    config: Mapping[str, Any],
+    checkpoint: str | Path,
+    revision: str | None = None,
+    *,
+    fed: Mapping[str, int | None] | None = None,
 ) -> tuple[str, ...]:
     """Where a model's configuration and its tokenizer say different things of the tokens around a text.
 
@@ -22,14 +27,15 @@ def special_cautions(
     Args:
         tokenizer: The model's.
         config: Content of config.json.
-        checkpoint: Directory or hub id.
+        checkpoint: Directory or hub id of the tokenizer.
+        revision: On the hub; None for the newest.
         fed: The ids of `bos` and `eos` that a family or a processor puts around texts whatever the tokenizer does;
             None where that decides.
 
     Returns:
         A sentence for each contradiction.
     """
-    settings = json_object(file_of(checkpoint, CONFIG))
+    settings = json_object(file_of(checkpoint, CONFIG, revision))
     around = tokenizer("a", verbose=False)["input_ids"] or [None]
     found = []
     for side, place in (("bos", 0), ("eos", -1)):

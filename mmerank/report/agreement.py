@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from mmerank.analysis.metrics.known import metric, quantity
 from mmerank.analysis.metrics.matched import MATCHED
 from mmerank.analysis.scores.entry import Scored
 from mmerank.analysis.statistics.rank_correlation import partial, spearman
+from mmerank.convention import loaded_as
 from mmerank.eranks import FINAL
 from mmerank.errors import DataError
 from mmerank.report.agreement_words import cautions, some
@@ -100,7 +102,9 @@ def scores_of(runs: Sequence[Finished], scores: Sequence[Scored]) -> dict[tuple[
     for of in scores:
         by_name.setdefault(of.model, []).append(of)
     found = {
-        (run.name, model): by_name.get(run.names.get(model, model)) or by_name.get(model) or []
+        (run.name, model): _as_loaded(
+            by_name.get(run.names.get(model, model)) or by_name.get(model) or [], loaded_as(run.source(model))
+        )
         for run in runs
         for model in run.frames
     }
@@ -111,6 +115,12 @@ def scores_of(runs: Sequence[Finished], scores: Sequence[Scored]) -> dict[tuple[
             f"{some(here)}; --name NAME=MODEL calls a model of the runs as the scores do"
         )
     return found
+
+
+def _as_loaded(scores: Sequence[Scored], loaded: str) -> list[Scored]:
+    """Of each benchmark the score of the model as it was loaded, where it was scored in several ways."""
+    ways = Counter(of.name for of in scores)
+    return [of for of in scores if ways[of.name] == 1 or of.loaded in ("", loaded)]
 
 
 def _points(
@@ -129,14 +139,15 @@ def _points(
     here = here[here["transform"].eq("none") & here["value"].notna() & here["metric"].ne("accuracy")]
     here = here[(here["point"].isin(["", FINAL]) | here["job"].ne("diff")) & ~here["metric"].isin(_BY_LAYER)]
     found: list[dict[str, Any]] = []
-    seen: set[tuple[str, str, str]] = set()
+    ways = {(run.name, model): loaded_as(run.source(model)) for run in runs for model in run.frames}
+    seen: set[tuple[str, str, str, str]] = set()
     for row in here.to_dict("records"):
         run, model, name = str(row["run"]), str(row["model"]), str(row["quantity"])
         group = json.dumps([row["job"], same[run], name, row["rows"]])
         for of in of_models[run, model]:
-            if (group, model, of.name) in seen:
+            if (group, model, ways[run, model], of.name) in seen:
                 continue  # measured twice in one way
-            seen.add((group, model, of.name))
+            seen.add((group, model, ways[run, model], of.name))
             plain = name.removeprefix(MATCHED)
             found.append(
                 {

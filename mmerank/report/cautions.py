@@ -40,6 +40,7 @@ def cautions(runs: Sequence[Finished]) -> list[str]:
     """
     called = model_names(runs)
     found = [line for run in runs for line in _of_run(run, called)]
+    found += _of_few(runs, called)
     for job in JOBS:
         some = [run for run in runs if run.job == job]
         if some:
@@ -103,10 +104,6 @@ def _of_run(run: Finished, called: dict[tuple[str, str], str]) -> Iterator[str]:
         first = next(iter(tests.values()), None)
         if first and first.exact and (least := min(1, 2 / 2**first.n)) >= _SIGNIFICANT:
             yield f"{run.name}: no change can be told from chance: {first.n} examples allow no p below {least:.2g}."
-    for n, models in _alike(run, called, {model: run.n(model) for model in run.frames}):
-        if n < ROUGH:
-            tail = "has no intervals: they need 2" if n < 2 else "is few: intervals are rough"
-            yield f"{run.name}: n = {n} example{'s' if n > 1 else ''} of {models} {tail}."
     for finished, models in _alike(run, called, {model: int(model in run.results) for model in run.frames}):
         if not finished:
             yield (
@@ -129,6 +126,19 @@ def _of_run(run: Finished, called: dict[tuple[str, str], str]) -> Iterator[str]:
         yield from _of_rows(run, model, called[run.name, model])
     if left := len({name for _, name, _ in skipped(run)}):
         yield f"{run.name}: {left} example{'s were' if left > 1 else ' was'} skipped; the reasons stand below."
+
+
+def _of_few(runs: Sequence[Finished], called: dict[tuple[str, str], str]) -> Iterator[str]:
+    """Each small number of examples once, with the runs and models that stand on it."""
+    found: dict[int, list[tuple[str, str]]] = {}
+    for run in runs:
+        for model in run.frames:
+            found.setdefault(run.n(model), []).append((run.name, called[run.name, model]))
+    for n, of in found.items():
+        if n < ROUGH:
+            tail = "has no intervals: they need 2" if n < 2 else "is few: intervals are rough"
+            where, models = (sorted({*names}) for names in zip(*of, strict=True))
+            yield f"{_listed(where)}: n = {n} example{'s' if n > 1 else ''} of {_listed(models)} {tail}."
 
 
 def _default(result: Mapping[str, Any]) -> str:

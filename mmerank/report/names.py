@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.known import quantity
+from mmerank.convention import loaded_as
 from mmerank.errors import UsageError, did_you_mean
 
 
@@ -16,19 +18,50 @@ def model_names(runs: Sequence[Finished]) -> dict[tuple[str, str], str]:
         runs: At least one.
 
     Returns:
-        By run and model: the name it was given, or else its last part where that tells it apart; and the run where
-        the model occurs twice.
+        By run and model: the name it was given, or else its last part where that tells it apart; where the model
+        occurs twice also how it was loaded or measured, as far as that differs, or else the run.
     """
     short = {model: model.rstrip("/").rsplit("/", 1)[-1] for run in runs for model in run.frames}
     last = list(short.values())
     given = {(run.name, model): name for run in runs for model, name in run.names.items()}
-    keys = [(run.job, run.data, model) for run in runs for model in run.frames]
+    alike: dict[tuple[str, str, str], list[Finished]] = {}
+    for run in runs:
+        for model in run.frames:
+            alike.setdefault((run.job, run.data, model), []).append(run)
+    apart = {
+        (run.name, key[-1]): f" ({said})"
+        for key, several in alike.items()
+        if len(several) > 1
+        for run, said in zip(several, _apart(several, key[-1]), strict=True)
+    }
     return {
         (run.name, model): given.get((run.name, model), short[model] if last.count(short[model]) == 1 else model)
-        + ("" if keys.count((run.job, run.data, model)) == 1 else f" ({run.name})")
+        + apart.get((run.name, model), "")
         for run in runs
         for model in run.frames
     }
+
+
+def _apart(runs: Sequence[Finished], model: str) -> list[str]:
+    """What tells runs of one model on one data set apart."""
+    stated = [
+        {"": loaded_as(run.source(model)), **run.convention, "limit": run.settings["data"].get("limit")}
+        for run in runs
+    ]
+    names = sorted({key for of in stated for key in of})
+    unlike = [name for name in names if len({str(of.get(name)) for of in stated}) > 1]
+    said = [", ".join(_choice(name, of.get(name)) for name in unlike) for of in stated]
+    return said if len({*said}) == len(said) else [run.name for run in runs]
+
+
+def _choice(name: str, value: Any) -> str:
+    called = name.replace("_", " ")
+    if value is None or value is False:
+        return f"no {called}"
+    if value is True:
+        return called
+    words = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return f"{called} {words}".strip()
 
 
 def nameable(runs: Sequence[Finished]) -> list[str]:

@@ -18,6 +18,7 @@ from mmerank.report.terminal.summary import listed, ordered_effects, place
 
 _ALIGNMENT = "image_text_alignment"
 _NAMED = 4  # transforms in a sentence each
+_EACH = 3  # models that are held against the best in a sentence each
 
 
 def readings(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[str]:
@@ -62,7 +63,11 @@ def _aligned(runs: Sequence[Finished], numbers: pd.DataFrame, called: dict[tuple
         best = marked[marked["mark"] == "best"].iloc[0]
         name = called[str(best["run"]), str(best["model"])]
         each = "" if best["rows"] == "all" else f", on {best['rows']} rows each"
-        for other in marked[marked["mark"] != "best"].to_dict("records"):
+        others = marked[marked["mark"] != "best"]
+        if len(others) > _EACH:
+            yield from _in_short(name, best, others, called, f"{on}{each}")
+            continue
+        for other in others.to_dict("records"):
             names = name, called[str(other["run"]), str(other["model"])]
             told = "{} is more aligned than {}" if other["mark"] == "other" else "{} and {} are not told apart"
             q = q_text(other["q"])
@@ -70,6 +75,22 @@ def _aligned(runs: Sequence[Finished], numbers: pd.DataFrame, called: dict[tuple
                 f"By the Image-Text Alignment{on}{each}, {told.format(*names)}: {_number(best)} against "
                 f"{_number(other)}, q {'' if q.startswith('<') else '= '}{q}."
             )
+
+
+def _in_short(
+    name: str, best: pd.Series, others: pd.DataFrame, called: dict[tuple[str, str], str], where: str
+) -> Iterator[str]:
+    """The best of many models, those that are not told from it, and how many are."""
+    below = others[others["mark"] == "other"]
+    tied = [called[str(of["run"]), str(of["model"])] for of in others[others["mark"] != "other"].to_dict("records")]
+    said = f"By the Image-Text Alignment{where}, {name} is the most aligned: {_number(best)}"
+    if len(below):
+        worst = below.sort_values("value").iloc[0]
+        said += (
+            f"; {len(below)} of the other {len(others)} models are less so (q < 0.05), the least of them "
+            f"{called[str(worst['run']), str(worst['model'])]}: {_number(worst)}"
+        )
+    yield said + (f"; not told from it: {', '.join(tied)}." if tied else ".")
 
 
 def _number(of: pd.Series | dict) -> str:  # type: ignore[type-arg]

@@ -30,11 +30,13 @@ def beside_table(found: Agreement) -> Printed:
     main = main if len(main) else found.points
     numbers, scores = list(dict.fromkeys(main["number"])), list(dict.fromkeys(main["score"]))[:MOST_SCORES]
     rows = []
-    for _, some in main.groupby(["data", "model"], sort=False):
+    for _, some in main.groupby(["data", "called"], sort=False):
         of_number = some.drop_duplicates("number").set_index("number").to_dict("index")
         of_score = some.drop_duplicates("score").set_index("score").to_dict("index")
         cells = [_number(of_number.get(name)) for name in numbers] + [_score(of_score.get(name)) for name in scores]
         rows.append(((some["data"].iloc[0], some["called"].iloc[0]), int(some["n"].iloc[0]), tuple(cells)))
+    order = list(dict.fromkeys(main["data"]))
+    rows.sort(key=lambda row: order.index(row[0][0]))
     in_percent = set(main.loc[main["unit"] == "percent", "score"])
     heads = (*numbers, *(f"{name} (%)" if name in in_percent else name for name in scores))
     return Printed(str(main["job"].iloc[0]), "Numbers beside scores", heads, tuple(rows))

@@ -21,6 +21,7 @@ from mmerank.report.figures.scores import score_figures
 from mmerank.report.figures.style import EXPORTED, save, styled
 from mmerank.report.folders import run_folders
 from mmerank.report.numbers import all_numbers, placed
+from mmerank.report.overview import overviews, ratios_of_many
 from mmerank.report.render.formats import csv, latex, latex_list, markdown, markdown_list
 from mmerank.report.render.html import page
 from mmerank.report.scatter import scatter_drawing
@@ -87,7 +88,8 @@ def report(
     of_scores = read_scores(scores)
     numbers = all_numbers(read)
     agreed = agreement(read, numbers, of_scores) if of_scores else None
-    scattered = [scatter_drawing(f"scatter-{i + 1}", read, numbers, of_scores, two) for i, two in enumerate(scatter)]
+    asked = scatter or ratios_of_many(read, numbers)
+    scattered = [scatter_drawing(f"scatter-{i + 1}", read, numbers, of_scores, two) for i, two in enumerate(asked)]
     folder = Path(out) if out is not None else Path(runs[0]) / "report"
     written: list[Path] = []
 
@@ -107,7 +109,7 @@ def report(
     tables = printed_tables(read, numbers)
     if agreed:
         tables.append(beside_table(agreed))
-    listed = [*lists(read).values(), *(score_tables(agreed) if agreed else [])]
+    listed = [*overviews(read, numbers).values(), *lists(read).values(), *(score_tables(agreed) if agreed else [])]
     if "csv" in wanted:
         write("numbers.csv", csv(placed(read, numbers)))
         examples = [by_example(run).assign(run=run.name, job=run.job) for run in read]

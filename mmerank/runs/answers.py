@@ -146,14 +146,14 @@ class AnswerFolder:
             ) from error
 
 
-def read_scores(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]]:
+def read_scores(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Any]]]:
     """What a folder of scores holds of each model.
 
     Args:
         path: The folder.
 
     Returns:
-        By model its settings, and the entries as from `AnswerFolder.entries`.
+        By model its settings, the entries as from `AnswerFolder.entries`, and what it was loaded from.
 
     Raises:
         RunFolderError: It is no such folder, or damaged.
@@ -166,7 +166,7 @@ def read_scores(path: Path) -> dict[str, tuple[dict[str, Any], dict[str, dict[st
     folder = AnswerFolder(path, settings)
     heads = [_parsed(regular_bytes(file).partition(b"\n")[0]) for file in sorted((path / _ANSWERS).glob("*.jsonl"))]
     sources = {str(head["model"]): head["source"] for head in heads if head.keys() >= {"model", "source"}}
-    return {model: (settings, folder.entries(model, source)) for model, source in sources.items()}
+    return {model: (settings, folder.entries(model, source), source) for model, source in sources.items()}
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

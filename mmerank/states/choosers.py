@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from mmerank.convention import KEPT_BY
+from mmerank.convention import KEPT_BY, PruneConvention
+from mmerank.digests import digest_of
 from mmerank.errors import DataError, TransformFailed, UsageError, first_line
 from mmerank.imported import imported_function
 from mmerank.states.selection import Floats, Indices
@@ -47,6 +49,22 @@ def functions_of(by: Iterable[object]) -> tuple[tuple[str, ...], dict[str, Funct
             found[name] = of
         names.append(name)
     return tuple(names), found
+
+
+def with_functions(
+    convention: PruneConvention, by: Sequence[str | Function] | None = None
+) -> tuple[PruneConvention, dict[str, Function]]:
+    """A convention that knows its functions by their sources.
+
+    Args:
+        convention: Any.
+        by: As of `mmerank.prune_study`.
+
+    Returns:
+        It, and the functions by name. Errors as of `functions_of`.
+    """
+    names, functions = functions_of(convention.by if by is None else by)
+    return replace(convention, by=names, own=tuple(map(digest_of, functions.values()))), functions
 
 
 def chosen_by(functions: Mapping[str, Function], name: str, rows: Floats, kept: int) -> Indices:

@@ -89,6 +89,41 @@ def test_lm_eval_and_lmms_eval(tmp_path: Path) -> None:
     assert math.isnan(found["org/other", "pope, pope_accuracy"].low)
 
 
+def test_results_of_earlier_versions(tmp_path: Path) -> None:
+    """lm-eval 0.3 has no filters, and lmms-eval 0.1 calls the file results.json."""
+    lm_eval = {
+        "results": {"piqa": {"acc": 0.61, "acc_stderr": 0.01, "acc_norm": 0.62, "acc_norm_stderr": 0.01}},
+        "versions": {"piqa": 0},
+        "config": {"model": "hf-causal", "model_args": "pretrained=org/small,revision=step1"},
+    }
+    lmms_eval = {
+        "results": {"mme": {"mme_perception_score,none": 1500.5, "alias": "mme"}},
+        "config": {"model": "llava", "model_args": "pretrained=org/llava"},
+    }
+    written(tmp_path / "a" / "results_1.json", lm_eval)
+    written(tmp_path / "b" / "results.json", lmms_eval)
+    found = read_scores([tmp_path])
+    assert {(of.model, of.name): of.value for of in found} == {
+        ("org/small", "piqa, acc"): 0.61,
+        ("org/small", "piqa, acc_norm"): 0.62,
+        ("org/llava", "mme, mme_perception_score"): 1500.5,
+    }
+    assert found[0].high - found[0].value == pytest.approx(1.96 * 0.01, rel=1e-4)
+
+
+def test_tables_of_spreadsheets(tmp_path: Path) -> None:
+    """With a byte order mark and semicolons, row numbers of pandas under no name, and rows that end early."""
+    file = tmp_path / "own.csv"
+    for content in (
+        "\ufeffmodel;benchmark;value;n\na;POPE;85.9;900\n",
+        ",model,benchmark,value,n\n0,a,POPE,85.9,900\n",
+        "model,POPE,n\na,85.9,900\n\n",
+        "model,benchmark,value,n,unit\na,POPE,85.9,900\n",
+    ):
+        (of,) = read_scores([written(file, content)])
+        assert (of.model, of.name, of.value, of.n) == ("a", "POPE", 85.9, 900)
+
+
 def test_groups_stand_for_their_tasks(tmp_path: Path) -> None:
     """As lm-eval has mmmu_val, whose number is made of those of its tasks; a group without one leaves them."""
     content = {
@@ -161,6 +196,12 @@ def test_vlmevalkit(tmp_path: Path) -> None:
         ("model,POPE,MMBench\na,86,n/a\n", r"row 2, MMBench: value 'n/a' is no number"),
         ("model,benchmark,value,parameters\na,POPE,86,big\n", r"parameters 'big', expected a number, as 7B"),
         ("model\na\n", r"models without a benchmark"),
+        ("model,POPE,pope\na,86,87\n", r"two columns are called POPE"),
+        ("model,POPE\na,86,900\n", r"no table"),
+        ("model,POPE,MMBench,n\na,86,60,900\n", r"n stands beside several benchmarks"),
+        ("model;POPE\na;85,9\n", r"value '85,9' is no number; write a point"),
+        ("model,benchmark,value,n\na,POPE,86,-5\n", r"n is -5, expected a number of questions"),
+        ("model,benchmark,value,low,high\na,POPE,86,87,90\n", r"86 is not within its interval, 87 to 90"),
     ],
 )  # fmt: skip
 def test_bad_tables(tmp_path: Path, content: str, said: str) -> None:
@@ -176,6 +217,7 @@ def test_bad_tables(tmp_path: Path, content: str, said: str) -> None:
         ("a.yaml", "a: {POPE: true}", "value"),
         ("a.yaml", "3", "expected a list"),
         ("a.yaml", "a: [", "not valid YAML"),
+        ("a.yaml", "a: {POPE: 1}\na: {POPE: 2}\n", r"not valid YAML \(line 2: 'a' stands there twice"),
         ("a.json", "{", "not valid JSON"),
         ("a.json", [{"model": "a", "benchmark": "b", "score": 1}], "'score' is not understood; known: model"),
         ("a.json", {"results": {"t": {"alias": "t"}}, "model_name": "m"}, "no number in its results"),

@@ -10,6 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from mmerank.__main__ import main
+from mmerank.commands.app import app
+from mmerank.commands.config import keys_of, write_config
 from mmerank.commands.groups import Loading, with_groups
 from mmerank.errors import UsageError
 
@@ -115,3 +117,39 @@ def test_a_run_leaves_the_file_that_gives_it_again(tmp_path: Path, capsys: pytes
     run("perturb", "--config", str(left), "--json", str(tmp_path / "second.json"))
     first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second"))
     assert first == second
+    # A report leaves its own beside it, and not in the place of the run's.
+    run("report", str(tmp_path / "run"), "--csv", "--name", "ours=demo-llava", "--out", str(tmp_path / "report"))
+    again = tmp_path / "report" / "command.yaml"
+    assert yaml.safe_load(again.read_text()) == {
+        "command": "report",
+        "runs": [str(tmp_path / "run")],
+        "name": ["ours=demo-llava"],
+        "csv": True,
+    }
+    run("report", "--config", str(again), "--out", str(tmp_path / "run"))
+    assert (tmp_path / "run" / "numbers.csv").read_bytes() == (tmp_path / "report" / "numbers.csv").read_bytes()
+    assert yaml.safe_load(left.read_text())["command"] == "perturb"
+
+
+WORDS = [
+    *("no", "on", "null", "~", "0123456", "1.10", "1e-5", "1.0e-05", "2024-01-01", "12:00:00", "a: b", "#x", ""),
+    *(" lead", "{a: 1}", "*a", "<<", ".inf", "0x10", "two\nlines", "\u4e2d \u00fc"),
+]
+
+
+@pytest.mark.parametrize("name", ["align", "perturb", "diff", "encode", "generate", "prune-study", "score", "report"])
+def test_words_and_numbers_come_back_as_they_were(name: str, tmp_path: Path) -> None:
+    """Every option of a command as a word or number that YAML would read as something else."""
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    for i, word in enumerate(WORDS):
+        given = []
+        for key, parameter in keys_of(command).items():
+            kind = parameter.type_descriptor.annotation
+            value = {float: "0.30000000000000004", int: "7"}.get(kind, word)
+            if parameter.param_type_name == "option" and kind in (str, float, int) and key not in ("out", "json"):
+                given += [f"--{key}={value}"] * (1 + bool(parameter.multiple))
+        context = command.make_context(name, [*given, "--", *WORDS[i : i + 1]])
+        (tmp_path / name).mkdir(exist_ok=True)
+        write_config(context, tmp_path / name)
+        again = command.make_context(name, ["--config", str(tmp_path / name / "command.yaml")])
+        assert {**again.params, "config": None} == {**context.params, "config": None}

@@ -29,6 +29,7 @@ class ScoreResult:
         categories: `acc` by category, where the benchmark has several.
         convention: How questions were asked.
         name: What tables call the model; empty for its name.
+        loaded: Its dtype, and how it was quantised.
     """
 
     model: str
@@ -40,6 +41,7 @@ class ScoreResult:
     categories: Mapping[str, Share] = field(default_factory=dict)
     convention: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+    loaded: str = ""
 
     @classmethod
     def of(
@@ -50,6 +52,7 @@ class ScoreResult:
         data: str,
         skipped: Sequence[Skipped],
         convention: Mapping[str, Any],
+        loaded: str = "",
     ) -> Self:
         """The result of answers to a benchmark's questions.
 
@@ -59,6 +62,7 @@ class ScoreResult:
             data: The DATA argument.
             skipped: What was not asked.
             convention: How they were asked.
+            loaded: See above.
 
         Returns:
             Shares with intervals over pictures.
@@ -75,6 +79,7 @@ class ScoreResult:
             chance=chance(answers),
             categories={name: share(of) for name, of in sorted(by_category.items())} if len(by_category) > 1 else {},
             convention=convention,
+            loaded=loaded,
         )
 
     @property
@@ -112,6 +117,7 @@ class ScoreResult:
         return {
             "model": self.model,
             **({"name": self.name} if self.name else {}),
+            **({"loaded": self.loaded} if self.loaded else {}),
             "data": self.data,
             "benchmark": self.benchmark,
             "unit": "fraction" if self.answers else "",
@@ -134,7 +140,7 @@ def score_rows(result: Mapping[str, Any], *, every: bool = False) -> list[dict[s
             are there.
 
     Returns:
-        `model`, `benchmark`, `metric`, `value`, `n`, `unit`, `low`, `high`, `chance`.
+        `model`, `benchmark`, `metric`, `value`, `n`, `unit`, `low`, `high`, `chance`, `loaded`.
     """
     numbers = result["numbers"].items()
     return [
@@ -148,6 +154,7 @@ def score_rows(result: Mapping[str, Any], *, every: bool = False) -> list[dict[s
             "low": of["low"],
             "high": of["high"],
             "chance": result["chance"],
+            "loaded": result.get("loaded", ""),
         }
         for i, (metric, of) in enumerate(numbers)
         if every or not result["unit"] or i == 0 or metric == YES_NO[0]

@@ -31,6 +31,7 @@ class Scored:
         high: Upper limit.
         parameters: Of the model; NaN where the file does not say.
         where: File and row, for messages.
+        loaded: Dtype of the model and how it was quantised, where one model is scored in several ways; else empty.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Scored:
     low: float = math.nan
     high: float = math.nan
     parameters: float = math.nan
+    loaded: str = ""
 
     @property
     def name(self) -> str:
@@ -55,7 +57,7 @@ def read_row(row: dict[str, Any], where: str, unit: str = "") -> Scored:
 
     Args:
         row: Values by column: `model`, `benchmark`, `value`, and where there are some `metric`, `unit`, `n`, `low`,
-            `high` and `parameters`.
+            `high`, `parameters` and `loaded`.
         where: File and row, for messages.
         unit: Of rows that state none.
 
@@ -81,7 +83,13 @@ def read_row(row: dict[str, Any], where: str, unit: str = "") -> Scored:
         low=_optional(row, "low", where),
         high=_optional(row, "high", where),
         parameters=_parameters(row.get("parameters"), where),
+        loaded=str(row.get("loaded") or "").strip(),
     )
+    counted = _optional(row, "n", where, 0.0)
+    if counted < 0 or counted != found.n:
+        raise DataError(f"{where}: n is {counted:g}, expected a number of questions")
+    if found.low > value or found.high < value:
+        raise DataError(f"{where}: {value:g} is not within its interval, {found.low:g} to {found.high:g}")
     most = _MOST.get(found.unit, math.inf)
     if found.unit in _MOST and not 0 <= value <= most:
         raise DataError(f"{where}: {value:g} is no {found.unit}, which is 0 to {most:g}")
@@ -109,7 +117,8 @@ def number(value: Any, where: str, name: str) -> tuple[float, str]:
     except ValueError:
         found = math.nan
         if text and text.lower() not in ("nan", "none", "null"):
-            raise DataError(f"{where}: {name} {text!r:.40} is no number") from None
+            point = "; write a point, as 85.9" if re.fullmatch(r"-?\d+,\d+%?", text) else ""
+            raise DataError(f"{where}: {name} {text!r:.40} is no number{point}") from None
     if isinstance(value, bool) or not math.isfinite(found):
         raise DataError(f"{where}: {name} is {text or 'missing'}, expected a number; leave the row out")
     return found, "percent" if percent else ""

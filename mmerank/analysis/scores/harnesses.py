@@ -18,6 +18,7 @@ from mmerank.errors import DataError
 
 # How files of VLMEvalKit end: MODEL_DATASET_acc.csv, behind the data set also the name of a judge.
 VLMEVALKIT = re.compile(r"(.+?)_(acc|score)\.(csv|json|xlsx)")
+_BESIDE = ("sample_len", "alias", "samples")  # of a task, and no metrics of it
 _DEPTH = 8  # of groups within groups
 _PRETRAINED = re.compile(r"(?:^|,)(?:peft|pretrained|model|model_name|path)=([^,]+)")
 _LABELS = ("split", "category", "task&skill", "task", "domain", "type", "index")
@@ -65,19 +66,23 @@ def metrics_in(content: Mapping[str, Any]) -> Iterator[Metric]:
         return sum(count(child, depth + 1) for child in groups.get(task) or ()) if depth < _DEPTH else 0
 
     for task, numbers in results.items():
+        filtered = isinstance(numbers, dict) and any("," in key for key in numbers)
         for key, value in numbers.items() if isinstance(numbers, dict) else ():
             metric, comma, way = key.partition(",")
-            if not comma or metric.endswith("_stderr") or not _is_number(value):
+            # Before lm-eval 0.4 there were no filters, and nothing but numbers beside.
+            if bool(comma) != filtered or metric.endswith("_stderr") or metric in _BESIDE or not _is_number(value):
                 continue
-            error = numbers.get(f"{metric}_stderr,{way}")
+            error = numbers.get(f"{metric}_stderr{comma}{way}")
             # Where all answers are alike, no spread says how sure that is.
             half = 1.959964 * error if _is_number(error) and error > 0 else math.nan
-            name = metric if way == "none" else f"{metric},{way}"
+            name = metric if way in ("none", "") else f"{metric},{way}"
             yield Metric(str(task), task in grouped, name, float(value), half, count(task))
 
 
 def _has_numbers(numbers: Any) -> bool:
-    return isinstance(numbers, dict) and any("," in key and _is_number(value) for key, value in numbers.items())
+    return isinstance(numbers, dict) and any(
+        key not in _BESIDE and _is_number(value) for key, value in numbers.items()
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NEEDED = ("model", "benchmark", "value")
-_BESIDE = ("metric", "unit", "n", "low", "high", "chance", "parameters")
+_BESIDE = ("metric", "unit", "n", "low", "high", "chance", "parameters", "loaded")
 
 
 def frame_of(path: Path, content: bytes) -> pd.DataFrame:
@@ -32,19 +32,34 @@ def frame_of(path: Path, content: bytes) -> pd.DataFrame:
     """
     import pandas as pd
 
-    how: dict[str, Any] = {"dtype": str, "keep_default_na": False}
+    # Names are a row like others: pandas would number those that are there twice, and take a column that has none, of
+    # rows that are longer, for labels.
+    how: dict[str, Any] = {"dtype": str, "keep_default_na": False, "header": None}
     try:
         if path.suffix.lower() == ".xlsx":
             frame: pd.DataFrame = pd.read_excel(io.BytesIO(content), engine="openpyxl", **how)
         else:
-            tabs = "\t" if path.suffix.lower() == ".tsv" else ","
-            frame = pd.read_csv(io.StringIO(content.decode("utf-8-sig")), sep=tabs, **how)
+            text = content.decode("utf-8-sig")
+            frame = pd.read_csv(io.StringIO(text), sep=_separator(path, text), **how)
     except ImportError:
         raise DataError(f"{path}: reading it needs openpyxl, which is not installed; save it as CSV") from None
     except Exception as error:  # pandas has errors of its own
         raise DataError(f"{path}: no table ({first_line(error)})") from None
-    frame.columns = [str(name).strip() for name in frame.columns]
-    return frame
+    names = [str(name).strip() for name in frame.iloc[0]]
+    known = [name.casefold() for name in names if name]
+    if twice := next((name for name in names if known.count(name.casefold()) > 1), None):
+        raise DataError(f"{path}: two columns are called {twice}; leave one")
+    frame = frame.iloc[1:].reset_index(drop=True).fillna("")
+    frame.columns = names
+    return frame.loc[:, [bool(name) for name in names]]  # pandas writes row numbers under no name
+
+
+def _separator(path: Path, text: str) -> str:
+    """Tabs, or commas; semicolons where the names of columns have these alone, as some spreadsheets write them."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    first = text.lstrip().partition("\n")[0]
+    return ";" if ";" in first and "," not in first else ","
 
 
 def of_table(path: Path, content: bytes) -> Iterator[Scored]:
@@ -80,15 +95,17 @@ def of_table(path: Path, content: bytes) -> Iterator[Scored]:
 
 
 def _wide(path: Path, rows: list[Any], lower: dict[str, str]) -> Iterator[Scored]:
-    benchmarks = [name for key, name in lower.items() if key != "model" and key not in ("parameters", "unit")]
+    benchmarks = [name for key, name in lower.items() if key not in ("model", "parameters", "unit", "n")]
     if not benchmarks:
         raise DataError(f"{path}: models without a benchmark; expected a column for each")
+    if "n" in lower and len(benchmarks) > 1:
+        raise DataError(f"{path}: n stands beside several benchmarks; write model, benchmark, value, n")
     for i, row in enumerate(rows):
         for benchmark in benchmarks:
             if str(row[benchmark]).strip():
                 where = f"{path} row {i + 2}, {benchmark}"
                 shared: dict[str, Any] = {
-                    key: row[lower[key]] for key in ("model", "parameters", "unit") if key in lower
+                    key: row[lower[key]] for key in ("model", "parameters", "unit", "n") if key in lower
                 }
                 yield read_row({**shared, "benchmark": benchmark, "value": row[benchmark]}, where)
 

@@ -13,12 +13,14 @@ from mmerank.analysis.scores.harnesses import is_vlmevalkit, of_harness, of_vlme
 from mmerank.analysis.scores.own import of_content, of_table
 from mmerank.errors import DataError, first_line
 from mmerank.files import regular_bytes
+from mmerank.yaml_files import yaml_value
 
 # What is looked for in a folder: `mmerank score`, lm-eval, lmms-eval, VLMEvalKit.
 _IN_FOLDERS = (
     "**/scores.csv",
     "**/results_*.json",
     "**/*_results.json",
+    "**/results.json",  # as lmms-eval wrote it before 0.2
     "**/*_acc.csv",
     "**/*_score.csv",
     "**/*_score.json",
@@ -92,17 +94,15 @@ def _parsed(path: Path, content: bytes) -> Any:
     try:
         if path.suffix.lower() == ".json":
             return json.loads(content)
-        import yaml
-
-        return yaml.safe_load(content.decode())
+        return yaml_value(content)
     except Exception as error:  # of YAML, what int(), float() and others raise comes through, and RecursionError
         raise DataError(f"{path}: not valid {path.suffix[1:].upper()} ({first_line(error)})") from None
 
 
 def _check_once(found: list[Scored]) -> None:
-    first: dict[tuple[str, str], Scored] = {}
+    first: dict[tuple[str, str, str], Scored] = {}
     for of in found:
-        other = first.setdefault((of.model, of.name), of)
+        other = first.setdefault((of.model, of.name, of.loaded), of)
         if other is not of:
             raise DataError(
                 f"{of.where}: {of.model} on {of.name} stands already in {other.where} ({other.value:g} there, "

@@ -219,14 +219,21 @@ def choice_runs(
         return adapter.sequence(Example(question.id, question.image, question.instruction, answer), "pair", form)
 
     without = sequence("")
-    runs: dict[Any, int] = {}
-    kept: list[TokenSequence] = []
-    scored = []
-    for choice in question.choices:
-        whole = sequence(choice)
+    wholes = [sequence(choice) for choice in question.choices]
+    found = []
+    for choice, whole in zip(question.choices, wholes, strict=True):
         own = answer_places(whole, without)
         if not own or own[-1] - own[0] >= len(own) or own[0] == 0:
             return Skipped(question.id, f"the tokens of its choice {choice!r:.60} are not told from the question's")
+        found.append(own)
+    # A space before the answer may be a token by itself before one choice, and a part of the first token of another:
+    # all are predicted from the same prefix.
+    first = min(own[0] for own in found)
+    runs: dict[Any, int] = {}
+    kept: list[TokenSequence] = []
+    scored = []
+    for whole, places in zip(wholes, found, strict=True):
+        own = list(range(first, places[-1] + 1))
         read = whole.at(range(own[-1]))
         known = (read.ids, repr(read.extra), repr(read.beside))
         if known not in runs:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mmerank.errors import UsageError
-from mmerank.files import regular_bytes
+from mmerank.errors import UsageError, first_line
 from mmerank.report.paper import tables as paper
+from mmerank.yaml_files import yaml_file
 
 OPT_1_3B = "OPT-1.3B"
 MULTIMODAL = "multimodal"
@@ -241,11 +239,11 @@ def _mapping(path: Path, what: str) -> dict[str, str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(regular_bytes(path).decode())
+        content = yaml_file(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # what int(), float() and others raise comes through, and RecursionError
+        raise UsageError(f"{path}: cannot be read as YAML ({first_line(error)})") from None
     if not isinstance(content, dict) or not content:
         raise UsageError(f"{path}: expected a mapping, as in `125M: facebook/opt-125m`")
     return content

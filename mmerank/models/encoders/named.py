@@ -25,7 +25,7 @@ def check_encoder_named(model: str, *, ask_hub: bool = True) -> None:
     """
     for front in (OPEN_CLIP, TIMM):
         if model.startswith(front):
-            _check_words(model, model.removeprefix(front), front)
+            _check_words(model, model.removeprefix(front), front, front)
             return
     folder = Path(model)
     if folder.is_dir() and not (folder / "config.json").is_file() and (folder / "open_clip_config.json").is_file():
@@ -33,15 +33,27 @@ def check_encoder_named(model: str, *, ask_hub: bool = True) -> None:
     check_located(model, ask_hub=ask_hub)
 
 
-def _check_words(model: str, words: str, front: str) -> None:
+def check_clip(name: str) -> None:
+    """Refuse what --clip says where it can be no dual encoder of open_clip.
+
+    Args:
+        name: `MODEL:PRETRAINED`, or what open_clip reads whole.
+
+    Raises:
+        UsageError: A word is missing.
+    """
+    _check_words(f"--clip {name}", name, OPEN_CLIP, "")
+
+
+def _check_words(model: str, words: str, library: str, front: str) -> None:
     scheme = next((scheme for scheme in WHOLE if words.startswith(scheme)), "")
     name, _, weights = words.removeprefix(scheme).partition(":")
     if not name:
-        raise UsageError(f"{model}: names no model; as in {front}{_EXAMPLES[front]}")
+        raise UsageError(f"{model}: names no model; as in {front}{_EXAMPLES[library]}")
     if scheme == "local-dir:" and not Path(words.removeprefix(scheme)).is_dir():
         raise UsageError(f"{model}: no such folder, {words.removeprefix(scheme)}")
-    if front == OPEN_CLIP and not scheme and not weights:
-        raise UsageError(f"{model}: names no weights; as in {front}{_EXAMPLES[front]}, or {front}{name}:FILE")
+    if library == OPEN_CLIP and not scheme and not weights:
+        raise UsageError(f"{model}: names no weights; as in {front}{_EXAMPLES[library]}, or {front}{name}:FILE")
 
 
 def names_encoder(model: str) -> bool:

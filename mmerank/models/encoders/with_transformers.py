@@ -15,6 +15,7 @@ from mmerank.errors import DataError, ModelError, first_line
 from mmerank.models.checkpoints import configuration
 from mmerank.models.encoders.checks import TEXT, check_features, picture
 from mmerank.models.encoders.encoder import Features, ReadText, Side
+from mmerank.models.located import at_revision
 from mmerank.models.plausible import check_built
 from mmerank.models.soundness import check_files, check_loaded
 from mmerank.models.source import source_of
@@ -62,7 +63,7 @@ class DualEncoder:
         """Load a hub id or a local directory.
 
         Args:
-            model: Hub id or directory.
+            model: Hub id, `OWNER/NAME@REVISION`, or directory.
             dtype: A torch dtype by name; None for the checkpoint's own.
             device: A torch device.
 
@@ -74,22 +75,27 @@ class DualEncoder:
                 is no dual encoder that is understood.
         """
         auto, config = _class_of(model)
-        check_files(model)
-        check_built(lambda: auto._from_config(copy.deepcopy(config)), configuration(model), model)
+        name, (checkpoint, revision) = model, at_revision(model)
+        check_files(checkpoint, revision)
+        content = configuration(checkpoint, revision)
+        check_built(lambda: auto._from_config(copy.deepcopy(config)), content, checkpoint, revision)
+        where = {"revision": revision or "main"}
         try:
             loaded, report = auto.from_pretrained(
-                model,
+                checkpoint,
                 dtype=dtype or "auto",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
+                **where,
             )
-            image_processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=False)
+            image_processor = AutoImageProcessor.from_pretrained(checkpoint, trust_remote_code=False, **where)
         except Exception as error:  # each of the libraries below has errors of its own
             raise ModelError(f"{model}: cannot be loaded ({first_line(error)})") from error
-        ignored = check_loaded(loaded, report, model)
-        words = load_tokenizer(model, around=False)  # as transformers' own pipeline feeds it
-        source = source_of("transformers", loaded, model, ignored=ignored, said=stated(model, words))
-        return cls(loaded.to(device).eval(), image_processor, words.tokenizer, name=model, source=source)
+        ignored = check_loaded(loaded, report, checkpoint, revision)
+        words = load_tokenizer(checkpoint, revision, around=False)  # as transformers' own pipeline feeds it
+        said = stated(name, words)
+        source = source_of("transformers", loaded, checkpoint, ignored=ignored, said=said, revision=revision)
+        return cls(loaded.to(device).eval(), image_processor, words.tokenizer, name=name, source=source)
 
     def pixels(self, picture: Image.Image) -> dict[str, Tensor]:
         """What the checkpoint's own image processor makes of a picture.
@@ -203,7 +209,8 @@ def _class_of(model: str) -> tuple[Any, Any]:
 
     model_type = configuration(model)["model_type"]
     try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        checkpoint, revision = at_revision(model)
+        config = AutoConfig.from_pretrained(checkpoint, revision=revision or "main", trust_remote_code=False)
         family = AutoModel._model_mapping[type(config)]
     except Exception as error:
         raise ModelError(

@@ -33,6 +33,7 @@ from mmerank.report.names import data_names, model_names
 
 # Smaller eigenvalues are rounding.
 _LEAST = 1e-9
+_FLOWS = 6  # of more models the figures that have them side by side say the same
 
 
 def drawings(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[Drawing]:
@@ -110,7 +111,7 @@ def _of_pairs(
         told = {key: f"{called_so}, {k} rows each" for key, called_so in data.items()}
         of_rows = f"{caption}, each on {k} rows drawn at random."
         yield by_model(name, of_rows, drawn, STAGES, within, told, label="eRank")
-    for i, (run, model) in enumerate(once):
+    for i, (run, model) in enumerate(once if len(once) <= _FLOWS else ()):
         title = f"{within[run.name, model]} on {data[run.data]}"
         rows = base[(base["run"] == run.name) & (base["model"] == model)]
         which = "" if run.match_tokens is None else ", of all rows"

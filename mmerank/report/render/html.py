@@ -30,6 +30,7 @@ from mmerank.report.how_to import how_to_report
 from mmerank.report.maps import maps
 from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import skipped
+from mmerank.report.overview import overviews
 from mmerank.report.printed import Listed, Printed
 from mmerank.report.readings import readings
 from mmerank.report.reopened import find_examples
@@ -86,6 +87,7 @@ def page(
             mapped=[view for view in views if view["maps"]],
             tables=[_headlines_first(table) for table in printed_tables(runs, numbers)],
             lists=lists(runs),
+            overviews=overviews(runs, numbers),
             drawings=[_drawn(drawing) for drawing in drawings],
             beside=beside_table(agreed) if agreed else None,
             scores=score_tables(agreed) if agreed else [],

@@ -153,7 +153,8 @@ def _ahead_lines(ahead: Any) -> Iterator[str]:
     if largest is not None:
         yield f"largest model: {largest.model}, {_size(largest.memory)} (weights, and 2 GB beside them on a GPU)"
     yield from (f"will be skipped: {of.model}: {of.too_large}" for of in ahead.models if of.too_large)
-    yield from (f"will fail: {of.data}: {of.problem}" for of in ahead.data if of.problem)
+    for problem, count in Counter(of.problem for of in left if of.problem).items():
+        yield f"will fail, {count} cell{'s' * (count > 1)}: {problem}"
     yield from (f"too little disk: {said}" for said in ahead.full)
 
 
