@@ -19,12 +19,28 @@ _LEAST = 1e-7  # eigenvalues that are not rounding
 _FAINT: dict[str, Any] = {"alpha": 0.4, "linewidth": 0.8, "marker": "none"}
 _SIZE = (3.8, 2.6)
 # Left, bottom, width and height; found by no layout engine, which would take longer than the model.
-_PLACE = (0.22, 0.18, 0.76, 0.72)
+_PLACE = (0.22, 0.18, 0.76, 0.8)
+# Of that height a line of the legend, and entries beside each other; those of spectra are long.
+_LINE, _ACROSS, _ACROSS_SPECTRA = 0.07, 3, 2
 
 
-def _axes() -> tuple[Figure, Axes]:
+def _axes(entries: int, across: int) -> tuple[Figure, Axes]:
     figure = Figure(figsize=_SIZE)
-    return figure, figure.add_axes(_PLACE)
+    left, bottom, width, height = _PLACE
+    return figure, figure.add_axes((left, bottom, width, height - _LINE * (-(-entries // across) + 0.2)))
+
+
+def _legend(axes: Axes, across: int) -> None:
+    axes.legend(
+        frameon=False,
+        fontsize=8,
+        ncols=across,
+        loc="lower center",
+        bbox_to_anchor=(0.42, 0.98),
+        borderaxespad=0,
+        columnspacing=1,
+        labelspacing=0.3,
+    )
 
 
 def spectra_of_one(spectra: Curves, before: Curves | None = None) -> Figure | None:
@@ -46,7 +62,7 @@ def spectra_of_one(spectra: Curves, before: Curves | None = None) -> Figure | No
             looks = look(i) | {"marker": "none"} | style
             axes.plot(np.arange(1, len(shown) + 1), shown, label=None if style else label, **looks)
 
-    figure, axes = _axes()
+    figure, axes = _axes(len(spectra), _ACROSS_SPECTRA)
     draw(axes, before or {}, **_FAINT)
     draw(axes, spectra)
     log_axes(axes, "both")
@@ -54,7 +70,7 @@ def spectra_of_one(spectra: Curves, before: Curves | None = None) -> Figure | No
         axis.set_minor_locator(NullLocator())
     axes.set(xlabel="rank of the eigenvalue", ylabel="eigenvalue")
     bare(axes)
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    _legend(axes, _ACROSS_SPECTRA)
     return figure
 
 
@@ -77,7 +93,7 @@ def layers_of_one(points: Sequence[str], curves: Curves, before: Curves | None =
         for i, (label, values) in enumerate(of.items()):
             axes.plot(values, label=None if style else label, **look(i) | style)
 
-    figure, axes = _axes()
+    figure, axes = _axes(len(curves), _ACROSS)
     draw(axes, before or {}, **_FAINT)
     draw(axes, curves)
     step = -(-len(points) // 8)
@@ -85,5 +101,5 @@ def layers_of_one(points: Sequence[str], curves: Curves, before: Curves | None =
     axes.set_xticks(shown, [points[i].removeprefix(LAYER) for i in shown])
     axes.set(xlabel=f"layer of the {of}", ylabel="eRank", ylim=(0, None))
     bare(axes)
-    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1))
+    _legend(axes, _ACROSS)
     return figure

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -142,6 +143,7 @@ def _headlines_first(table: Printed) -> Printed:
     return replace(table, heads=tuple(table.heads[i] for i in order), rows=rows)
 
 
+@cache
 def environment() -> Environment:
     """Where the templates of pages are, which escape what they are given."""
     made = Environment(
