@@ -10,7 +10,6 @@ import pandas as pd
 
 from mmerank.analysis.finished import Finished, read_runs
 from mmerank.analysis.metrics.diff_erank import TWIN
-from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.analysis.row_map import row_maps
 from mmerank.convention import Convention
@@ -21,9 +20,8 @@ from mmerank.report.examples import by_example, id_shown, text_of
 from mmerank.report.explored import Alone, Side, alone_html, explored_html, message_html, picture_html
 from mmerank.report.folders import run_folders
 from mmerank.report.maps import maps_of
-from mmerank.report.render.html import head_of, shown_value
+from mmerank.report.render.html import head_of, label_of, shown_value
 from mmerank.report.reopened import find_examples
-from mmerank.runs.jobs import CHANGE
 from mmerank.runs.parts import parts_by_example, records_in
 from mmerank.runs.record import Record
 
@@ -125,15 +123,11 @@ class Browsed:
         name = self._called(model) + ("" if transform == "none" else f", {transform}")
         return Alone(
             name,
-            [(_label(str(of)), shown_value(str(of), float(value))) for of, value in numbers.items()],
+            [(label_of(str(of)), shown_value(str(of), float(value))) for of, value in numbers.items()],
             [of for of in own if of.transform == transform],
             [of for of in own if of.transform == "none"] if transform != "none" else [],
             next((of.written for of in own if of.written), ""),
         )
-
-
-def _label(name: str) -> str:
-    return head_of(name) if name == CHANGE else quantity(name).label
 
 
 def _picture(example: Example | None) -> str:
