@@ -6,7 +6,7 @@ import base64
 import io
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -19,6 +19,7 @@ from PIL import Image
 from mmerank.analysis.metrics.alignment import ALIGNMENT, DECIMALS, LABELS
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.metrics.layers import ROWS, layer_names
+from mmerank.analysis.metrics.vision_layers import ALL
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.analysis.sample import Floats
 from mmerank.eranks import ERANKS, by_label, update_at
@@ -112,12 +113,16 @@ def _spectra(result: AlignmentResult) -> dict[str, Floats]:
 
 
 def _layers(result: AlignmentResult) -> tuple[list[str], dict[str, Floats]]:
-    """Layers of the LLM, and the eRank of all rows of the pair there, of the image's and of the text's."""
-    layers = result.layers or []
-    curves = {
-        f"{name} rows": np.array([np.nan if at.get(name) is None else at[name] for at in layers]) for name in ROWS
-    }
-    return [str(at["point"]) for at in layers], curves
+    """Layers of vision encoder and LLM, and curves of the picture's rows there, and of the pair's here, by role."""
+    encoder, llm = result.vision_layers or [], result.layers or []
+    curves = {f"{name} rows": _curve([*[{}] * len(encoder), *llm], name) for name in ROWS}
+    if encoder:
+        curves["vision encoder"] = _curve([*encoder, *[{}] * len(llm)], ALL)
+    return [str(at["point"]) for at in (*encoder, *llm)], curves
+
+
+def _curve(layers: Sequence[Mapping[str, Any]], name: str) -> Floats:
+    return np.array([np.nan if at.get(name) is None else at[name] for at in layers])
 
 
 @dataclass(frozen=True)

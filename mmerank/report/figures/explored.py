@@ -12,7 +12,8 @@ from matplotlib.ticker import NullLocator
 
 from mmerank.analysis.metrics.layers import LAYER
 from mmerank.analysis.sample import Floats
-from mmerank.report.figures.style import bare, log_axes, look
+from mmerank.eranks import vision_layer
+from mmerank.report.figures.style import INK, bare, log_axes, look
 
 Curves = Mapping[str, Floats]
 _LEAST = 1e-7  # eigenvalues that are not rounding
@@ -21,7 +22,7 @@ _SIZE = (3.8, 2.6)
 # Left, bottom, width and height; found by no layout engine, which would take longer than the model.
 _PLACE = (0.22, 0.18, 0.76, 0.8)
 # Of that height a line of the legend, and entries beside each other; those of spectra are long.
-_LINE, _ACROSS, _ACROSS_SPECTRA = 0.07, 3, 2
+_LINE, _ACROSS, _ACROSS_SPECTRA = 0.07, 4, 2
 
 
 def _axes(entries: int, across: int) -> tuple[Figure, Axes]:
@@ -81,7 +82,7 @@ def layers_of_one(points: Sequence[str], curves: Curves, before: Curves | None =
         points: The layers.
         curves: An eRank for each, NaN where there is none, by what they are called.
         before: The same, drawn faintly.
-        of: What the layers are of.
+        of: What the layers are of, but for those of a vision encoder, which stand before them.
 
     Returns:
         The figure; None where there are no layers.
@@ -98,8 +99,12 @@ def layers_of_one(points: Sequence[str], curves: Curves, before: Curves | None =
     draw(axes, curves)
     step = -(-len(points) // 8)
     shown = sorted({*range(0, len(points), step), len(points) - 1} - {len(points) - 2 if step > 1 else -1})
-    axes.set_xticks(shown, [points[i].removeprefix(LAYER) for i in shown])
-    axes.set(xlabel=f"layer of the {of}", ylabel="eRank", ylim=(0, None))
+    names = [f"v{number}" if (number := vision_layer(at)) else at.removeprefix(LAYER) for at in points]
+    axes.set_xticks(shown, [names[i] for i in shown])
+    if within := sum(map(bool, map(vision_layer, points))):
+        axes.axvline(within - 0.5, color=INK, linewidth=0.6, alpha=0.5)
+    told = " (v: of its vision encoder)" if within else ""
+    axes.set(xlabel=f"layer of the {of}{told}", ylabel="eRank", ylim=(0, None))
     bare(axes)
     _legend(axes, _ACROSS)
     return figure

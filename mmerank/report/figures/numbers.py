@@ -22,7 +22,7 @@ from mmerank.report.figures.doses import doses, sweeps
 from mmerank.report.figures.flow import flow_drawing
 from mmerank.report.figures.generation import growths
 from mmerank.report.figures.inside import has_updates, updates_by_block
-from mmerank.report.figures.layers import has_layers, layer_curves
+from mmerank.report.figures.layers import has_layers, has_vision_layers, layer_curves
 from mmerank.report.figures.main import STAGES, points
 from mmerank.report.figures.panels import Drawing
 from mmerank.report.figures.pruning import against_erank, losses
@@ -66,6 +66,11 @@ def drawings(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[Drawin
             if some is pairs and any(run.match_tokens for run, _ in found):
                 of_what += ", and of equally many drawn at random"
             yield layer_curves(found, _called(found, data), name, of_what)
+    if found := [(run, model) for run, model in pairs if has_vision_layers(run, model)]:
+        of_what = "of the vision encoder, of the picture's rows that go on to the connector"
+        if any(run.match_tokens for run, _ in found):
+            of_what += ", and of equally many drawn at random"
+        yield layer_curves(found, _called(found, data), "layers-vision", of_what, of_vision=True)
     for some, name in ((pairs, "inside"), (texts, "inside-texts")):
         if found := [(run, model) for run, model in some if has_updates(run, model)]:
             yield updates_by_block(found, _called(found, data), name)
