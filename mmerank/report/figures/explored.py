@@ -21,21 +21,21 @@ _FAINT: dict[str, Any] = {"alpha": 0.4, "linewidth": 0.8, "marker": "none"}
 _SIZE = (3.8, 2.6)
 # Left, bottom, width and height; found by no layout engine, which would take longer than the model.
 _PLACE = (0.22, 0.18, 0.76, 0.8)
-# Of that height a line of the legend, and entries beside each other; those of spectra are long.
-_LINE, _ACROSS, _ACROSS_SPECTRA = 0.07, 4, 2
+# Of that height a line of the legend, and its entries beside each other.
+_LINE, _ACROSS = 0.07, 2
 
 
-def _axes(entries: int, across: int) -> tuple[Figure, Axes]:
+def _axes(entries: int) -> tuple[Figure, Axes]:
     figure = Figure(figsize=_SIZE)
     left, bottom, width, height = _PLACE
-    return figure, figure.add_axes((left, bottom, width, height - _LINE * (-(-entries // across) + 0.2)))
+    return figure, figure.add_axes((left, bottom, width, height - _LINE * (-(-entries // _ACROSS) + 0.2)))
 
 
-def _legend(axes: Axes, across: int) -> None:
+def _legend(axes: Axes) -> None:
     axes.legend(
         frameon=False,
         fontsize=8,
-        ncols=across,
+        ncols=_ACROSS,
         loc="lower center",
         bbox_to_anchor=(0.42, 0.98),
         borderaxespad=0,
@@ -63,7 +63,7 @@ def spectra_of_one(spectra: Curves, before: Curves | None = None) -> Figure | No
             looks = look(i) | {"marker": "none"} | style
             axes.plot(np.arange(1, len(shown) + 1), shown, label=None if style else label, **looks)
 
-    figure, axes = _axes(len(spectra), _ACROSS_SPECTRA)
+    figure, axes = _axes(len(spectra))
     draw(axes, before or {}, **_FAINT)
     draw(axes, spectra)
     log_axes(axes, "both")
@@ -71,7 +71,7 @@ def spectra_of_one(spectra: Curves, before: Curves | None = None) -> Figure | No
         axis.set_minor_locator(NullLocator())
     axes.set(xlabel="rank of the eigenvalue", ylabel="eigenvalue")
     bare(axes)
-    _legend(axes, _ACROSS_SPECTRA)
+    _legend(axes)
     return figure
 
 
@@ -94,7 +94,7 @@ def layers_of_one(points: Sequence[str], curves: Curves, before: Curves | None =
         for i, (label, values) in enumerate(of.items()):
             axes.plot(values, label=None if style else label, **look(i) | style)
 
-    figure, axes = _axes(len(curves), _ACROSS)
+    figure, axes = _axes(len(curves))
     draw(axes, before or {}, **_FAINT)
     draw(axes, curves)
     step = -(-len(points) // 8)
@@ -106,5 +106,5 @@ def layers_of_one(points: Sequence[str], curves: Curves, before: Curves | None =
     told = " (v: of its vision encoder)" if within else ""
     axes.set(xlabel=f"layer of the {of}{told}", ylabel="eRank", ylim=(0, None))
     bare(axes)
-    _legend(axes, _ACROSS)
+    _legend(axes)
     return figure
