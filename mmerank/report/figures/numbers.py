@@ -27,7 +27,7 @@ from mmerank.report.figures.main import STAGES, points
 from mmerank.report.figures.panels import Drawing
 from mmerank.report.figures.pruning import against_erank, losses
 from mmerank.report.figures.sizes import against_size, sized
-from mmerank.report.figures.style import bare, log_axes, look, shortened, stage
+from mmerank.report.figures.style import bare, log_axes, look, shortened, shortened_apart, stage
 from mmerank.report.figures.training import training, trajectories
 from mmerank.report.names import data_names, model_names
 
@@ -287,14 +287,17 @@ def _called(
         lambda run: f"{data[run.data]}, {run.job}",
         lambda run: shortened(run.name),
     ]
+    short = shortened_apart(named.values())
     called = {}
     for run, model in found:
         name = named[run.name, model]
         runs = alike[name, run.data if within else ""]
         form = next((of for of in forms if len(set(map(of, runs))) == len(runs)), forms[-1])
-        called[run.name, model] = shortened(name) + (f" ({form(run)})" if len(runs) > 1 else "")
+        called[run.name, model] = short[name] + (f" ({form(run)})" if len(runs) > 1 else "")
     return called
 
 
 def _called_data(runs: Sequence[Finished]) -> dict[str, str]:
-    return {data: shortened(name) for data, name in data_names(run.data for run in runs).items()}
+    names = data_names(run.data for run in runs)
+    short = shortened_apart(names.values())
+    return {data: short[name] for data, name in names.items()}
