@@ -19,6 +19,8 @@ ERANKS = {
 # What is added to the residual stream by the part of a block in which positions see each other, and by the rest.
 ATTENTION, MLP = UPDATES = ("attention", "mlp")
 _UPDATE = re.compile(r"(attention|mlp) ([1-9]\d{0,3})", re.ASCII)
+_VISION = "vision layer "
+_VISION_LAYER = re.compile(_VISION + r"([1-9]\d{0,3})", re.ASCII)
 
 
 class _Measured(Protocol):
@@ -47,6 +49,28 @@ def by_label(records: Iterable[_Record]) -> dict[str, list[_Record]]:
         if label := labels.get((record.point, record.input)):
             found[label].append(record)
     return found
+
+
+def vision_layers(numbers: Iterable[int]) -> list[str]:
+    """Names of the hook points behind blocks of a vision encoder within a multimodal model.
+
+    Args:
+        numbers: Of blocks, from 1 on.
+
+    Returns:
+        One for each.
+
+    Example:
+        >>> vision_layers([1, 2])
+        ['vision layer 1', 'vision layer 2']
+    """
+    return [f"{_VISION}{number}" for number in numbers]
+
+
+def vision_layer(point: str) -> int | None:
+    """The number of such a layer; None of another hook point."""
+    found = _VISION_LAYER.fullmatch(point)
+    return int(found[1]) if found else None
 
 
 def update_points(numbers: Iterable[int]) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +48,24 @@ def asked_for(browser: Any, page: str) -> list[str]:
     sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     requests = [message["params"] for message in sent if message["method"] == "Network.requestWillBeSent"]
     return [request["request"]["url"] for request in requests if request["documentURL"] == page]
+
+
+def axe() -> str:
+    """The script of axe-core, as the package has it."""
+    pytest.importorskip("axe_core_python", reason="needs axe-core-python")
+    return files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+
+
+def violations(browser: Any, script: str) -> list[tuple[str, str, str]]:
+    """Rule, what it says, and the first element that breaks it; of everything that can be opened on the page."""
+    browser.execute_script("document.querySelectorAll('details').forEach(of => { of.open = true; })")
+    browser.execute_script(script)
+    found = browser.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "axe.run(document, {resultTypes: ['violations']}).then(done, error => done({error: String(error)}));"
+    )
+    assert "error" not in found, found
+    # A rule that fails itself, as contrast does of a colour that it cannot read, breaks nothing and looks at nothing.
+    assert not [of["error"] for of in found["incomplete"] if of.get("error")]
+    assert "color-contrast" in {of["id"] for of in [*found["passes"], *found["violations"]]}
+    return [(of["id"], of["help"], of["nodes"][0]["html"][:200]) for of in found["violations"]]

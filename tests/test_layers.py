@@ -11,9 +11,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mmerank import Convention, align, capture, load
+from mmerank import Alignment, Convention, align, capture, load
 from mmerank.errors import RunFolderError, UsageError
 from mmerank.inputs.sequence import Role
+from mmerank.runs.record import Record
 from mmerank.states.reductions import orders
 from tests import reference
 from tests.adapters.cases import CASES, LLAVA, Case, examples
@@ -21,6 +22,11 @@ from tests.conftest import GOLDEN
 from tests.test_cli import run
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.checkpoint)
+
+
+def of_llm(result: Alignment) -> list[Record]:
+    """Without those of the vision encoder, of which `tests/test_tower.py` is."""
+    return [record for record in result.layer_records if record.input == "pair"]
 
 
 def hidden_states(case: Case, form: Any = "bare") -> dict[str, list[NDArray[np.float64]]]:
@@ -51,7 +57,7 @@ def test_equally_many_rows_of_every_layer() -> None:
     adapter = load(GOLDEN / LLAVA.name / LLAVA.checkpoint, device="cpu", dtype="float64")
     result = align(adapter, examples(), layers="all", convention=asked)
     expected = hidden_states(LLAVA)
-    for record in result.layer_records:
+    for record in of_llm(result):
         states = expected[record.example][int(record.point.removeprefix("layer "))]
         assert record.matched is not None and len(states) == record.n
         for i, entropy in enumerate(record.matched):
@@ -72,10 +78,10 @@ def test_every_layer_by_role(case: Case) -> None:
     plain = align(adapter, examples())
     assert [r.entropy for r in result.records] == [r.entropy for r in plain.records]
     depth = len(adapter.layers) - 1
-    assert {r.point for r in result.layer_records} == {f"layer {i}" for i in range(depth)}
-    assert len(result.layer_records) == 3 * depth
+    assert {r.point for r in of_llm(result)} == {f"layer {i}" for i in range(depth)}
+    assert len(of_llm(result)) == 3 * depth
     finals = [r for r in result.records if (r.point, r.input) == ("llm", "pair")]
-    for record in (*result.layer_records, *finals):
+    for record in (*of_llm(result), *finals):
         states = expected[record.example]
         assert len(states) == depth + 1
         h = states[depth if record.point == "llm" else int(record.point.removeprefix("layer "))]
@@ -102,8 +108,8 @@ def test_the_template_is_in_neither(case: Case) -> None:
     expected = hidden_states(case, "template")
     adapter = load(GOLDEN / case.name / case.checkpoint, device="cpu", dtype="float64")
     result = align(adapter, examples(), convention=Convention(sequence="template"), layers="1", batch_tokens=8192)
-    assert {record.point for record in result.layer_records} == {"layer 1"}
-    for record, example in zip(sorted(result.layer_records, key=lambda r: r.example), examples(), strict=True):
+    assert {record.point for record in of_llm(result)} == {"layer 1"}
+    for record, example in zip(sorted(of_llm(result), key=lambda r: r.example), examples(), strict=True):
         roles = np.array(adapter.sequence(example, "pair", "template").roles)
         h = expected[example.id][1]
         found = [record.entropy_image, record.entropy_text]

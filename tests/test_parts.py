@@ -140,6 +140,9 @@ FIRST: dict[str, Callable[[Record], Record]] = {
         r, transform="rotate:90"
     ),
     "other layers than this run measures (layer 1)": lambda r: replace(r, point="layer 1", input="pair"),
+    "other layers than this run measures (vision layer 1)": lambda r: replace(
+        r, point="vision layer 1", input="image"
+    ),
     "no measurement none, vision, image of any example": lambda r: replace(r, point="llm"),
 }
 

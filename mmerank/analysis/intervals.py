@@ -10,6 +10,7 @@ import pandas as pd
 from mmerank.analysis.metrics.diff_erank import layers_in
 from mmerank.analysis.metrics.known import main_sample
 from mmerank.analysis.metrics.layers import METRIC as LAYERS
+from mmerank.analysis.metrics.vision_layers import METRIC as VISION_LAYERS
 from mmerank.analysis.sample import Floats
 from mmerank.analysis.statistics.bootstrap import (
     Bootstrap,
@@ -83,7 +84,11 @@ def intervals_by_point(
 
 
 def layer_eranks(
-    records: pd.DataFrame, *, aggregate: Aggregate = "entropy", bootstrap: Bootstrap | None = None
+    records: pd.DataFrame,
+    *,
+    aggregate: Aggregate = "entropy",
+    bootstrap: Bootstrap | None = None,
+    of_vision: bool = False,
 ) -> pd.DataFrame:
     """The data-set eRank of the pair at each layer that was measured, by the rows that it is taken of.
 
@@ -93,6 +98,7 @@ def layer_eranks(
         records: Of one model and one transform, as from `mmerank.runs.record.to_frame`.
         aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
         bootstrap: Level, resamples, seed and method.
+        of_vision: Of the picture at each layer of the vision encoder instead (`all` and `equal` rows).
 
     Returns:
         A row per hook point, from the first layer to `llm`, and per `rows` (`all`, `image`, `text`, and with
@@ -100,7 +106,7 @@ def layer_eranks(
         the examples with such an eRank. Nothing where no layer was measured.
     """
     found = []
-    for _, sample in LAYERS.samples(records, aggregate):
+    for _, sample in (VISION_LAYERS if of_vision else LAYERS).samples(records, aggregate):
         assert sample.counts is not None
         limits = sample_intervals(sample, bootstrap)
         for name, value, n in zip(sample.quantities, sample.estimates, sample.counts, strict=True):

@@ -193,7 +193,8 @@ PairLayers = Annotated[
     typer.Option(
         "--layers",
         metavar="LAYERS",
-        help="The pair's image and text rows at these too: all, or first,middle,3,...",
+        help="The pair's image and text rows at these layers of the LLM too, and the picture's at those of the "
+        "vision encoder: all, or first,middle,3,...",
         show_default=False,
         rich_help_panel=_BESIDE,
     ),

@@ -382,7 +382,7 @@ ExploredModels = Annotated[
 ExploredRun = Annotated[
     Path | None,
     typer.Option(
-        "--run", metavar="DIR", help="Look through this run of align or perturb.", show_default=False, callback=_local
+        "--run", metavar="DIR", help="Look through this run, of whatever job.", show_default=False, callback=_local
     ),
 ]
 Host = Annotated[

@@ -39,13 +39,7 @@ def passed_on(model: nn.Module, run: Callable[[], Any], *, besides: nn.Module | 
     Yields:
         Nothing.
     """
-    untouched = set() if besides is None else set(besides.modules())
-    blocks = [
-        block
-        for of in model.modules()
-        if of not in untouched and (isinstance(of, nn.ModuleList) or _alike(of))
-        for block in of.children()
-    ]
+    blocks = [block for of in lists_of_blocks(model, besides=besides) for block in of]
     returned: dict[nn.Module, Any] = {}  # what a block puts out; None where it is not its rows
 
     def ran(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -66,6 +60,24 @@ def passed_on(model: nn.Module, run: Callable[[], Any], *, besides: nn.Module | 
                 changed.callback(_restore, block, block.__dict__.get("forward"))
                 block.forward = _passing(() if isinstance(output, Tensor) else output[1:], isinstance(output, tuple))
         yield
+
+
+def lists_of_blocks(model: nn.Module, *, besides: nn.Module | None = None) -> list[list[nn.Module]]:
+    """The members of lists of modules, and of `nn.Sequential` if they are of one class.
+
+    Args:
+        model: Any.
+        besides: A list, as the LLM's, that is left out with all in it.
+
+    Returns:
+        Of each list its members.
+    """
+    untouched = set() if besides is None else set(besides.modules())
+    return [
+        list(of.children())
+        for of in model.modules()
+        if of not in untouched and (isinstance(of, nn.ModuleList) or _alike(of))
+    ]
 
 
 def _alike(of: nn.Module) -> bool:

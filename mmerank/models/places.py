@@ -158,23 +158,33 @@ class Whereabouts:
         blank = _noise(0, size)
         llm = self.adapter.model.get_submodule(str(self.adapter.layers[0].module).rpartition(".")[0])
         with passed_on(self.adapter.model, lambda: self._rows(blank), besides=llm):
-            counts = {name: len(rows) for name, rows in self._rows(blank).items()}
+            seen = self._rows(blank)
+            counts = {name: len(rows) for name, rows in seen.items()}
+            # Where the connector's rows enter the LLM as they are, they need not be followed into it.
+            as_they_are = "llm" in seen and torch.equal(*(seen[name].cpu().double() for name in ("connector", "llm")))
             most = max((count for count in counts.values() if count <= MOST_MAPPED), default=0)
             sides = (math.sqrt(most * size[0] / size[1]), math.sqrt(most * size[1] / size[0]))
-            axes = [self._along(axis, size, math.ceil(_STRIPS * side)) for axis, side in enumerate(sides) if most]
+            axes = [
+                self._along(axis, size, math.ceil(_STRIPS * side), llm=not as_they_are)
+                for axis, side in enumerate(sides)
+                if most
+            ]
         found: dict[str, Floats | str] = dict.fromkeys(("vision", "connector", "llm"), _NONE)
         for name, count in counts.items():
             if count > MOST_MAPPED:
                 found[name] = f"it is not looked for where more than {MOST_MAPPED} rows lie"
             else:
-                found[name] = _boxes([(edges, changed[name]) for edges, changed in axes])
+                of = "connector" if name == "llm" and as_they_are else name
+                found[name] = _boxes([(edges, changed[of]) for edges, changed in axes])
         return Places(**found)
 
-    def _rows(self, picture: NDArray[np.uint8]) -> dict[str, Tensor]:
-        """Rows at each point: at the LLM what enters its first block in the image positions."""
+    def _rows(self, picture: NDArray[np.uint8], *, llm: bool = True) -> dict[str, Tensor]:
+        """Rows at each point: at the LLM, if it is asked for, what enters its first block in the image positions."""
         image = Image.fromarray(picture)
         (encoded,) = self.adapter.encode_images([self.adapter.pixels(image, self.layout)], self.vision_point)
         found = {"vision": encoded.vision, "connector": encoded.connector}
+        if not llm:
+            return found
         sequence = self.adapter.sequence(Example("", image, "", ""), "image", "bare")
         places = [i for i, role in enumerate(sequence.roles) if role is Role.IMAGE]
         if places:
@@ -191,18 +201,20 @@ class Whereabouts:
             found["llm"] = entered[0].reshape(-1, entered[0].shape[-1])[places]
         return found
 
-    def _along(self, axis: int, size: tuple[int, int], strips: int) -> tuple[Floats, Mapping[str, Floats]]:
+    def _along(
+        self, axis: int, size: tuple[int, int], strips: int, *, llm: bool
+    ) -> tuple[Floats, Mapping[str, Floats]]:
         """How much each strip along an axis changes each row: edges of the strips, and squares by point, (n, k)."""
         picture, other = _noise(0, size), _noise(1, size)
         length = size[axis]
         count = min(max(strips, _FEWEST), _MOST, length)
         edges = np.linspace(0, length, count + 1).round().astype(int)
         changes: list[dict[str, Floats]] = []
-        before = self._rows(picture)
+        before = self._rows(picture, llm=llm)
         for start, end in pairwise(edges):
             strip = (slice(None), slice(start, end)) if axis == 0 else (slice(start, end),)
             picture[strip] = other[strip]
-            now = self._rows(picture)
+            now = self._rows(picture, llm=llm)
             changes.append({name: _squares(now[name] - before[name]) for name in now})
             before = now
         return edges / length, {name: np.stack([of[name] for of in changes], axis=1) for name in changes[0]}

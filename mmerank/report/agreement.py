@@ -30,7 +30,7 @@ from mmerank.runs.record import MATCHED as MATCHED_VALUE
 from mmerank.runs.record import VALUE
 
 # A number for each layer, each modality at each layer, or each of several pictures, would be tests by the hundred.
-_BY_LAYER = ("layers", "inside", "encoder_layers", "pictures")
+_BY_LAYER = ("layers", "vision_layers", "inside", "encoder_layers", "pictures")
 _SIZES = {"M": 1e6, "B": 1e9}
 
 

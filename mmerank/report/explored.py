@@ -6,7 +6,7 @@ import base64
 import io
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -16,18 +16,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.alignment import ALIGNMENT, DECIMALS, LABELS
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.metrics.layers import ROWS, layer_names
+from mmerank.analysis.metrics.vision_layers import ALL
 from mmerank.analysis.results.alignment import AlignmentResult
 from mmerank.analysis.sample import Floats
 from mmerank.eranks import ERANKS, by_label, update_at
-from mmerank.inputs.example import Example
 from mmerank.report.figures.explored import layers_of_one, spectra_of_one
 from mmerank.report.figures.flow import TITLES
 from mmerank.report.figures.style import stage, styled, svg
-from mmerank.report.maps import ENDS, AtEnd, maps
+from mmerank.report.maps import AtEnd
 from mmerank.report.render.html import environment
 from mmerank.runs.record import Record
 
@@ -64,12 +63,13 @@ class _Stage:
     bar_was: float
 
 
-def explored_html(sides: Sequence[Side], mapped: Sequence[AtEnd]) -> str:
+def explored_html(sides: Sequence[Side], mapped: AtEnd | None, within: str) -> str:
     """Models side by side: numbers first, then where the rank lies, then spectra and layers.
 
     Args:
         sides: At least one.
-        mapped: Of each model, in their order, from `maps_of`; none where patches were not asked for.
+        mapped: Where the rank lies in each model; None where patches were not asked for.
+        within: Where on the page it stands, so that ids are not those of another place.
 
     Returns:
         HTML; whatever comes from data is escaped.
@@ -85,7 +85,7 @@ def explored_html(sides: Sequence[Side], mapped: Sequence[AtEnd]) -> str:
         with _drawing, styled():
             spectra = spectra_of_one(_spectra(side.result), _spectra(before) if before else None)
             layers = layers_of_one(points, curves, _layers(before)[1] if before else None, of="LLM")
-            figures = [_svg(spectra, f"spectra-{i}"), _svg(layers, f"layers-{i}")]
+            figures = [_svg(spectra, f"{within}-spectra-{i}"), _svg(layers, f"{within}-layers-{i}")]
         stages = [_stage(side, label, longest) for label in ALIGNMENT]
         views.append(
             {
@@ -98,7 +98,8 @@ def explored_html(sides: Sequence[Side], mapped: Sequence[AtEnd]) -> str:
             }
         )
     heads = {label: LABELS[label] for label in ALIGNMENT}
-    return environment().get_template("explored.html").render(sides=views, mapped=mapped, heads=heads)
+    shown = mapped if mapped and mapped.models else None
+    return environment().get_template("explored.html").render(sides=views, mapped=shown, heads=heads, within=within)
 
 
 def _spectra(result: AlignmentResult) -> dict[str, Floats]:
@@ -112,12 +113,16 @@ def _spectra(result: AlignmentResult) -> dict[str, Floats]:
 
 
 def _layers(result: AlignmentResult) -> tuple[list[str], dict[str, Floats]]:
-    """Layers of the LLM, and the eRank of all rows of the pair there, of the image's and of the text's."""
-    layers = result.layers or []
-    curves = {
-        f"{name} rows": np.array([np.nan if at.get(name) is None else at[name] for at in layers]) for name in ROWS
-    }
-    return [str(at["point"]) for at in layers], curves
+    """Layers of vision encoder and LLM, and curves of the picture's rows there, and of the pair's here, by role."""
+    encoder, llm = result.vision_layers or [], result.layers or []
+    curves = {f"{name} rows": _curve([*[{}] * len(encoder), *llm], name) for name in ROWS}
+    if encoder:
+        curves["vision encoder"] = _curve([*encoder, *[{}] * len(llm)], ALL)
+    return [str(at["point"]) for at in (*encoder, *llm)], curves
+
+
+def _curve(layers: Sequence[Mapping[str, Any]], name: str) -> Floats:
+    return np.array([np.nan if at.get(name) is None else at[name] for at in layers])
 
 
 @dataclass(frozen=True)
@@ -139,11 +144,12 @@ class Alone:
     written: str = ""
 
 
-def alone_html(sides: Sequence[Alone]) -> str:
+def alone_html(sides: Sequence[Alone], within: str) -> str:
     """Models side by side: numbers, what was written, spectra at the last layer, and layers.
 
     Args:
         sides: At least one.
+        within: As for `explored_html`.
 
     Returns:
         HTML; whatever comes from data is escaped.
@@ -155,7 +161,7 @@ def alone_html(sides: Sequence[Alone]) -> str:
         with _drawing, styled():
             drawn = spectra_of_one(_last_spectra(now), _last_spectra(before))
             layers = layers_of_one(points, curves, _by_layer(before)[1], of="model")
-            figures = [_svg(drawn, f"spectra-{i}"), _svg(layers, f"layers-{i}")]
+            figures = [_svg(drawn, f"{within}-spectra-{i}"), _svg(layers, f"{within}-layers-{i}")]
         views.append({"side": side, "figures": [figure for figure in figures if figure]})
     return environment().get_template("explored.html").render(alone=views)
 
@@ -210,21 +216,6 @@ def _stage(side: Side, label: str, longest: float) -> _Stage:
 
 def _svg(figure: Figure | None, name: str) -> str:
     return "" if figure is None else svg(figure, name)
-
-
-def maps_of(run: Finished, example: Example | None, name: str) -> list[AtEnd]:
-    """Where the rank of one example lies, in every model of a run.
-
-    Args:
-        run: Of `align`.
-        example: None where it was not found.
-        name: Its id.
-
-    Returns:
-        One, with all models; none where the run was not asked for patches.
-    """
-    alone = pd.DataFrame({"id": [name], ENDS[0]: [1.0]})
-    return maps(run, alone, {} if example is None else {name: example}, {})
 
 
 def picture_html(picture: Image.Image, told: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,19 +137,35 @@ def maps(run: Finished, table: pd.DataFrame, found: Mapping[str, Example], calle
                 if len(means) > 1 or word == "highest":
                     head = f"{word} {LABELS[quantity]}, {means[places[0]]:.{4 if 'alignment' in quantity else 2}f}"
                     ends.setdefault(str(places[0]), []).append(head)
-    return [_at_end(run, name, "; ".join(heads), found.get(name), called) for name, heads in ends.items()]
+    at_ends = []
+    for name, heads in ends.items():
+        of_models = [(called.get(model, model), row_maps(run.of(model), name)) for model in run.frames]
+        at_ends.append(maps_of(of_models, found.get(name), name, "; ".join(heads)))
+    return at_ends
 
 
-def _at_end(run: Finished, name: str, heads: str, example: Example | None, called: Mapping[str, str]) -> AtEnd:
+def maps_of(
+    of_models: Iterable[tuple[str, Mapping[str, RowMap]]], example: Example | None, name: str, heads: str = ""
+) -> AtEnd:
+    """The maps of one example.
+
+    Args:
+        of_models: Names of models as they are shown, each with what `mmerank.analysis.row_map.row_maps` gives.
+        example: None where it was not found: neither picture nor tokens are shown.
+        name: Its id.
+        heads: Of what it is an end.
+
+    Returns:
+        Maps of the models that have some.
+    """
     picture, (width, height) = picture_of(example)
     scale = _SIDE / max(width, height)
     size = round(width * scale), round(height * scale)
     models = []
-    for model in run.frames:
-        of = row_maps(run.of(model), name)
+    for model, of in of_models:
         drawn = tuple(_drawn(each, size, shown=example is not None, over=bool(picture)) for each in of.values())
         if drawn:
-            models.append((called.get(model, model), drawn))
+            models.append((model, drawn))
     return AtEnd(heads[:1].upper() + heads[1:], id_shown(name), picture, size, tuple(models))
 
 

@@ -270,6 +270,8 @@ def _place(of: str, name: str, point: str) -> tuple[str, str]:
         )
     if of == "layers":
         return plain.partition("/")[0], "pair"
+    if of == "vision_layers":
+        return plain.partition("/")[0], "image"
     if of == "inside":
         at, which, _ = plain.split("/")
         return at, "text" if which in ("trained", "untrained") else "pair"

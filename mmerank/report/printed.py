@@ -15,7 +15,10 @@ ROWS = (
     "rows: all of them, or so many drawn at random at each of the five places, mean over the draws and over the "
     "examples that have as many"
 )
-MARKS = "bold: highest, of losses lowest; †: not told from it (paired permutation test, q ≥ 0.05)"
+MARKS = (
+    "bold: highest of the models where all else is equal, of losses lowest; †: not told from it (paired permutation "
+    "test, q ≥ 0.05)"
+)
 
 
 @dataclass(frozen=True)

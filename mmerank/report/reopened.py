@@ -46,7 +46,7 @@ def find_examples(run: Finished, *, with_data: bool = False) -> tuple[dict[str, 
     if not with_data and not all(_near(place, run.path) for place in places):
         return {}, f"the data are neither in the run's folder nor in the current one; {_HOW}"
     if not found_there:
-        return {}, "the data were not found; a relative path counts from where mmerank report is called"
+        return {}, "the data were not found; a relative path counts from the current folder"
     try:
         data = load_data(source, pipe=False)
     except (MmerankError, OSError, ValueError, MemoryError):

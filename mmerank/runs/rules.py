@@ -19,7 +19,7 @@ from mmerank.convention import (
     PruneConvention,
     TextConvention,
 )
-from mmerank.eranks import ERANKS, UPDATES, update_at, update_points
+from mmerank.eranks import ERANKS, UPDATES, update_at, update_points, vision_layer
 from mmerank.errors import RunFolderError
 from mmerank.models.layers import block_numbers, encoder_layers, layer_numbers
 from mmerank.runs.columns import ROUNDING, SLACK, Column, Columns, DamagedPart
@@ -132,7 +132,9 @@ class Rules:
         if any(there) != asked or any(there) != all(there):
             raise DamagedPart("no columns of what each row adds" if asked else "what each row adds, unasked for")
         if asked:
-            where = part.equals("input", "image") & ~part.equals("point", "llm")
+            where = part.equals("input", "image") & (
+                part.equals("point", "vision") | part.equals("point", "connector")
+            )
             where |= part.equals("input", "pair") & part.equals("point", "llm")
             part.check_contributions(where & part.equals("transform", "none"))
 
@@ -170,14 +172,16 @@ class Rules:
         codes, found = part.coded(*columns)
         kind = "text" if isinstance(self._convention, TextConvention) else "pair"
         within = [key for key in found if key[0] == "none" and key[2] == kind]
-        numbers = {key: re.fullmatch(r"layer (0|[1-9]\d{0,3})", key[1], re.ASCII) for key in within}
-        layers = {key: int(number[1]) for key, number in numbers.items() if number}
+        named = {key: re.fullmatch(r"layer (0|[1-9]\d{0,3})", key[1], re.ASCII) for key in within}
+        layers = {key: int(of[1]) for key, of in named.items() if of}
         updates = {key: of for key in within if (of := update_at(key[1]))}
+        pictures = [key for key in found if key[0] == "none" and key[2] == "image"]
+        tower = {key: number for key in pictures if (number := vision_layer(key[1]))}
         if self._draws > part.table.num_rows:  # whoever states more than there can be: they are not listed
             raise DamagedPart(f"fewer records than the run has draws of controls ({self._draws})")
         draws = {(f"{kind}/{draw}", "llm", "pair") for kind in self._controls for draw in range(self._draws)}
         made = self._keys | draws
-        if unknown := set(found) - made - layers.keys() - updates.keys():
+        if unknown := set(found) - made - layers.keys() - updates.keys() - tower.keys():
             raise DamagedPart(f"a measurement that this run does not make ({', '.join(sorted(unknown)[0])})")
         examples, of_example = part.coded("model", "example")
         lacking = {model: self._lacking(model) for model, _ in of_example}
@@ -186,6 +190,8 @@ class Rules:
             raise DamagedPart(f"no measurement {', '.join(sorted(missing)[0])} of any example")
         if frozenset(layers.values()) not in self._layers:
             raise DamagedPart(f"other layers than this run measures ({', '.join(sorted(key[1] for key in layers))})")
+        if tower and (not layers or frozenset(tower.values()) not in _tower_sets(self._chosen)):
+            raise DamagedPart(f"other layers than this run measures ({', '.join(sorted(key[1] for key in tower))})")
         blocks = frozenset(number for _, number in updates.values())
         if blocks not in self._blocks or len(updates) != len(UPDATES) * len(blocks):
             raise DamagedPart(f"updates of other blocks than this run measures ({', '.join(update_points(blocks))})")
@@ -197,7 +203,7 @@ class Rules:
             times = "no" if counts[place] == 0 else str(counts[place])
             key = ", ".join(found[place % len(found)])
             raise DamagedPart(f"{times} measurement{'s' * (times != 'no')} {key} of example {part.example(row)!r}")
-        return np.array([key in layers or key in updates for key in found])[codes]
+        return np.array([key in layers or key in updates or key in tower for key in found])[codes]
 
     def _check_encoded(self, part: Columns) -> Column:
         """Each example has every layer of its encoders once a transform, and embeddings at the last; which rows."""
@@ -340,6 +346,12 @@ def _layer_sets(chosen: str) -> frozenset[frozenset[int]]:
     if not chosen:
         return frozenset([frozenset[int]()])
     return _in_any(lambda end: frozenset(layer_numbers(end, chosen)) - {end})
+
+
+@lru_cache
+def _tower_sets(chosen: str) -> frozenset[frozenset[int]]:
+    """The layers of a vision encoder that a choice may name, in one of any size."""
+    return _in_any(lambda end: frozenset(encoder_layers(range(1, end + 1), chosen)))
 
 
 @lru_cache

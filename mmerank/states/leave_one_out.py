@@ -37,8 +37,8 @@ def leave_one_out(h: Tensor, *, centre: Centre = "mean", precision: Precision = 
     Example:
         >>> import torch
         >>> square = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-        >>> [round(nats, 4) for nats in leave_one_out(square).tolist()]
-        [0.0201, 0.0201, 0.0201, 0.0201]
+        >>> round(float(leave_one_out(square).max()), 4)
+        0.0201
     """
     check_arguments(h, None, centre, precision)
     if h.ndim != 2:

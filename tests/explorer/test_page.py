@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mmerank import Example, align
+from mmerank import Convention, Example, align
 from mmerank.jobs.explorer.browsed import Browsed
 from mmerank.jobs.explorer.measured import Explorer
 from mmerank.jobs.explorer.served import bound, server, without_telemetry
 from tests.adapters.cases import CASES, LLAVA, examples
-from tests.browser import asked_for, chromium, needs_chromium
+from tests.browser import asked_for, axe, chromium, needs_chromium, violations
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,7 +53,8 @@ def connected() -> Iterator[list[Any]]:
 def page(tmp_path_factory: pytest.TempPathFactory, connected: list[Any]) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("explored") / "run"
     first, second, third = examples()
-    align(LLAVA.adapter, [first, Example(EVIL, second.image, "", EVIL), third], out=folder)
+    maps = Convention(patches=True)
+    align(LLAVA.adapter, [first, Example(EVIL, second.image, "", EVIL), third], convention=maps, out=folder)
     without_telemetry()
     from mmerank.jobs.explorer.page import blocks
 
@@ -73,6 +74,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, connected: list[Any]) -> Iter
 @pytest.fixture(scope="module")
 def browser(page: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        driver.set_script_timeout(300)
         driver.get(page)
         yield driver
 
@@ -166,6 +168,10 @@ def test_a_run_is_looked_through(browser: Any, page: str) -> None:
     ActionChains(browser).move_to_element(cell).click().perform()
     result = align(LLAVA.adapter, [Example(EVIL, examples()[1].image, "", EVIL)])
     wait(lambda: numbers(browser, "#found") and numbers(browser, "#found")[0][4] == f"{result.erank5:.2f}")
+    # What one tab draws does not refer to what stands in the other.
+    assert browser.execute_script("return document.querySelectorAll('.explored .maps').length") == 3
+    ids = browser.execute_script("return [...document.querySelectorAll('.explored [id]')].map(of => of.id)")
+    assert len(ids) == len(set(ids)) > 0
 
 
 def test_nothing_was_logged_and_nobody_else_asked(browser: Any, page: str, connected: list[Any]) -> None:
@@ -190,3 +196,7 @@ def test_it_fits_a_phone_in_both_colours(browser: Any, page: str, scheme: str) -
     assert browser.execute_script("return document.documentElement.scrollWidth") == 390
     ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(255, 255, 255)") is (scheme == "light")
+    assert not violations(browser, axe())
+    browser.find_element("xpath", "//button[@role='tab'][contains(., 'The run')]").click()
+    wait(lambda: browser.execute_script("return document.querySelector('#examples .search-input[aria-label]')"))
+    assert not violations(browser, axe())

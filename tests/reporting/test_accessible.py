@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,10 @@ from mmerank.jobs.diff import open_diff_run
 from mmerank.report.write import report
 from tests.adapters.cases import LLAVA, MINIGPT_V2, examples
 from tests.adapters.text_cases import OPT
-from tests.browser import chromium, needs_chromium
+from tests.browser import axe, chromium, needs_chromium, violations
 from tests.test_diff_erank import texts
 
 pytestmark = [pytest.mark.slow, needs_chromium]
-
-
-def axe() -> str:
-    """Its script, as the package has it."""
-    pytest.importorskip("axe_core_python", reason="needs axe-core-python")
-    return files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
-
-
-def violations(browser: Any, script: str) -> list[tuple[str, str, str]]:
-    """Rule, what it says, and the first element that breaks it; of everything that can be opened on the page."""
-    browser.execute_script("document.querySelectorAll('details').forEach(of => { of.open = true; })")
-    browser.execute_script(script)
-    found = browser.execute_async_script(
-        "const done = arguments[arguments.length - 1];"
-        "axe.run(document, {resultTypes: ['violations']}).then(done, error => done({error: String(error)}));"
-    )
-    assert "error" not in found, found
-    assert found["passes"]  # something was looked at
-    return [(of["id"], of["help"], of["nodes"][0]["html"][:200]) for of in found["violations"]]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from mmerank import Convention, Results, align, load_data, perturb
 from mmerank.analysis.finished import read_runs
 from mmerank.analysis.statistics.effects import standardised_limits
 from mmerank.errors import UsageError
-from mmerank.report.figures.style import EXPORTED, STYLES, save, styled
+from mmerank.report.figures.style import EXPORTED, STYLES, save, shortened, shortened_apart, styled
 from mmerank.report.figures.training import trajectories
 from mmerank.report.write import report
 from tests.adapters.cases import LLAVA, MINIGPT_V2, examples
@@ -234,3 +234,13 @@ def test_the_report_of_a_folder(aligned: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected two numbers or scores"):
         report([tmp_path / "run"], tmp_path / "out", scatter=["erank1"])
     assert read_runs([tmp_path / "run"])[0].mean_spectra
+
+
+def test_long_names_stay_apart() -> None:
+    front, back = "organisation-", "-of-a-model-with-a-very-long-name-in-steps"
+    names = [f"{front}{'x' * 20}-{i}{back}" for i in range(12)]
+    shown = shortened_apart([*names, "short"])
+    assert len({*shown.values()}) == 13 and shown["short"] == "short"
+    assert all(len(of) <= 42 for of in shown.values()) and all(f"…{i}" in shown[names[i]] for i in range(12))
+    ends = [f"{'x' * 10}{i}{'y' * 60}" for i in range(2)]  # told apart at their beginning
+    assert [*shortened_apart(ends).values()] == [shortened(name) for name in ends]

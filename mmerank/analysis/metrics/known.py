@@ -24,6 +24,7 @@ from mmerank.analysis.metrics import (
     reduction,
     retrieval,
     rows,
+    vision_layers,
 )
 from mmerank.analysis.metrics.alignment import alignment_sample
 from mmerank.analysis.metrics.diff_erank import diff_sample
@@ -44,6 +45,7 @@ METRICS: tuple[Metric, ...] = (
             reduction,
             rows,
             layers,
+            vision_layers,
             inside,
             pictures,
             mutual_information,

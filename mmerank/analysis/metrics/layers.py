@@ -36,7 +36,7 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
     # An example that has too few rows is not among those of equally many.
     if "matched" in pairs and pairs.loc[pairs["point"].isin(points), "matched"].notna().any():
         kinds[EQUAL] = f"entropy_{EQUAL}"
-        pairs = pairs.assign(**{kinds[EQUAL]: list(map(_mean_of_draws, pairs["matched"]))})
+        pairs = pairs.assign(**{kinds[EQUAL]: list(map(mean_of_draws, pairs["matched"]))})
     wide = pairs.pivot(index="example", columns="point", values=[*kinds.values()]).sort_index()
     names = [(point, rows) for point in (*points, "llm") for rows in kinds]
     entropies = wide[[(kinds[rows], point) for point, rows in names]].to_numpy(dtype=np.float64)
@@ -53,7 +53,8 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
     )
 
 
-def _mean_of_draws(drawn: Floats | None) -> float:
+def mean_of_draws(drawn: Floats | None) -> float:
+    """Of the entropies of rows that were drawn; NaN where none could be."""
     return float(np.nanmean(drawn)) if drawn is not None and np.isfinite(drawn).any() else math.nan
 
 

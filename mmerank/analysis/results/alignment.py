@@ -28,7 +28,7 @@ from mmerank.analysis.results.stored import stored
 from mmerank.analysis.row_map import RowMap, mapped, row_maps
 from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval, sample_intervals
 from mmerank.convention import Convention, all_choices
-from mmerank.eranks import ERANKS
+from mmerank.eranks import ERANKS, vision_layer
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs.example import Skipped, first_reason
 from mmerank.inputs.selection import ALL, Selection
@@ -42,6 +42,7 @@ ASIDE = (
     "rows",
     "companions",
     "layers",
+    "vision_layers",
     "inside",
     "metrics",
     "pictures",
@@ -69,8 +70,8 @@ class AlignmentResult:
         image_text_alignment: mean(eRank3, eRank4, eRank5) / max(eRank3, eRank4, eRank5).
         source: What the model is known by, see `mmerank.models.identity.identity`.
         records: One per example and measurement.
-        layer_records: One per example and further layer, and per update of a block, of the pair input; none where
-            neither was asked for.
+        layer_records: One per example and further layer, and per update of a block, of the pair input, and per layer
+            of the vision encoder, of the image input; none where they were not asked for.
         limit: How many examples were asked for; None for all.
         seed: Of their choice; None for the first ones.
         bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
@@ -154,8 +155,21 @@ class AlignmentResult:
         """The pair's eRank by layer and rows, see `mmerank.analysis.metrics.layers`; None if not asked for."""
         if not layer_names(pd.Series([record.point for record in self.layer_records], dtype=str)):
             return None
-        by = self.convention.aggregate
-        table = layer_eranks(to_frame(self._all_records, spectrum=False), aggregate=by, bootstrap=self.bootstrap)
+        return self._by_layer(of_vision=False)
+
+    @cached_property
+    def vision_layers(self) -> list[dict[str, Any]] | None:
+        """The picture's eRank by layer of the vision encoder, see `mmerank.analysis.metrics.vision_layers`.
+
+        None where layers were not asked for, or those of the vision encoder are not known.
+        """
+        if not any(vision_layer(record.point) for record in self.layer_records):
+            return None
+        return self._by_layer(of_vision=True)
+
+    def _by_layer(self, *, of_vision: bool) -> list[dict[str, Any]]:
+        by, frame = self.convention.aggregate, to_frame(self._all_records, spectrum=False)
+        table = layer_eranks(frame, aggregate=by, bootstrap=self.bootstrap, of_vision=of_vision)
         found: dict[str, dict[str, Any]] = {}
         for row in table.to_dict("records"):
             at = found.setdefault(row["point"], {"point": row["point"], "intervals": {}})

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mmerank.convention import Convention
 from mmerank.engine.metrics import Metrics, keeps_mean_states, refuse_without_layers
 from mmerank.engine.plans.inside import InsideBlocks
 from mmerank.engine.plans.margin import margin_logits
 from mmerank.engine.plans.passes import Key, Passes, key
-from mmerank.eranks import ERANKS
+from mmerank.eranks import ERANKS, vision_layer, vision_layers
 from mmerank.errors import UsageError
 from mmerank.inputs.sequence import TokenSequence
 from mmerank.inputs.variants import Variant, Version
 from mmerank.models.adapter import Adapter
-from mmerank.models.layers import layer_points
+from mmerank.models.layers import encoder_layers, layer_points
 from mmerank.models.places import Floats, Whereabouts
+from mmerank.models.tower import Tower
 from mmerank.states.reductions import RowStudy
 
 
@@ -85,6 +88,27 @@ class Needs:
         whole = [variant for variant in self.variants if variant.read == "all"]
         self._with_metrics = {key(*where, variant) for where in taken for variant in whole}
 
+    @cached_property
+    def tower(self) -> Tower | None:
+        """The vision encoder, where its layers are asked for and known; found when it is first looked for."""
+        if not self.points:
+            return None
+        found = Tower(self.adapter, self.convention.image_layout, self.convention.vision_point)
+        if found.blocks:
+            return found
+        warnings.warn(
+            f"{self.adapter.name}: layers of its vision encoder are not measured ({found.why})", stacklevel=2
+        )
+        return None
+
+    @cached_property
+    def in_tower(self) -> dict[str, int]:
+        """The layers of the vision encoder that are measured, by name, each with its place among the blocks."""
+        if self.tower is None:
+            return {}
+        chosen = encoder_layers(range(1, len(self.tower.blocks) + 1), self.layers)
+        return dict(zip(vision_layers(chosen), (number - 1 for number in chosen), strict=True))
+
     def study(
         self,
         rows: TokenSequence,
@@ -106,8 +130,9 @@ class Needs:
             None where nothing is.
         """
         by_role = bool(self.points) and kind == "pair"
-        asked = self._at_layers if point in self.points else self.convention
-        keep_mean = self._keep_means and point not in self.points
+        at_layer = point in self.points or vision_layer(point) is not None
+        asked = self._at_layers if at_layer else self.convention
+        keep_mean = self._keep_means and not at_layer
         if not (by_role or keep_mean or asked.studies_rows or pictures or places is not None):
             return None
         decode = getattr(self.adapter.tokenizer, "decode", str)

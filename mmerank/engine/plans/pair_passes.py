@@ -27,6 +27,7 @@ from mmerank.inputs.variants import ORIGINAL, Variant, Version
 from mmerank.models.encoded import Encoded, Spans
 from mmerank.models.hooks import capture
 from mmerank.models.places import Floats, Places
+from mmerank.models.tower import Tower
 from mmerank.states.reductions import UpdateStudy
 from mmerank.transfer import Arriving, for_each_tensor, sent
 
@@ -75,7 +76,7 @@ class PairPasses:
         for text in passes.alone:
             self._decode(self.batch, "text", text=text)
         for image, (first, *others) in passes.pairs.items():
-            images = self._encode(image)
+            images = self._encode(image, layers=True)
             self._decode_with_image(image, first, images)
             self._read_images(image, images)  # behind the pair pass, since some connectors read the text
             for text in others:
@@ -94,13 +95,19 @@ class PairPasses:
         for loaded in self.batch:
             loaded.rows.clear()
 
-    def _encode(self, image: Version) -> list[Encoded]:
-        """The rows of a version of the pictures."""
+    def _encode(self, image: Version, *, layers: bool = False) -> list[Encoded]:
+        """The rows of a version of the pictures; its layers are measured, too, if that is asked for."""
         each = [loaded.pixels[image] for loaded in self.batch]
         device = next(self.needs.adapter.model.parameters()).device
         if device.type == "cuda":
             each = [for_each_tensor(pixels, lambda tensor: sent(tensor, device)) for pixels in each]
-        images = self.needs.adapter.encode_images(each, self.needs.convention.vision_point)
+        if layers and self.needs.tower:
+            images = [
+                self._through(self.needs.tower, pixels, image, loaded)
+                for pixels, loaded in zip(each, self.batch, strict=True)
+            ]
+        else:
+            images = self.needs.adapter.encode_images(each, self.needs.convention.vision_point)
         for loaded, of in zip(self.batch, images, strict=True):
             if of.filled is not None:
                 loaded.filled[image] = of.filled
@@ -109,6 +116,19 @@ class PairPasses:
             elif of.spans is not None:
                 loaded.unreadable.setdefault(image, DataError(of.spans))
         return images
+
+    def _through(self, tower: Tower, pixels: Any, image: Version, loaded: Loaded) -> Encoded:
+        """One example's pictures, one after the other's, so that it is known whose rows a block has."""
+        try:
+            encoded, layers = tower.read(pixels)
+        except DataError as error:
+            loaded.unreadable.setdefault(image, error)
+            (encoded,) = self.needs.adapter.encode_images([pixels], self.needs.convention.vision_point)
+            return encoded
+        for point, place in self.needs.in_tower.items():
+            h = layers[place]
+            self._ask(h, image_places(len(h)), key(point, "image", Variant("", image)), loaded)
+        return encoded
 
     def _read_images(self, image: Version, images: Sequence[Encoded]) -> None:
         for point in ("vision", "connector"):

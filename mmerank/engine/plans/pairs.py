@@ -45,7 +45,8 @@ class Pairs:
         adapter: The model.
         convention: The choices in force.
         variants: What is measured of each example; the base is the first of them.
-        layers: Further layers at which the pair is measured, in the same pass: all rows, image rows and text rows.
+        layers: Further layers at which the pair is measured, in the same pass: all rows, image rows and text rows;
+            and layers of the vision encoder, where they are known (`mmerank.models.tower`), of the same numbers.
             See `mmerank.models.layers.layer_points`.
         inside: Blocks whose updates of the residual stream are measured in that pass, by the same rows. See
             `mmerank.models.updates.block_paths`.
@@ -149,7 +150,8 @@ class Pairs:
             where = "" if variant == BASE else f"{variant.name}: "
             if error := loaded.unreadable.get(variant.image):
                 return unreadable(loaded.item.id, error, where)
-            for point, kind in self.needs.measured if variant.read == "all" else [ERANKS["erank5"]]:
+            whole = [*self.needs.measured, *((point, "image") for point in self.needs.in_tower)]
+            for point, kind in whole if variant.read == "all" else [ERANKS["erank5"]]:
                 outcome = loaded.outcomes[key(point, kind, variant)].result()
                 if isinstance(outcome, NoSpectrum):
                     return no_spectrum(loaded.item.id, outcome, where)

@@ -10,18 +10,18 @@ import pandas as pd
 
 from mmerank.analysis.finished import Finished, read_runs
 from mmerank.analysis.metrics.diff_erank import TWIN
-from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.results.alignment import AlignmentResult
+from mmerank.analysis.row_map import row_maps
 from mmerank.convention import Convention
 from mmerank.errors import DataError, MmerankError, RunFolderError
 from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import open_picture
 from mmerank.report.examples import by_example, id_shown, text_of
-from mmerank.report.explored import Alone, Side, alone_html, explored_html, maps_of, message_html, picture_html
+from mmerank.report.explored import Alone, Side, alone_html, explored_html, message_html, picture_html
 from mmerank.report.folders import run_folders
-from mmerank.report.render.html import head_of, shown_value
+from mmerank.report.maps import maps_of
+from mmerank.report.render.html import head_of, label_of, shown_value
 from mmerank.report.reopened import find_examples
-from mmerank.runs.jobs import CHANGE
 from mmerank.runs.parts import parts_by_example, records_in
 from mmerank.runs.record import Record
 
@@ -89,14 +89,20 @@ class Browsed:
         example = self._examples.get(name)
         records = records_in(self._parts.get(name, ()), self._run.path, name)
         if not self._run.kind.of_pairs:
-            return _picture(example) + alone_html([self._alone(row, records) for _, row in here.iterrows()])
+            return _picture(example) + alone_html([self._alone(row, records) for _, row in here.iterrows()], "run")
         sides = []
         for model in here["model"].unique():
             before = None if transform == "none" else self._result(model, records, "none")
-            called = self._run.names.get(model, model) + ("" if before is None else f", {transform}")
+            called = self._called(model) + ("" if before is None else f", {transform}")
             sides.append(Side(called, self._result(model, records, transform), before))
-        mapped = maps_of(self._run, example, name) if transform == "none" else []
-        return _picture(example) + explored_html(sides, mapped)
+        mapped = None
+        if transform == "none":
+            of_models = [(self._called(model), row_maps(self._run.of(model), name)) for model in self._run.frames]
+            mapped = maps_of(of_models, example, name)
+        return _picture(example) + explored_html(sides, mapped, "run")
+
+    def _called(self, model: str) -> str:
+        return self._run.names.get(model, model)
 
     def _result(self, model: str, records: Sequence[Record], transform: str) -> AlignmentResult:
         return AlignmentResult.of(
@@ -114,18 +120,14 @@ class Browsed:
         numbers = row.drop(["id", "model", "transform"], errors="ignore").dropna()
         twins = {of for of in self._run.frames[model]["model"].unique() if of.startswith(TWIN)}
         own = [of for of in records if of.model == model or of.model in twins]
-        name = self._run.names.get(model, model) + ("" if transform == "none" else f", {transform}")
+        name = self._called(model) + ("" if transform == "none" else f", {transform}")
         return Alone(
             name,
-            [(_label(str(of)), shown_value(str(of), float(value))) for of, value in numbers.items()],
+            [(label_of(str(of)), shown_value(str(of), float(value))) for of, value in numbers.items()],
             [of for of in own if of.transform == transform],
             [of for of in own if of.transform == "none"] if transform != "none" else [],
             next((of.written for of in own if of.written), ""),
         )
-
-
-def _label(name: str) -> str:
-    return head_of(name) if name == CHANGE else quantity(name).label
 
 
 def _picture(example: Example | None) -> str:

@@ -17,16 +17,15 @@ from mmerank.inputs.example import Example
 from mmerank.inputs.pictures import open_picture
 from mmerank.jobs.explorer.browsed import Browsed
 from mmerank.jobs.explorer.measured import MAX_BYTES, MAX_PIXELS, Changes, Explored, Explorer, example_of
-from mmerank.jobs.shown import as_run
 from mmerank.report.explored import (
     Side,
     explored_css,
     explored_html,
     heading_html,
-    maps_of,
     message_html,
     picture_html,
 )
+from mmerank.report.maps import maps_of
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -45,6 +44,8 @@ _SLIDERS: dict[str, tuple[float, float, float, str]] = {
     "blur": (0, 10, 0.5, "Blur (pixels)"),
     "noise": (0, 100, 5, "Noise (sigma, of 255)"),
 }
+# gradio names the filter of a table by its title alone, which not every screen reader tells.
+_NAMED = "() => document.querySelector('#examples .search-input').setAttribute('aria-label', 'Filter the examples')"
 _NOTHING = [float(getattr(Changes(), name)) for name in _SLIDERS]
 
 
@@ -80,13 +81,11 @@ class Exploring:
         now = self.measured(chosen.example, changes) if changes.written else chosen.before
         before = [of.result if changes.written else None for of in chosen.before]
         sides = [Side(of.result.model, of.result, was) for of, was in zip(now, before, strict=True)]
-        mapped = []
-        for of in now:
-            run = as_run("align", of.result, of.result.records + of.result.layer_records)
-            mapped += maps_of(run, replace(chosen.example, image=of.picture), chosen.example.id)
+        example = replace(chosen.example, image=now[0].picture)
+        mapped = maps_of([(of.result.model, of.result.patches(example.id)) for of in now], example, example.id)
         told = f"--transform {changes.written}" if changes.written else "unchanged"
         size = "{} x {} px".format(*now[0].picture.size)
-        return picture_html(now[0].picture, f"{size}, {told}"), explored_html(sides, mapped)
+        return picture_html(now[0].picture, f"{size}, {told}"), explored_html(sides, mapped, "tried")
 
 
 def decoded(upload: object) -> bytes:
@@ -129,13 +128,15 @@ def blocks(explorers: Sequence[Explorer], browsed: Browsed | None = None) -> gr.
         if explorers and browsed:
             with gr.Tab("A picture"):
                 _try(page, Exploring(explorers))
-            with gr.Tab("The run"):
+            with gr.Tab("The run") as run:
                 gr.HTML(message_html(browsed.head), apply_default_css=False)
                 _browse(page, browsed)
+            run.select(None, js=_NAMED, api_visibility="private")
         elif explorers:
             _try(page, Exploring(explorers))
         elif browsed:
             _browse(page, browsed)
+            page.load(None, js=_NAMED, api_visibility="private")
     page.state_session_capacity = 32  # sessions whose pictures are kept
     return page
 
@@ -244,13 +245,19 @@ def _browse(page: gr.Blocks, browsed: Browsed) -> None:
 
 
 def theme() -> gr.themes.Base:
-    """Fonts that are there already; none is fetched."""
+    """Fonts that are there already; none is fetched. Subdued texts are dark enough to be read."""
     import gradio as gr
 
-    return gr.themes.Base(
+    base = gr.themes.Base(
         primary_hue="blue",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"],
         font_mono=["ui-monospace", "DejaVu Sans Mono", "monospace"],
+    )
+    return base.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        input_placeholder_color="*neutral_600",
+        input_placeholder_color_dark="*neutral_300",
     )
 
 

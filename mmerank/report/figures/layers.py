@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.intervals import layer_eranks
 from mmerank.analysis.metrics.layers import EQUAL, LAYER, layer_names
+from mmerank.eranks import vision_layer
 from mmerank.report.figures.panels import Drawing
 from mmerank.report.figures.style import bare, look
 
@@ -31,8 +32,18 @@ def has_layers(run: Finished, model: str) -> bool:
     return bool(layer_names(run.frames[model]["point"]))
 
 
+def has_vision_layers(run: Finished, model: str) -> bool:
+    """Whether layers of a multimodal model's vision encoder were measured."""
+    return any(vision_layer(str(point)) for point in run.frames[model]["point"].unique())
+
+
 def layer_curves(
-    found: Sequence[tuple[Finished, str]], called: Mapping[tuple[str, str], str], name: str, of: str
+    found: Sequence[tuple[Finished, str]],
+    called: Mapping[tuple[str, str], str],
+    name: str,
+    of: str,
+    *,
+    of_vision: bool = False,
 ) -> Drawing:
     """Curves of eRank by layer with their intervals, a panel per model.
 
@@ -41,11 +52,13 @@ def layer_curves(
         called: Name by run and model.
         name: Of the figure.
         of: What the caption says that they are of.
+        of_vision: Whether they are those of the vision encoders of pairs.
 
     Returns:
         The figure.
     """
-    each = {called[run.name, model]: partial(draw_layers, run=run, model=model) for run, model in found}
+    draw = draw_vision_layers if of_vision else draw_layers
+    each = {called[run.name, model]: partial(draw, run=run, model=model) for run, model in found}
     return Drawing(name, f"eRank by layer {of}, with 95 % intervals.", each, label="eRank")
 
 
@@ -75,6 +88,21 @@ def draw_layers(axes: Axes, run: Finished, model: str) -> None:
     _draw(axes, points, lines)
 
 
+def draw_vision_layers(axes: Axes, run: Finished, model: str) -> None:
+    """Curves of the picture's eRank by layer of one model's vision encoder.
+
+    Args:
+        axes: Where to.
+        run: One that has such layers.
+        model: Of it.
+    """
+    frame = run.frames[model]
+    rows = layer_eranks(frame[frame["transform"] == "none"], aggregate=run.convention["aggregate"], of_vision=True)
+    shown = {"all": "all rows", EQUAL: f"{run.match_tokens} rows"}
+    lines = {label: of for name, label in shown.items() if len(of := rows[rows["rows"] == name])}
+    _draw(axes, list(rows["point"].unique()), lines)
+
+
 def _draw(axes: Axes, points: Sequence[str], lines: dict[str, pd.DataFrame]) -> None:
     for i, (label, of) in enumerate(lines.items()):
         of, style = of.set_index("point").reindex(list(points)), look(i)  # two encoders may have other layers
@@ -89,7 +117,7 @@ def _draw(axes: Axes, points: Sequence[str], lines: dict[str, pd.DataFrame]) -> 
         )
     step = max(1, -(-len(points) // _TICKS))
     shown = [*range(0, len(points) - 1 - step // 2, step), len(points) - 1]
-    axes.set_xticks(shown, [points[i].removeprefix(LAYER) for i in shown])
+    axes.set_xticks(shown, [points[i].rpartition(LAYER)[2] for i in shown])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("layer")
     bare(axes)

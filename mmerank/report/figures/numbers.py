@@ -22,12 +22,12 @@ from mmerank.report.figures.doses import doses, sweeps
 from mmerank.report.figures.flow import flow_drawing
 from mmerank.report.figures.generation import growths
 from mmerank.report.figures.inside import has_updates, updates_by_block
-from mmerank.report.figures.layers import has_layers, layer_curves
+from mmerank.report.figures.layers import has_layers, has_vision_layers, layer_curves
 from mmerank.report.figures.main import STAGES, points
 from mmerank.report.figures.panels import Drawing
 from mmerank.report.figures.pruning import against_erank, losses
 from mmerank.report.figures.sizes import against_size, sized
-from mmerank.report.figures.style import bare, log_axes, look, shortened, stage
+from mmerank.report.figures.style import bare, log_axes, look, shortened, shortened_apart, stage
 from mmerank.report.figures.training import training, trajectories
 from mmerank.report.names import data_names, model_names
 
@@ -67,6 +67,11 @@ def drawings(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[Drawin
             if some is pairs and any(run.match_tokens for run, _ in found):
                 of_what += ", and of equally many drawn at random"
             yield layer_curves(found, _called(found, data), name, of_what)
+    if found := [(run, model) for run, model in pairs if has_vision_layers(run, model)]:
+        of_what = "of the vision encoder, of the picture's rows that go on to the connector"
+        if any(run.match_tokens for run, _ in found):
+            of_what += ", and of equally many drawn at random"
+        yield layer_curves(found, _called(found, data), "layers-vision", of_what, of_vision=True)
     for some, name in ((pairs, "inside"), (texts, "inside-texts")):
         if found := [(run, model) for run, model in some if has_updates(run, model)]:
             yield updates_by_block(found, _called(found, data), name)
@@ -283,14 +288,17 @@ def _called(
         lambda run: f"{data[run.data]}, {run.job}",
         lambda run: shortened(run.name),
     ]
+    short = shortened_apart(named.values())
     called = {}
     for run, model in found:
         name = named[run.name, model]
         runs = alike[name, run.data if within else ""]
         form = next((of for of in forms if len(set(map(of, runs))) == len(runs)), forms[-1])
-        called[run.name, model] = shortened(name) + (f" ({form(run)})" if len(runs) > 1 else "")
+        called[run.name, model] = short[name] + (f" ({form(run)})" if len(runs) > 1 else "")
     return called
 
 
 def _called_data(runs: Sequence[Finished]) -> dict[str, str]:
-    return {data: shortened(name) for data, name in data_names(run.data for run in runs).items()}
+    names = data_names(run.data for run in runs)
+    short = shortened_apart(names.values())
+    return {data: short[name] for data, name in names.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -38,6 +38,7 @@ LOOKS: tuple[dict[str, Any], ...] = (
 # What is drawn in it takes the colour of the text around it on the page.
 INK = "#1a1b1c"
 _WIDEST = 42  # characters of a name
+_HEAD = 12  # of these at its beginning, where names differ in what is left out
 _LEGEND_LINE = 0.19  # inches
 _POINTS = 9  # size of letters for which figures are laid out
 _SETTINGS: Any = {
@@ -251,6 +252,28 @@ def shortened(name: str) -> str:
     """A name on one line, the middle left out where it is long."""
     line = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split())
     return line if len(line) <= _WIDEST else f"{line[: _WIDEST // 2]}…{line[-_WIDEST // 2 + 1 :]}"
+
+
+def shortened_apart(names: Iterable[str]) -> dict[str, str]:
+    """Names on one line each, and no two the same: of those that would be, what tells them apart stays.
+
+    Args:
+        names: As they are.
+
+    Returns:
+        What each is shown as.
+    """
+    short = {name: shortened(name) for name in names}
+    alike: dict[str, list[str]] = {}
+    for name, shown in short.items():
+        alike.setdefault(shown, []).append(name)
+    for group in alike.values():
+        if len(group) > 1:
+            differ = (i for i, signs in enumerate(zip(*group, strict=False)) if len({*signs}) > 1)
+            common = next(differ, min(map(len, group)))
+            cut = {name: shortened(f"{name[:_HEAD]}…{name[common:][: _WIDEST - _HEAD - 1]}") for name in group}
+            short |= cut if len({*cut.values()}) == len(group) and common > _HEAD else {name: name for name in group}
+    return short
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -144,6 +145,7 @@ def _headlines_first(table: Printed) -> Printed:
     return replace(table, heads=tuple(table.heads[i] for i in order), rows=rows)
 
 
+@cache
 def environment() -> Environment:
     """Where the templates of pages are, which escape what they are given."""
     made = Environment(
@@ -185,7 +187,8 @@ def _view(
         "missing": missing,
         "elsewhere": elsewhere(run),
         "finished": bool(run.results),
-        "ranked": head_of(ranked),
+        "ranked": label_of(ranked),
+        "ranked_by": ranked,
         "groups": [("Highest", highest), ("Lowest", lowest)],
         "maps": maps(run, table, found, {model: name for (of, model), name in called.items() if of == run.name}),
         "heads": {name: head_of(name) for name in map(str, table.columns)},
@@ -243,6 +246,11 @@ def shown_value(name: str, value: float) -> str:
 def head_of(name: str) -> str:
     """What a column of the examples' numbers is called."""
     return "mean |ΔH|" if name == CHANGE else quantity(name).head
+
+
+def label_of(name: str) -> str:
+    """What a number of an example is called where there is room."""
+    return head_of(name) if name == CHANGE else quantity(name).label
 
 
 def _decimals(name: str) -> int:

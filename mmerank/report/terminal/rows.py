@@ -45,6 +45,9 @@ def row_tables(result: AlignmentResult, name: str) -> list[Table]:
         tables.append(_rows(result.rows, result.n, f"{name}: eRank by rows"))
     if result.layers is not None:
         tables.append(_layers(result.layers, f"{name}: eRank of the pair by layer", result.convention.match_tokens))
+    if result.vision_layers is not None:
+        title = f"{name}: eRank of the picture by layer of the vision encoder"
+        tables.append(_layers(result.vision_layers, title, result.convention.match_tokens))
     if result.inside is not None:
         tables.append(inside_table(result.inside, plain))
     if result.picture_eranks is not None:
@@ -179,9 +182,8 @@ def _rows(rows: Mapping[str, Mapping[str, Any]], n: int, title: str) -> Table:
 def _layers(layers: Sequence[Mapping[str, Any]], title: str, tokens: int | None) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    headings = {"all": "all rows", "image": "image rows", "text": "text rows"}
-    if EQUAL in layers[0]:
-        headings[EQUAL] = f"{tokens} rows"
+    headings = {"all": "all rows", "image": "image rows", "text": "text rows", EQUAL: f"{tokens} rows"}
+    headings = {rows: heading for rows, heading in headings.items() if rows in layers[0]}
     for heading in headings.values():
         table.add_column(heading, justify="right")
     for at in layers:

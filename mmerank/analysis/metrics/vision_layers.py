@@ -1,0 +1,54 @@
+"""eRank of a picture's rows through the layers of a multimodal model's vision encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from mmerank.analysis.metric import Metric, Quantity
+from mmerank.analysis.metrics.layers import EQUAL, mean_of_draws
+from mmerank.analysis.sample import Sample, of_those_there
+from mmerank.convention import Aggregate
+from mmerank.eranks import vision_layer
+
+ALL = "all"
+
+
+def _named(name: str) -> Quantity | None:
+    point, _, rows = name.partition("/")
+    if vision_layer(point) is None or rows not in (ALL, EQUAL):
+        return None
+    return Quantity(name, f"{point}, {rows} rows", differs="log", sees="image")
+
+
+def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
+    """The picture's eRank at each layer that was measured: of all rows that go on, and of equally many."""
+    numbers = {str(point): vision_layer(str(point)) or 0 for point in records["point"].unique()}
+    points = sorted(filter(numbers.__getitem__, numbers), key=numbers.__getitem__)
+    if not points:
+        return
+    here = records[records["point"].isin(points)]
+    kinds = {ALL: "entropy"}
+    if "matched" in here and here["matched"].notna().any():
+        kinds[EQUAL] = f"entropy_{EQUAL}"
+        here = here.assign(**{kinds[EQUAL]: list(map(mean_of_draws, here["matched"]))})
+    wide = here.pivot(index="example", columns="point", values=[*kinds.values()]).sort_index()
+    names = [(point, rows) for point in points for rows in kinds]
+    entropies = wide[[(kinds[rows], point) for point, rows in names]].to_numpy(dtype=np.float64)
+    columns, of_means = of_those_there(entropies, aggregate)
+    counts = tuple(map(int, np.isfinite(entropies).sum(axis=0)))
+    quantities = tuple(f"{point}/{rows}" for point, rows in names)
+    yield "", Sample(quantities, tuple(wide.index), columns, of_means, counts)
+
+
+METRIC = Metric(
+    "vision_layers",
+    "eRank of the picture by layer of the vision encoder",
+    (),
+    _samples,
+    follows_rows=True,
+    named=_named,
+    own_place=True,
+)
