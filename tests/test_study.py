@@ -257,7 +257,7 @@ def test_cells_are_checked_before_any_runs(
         ("generate: {top-p: 2}", "demo", "demo: top_p must be above 0 and at most 1, got 2.0"),
         ("prune-study: {keep: 1.5}", "demo", "keep: '1.5': expected shares above 0 and below 1"),
         ("prune-study: {by: brightest}", "demo", "by: unknown way to choose rows 'brightest'"),
-        ("prune-study: {by: 'none.such:f'}", "demo", "by none.such:f: cannot be imported"),
+        ("prune-study: {by: 'none.such:f'}", "demo", "by none.such:f: none.such cannot be imported"),
         ("diff: {init-range: -1}", "demo", "init-range: expected standard deviations above 0"),
         ("diff: {inside: all, limit: 3, untrained-mode: train}", "demo", "demo: inside, untrained-mode: "),
         ("diff: {accuracy: no_such.yaml}", "demo", "accuracy: "),  # no such file, or no lm-eval

@@ -597,7 +597,7 @@ ONE = {
 @pytest.mark.parametrize(("flag", "files"), ONE.items())
 def test_one_format(runs: dict[str, Path], tmp_path: Path, flag: str, files: set[str]) -> None:
     run("report", str(runs["align"]), flag, "--out", str(tmp_path))
-    assert {path.name for path in tmp_path.iterdir()} == files
+    assert {path.name for path in tmp_path.iterdir()} == {*files, "command.yaml"}
 
 
 def test_errors(runs: dict[str, Path], tmp_path: Path) -> None:
