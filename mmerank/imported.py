@@ -13,7 +13,7 @@ from typing import Any
 
 from mmerank.errors import UsageError, did_you_mean, first_line
 
-EXPECTED = "expected FILE.py:NAME or package.module:NAME"
+_EXPECTED = "expected FILE.py:NAME or package.module:NAME"
 
 
 def imported(place: str, said: str) -> Any:
@@ -31,7 +31,7 @@ def imported(place: str, said: str) -> Any:
     """
     where, colon, name = place.rpartition(":")
     if not colon or not where or not name.isidentifier():
-        raise UsageError(f"{said}: {EXPECTED}")
+        raise UsageError(f"{said}: {_EXPECTED}")
     module = _of_file(said, Path(where)) if where.endswith(".py") else _of_package(said, where)
     try:  # a module may make its names as they are asked for
         return getattr(module, name)
@@ -59,20 +59,22 @@ def imported_function(place: str, said: str) -> Callable[..., Any]:
 
 
 def _of_file(said: str, file: Path) -> ModuleType:
+    """Run once for all that is asked for of it, and again where it was edited in between."""
     if not file.is_file():
         raise UsageError(f"{said}: no such file, {file}")
-    # Of the whole path: two files of one name are two modules.
-    whole = hashlib.sha256(str(file.resolve()).encode()).hexdigest()
-    spec = importlib.util.spec_from_file_location(f"_{file.stem}_{whole[:12]}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses and pickle look for it
+    name = ""
     try:
-        spec.loader.exec_module(module)
+        whole = hashlib.sha256(str(file.resolve()).encode() + b"\0" + file.read_bytes()).hexdigest()
+        name = f"_{file.stem}_{whole[:12]}"
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, file)
+            assert spec is not None and spec.loader is not None
+            module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses and pickle look
+            spec.loader.exec_module(module)
+        return sys.modules[name]
     except Exception as error:
-        del sys.modules[spec.name]
+        sys.modules.pop(name, None)
         raise UsageError(f"{said}: {file} cannot be run ({type(error).__name__}: {first_line(error)})") from error
-    return module
 
 
 def _of_package(said: str, name: str) -> ModuleType:

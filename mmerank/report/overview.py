@@ -34,14 +34,14 @@ def overviews(runs: Sequence[Finished], numbers: pd.DataFrame) -> dict[str, List
     Returns:
         By job, models of a family together, the best first.
     """
-    found = {}
+    found, named = {}, model_names(runs)
     for job, kind in JOBS.items():
         of_job = [run for run in runs if run.job == job]
         models = {(run.name, model) for run in of_job for model in run.frames}
-        called = {model_names(runs)[key] for key in models}
+        called = {named[key] for key in models}
         several = len(called) > 1 and len({run.data for run in of_job}) > 1
         if not kind.perturbed and (several or len(called) >= MANY):
-            table = _overview(of_job, numbers[numbers["job"] == job], kind.first[0], model_names(runs))
+            table = _overview(of_job, numbers[numbers["job"] == job], kind.first[0], named)
             if table is not None:
                 found[job] = table
     return found

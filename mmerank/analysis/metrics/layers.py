@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -32,28 +32,43 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
     if not points or not of_pictures(records):
         return
     pairs = records[(records["input"] == "pair") & records["point"].isin([*points, "llm"])]
-    kinds = dict(ROWS)
-    # An example that has too few rows is not among those of equally many.
-    if "matched" in pairs and pairs.loc[pairs["point"].isin(points), "matched"].notna().any():
-        kinds[EQUAL] = f"entropy_{EQUAL}"
-        pairs = pairs.assign(**{kinds[EQUAL]: list(map(mean_of_draws, pairs["matched"]))})
-    wide = pairs.pivot(index="example", columns="point", values=[*kinds.values()]).sort_index()
-    names = [(point, rows) for point in (*points, "llm") for rows in kinds]
+    drawn = were_drawn(pairs[pairs["point"].isin(points)])
+    yield "", by_rows(pairs, [*points, "llm"], ROWS, aggregate, drawn=drawn)
+
+
+def were_drawn(records: pd.DataFrame) -> bool:
+    """Whether equally many rows were drawn for any of these records."""
+    return "matched" in records and bool(records["matched"].notna().any())
+
+
+def by_rows(
+    records: pd.DataFrame, points: Sequence[str], kinds: Mapping[str, str], aggregate: Aggregate, *, drawn: bool
+) -> Sample:
+    """The eRanks at hook points, by the rows that they are taken of.
+
+    Args:
+        records: One per example and hook point.
+        points: The hook points, in order.
+        kinds: What the rows are called, and the column of their entropy.
+        aggregate: How eRanks of examples become one of the data set.
+        drawn: Whether equally many rows stand beside; an example that has too few is not among them.
+
+    Returns:
+        Quantities `POINT/ROWS`.
+    """
+    if drawn:
+        kinds = {**kinds, EQUAL: f"entropy_{EQUAL}"}
+        records = records.assign(**{kinds[EQUAL]: list(map(_mean_of_draws, records["matched"]))})
+    wide = records.pivot(index="example", columns="point", values=[*kinds.values()]).sort_index()
+    names = [(point, rows) for point in points for rows in kinds]
     entropies = wide[[(kinds[rows], point) for point, rows in names]].to_numpy(dtype=np.float64)
     columns, of_means = of_those_there(entropies, aggregate)
-    yield (
-        "",
-        Sample(
-            tuple(f"{point}/{rows}" for point, rows in names),
-            tuple(wide.index),
-            columns,
-            of_means,
-            tuple(map(int, np.isfinite(entropies).sum(axis=0))),
-        ),
-    )
+    counts = tuple(map(int, np.isfinite(entropies).sum(axis=0)))
+    quantities = tuple(f"{point}/{rows}" for point, rows in names)
+    return Sample(quantities, tuple(wide.index), columns, of_means, counts)
 
 
-def mean_of_draws(drawn: Floats | None) -> float:
+def _mean_of_draws(drawn: Floats | None) -> float:
     """Of the entropies of rows that were drawn; NaN where none could be."""
     return float(np.nanmean(drawn)) if drawn is not None and np.isfinite(drawn).any() else math.nan
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
 
 from mmerank.analysis.metric import Metric, Quantity
-from mmerank.analysis.metrics.layers import EQUAL, mean_of_draws
-from mmerank.analysis.sample import Sample, of_those_there
+from mmerank.analysis.metrics.layers import EQUAL, by_rows, were_drawn
+from mmerank.analysis.sample import Sample
 from mmerank.convention import Aggregate
 from mmerank.eranks import vision_layer
 
@@ -30,17 +29,7 @@ def _samples(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str,
     if not points:
         return
     here = records[records["point"].isin(points)]
-    kinds = {ALL: "entropy"}
-    if "matched" in here and here["matched"].notna().any():
-        kinds[EQUAL] = f"entropy_{EQUAL}"
-        here = here.assign(**{kinds[EQUAL]: list(map(mean_of_draws, here["matched"]))})
-    wide = here.pivot(index="example", columns="point", values=[*kinds.values()]).sort_index()
-    names = [(point, rows) for point in points for rows in kinds]
-    entropies = wide[[(kinds[rows], point) for point, rows in names]].to_numpy(dtype=np.float64)
-    columns, of_means = of_those_there(entropies, aggregate)
-    counts = tuple(map(int, np.isfinite(entropies).sum(axis=0)))
-    quantities = tuple(f"{point}/{rows}" for point, rows in names)
-    yield "", Sample(quantities, tuple(wide.index), columns, of_means, counts)
+    yield "", by_rows(here, points, {ALL: "entropy"}, aggregate, drawn=were_drawn(here))
 
 
 METRIC = Metric(
