@@ -197,4 +197,4 @@ def test_weights_of_another_model(folder: Path) -> None:
 def test_command_line_says_it_in_one_line(golden_pairs: Path, golden: Path) -> None:
     data = f"llava:{golden_pairs}?images={golden}/images"
     status, line = failure("align", str(golden / "llava_tiny" / "hf_model"), "--data", data, "--clip", "ViT-B-32")
-    assert status == 2 and "--clip ViT-B-32: name the weights" in line
+    assert status == 2 and "--clip ViT-B-32: names no weights" in line
