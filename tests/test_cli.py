@@ -351,7 +351,7 @@ def test_perturb_fits_into_a_terminal(data: str, columns: str, monkeypatch: pyte
     short = run("perturb", HF_MODEL, "--data", data, *asked).stdout.splitlines()
     assert len(short) <= 24 and max(map(len, short)) <= int(columns) and not any("…" in line for line in short)
     assert any(line.startswith("identity") and "nowhere" in line for line in short)
-    assert "--all" in " ".join(short) and "acts most at" in " ".join(short)
+    assert "--all" in " ".join(short) and "largest at" in " ".join(short)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations, pairwise
+from typing import TypeVar
 
 import pandas as pd
 
@@ -21,6 +23,14 @@ from mmerank.analysis.statistics.paired import (
 )
 from mmerank.convention import Aggregate
 from mmerank.eranks import FINAL
+
+_Of = TypeVar("_Of")
+MANY = 4  # models of which each two can still be read side by side
+
+
+def each_two(of: Sequence[_Of]) -> Iterable[tuple[_Of, _Of]]:
+    """Each two of a few models; of more than `MANY`, as of the checkpoints of a training, each with the next."""
+    return combinations(of, 2) if len(of) <= MANY else pairwise(of)
 
 
 def compared(
@@ -41,7 +51,7 @@ def compared(
     Args:
         a: Records of one model and transform, as from `mmerank.runs.record.to_frame`.
         b: The other's.
-        quantities: Those to test; all by default.
+        quantities: Those to test; by default all that its metric compares models by.
         names: What A and B are called.
         aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
         point: Of texts: the hook point.
@@ -67,6 +77,8 @@ def compared(
         raise ValueError(f"expected examples in common, got none: {one.n} on one side and {other.n} on the other")
     if unlike := unlike_examples(a, b):
         raise ValueError(f"expected the same examples on both sides, got {unlike}")
+    if quantities is None:
+        quantities = [name for name in one.quantities if name.startswith(of.compared)]
     chosen = chosen_quantities(one, other, quantities)
     logs = {name for name in chosen if (known := of.quantity(name)) and known.differs == "log"}
     return paired(

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from mmerank.analysis.estimates import by_model, numbers_by_model
 from mmerank.analysis.metrics.diff_erank import TWIN
+from mmerank.analysis.metrics.matched import matched_rows
 from mmerank.analysis.metrics.pruning import Interaction, interactions
 from mmerank.analysis.perturbation import Null, against_nulls, metric_tests, paired_tests
 from mmerank.analysis.sample import Floats
@@ -106,6 +107,19 @@ class Finished:
         """Of a perturbation: what the numbers are of pictures with other texts, by model."""
         by = self.convention["aggregate"]
         return {model: against_nulls(records, aggregate=by) for model, records in self.frames.items()}
+
+    @cached_property
+    def nulls_matched(self) -> dict[str, tuple[Null, ...]]:
+        """The same on equally many rows; nothing where an example has too few, since texts are dealt among all."""
+        if self.match_tokens is None:
+            return {}
+        by, found = self.convention["aggregate"], {}
+        for model, records in self.frames.items():
+            rows = matched_rows(records)
+            there = [set(zip(of["transform"], of["example"], strict=True)) for of in (records, rows)]
+            if there[0] == there[1]:
+                found[model] = against_nulls(rows, aggregate=by)
+        return found
 
     @cached_property
     def interactions(self) -> dict[str, tuple[Interaction, ...]]:

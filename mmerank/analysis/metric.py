@@ -59,6 +59,8 @@ class Metric:
         own_place: Whether results and terminals have a place of their own for its numbers; those of others stand
             among the metrics that were asked for.
         named: Of numbers whose names depend on the data: name -> what is known of it, None for another name.
+        compared: How the names of those numbers begin by which two models are held against each other, where none are
+            asked for; all by default.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Metric:
     follows_rows: bool = False
     own_place: bool = False
     named: Callable[[str], Quantity | None] = lambda name: None
+    compared: str = ""
 
     def quantity(self, name: str) -> Quantity | None:
         """What is known of one of its numbers.

@@ -6,12 +6,11 @@ import json
 import os
 import signal
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import combinations, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mmerank.commands.interrupts import interrupts
 from mmerank.durable import try_whole, whole
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
 
 _STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
-
-_Of = TypeVar("_Of")
 
 
 def check_writable(json_file: str | None) -> None:
@@ -254,13 +251,6 @@ def _print_results(
             print("\n".join(comparison_notes(found)))
 
 
-def each_two(of: Sequence[_Of]) -> Iterable[tuple[_Of, _Of]]:
-    """Each two; of more than a table has room for, each with the next."""
-    from mmerank.report.terminal.parts import MANY
-
-    return combinations(of, 2) if len(of) <= MANY else pairwise(of)
-
-
 def compared(
     results: Sequence[Alignment | Diff | Encoding | Generation | Pruning], *, matched: bool = False
 ) -> list[Comparison]:
@@ -275,6 +265,7 @@ def compared(
     """
     if len(results) < 2:
         return []
+    from mmerank.analysis.comparison import each_two
     from mmerank.analysis.metrics.matched import unmatched
     from mmerank.analysis.statistics.paired import controlled
     from mmerank.jobs.compare import compare
@@ -291,5 +282,4 @@ def compared(
     ]
     if not pairs:
         return []
-    chosen = [getattr(a, "compared_by", None) for a, _ in pairs]
-    return controlled(compare(a, b, matched=matched, quantities=by) for (a, b), by in zip(pairs, chosen, strict=True))
+    return controlled(compare(a, b, matched=matched) for a, b in pairs)

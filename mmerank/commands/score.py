@@ -11,7 +11,7 @@ from mmerank.commands import measured, options
 from mmerank.commands.checking import checked_so_far
 from mmerank.commands.early import check_models, check_on_hub
 from mmerank.commands.groups import Keeping, Loading
-from mmerank.commands.results import check_writable, continued_from, each_two, given_names, quiet, write_json
+from mmerank.commands.results import check_writable, continued_from, given_names, quiet, write_json
 from mmerank.errors import UsageError
 from mmerank.processes import rank
 
@@ -145,13 +145,13 @@ def _show(results: list[Score], folder: AnswerFolder | None, json_file: str | No
 
 def _compared(results: list[Score]) -> list[Comparison]:
     """Each two models on the questions that both answered; of more than a table has room for, each with the next."""
-    from mmerank.analysis.results.answers import YES_NO
+    from mmerank.analysis.comparison import each_two
     from mmerank.analysis.statistics.paired import controlled
     from mmerank.jobs.compare import compare
 
     told = [
-        (a, b, [name for i, name in enumerate(a.numbers) if i == 0 or name in (YES_NO[0], YES_NO[-1])])
+        (a, b)
         for a, b in each_two([result for result in results if result.answers])
         if {of.id for of in a.answers} & {of.id for of in b.answers}
     ]
-    return controlled(compare(a, b, quantities=names) for a, b, names in told) if told else []
+    return controlled(compare(a, b) for a, b in told) if told else []

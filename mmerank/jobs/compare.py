@@ -119,8 +119,9 @@ def compare(
             a frame of records as from `mmerank.runs.record.to_frame`, of one model (of texts: with its untrained
             twins) and one transform.
         b: The other.
-        quantities: Those to test. Default: all. A quantity that is equal in every example of both, as `erank4`
-            between image transforms, has no `q` and is not counted for that of the others.
+        quantities: Those to test. Default: all of the metric; of left-out rows the changes in loss, of scores the
+            accuracy, and of questions with yes and no F1 and yes-rate. A quantity that is equal in every example of
+            both, as `erank4` between image transforms, has no `q` and is not counted for that of the others.
         names: What A and B are called. Default: the names that models were given, or model, and transform unless it
             is `none`.
         aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`. Default: that of the results; `entropy` for

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmerank.analysis.finished import Finished
+from mmerank.analysis.metrics.embeddings import EMBEDDINGS
+from mmerank.analysis.metrics.retrieval import RETRIEVAL
 from mmerank.analysis.results.encoding import EncodingResult
 from mmerank.computing import Computing
 from mmerank.convention import EncoderConvention
@@ -33,7 +35,8 @@ class Encoding(Result, EncodingResult):
         return [as_run("encode", self, self.records)]
 
     def _in_short(self) -> dict[str, Any]:
-        numbers = {name: round(self.numbers[name].value, 4) for name in self.compared_by}
+        names = RETRIEVAL if "text" not in self.undefined else EMBEDDINGS[:1]
+        numbers = {name: round(self.numbers[name].value, 4) for name in names}
         return {"model": self.name or self.model, "data": self.data, "n": self.n, **numbers}
 
     def __str__(self) -> str:

@@ -22,8 +22,9 @@ from mmerank.convention import loaded_as
 from mmerank.eranks import FINAL
 from mmerank.errors import DataError
 from mmerank.report.agreement_words import cautions, some
+from mmerank.report.marks import measured_by
 from mmerank.report.names import data_names, model_names
-from mmerank.report.numbers import measured_by, placed
+from mmerank.report.numbers import placed
 from mmerank.report.paper.printed import named_size
 from mmerank.runs.jobs import JOBS
 from mmerank.runs.record import MATCHED as MATCHED_VALUE

@@ -18,8 +18,9 @@ from mmerank.analysis.statistics.bootstrap import ROUGH
 from mmerank.eranks import ERANKS
 from mmerank.errors import printable
 from mmerank.report.examples import cut
+from mmerank.report.marks import measured_by
 from mmerank.report.names import model_names
-from mmerank.report.numbers import measured_by, skipped
+from mmerank.report.numbers import skipped
 from mmerank.runs.jobs import JOBS
 
 # Mean numbers of rows that differ by more are not alike.

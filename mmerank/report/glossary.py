@@ -47,7 +47,8 @@ GLOSSARY: dict[str, str] = {
     ),
     "interval": "What is left open by which examples were measured: 95 %, by the bootstrap over examples.",
     "q": (
-        "p of a paired permutation test, after control of the false discovery rate over all tests of the run. A "
+        "p of a paired permutation test, after control of the false discovery rate over what is tested together: "
+        "of models all numbers of a metric and each two of them on the same data, of changes all of the run. A "
         "change is told from 0 where q < 0.05 and its interval leaves out 0; what is not told from 0 need not be "
         "0."
     ),

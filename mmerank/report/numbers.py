@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
 import pandas as pd
 
-from mmerank.analysis.alike import read_alike, unlike_rows
-from mmerank.analysis.comparison import compared
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.generation import PROMPT, RESPONSE
-from mmerank.analysis.metrics.known import metric, on_equal_rows, quantity
-from mmerank.analysis.metrics.matched import MATCHED, MATCHED_BY
+from mmerank.analysis.metrics.known import metric, on_equal_rows
+from mmerank.analysis.metrics.matched import MATCHED_BY
 from mmerank.analysis.metrics.pruning import MEAN_CHANGE
 from mmerank.analysis.perturbation import differences_frame
-from mmerank.analysis.statistics.paired import ComparisonResult, controlled
-from mmerank.eranks import ERANKS, FINAL
+from mmerank.eranks import ERANKS
+from mmerank.report.marks import marked
 from mmerank.report.paper.printed import printed_alignment, printed_diff
 from mmerank.runs.record import MATCHED as MATCHED_VALUE
 from mmerank.runs.record import VALUE
@@ -32,43 +29,20 @@ SIGNIFICANT = 0.05
 def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:
     """A row per run, model, transform, hook point and quantity.
 
-    The best of a data set is marked where more than one model was measured on it under one convention. The others are
-    compared with it on the examples they share (`mmerank.compare`); `q` is over all such tests of the report. Where
-    models were measured on equally many rows, that is done with these numbers, and with no others. Without them
-    nothing is marked where models have different numbers of rows, which eRanks follow first.
-
     Args:
         runs: At least one.
 
     Returns:
         `job`, `run`, `data`, and the columns of `mmerank.analysis.estimates.estimates`; `rows`, `all` or on how many
         rows each; `paper`, NaN where it prints
-        nothing; `mark`: `best`, `tied` (not told from the best), `other`, or nothing where nothing is compared; `q`
-        of the difference from the best; of paired states `null_mean` and `null_p`, what shuffled pairs give, where
-        the summary of the run has it; of a transform `change` from the base, `change_low`, `change_high`, and
-        `change_q` over all tests of its model in the run, NaN of what it cannot move.
+        nothing; `mark`, `q` and `tests` as from `mmerank.report.marks.marked`; of paired states `null_mean` and
+        `null_p`, what shuffled pairs give, where the summary of the run has it; of a transform
+        `change` from the base, `change_low`, `change_high`, and `change_q` over all tests of its model in the run,
+        NaN of what it cannot move.
     """
     table = pd.concat([_of_run(run) for run in runs], ignore_index=True)
-    table["mark"], table["q"] = "", math.nan
-    table = table.merge(_changes(runs), how="left", on=["run", "model", "transform", "quantity"])
-    found: list[tuple[int, ComparisonResult]] = []
-    for rows in _comparable(runs, table):
-        goodness = rows["value"] * (1 if quantity(str(rows["quantity"].iloc[0])).better == "higher" else -1)
-        # Of equal ones each is the best, whichever run comes first.
-        best = rows[goodness == goodness.max()].sort_values(["model", "run"])
-        compared = [
-            (int(place), comparison)
-            for place in rows.index
-            if place != best.index[0] and (comparison := _against(runs, best.iloc[0], rows.loc[place]))
-        ]
-        if compared:
-            table.loc[best.index, "mark"] = "best"
-            found += [(place, comparison) for place, comparison in compared if place not in best.index]
-    if found:
-        for (place, _), comparison in zip(found, controlled(c for _, c in found), strict=True):
-            q = comparison.differences[0].q
-            table.loc[place, ["mark", "q"]] = ["other" if q < SIGNIFICANT else "tied", q]
-    return table
+    table = marked(runs, table)
+    return table.merge(_changes(runs), how="left", on=["run", "model", "transform", "quantity"])
 
 
 def _changes(runs: Sequence[Finished]) -> pd.DataFrame:
@@ -150,68 +124,6 @@ def _nulls(run: Finished) -> dict[tuple[str, str], dict[str, float]]:
         for number in numbers
         if number.get("rows") == "all" and number.get("null")
     }
-
-
-def _comparable(runs: Sequence[Finished], table: pd.DataFrame) -> list[pd.DataFrame]:
-    """Rows of one quantity of untouched examples, of the same data under the same convention and on like rows."""
-    same = {
-        run.name: json.dumps([run.settings["data"].get("fingerprint"), measured_by(run.convention)], sort_keys=True)
-        for run in runs
-    }
-    drawn = {run.name: json.dumps([run.convention.get(name) for name in MATCHED_BY]) for run in runs}
-    wanted = table["quantity"].map(lambda name: bool(quantity(name).better)) & table["transform"].eq("none")
-    wanted &= table["point"].isin(["", FINAL]) & table["value"].notna() & table["metric"].ne("accuracy")
-    found = []
-    plain = table["quantity"].str.removeprefix(MATCHED)
-    for _, rows in table[wanted].groupby([table["job"], table["run"].map(same), plain], sort=False):
-        is_matched = rows["rows"] != "all"
-        by_draw = rows[is_matched].groupby(rows["run"].map(drawn), sort=False)
-        matched = [some for _, some in by_draw if len(some) > 1]
-        everything = rows[~is_matched]
-        if matched:
-            found += matched
-        elif len(everything) > 1:
-            follows = metric(str(everything["metric"].iloc[0])).follows_rows
-            if not follows or _on_like_rows(runs, everything):
-                found.append(everything)
-    return found
-
-
-def _on_like_rows(runs: Sequence[Finished], rows: pd.DataFrame) -> bool:
-    """Whether models have equally many rows in the examples that they share."""
-    of = {run.name: run for run in runs}
-    records = [of[run].of(model) for run, model in zip(rows["run"], rows["model"], strict=True)]
-    return read_alike(records) if rows["job"].iloc[0] == "diff" else not unlike_rows(records)
-
-
-def _against(runs: Sequence[Finished], best: pd.Series[Any], other: pd.Series[Any]) -> ComparisonResult | None:
-    frames = []
-    for row in (best, other):
-        run = next(run for run in runs if run.name == row["run"])
-        frame = run.frames[row["model"]]
-        frames.append(frame[frame["transform"] == "none"])
-    try:
-        return compared(
-            *frames,
-            quantities=[best["quantity"].removeprefix(metric(str(best["metric"])).prefix)],
-            names=("best", "other"),
-            aggregate=run.convention["aggregate"],
-            name=str(best["metric"]),
-        )
-    except ValueError:  # no example in common, or other measurements
-        return None
-
-
-def measured_by(convention: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a convention decides the numbers, without what is measured beside them.
-
-    Args:
-        convention: As stored in `run.json`.
-
-    Returns:
-        The choices.
-    """
-    return {name: value for name, value in convention.items() if name not in _BESIDE}
 
 
 def placed(runs: Sequence[Finished], numbers: pd.DataFrame) -> pd.DataFrame:

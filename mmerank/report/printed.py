@@ -17,7 +17,7 @@ ROWS = (
 )
 MARKS = (
     "bold: highest of the models where all else is equal, of losses lowest; †: not told from it (paired permutation "
-    "test, q ≥ 0.05)"
+    "test, q ≥ 0.05 over all tests of the same metric between models of these data)"
 )
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from mmerank.analysis.finished import Finished
-from mmerank.analysis.metrics.matched import MATCHED
+from mmerank.analysis.metrics.matched import MATCHED, MATCHED_BY
 from mmerank.analysis.row_map import mapped
+from mmerank.analysis.statistics.null import NullTest
 from mmerank.eranks import ERANKS
+from mmerank.report.marks import SIGNIFICANT, measured_by
 from mmerank.report.names import data_names, model_names
 from mmerank.report.terminal.intervals import interval_text, q_text
 from mmerank.report.terminal.perturbation import told_from_zero
@@ -46,12 +49,12 @@ def _minus(text: str) -> str:
 
 
 def _aligned(runs: Sequence[Finished], numbers: pd.DataFrame, called: dict[tuple[str, str], str]) -> Iterator[str]:
-    """Which model is more aligned, where that can be said."""
+    """Which model has the highest Image-Text Alignment, where that can be said, and what it is of unrelated pairs."""
     plain = numbers["quantity"].str.removeprefix(MATCHED).eq(_ALIGNMENT) & numbers["transform"].eq("none")
     here = numbers[plain & numbers["value"].notna()]
     data = data_names(run.data for run in runs)
-    for of_data, rows in here.groupby("data", sort=False):
-        on = f" on {data[str(of_data)]}" if here["data"].nunique() > 1 else ""
+    for (of_data, _), rows in here.groupby(["data", "job"], sort=False):
+        on = f" of {data[str(of_data)]}" if here["data"].nunique() > 1 else ""
         marked = rows[rows["mark"] != ""]
         if marked.empty:
             if rows["model"].nunique() > 1:
@@ -61,36 +64,76 @@ def _aligned(runs: Sequence[Finished], numbers: pd.DataFrame, called: dict[tuple
                 )
             continue
         best = marked[marked["mark"] == "best"].iloc[0]
-        name = called[str(best["run"]), str(best["model"])]
-        each = "" if best["rows"] == "all" else f", on {best['rows']} rows each"
         others = marked[marked["mark"] != "best"]
-        if len(others) > _EACH:
-            yield from _in_short(name, best, others, called, f"{on}{each}")
+        name = called[str(best["run"]), str(best["model"])]
+        on = ("" if best["rows"] == "all" else f" on {best['rows']} rows each") + on
+        if others.empty:
             continue
-        for other in others.to_dict("records"):
+        if len(others) > _EACH:
+            yield _in_short(name, best, others, called, on)
+        for other in others.to_dict("records") if len(others) <= _EACH else ():
             names = name, called[str(other["run"]), str(other["model"])]
-            told = "{} is more aligned than {}" if other["mark"] == "other" else "{} and {} are not told apart"
-            q = q_text(other["q"])
+            told = "{} has a higher one than {}" if other["mark"] == "other" else "{} and {} are not told apart"
             yield (
-                f"By the Image-Text Alignment{on}{each}, {told.format(*names)}: {_number(best)} against "
-                f"{_number(other)}, q {'' if q.startswith('<') else '= '}{q}."
+                f"By the Image-Text Alignment{on}, {told.format(*names)}: {_number(best)} against "
+                f"{_number(other)}, {_q(other)}."
             )
+        yield _unrelated(runs, marked, called, on)
+
+
+def _q(of: Mapping[Hashable, Any]) -> str:
+    q = q_text(of["q"])
+    return f"q {'' if q.startswith('<') else '= '}{q} over {of['tests']} tests"
 
 
 def _in_short(
     name: str, best: pd.Series, others: pd.DataFrame, called: dict[tuple[str, str], str], where: str
-) -> Iterator[str]:
+) -> str:
     """The best of many models, those that are not told from it, and how many are."""
     below = others[others["mark"] == "other"]
     tied = [called[str(of["run"]), str(of["model"])] for of in others[others["mark"] != "other"].to_dict("records")]
-    said = f"By the Image-Text Alignment{where}, {name} is the most aligned: {_number(best)}"
+    said = f"Of the Image-Text Alignment{where}, {name} has the highest: {_number(best)}"
     if len(below):
         worst = below.sort_values("value").iloc[0]
         said += (
-            f"; {len(below)} of the other {len(others)} models are less so (q < 0.05), the least of them "
+            f"; it is lower in {len(below)} of the other {len(others)} models (q < {SIGNIFICANT} over "
+            f"{others['tests'].max()} tests), the lowest in "
             f"{called[str(worst['run']), str(worst['model'])]}: {_number(worst)}"
         )
-    yield said + (f"; not told from it: {', '.join(tied)}." if tied else ".")
+    return said + (f"; not told from it: {', '.join(tied)}." if tied else ".")
+
+
+def _unrelated(runs: Sequence[Finished], marked: pd.DataFrame, called: dict[tuple[str, str], str], where: str) -> str:
+    """What the number is of pictures with other texts, as far as a run of the report has it, on the same rows."""
+    found, without = [], []
+    for row in marked.to_dict("records"):
+        name = called[str(row["run"]), str(row["model"])]
+        tests = list(_null_tests(runs, row))
+        found += [f"{name} {test.null_mean:.4f} (here {test.value:.4f}, p = {test.p:.2g})" for test in tests]
+        without += [] if tests else [name]
+    if not found:
+        return (
+            f"What the Image-Text Alignment{where} is with other examples' texts was not measured "
+            "(`mmerank perturb --control mismatch`)."
+        )
+    rest = f"; not measured of {', '.join(without)}" if without else ""
+    told = "; ".join(dict.fromkeys(found))
+    return f"With other examples' texts the Image-Text Alignment{where} is, on average over draws: {told}{rest}."
+
+
+def _null_tests(runs: Sequence[Finished], row: Mapping[Hashable, Any]) -> Iterator[NullTest]:
+    of = next(run for run in runs if run.name == row["run"])
+    alike = of.settings["data"].get("fingerprint"), measured_by(of.convention)
+    rows = [of.convention.get(name) for name in MATCHED_BY]
+    for run in runs:
+        if run.job != "perturb" or (run.settings["data"].get("fingerprint"), measured_by(run.convention)) != alike:
+            continue
+        on_equal = row["rows"] != "all"
+        if on_equal and [run.convention.get(name) for name in MATCHED_BY] != rows:
+            continue
+        for null in (run.nulls_matched if on_equal else run.nulls).get(row["model"], ()):
+            if (test := null.tests.get(_ALIGNMENT)) is not None:
+                yield test
 
 
 def _number(of: pd.Series | dict) -> str:  # type: ignore[type-arg]

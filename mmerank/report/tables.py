@@ -17,8 +17,8 @@ from mmerank.analysis.metrics.pruning import PREDICTORS
 from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.eranks import FINAL
 from mmerank.errors import UsageError, did_you_mean
+from mmerank.report.marks import SIGNIFICANT
 from mmerank.report.names import data_names, model_names
-from mmerank.report.numbers import SIGNIFICANT
 from mmerank.report.printed import Cell, Listed, Printed
 from mmerank.report.terminal.intervals import interval_text, opposed_note, q_text
 from mmerank.report.terminal.perturbation import difference_text

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from mmerank import Convention, align, load_data, perturb
+from mmerank import Convention, align, compare, load_data, perturb
 from mmerank.analysis.finished import read_runs
 from mmerank.eranks import ERANKS
 from mmerank.errors import UsageError
@@ -53,9 +54,12 @@ def test_which_model_is_more_aligned(tmp_path: Path) -> None:
         for case in (LLAVA, MINIGPT_V2)
     ]
     read = read_runs([tmp_path / case.name for case in (LLAVA, MINIGPT_V2)])
-    first, *others = readings(read, all_numbers(read))
+    first, second, *others = readings(read, all_numbers(read))
     values = [result.matched["image_text_alignment"] for result in results]  # type: ignore[index]
-    assert first.startswith("By the Image-Text Alignment, on 4 rows each, ")
+    assert first.startswith("By the Image-Text Alignment on 4 rows each, ") and "more aligned" not in first
+    test = compare(*results, matched=True)
+    assert first.endswith(f"q = {test['image_text_alignment'].q:.3f} over {test.tests} tests.")
+    assert "was not measured" in second and "--control mismatch" in second
     best, other = (f"{value:.4f} [" for value in sorted(values, reverse=True))
     assert first.index(best) < first.index(other)
     assert sum("the row that decides is a patch in" in line for line in others) == 2
@@ -68,6 +72,39 @@ def test_which_model_is_more_aligned(tmp_path: Path) -> None:
     page = path.read_text()
     shown = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page.partition('<dl class="words">')[2]))
     assert set(terms_of({"align"})) <= set(shown)
+
+
+def test_an_alignment_stands_beside_that_of_other_texts(tmp_path: Path) -> None:
+    """On the same rows, from the definition: the mean of a draw's eRank5 with eRank3 and eRank4 of the base."""
+    results = [
+        perturb(
+            case.adapter,
+            load_data("demo"),
+            [],
+            controls=["mismatch"],
+            control_draws=3,
+            limit=4,
+            convention=Convention(match_tokens=4, match_repeats=2),
+            out=tmp_path / case.name,
+        )
+        for case in (LLAVA, MINIGPT_V2)
+    ]
+    read = read_runs([tmp_path / case.name for case in (LLAVA, MINIGPT_V2)])
+    _, line = readings(read, all_numbers(read))
+    assert line.startswith("With other examples' texts the Image-Text Alignment on 4 rows each is")
+    for result in results:
+        drawn: dict[str, list[float]] = {}
+        for record in result.records:
+            assert record.matched is not None
+            where = (record.point, record.input)
+            key = record.transform if record.transform != "none" else f"{where}"
+            drawn.setdefault(key, []).append(float(np.mean(record.matched)))
+        e3, e4 = (np.exp(np.mean(drawn[f"{ERANKS[name]}"])) for name in ("erank3", "erank4"))
+        nulls = [
+            np.mean((e3, e4, e5)) / max(e3, e4, e5)
+            for e5 in (np.exp(np.mean(of)) for name, of in drawn.items() if name.startswith("mismatch/"))
+        ]
+        assert len(nulls) == 3 and f"{np.mean(nulls):.4f} (here " in line
 
 
 def test_words() -> None:

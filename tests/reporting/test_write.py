@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
+from scipy.stats import false_discovery_control
 
 from mmerank import Example, TextConvention, align, compare, diff, estimates, load_data, load_text, perturb
 from mmerank.analysis.estimates import run_records
@@ -201,15 +203,29 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "sweep"
 
 
-def test_the_best_and_what_is_not_told_from_it(sweep: Path) -> None:
+def test_the_best_and_what_is_not_told_from_it(sweep: Path, runs: dict[str, Path]) -> None:
     table = all_numbers(read_runs([sweep]))
     rows: Any = table[(table["quantity"] == "diff_erank") & (table["point"] == "final")].set_index("model")
     best, other = str(rows["value"].idxmax()), str(rows["value"].idxmin())
     frames = run_records(sweep)
-    found = compare(frames[best], frames[other], quantities=["diff_erank"])["diff_erank"]
-    # Each marked quantity is one test; q is never below p.
-    assert rows.loc[best, "mark"] == "best" and rows.loc[other, "q"] >= found.p
+    # Over each two models and all quantities, as a command has it.
+    tests = [
+        (pair, found)
+        for pair in combinations(frames, 2)
+        for comparison in [compare(*(frames[name] for name in pair))]
+        for found in comparison.differences
+        if found.quantity not in comparison.fixed
+    ]
+    controlled = false_discovery_control([of.p for _, of in tests])
+    q = {(pair, of.quantity): value for (pair, of), value in zip(tests, controlled, strict=True)}
+    (pair,) = (pair for pair in combinations(frames, 2) if {*pair} == {best, other})
+    assert rows.loc[best, "mark"] == "best" and rows.loc[other, "q"] == pytest.approx(
+        q[pair, "diff_erank"], rel=1e-12
+    )
+    assert rows.loc[other, "tests"] == len(tests)
     assert rows.loc[other, "mark"] == ("tied" if rows.loc[other, "q"] >= 0.05 else "other")
+    beside = all_numbers(read_runs([sweep, runs["align"], runs["perturb"]]))
+    assert beside.loc[beside["run"] == "sweep", "q"].to_numpy() == pytest.approx(table["q"].to_numpy(), nan_ok=True)
     losses: Any = table[table["quantity"] == "loss_trained"].set_index("model")
     assert losses.loc[str(losses["value"].idxmin()), "mark"] == "best"
     assert not table.loc[table["quantity"] == "erank_trained", "mark"].any()

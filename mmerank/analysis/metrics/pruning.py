@@ -319,7 +319,13 @@ def _named(quantities: tuple[Quantity, ...]) -> Callable[[str], Quantity | None]
 
 ALL = Metric("pruning_whole", "With all rows", (*WHOLE, MEAN_CHANGE), _samples_of_whole, own_place=True)
 METRIC = Metric(
-    "pruning", "What leaving rows out does to the text", (), _samples_of_text, own_place=True, named=_named(_TEXT)
+    "pruning",
+    "What leaving rows out does to the text",
+    (),
+    _samples_of_text,
+    own_place=True,
+    named=_named(_TEXT),
+    compared="loss_change/",
 )
 ROWS = Metric(
     "pruning_rows",

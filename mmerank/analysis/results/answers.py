@@ -237,7 +237,7 @@ def compared_answers(
         a: Answers of one model.
         b: Of the other.
         names: What A and B are called.
-        quantities: Those to test; all by default.
+        quantities: Those to test; by default the first, and of questions with yes and no F1 and yes-rate.
         bootstrap: Level, resamples, seed and method.
         permutations: Most swaps to try.
         false_discovery: `bh` or `by`.
@@ -263,6 +263,8 @@ def compared_answers(
     left, right = (sample_of([side[name] for name in sorted(common)]) for side in (one, other))
     plain = [len(as_asked([*side.values()])) for side in (one, other)]
     n = len(as_asked([of for of, _ in told]))
+    if quantities is None:
+        quantities = [name for i, name in enumerate(left.quantities) if i == 0 or name in (YES_NO[0], YES_NO[-1])]
     found = paired(
         left,
         right,

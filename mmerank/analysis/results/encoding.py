@@ -135,11 +135,6 @@ class EncodingResult:
         return retrieval.chance(found.pictures, found.texts) if found and "text" not in self.undefined else {}
 
     @property
-    def compared_by(self) -> tuple[str, ...]:
-        """The numbers by which encoders are held against each other on the same examples."""
-        return retrieval.RETRIEVAL if "text" not in self.undefined else embeddings.EMBEDDINGS[:1]
-
-    @property
     def text_cut(self) -> int:
         """Number of examples whose text was cut at the encoder's limit."""
         return len(self.cut_examples)

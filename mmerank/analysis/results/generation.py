@@ -59,8 +59,3 @@ class GenerationResult(NumberedResult[GenerationConvention]):
                 unsure = tuple(map(float, record.logit_entropies))
                 found.append(Response(record.example, record.written, prompts[record.example], rows, eranks, unsure))
         return tuple(found)
-
-    @property
-    def compared_by(self) -> tuple[str, ...]:
-        """The numbers by which models are held against each other on the same examples."""
-        return NUMBERS

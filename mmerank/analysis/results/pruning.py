@@ -26,11 +26,6 @@ class PruningResult(NumberedResult[PruneConvention]):
         """Whether the loss under `attention` less that under `diversity` goes with a picture's eRank."""
         return pruning.interactions(self._frame, self.bootstrap)
 
-    @property
-    def compared_by(self) -> tuple[str, ...]:
-        """The numbers by which models are held against each other on the same examples."""
-        return tuple(name for name in self.numbers if name.startswith("loss_change/"))
-
     def _told(self) -> dict[str, Any]:
         return {
             **{name: number.value for name, number in self.numbers.items() if "/" not in name},

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mmerank.analysis.alike import read_alike
+from mmerank.analysis.comparison import MANY
 from mmerank.analysis.results.diff import DiffResult
 from mmerank.report.terminal.inside import inside_lines, inside_table
 from mmerank.report.terminal.intervals import interval_line, interval_text, plain
 from mmerank.report.terminal.parts import (
-    MANY,
     airy_table,
     by_model,
     called,

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from mmerank.analysis.comparison import MANY
 from mmerank.analysis.results.answers import CIRCULAR, Share, as_asked
 from mmerank.analysis.results.score import ScoreResult
-from mmerank.report.terminal.parts import MANY, clean, short, skip_lines
+from mmerank.report.terminal.parts import clean, short, skip_lines
 
 
 def score_tables(results: Sequence[ScoreResult]) -> list[Table]:

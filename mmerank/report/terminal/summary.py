@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mmerank.analysis.comparison import MANY
 from mmerank.analysis.metrics.alignment import ALIGNMENT, LABELS
 from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.perturbation import Null
@@ -22,7 +23,7 @@ from mmerank.report.terminal.alignment import standing
 from mmerank.report.terminal.diff import diff_notes, diff_table, sweep_table
 from mmerank.report.terminal.encoding import standing as encoder_standing
 from mmerank.report.terminal.intervals import interval_text
-from mmerank.report.terminal.parts import MANY, airy_table, called
+from mmerank.report.terminal.parts import airy_table, called
 from mmerank.report.terminal.perturbation import difference_text, told_from_zero
 
 # Transforms, layers and models in a screen.
@@ -77,7 +78,7 @@ def listed(names: Sequence[str]) -> str:
 def effects_table(
     title: str, tests: Mapping[str, ComparisonResult], places: Sequence[str], names: Sequence[str]
 ) -> Table:
-    """A row per transform: where it acts most, by how much, and everything that is told from 0.
+    """A row per transform: its largest standardised change, and everything that is told from 0.
 
     Args:
         title: Above it.
@@ -90,7 +91,7 @@ def effects_table(
     """
     table = airy_table(title)
     table.add_column("", overflow="fold")
-    table.add_column("acts most at")
+    table.add_column("largest at")
     table.add_column("change", justify="right", no_wrap=True)
     table.add_column("d_z", justify="right", no_wrap=True)
     table.add_column("told from 0,\nlargest first")
@@ -172,7 +173,8 @@ def perturbation_summary(result: PerturbationResult, out: Path | None = None) ->
         ]
         same = sum(told_from_zero(b) and a.difference * b.difference > 0 for a, b in both)
         rows = base.convention.match_tokens
-        lines.append(f"on {rows} rows each: {same} of {len(both)} changes that are told from 0 are so there, too")
+        if both:
+            lines.append(f"on {rows} rows each: {same} of {len(both)} changes that are told from 0 are so there, too")
     lines += standing(base, brackets=False)
     return Group(*parts, *map(Text, [*lines, rest(out)]))
 
