@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from mmerank import Example, load_data
 from mmerank.errors import DataError, UsageError
-from mmerank.inputs.example import Skipped, unique
+from mmerank.inputs.example import Skipped, check_usable, unique
 
 
 def record(
@@ -73,13 +74,32 @@ def test_first_exchange_of_a_longer_conversation(tmp_path: Path) -> None:
         ({k: v for k, v in record().items() if k != "image"}, "no image"),
         (record(image=None), "image is null, expected a file name"),
         (record(image=""), "image is text (''), expected a file name"),
-        (record(image="../../etc/passwd"), "image '../../etc/passwd' points outside the image folder"),
-        (record(image="/etc/passwd"), "image '/etc/passwd' points outside the image folder"),
+        (record(image="../../etc/passwd"), "image '../../etc/passwd' points outside the image folder (IMAGES)"),
+        (
+            record(image="/etc/passwd"),
+            "image '/etc/passwd' points outside the image folder (IMAGES; images=DIR, behind ? or & in DATA, may "
+            "name one above it)",
+        ),
         (record(image="a\0.jpg"), "image is text ('a\\x00.jpg'), expected a file name"),
     ],
 )
 def test_bad_llava_record_is_skipped_with_its_reason(tmp_path: Path, bad: Any, reason: str) -> None:
-    assert llava(tmp_path, bad) == [Skipped("a", reason)]
+    assert llava(tmp_path, bad) == [Skipped("a", reason.replace("IMAGES", str(tmp_path / "images")))]
+
+
+def test_pictures_anywhere_below_a_folder_above_them(tmp_path: Path) -> None:
+    """Tables often name pictures by their whole path."""
+    picture = tmp_path / "a" / "b.jpg"
+    picture.parent.mkdir()
+    Image.new("RGB", (4, 4)).save(picture)
+    (tmp_path / "table").mkdir()
+    table = tmp_path / "table" / "rows.csv"
+    table.write_text(f"image,response\n{picture},A square.\n")
+    columns = "image=image&response=response&instruction="
+    with pytest.raises(DataError, match="images=DIR"):
+        check_usable(load_data(f"csv:{table}?{columns}"), pictures=True)
+    (entry,) = load_data(f"csv:{table}?{columns}&images={tmp_path}")
+    assert isinstance(entry, Example) and entry.image == picture
 
 
 def test_record_that_is_no_object(tmp_path: Path) -> None:
@@ -126,7 +146,7 @@ def test_minigpt(tmp_path: Path) -> None:
         Skipped("4", "the caption is null, expected text"),
         Skipped("5", "the caption is empty"),
         Skipped("#4", "record without image_id"),
-        Skipped("../6", "image '../6.jpg' points outside the image folder"),
+        Skipped("../6", f"image '../6.jpg' points outside the image folder ({tmp_path}/image)"),
     ]
 
 

@@ -110,7 +110,7 @@ def _file(value: Place, within: Place | None) -> Path | Encoded:
     if isinstance(within, str):
         address = posixpath.join(within, value)
         if not _below(address, within):
-            raise DataError(f"image {str(value)!r:.300} points outside the image folder")
+            raise DataError(_outside(value, within))
         return Encoded(address, partial(remote_bytes, address))
     if within is None:
         return at_home(str(value)) if str(value).startswith("~") else Path(value)
@@ -143,5 +143,10 @@ def inside(folder: Path, name: Any) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # loops of links, names the file system cannot hold
         raise DataError(f"image {name!r:.300} is no usable path ({error})") from None
     if not within:
-        raise DataError(f"image {name!r:.300} points outside the image folder")
+        raise DataError(_outside(name, folder))
     return path
+
+
+def _outside(name: Any, folder: Place) -> str:
+    above = "; images=DIR, behind ? or & in DATA, may name one above it" if str(name).startswith("/") else ""
+    return f"image {str(name)!r:.300} points outside the image folder ({folder}{above})"
