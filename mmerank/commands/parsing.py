@@ -12,6 +12,8 @@ from mmerank.errors import did_you_mean
 # What pydantic says of a choice that is none.
 _ONE_OF = re.compile(r"Value error, '(.*)' is not one of (.*)\.")
 
+_EXTRA = re.compile(r"Got unexpected extra argument(?:s|\(s\))? \((.*)\)")
+
 
 class NoValueAtFlags:
     """Help that shows a flag without a value, since `--strict true` would take `true` for a model."""
@@ -36,5 +38,14 @@ class Command(NoValueAtFlags, TyperCommand):
             if said := _ONE_OF.fullmatch(getattr(error, "message", "")):
                 known = re.findall(r"'([^']*)'", said[2])
                 error.message = f"{said[1]!r}; known: {', '.join(known)}{did_you_mean(said[1], known)}"  # type: ignore
+            elif said := _EXTRA.fullmatch(getattr(error, "message", "")):
+                several = (
+                    "; of several models: a command each with --out, then mmerank report RUN RUN, or mmerank study"
+                    if {"model", "out"} <= {of.name for of in ctx.command.params}
+                    else ""
+                )
+                words = [of.name.upper() for of in ctx.command.params if of.param_type_name == "argument"]
+                takes = f"one {' and one '.join(words)}" if words else "no words but options"
+                error.message = f"takes {takes}, and got also {said[1]}{several}"  # type: ignore
             raise
         return found

@@ -8,6 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from mmerank.commands.groups import Beside, Choices, ExampleChoices, Loading, PairLoading, convention, with_groups
+from mmerank.commands.parsing import Command
 from mmerank.convention import Convention
 
 
@@ -30,3 +31,17 @@ def test_a_group_gives_its_fields_as_options() -> None:
     assert seen == [("x", PairLoading(dtype="float64", max_megapixels=2))]
     assert seen[0][1].batch_tokens is None
     assert CliRunner().invoke(app, ["x", "--computing", "y"]).exit_code == 2
+
+
+def test_a_second_model_where_one_is_taken() -> None:
+    app = typer.Typer()
+
+    @app.command(cls=Command)
+    def measured(model: Annotated[str, typer.Argument()], out: str = "") -> None: ...
+
+    @app.command(cls=Command)
+    def shown() -> None: ...
+
+    said = " ".join(CliRunner().invoke(app, ["measured", "a", "b"], terminal_width=300).output.split())
+    assert "takes one MODEL, and got also b; of several models: a command" in said
+    assert "takes no words but options, and got also x" in CliRunner().invoke(app, ["shown", "x"]).output
