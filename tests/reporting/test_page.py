@@ -81,6 +81,20 @@ def test_it_fits_a_phone(browser: Any) -> None:
     # Figures are as wide as the page, and none is cut.
     cut = "return [...document.querySelectorAll('figure')].filter(of => of.scrollWidth > of.clientWidth).length"
     assert browser.execute_script(cut) == 0
+    # A table that does not fit says so until its end is seen.
+    goes_on = """
+        const done = arguments[0];
+        document.querySelectorAll("details").forEach(of => { of.open = true; });
+        const boxes = [...document.querySelectorAll(".wide")].filter(of => of.scrollWidth > of.clientWidth + 1);
+        const marked = () => boxes.map(of => of.classList.contains("goes-on"));
+        requestAnimationFrame(() => setTimeout(() => {
+          const before = marked();
+          for (const of of boxes) of.scrollLeft = of.scrollWidth;
+          requestAnimationFrame(() => setTimeout(() => done([before, marked()])));
+        }));
+    """
+    before, after = browser.execute_async_script(goes_on)
+    assert before and all(before) and not any(after)
 
 
 def test_it_follows_the_preference_for_dark(browser: Any) -> None:

@@ -106,3 +106,10 @@ function show(run, parent, several) {
 
 const runs = JSON.parse(document.getElementById("data").textContent);
 for (const run of runs) show(run, document.getElementById("tables"), runs.length > 1);
+
+// A table that goes on to the right says so.
+for (const box of document.querySelectorAll(".wide, .examples")) {
+  const look = () => box.classList.toggle("goes-on", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+  box.addEventListener("scroll", look, { passive: true });
+  new ResizeObserver(look).observe(box);
+}
