@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.metrics.matched import of_the_five, unmatched
 from mmerank.analysis.metrics.rows import row_eranks, single_rows
+from mmerank.analysis.perturbation import Null
 from mmerank.analysis.statistics.bootstrap import ROUGH
 from mmerank.eranks import ERANKS
 from mmerank.errors import printable
@@ -42,10 +43,11 @@ def cautions(runs: Sequence[Finished]) -> list[str]:
     called = model_names(runs)
     found = [line for run in runs for line in _of_run(run, called)]
     found += _of_few(runs, called)
+    against = {_on_data(run, model) for run in runs for model, nulls in _nulls(run).items() if nulls}
     for job in JOBS:
         some = [run for run in runs if run.job == job]
         if some:
-            found += _of_several(job, some, called)
+            found += _of_several(job, some, called, against)
     return list(dict.fromkeys(found))
 
 
@@ -230,7 +232,17 @@ def _of_unlike_rows(
         )
 
 
-def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str], str]) -> Iterator[str]:
+def _nulls(run: Finished) -> dict[str, tuple[Null, ...]]:
+    return run.nulls if run.perturbed and run.kind.of_pairs else {}
+
+
+def _on_data(run: Finished, model: str) -> tuple[str, str]:
+    return str(run.settings["data"].get("fingerprint")), model
+
+
+def _of_several(
+    job: str, runs: Sequence[Finished], called: dict[tuple[str, str], str], against: Collection[tuple[str, str]]
+) -> Iterator[str]:
     kind = JOBS[job]
     title = kind.title
     conventions = [measured_by(run.convention) for run in runs]
@@ -275,7 +287,7 @@ def _of_several(job: str, runs: Sequence[Finished], called: dict[tuple[str, str]
             )
         return
     yield from _of_unlike_rows(title, models, called)
-    if not any(run.null_tests for run in runs):
+    if not all(_on_data(run, model) in against for run, model in models):
         yield (
             f"{title}: the Image-Text Alignment has no null of its own: unrelated image and text tokens scored 0.67 "
             "to 0.93 in simulations and less in some models; 1/3 is the least possible. `mmerank perturb --control "
