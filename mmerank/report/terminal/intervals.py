@@ -13,6 +13,7 @@ from rich.text import Text
 from mmerank.analysis.metrics.known import quantity
 from mmerank.analysis.statistics.bootstrap import ROUGH, Bootstrap, Interval
 from mmerank.analysis.statistics.paired import ComparisonResult
+from mmerank.report.terminal.parts import short
 
 
 def interval_text(interval: Interval | None, decimals: int, value: float | None = None) -> str:
@@ -73,7 +74,10 @@ def comparison_table(comparison: ComparisonResult) -> Table:
     """
     rows = ", on equally many rows" if comparison.matched else ""
     groups = f" in {comparison.groups} groups" if comparison.groups else ""
-    title = Text(f"{comparison.a} - {comparison.b}{rows}, n = {comparison.n}{groups}")
+    a, b = short(comparison.a), short(comparison.b)
+    if a == b:
+        a, b = comparison.a, comparison.b
+    title = Text(f"{a} - {b}{rows}, n = {comparison.n}{groups}")
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for heading in ("difference", "q", "d_z", "MDE"):
