@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -23,16 +22,15 @@ from mmerank.analysis.metrics.rows import row_eranks
 from mmerank.analysis.metrics.token_curve import token_curve
 from mmerank.analysis.results.inside import inside_numbers
 from mmerank.analysis.results.metrics import metric_numbers
-from mmerank.analysis.results.nulls import no_nan
-from mmerank.analysis.results.stored import stored
+from mmerank.analysis.results.of_model import ModelResult
+from mmerank.analysis.results.stored import Stored
 from mmerank.analysis.row_map import RowMap, mapped, row_maps
-from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval, sample_intervals
-from mmerank.convention import Convention, all_choices
+from mmerank.analysis.statistics.bootstrap import Interval, sample_intervals
+from mmerank.convention import Convention
 from mmerank.eranks import ERANKS, vision_layer
 from mmerank.errors import DataError, UsageError
 from mmerank.inputs.example import Skipped, first_reason
 from mmerank.inputs.selection import ALL, Selection
-from mmerank.runs.folder import versions as installed
 from mmerank.runs.record import Record, to_frame
 
 # What a result has beside eRank1 to eRank5, by its name in Python and in the JSON, where it was asked for.
@@ -51,16 +49,11 @@ ASIDE = (
 )
 
 
-@dataclass(frozen=True)
-class AlignmentResult:
+@dataclass(frozen=True, kw_only=True)
+class AlignmentResult(ModelResult[Convention]):
     """The five data-set eRanks of one model on one data set, the two ratios, and what they stand on.
 
     Attributes:
-        model: Name of the model.
-        data: Name of the data set.
-        n: Number of examples that all numbers stand on.
-        skipped: The others, each with the reason.
-        convention: The choices in force.
         erank1: After the vision encoder, image input.
         erank2: After the connector, image input.
         erank3: LLM, image input.
@@ -68,24 +61,12 @@ class AlignmentResult:
         erank5: LLM, image and text input.
         image_reduction_ratio: (eRank1 - eRank2) / eRank1.
         image_text_alignment: mean(eRank3, eRank4, eRank5) / max(eRank3, eRank4, eRank5).
-        source: What the model is known by, see `mmerank.models.identity.identity`.
-        records: One per example and measurement.
         layer_records: One per example and further layer, and per update of a block, of the pair input, and per layer
             of the vision encoder, of the image input; none where they were not asked for.
-        limit: How many examples were asked for; None for all.
-        seed: Of their choice; None for the first ones.
-        bootstrap: How `intervals` are made; `dataclasses.replace(result, bootstrap=...)` makes them anew.
         clip: CLIP's embeddings of the examples, where asked for.
         undefined: What the model does not have, by name, each with the reason; these numbers are NaN.
-        name: What tables call the model; empty for what it is called by itself.
-        versions: Of what the numbers depend on.
     """
 
-    model: str
-    data: str
-    n: int
-    skipped: tuple[Skipped, ...]
-    convention: Convention
     erank1: float
     erank2: float
     erank3: float
@@ -93,22 +74,15 @@ class AlignmentResult:
     erank5: float
     image_reduction_ratio: float
     image_text_alignment: float
-    source: dict[str, Any]
-    records: tuple[Record, ...]
-    limit: int | None = None
-    seed: int | None = None
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    clip: ClipEmbeddings | None = None
+    layer_records: tuple[Record, ...] = ()
+    undefined: dict[str, str] = field(default_factory=dict)
+    _job = "align"
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """Confidence interval of each number over the examples, (low, high); empty with fewer than two examples."""
         return intervals(self._frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap)
-
-    clip: ClipEmbeddings | None = None
-    layer_records: tuple[Record, ...] = ()
-    undefined: dict[str, str] = field(default_factory=dict)
-    name: str = ""
-    versions: dict[str, str] = field(default_factory=installed)
 
     @cached_property
     def matched(self) -> dict[str, Any] | None:
@@ -251,10 +225,6 @@ class AlignmentResult:
                     at["intervals"][label] = list(limits[name])
         return list(found.values()) or None
 
-    @cached_property
-    def _frame(self) -> pd.DataFrame:
-        return to_frame(self.records, spectrum=False)
-
     @property
     def _all_records(self) -> tuple[Record, ...]:
         return self.records + self.layer_records
@@ -285,56 +255,19 @@ class AlignmentResult:
         """One row per example and measurement, in the order of the examples' ids; columns: `mmerank.runs.record`."""
         return to_frame(self._all_records)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The result as `--json` prints it; what is undefined is null."""
-        found: dict[str, Any] = no_nan(self._stated())
-        return found
-
-    def _stated(self) -> dict[str, Any]:
+    def _told(self) -> dict[str, Any]:
         return {
-            "model": self.model,
-            **({"name": self.name} if self.name else {}),
-            "data": self.data,
-            "n": self.n,
-            "limit": self.limit,
-            "seed": self.seed,
-            "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
-            "convention": all_choices(self.convention, self.source),
             **{label: getattr(self, label) for label in ALIGNMENT},
             **({"undefined": self.undefined} if self.undefined else {}),
             "intervals": {label: list(limits) for label, limits in self.intervals.items()},
-            "bootstrap": self.bootstrap.to_dict(),
             "mean_tokens": {label: self.mean_tokens(label) for label in ERANKS},
             "text_cut": self.text_cut,
             **{name: block for name in ASIDE if (block := getattr(self, name)) is not None},
-            "source": self.source,
-            "versions": self.versions,
         }
 
     @classmethod
-    def from_run(cls, folder: str | Path, model: str | None = None) -> Self:
-        """The result that a finished run folder holds, without the model.
-
-        Args:
-            folder: What `--out` was given, or `hub:OWNER/NAME[/RUN][@REVISION]`.
-            model: Which of its models; None where it has one.
-
-        Returns:
-            The numbers that were written.
-
-        Raises:
-            RunFolderError: It is no finished run of `align`, or something is gone.
-            UsageError: It holds several models, or not this one.
-        """
-        there = stored(folder, "align", model)
-        found = cls.of(
-            there.records,
-            there.skipped,
-            convention=there.convention(Convention),
-            undefined=there.result.get("undefined"),
-            **there.shared,
-        )
-        return replace(found, **there.beside)
+    def _made_with(cls, there: Stored) -> dict[str, Any]:
+        return {"undefined": there.result.get("undefined")}
 
     @classmethod
     def of(

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
-
-import pandas as pd
 
 from mmerank.analysis.metric import Metric
 from mmerank.analysis.metrics import embeddings, encoder_layers, matched_cosine, retrieval
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.metrics.embedded import UNTRAINED, embedded
 from mmerank.analysis.results.metrics import metric_numbers
-from mmerank.analysis.results.nulls import no_nan
-from mmerank.analysis.results.stored import stored
-from mmerank.analysis.statistics.bootstrap import Bootstrap, Interval, sample_intervals
-from mmerank.convention import EncoderConvention, all_choices
+from mmerank.analysis.results.of_model import ModelResult
+from mmerank.analysis.results.stored import Stored
+from mmerank.analysis.statistics.bootstrap import Interval, sample_intervals
+from mmerank.convention import EncoderConvention
 from mmerank.errors import DataError
 from mmerank.inputs.example import Skipped, first_reason
 from mmerank.inputs.selection import ALL, Selection
-from mmerank.runs.folder import versions as installed
-from mmerank.runs.record import Record, to_frame
+from mmerank.runs.record import Record
 
 # In the order in which tables have them, without those of the twin.
 NUMBERS = (*embeddings.EMBEDDINGS, matched_cosine.MATCHED_COSINE, *retrieval.RETRIEVAL)
@@ -66,42 +62,20 @@ class LayerEranks:
     untrained: Number
 
 
-@dataclass(frozen=True)
-class EncodingResult:
+@dataclass(frozen=True, kw_only=True)
+class EncodingResult(ModelResult[EncoderConvention]):
     """What an encoder and its untrained twin make of a data set, and what that stands on.
 
+    Intervals of eRanks of embeddings, of the gap and of retrieval are by the jackknife, at the level of `bootstrap`.
+
     Attributes:
-        model: Name of the model.
-        data: Name of the data set.
-        n: Number of examples that all numbers stand on.
-        skipped: The others, each with the reason.
-        convention: The choices in force.
-        source: What the model is known by, see `mmerank.models.identity.identity`.
         undefined: What the model does not have, each with the reason.
         untrained_seed: Of the weights of the twin; None where none was measured.
-        records: Of the trained model and its twin, one per example, side and layer; the last with the embedding.
-        limit: How many examples were asked for; None for all.
-        seed: Of their choice; None for the first ones.
-        bootstrap: How intervals of means are made. Those of eRanks of embeddings, of the gap and of retrieval are by
-            the jackknife, at its level.
-        name: What tables call the model; empty for what it is called by itself.
-        versions: Of what the numbers depend on.
     """
 
-    model: str
-    data: str
-    n: int
-    skipped: tuple[Skipped, ...]
-    convention: EncoderConvention
-    source: dict[str, Any]
     undefined: dict[str, str]
     untrained_seed: int | None
-    records: tuple[Record, ...]
-    limit: int | None = None
-    seed: int | None = None
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
-    name: str = ""
-    versions: dict[str, str] = field(default_factory=installed)
+    _job = "encode"
 
     @cached_property
     def numbers(self) -> dict[str, Number]:
@@ -145,10 +119,6 @@ class EncodingResult:
         return tuple(dict.fromkeys(r.example for r in self.records if r.text_cut and not r.model.startswith(TWIN)))
 
     @cached_property
-    def _frame(self) -> pd.DataFrame:
-        return to_frame(self.records, spectrum=False)
-
-    @cached_property
     def metrics(self) -> dict[str, list[dict[str, Any]]] | None:
         """Each metric that has no place of its own, see `mmerank.analysis.results.metrics`; None without one."""
         return metric_numbers(self._frame, aggregate=self.convention.aggregate, bootstrap=self.bootstrap) or None
@@ -164,36 +134,17 @@ class EncodingResult:
             }
         return found
 
-    def to_pandas(self) -> pd.DataFrame:
-        """One row per model (trained, twin), example, side and layer; columns: `mmerank.runs.record`."""
-        return to_frame(self.records)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as `--json` prints it; what is undefined is null."""
+    def _told(self) -> dict[str, Any]:
         beside = self.untrained_seed is not None
-        found: dict[str, Any] = no_nan(
-            {
-                "model": self.model,
-                **({"name": self.name} if self.name else {}),
-                "data": self.data,
-                "n": self.n,
-                "limit": self.limit,
-                "seed": self.seed,
-                "skipped": [{"id": entry.id, "reason": entry.reason} for entry in self.skipped],
-                "convention": all_choices(self.convention, self.source),
-                **self._numbers(""),
-                "undefined": self.undefined,
-                **({"untrained": {"seed": self.untrained_seed, **self._numbers(UNTRAINED)}} if beside else {}),
-                "retrieval_by_chance": {f"at_{k}": share for k, share in self.chance.items()},
-                "layers": [_layer(of) for of in self.layers],
-                "bootstrap": self.bootstrap.to_dict(),
-                "text_cut": self.text_cut,
-                **({"metrics": listed} if (listed := self.metrics) is not None else {}),
-                "source": self.source,
-                "versions": self.versions,
-            }
-        )
-        return found
+        return {
+            **self._numbers(""),
+            "undefined": self.undefined,
+            **({"untrained": {"seed": self.untrained_seed, **self._numbers(UNTRAINED)}} if beside else {}),
+            "retrieval_by_chance": {f"at_{k}": share for k, share in self.chance.items()},
+            "layers": [_layer(of) for of in self.layers],
+            "text_cut": self.text_cut,
+            **({"metrics": listed} if (listed := self.metrics) is not None else {}),
+        }
 
     def _numbers(self, end: str) -> dict[str, Any]:
         numbers = {name: self.numbers.get(name + end, _NONE) for name in NUMBERS}
@@ -203,30 +154,9 @@ class EncodingResult:
         }
 
     @classmethod
-    def from_run(cls, folder: str | Path, model: str | None = None) -> Self:
-        """The result that a finished run folder holds, without the encoder.
-
-        Args:
-            folder: What `--out` was given, or `hub:OWNER/NAME[/RUN][@REVISION]`.
-            model: Which of its trained encoders; None where it has one.
-
-        Returns:
-            The numbers that were written.
-
-        Raises:
-            RunFolderError: It is no finished run of `encode`, or something is gone.
-            UsageError: It holds several encoders, or not this one.
-        """
-        there = stored(folder, "encode", model)
-        found = cls.of(
-            there.records,
-            there.skipped,
-            convention=there.convention(EncoderConvention),
-            undefined=there.result.get("undefined", {}),
-            untrained_seed=there.settings.get("untrained_seed", 0),
-            **there.shared,
-        )
-        return replace(found, **there.beside)
+    def _made_with(cls, there: Stored) -> dict[str, Any]:
+        undefined, seed = there.result.get("undefined", {}), there.settings.get("untrained_seed", 0)
+        return {"undefined": undefined, "untrained_seed": seed}
 
     @classmethod
     def of(

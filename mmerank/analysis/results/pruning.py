@@ -26,7 +26,7 @@ class PruningResult(NumberedResult[PruneConvention]):
         """Whether the loss under `attention` less that under `diversity` goes with a picture's eRank."""
         return pruning.interactions(self._frame, self.bootstrap)
 
-    def _told(self) -> dict[str, Any]:
+    def _values(self) -> dict[str, Any]:
         return {
             **{name: number.value for name, number in self.numbers.items() if "/" not in name},
             "kept": [
