@@ -16,6 +16,7 @@ from mmerank.errors import UsageError
 from mmerank.files import require_local
 from mmerank.report.agreement import agreement
 from mmerank.report.examples import by_example
+from mmerank.report.figures.glyphs import missing_letters_said_once
 from mmerank.report.figures.numbers import drawings
 from mmerank.report.figures.scores import score_figures
 from mmerank.report.figures.style import EXPORTED, save, styled
@@ -122,12 +123,13 @@ def report(
     if "latex" in wanted:
         write("tables.tex", "\n".join([*map(latex, tables), *map(latex_list, listed)]))
     if "html" in wanted:
-        drawn = [*scattered, *(score_figures(agreed) if agreed else ()), *drawings(read, numbers)]
-        write("report.html", page(read, numbers, drawn, agreed=agreed, with_data=with_data))
-        if not formats:
-            for drawing in drawn:
-                with _writable(folder / "figures"), styled(style):
-                    written += save(drawing.figure(), folder / "figures" / drawing.name)
+        with missing_letters_said_once():
+            drawn = [*scattered, *(score_figures(agreed) if agreed else ()), *drawings(read, numbers)]
+            write("report.html", page(read, numbers, drawn, agreed=agreed, with_data=with_data))
+            if not formats:
+                for drawing in drawn:
+                    with _writable(folder / "figures"), styled(style):
+                        written += save(drawing.figure(), folder / "figures" / drawing.name)
     return written
 
 

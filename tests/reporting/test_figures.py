@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mmerank import Convention, Results, align, load_data, perturb
 from mmerank.analysis.finished import read_runs
 from mmerank.analysis.statistics.effects import standardised_limits
 from mmerank.errors import UsageError
+from mmerank.report.figures.glyphs import missing_letters_said_once
 from mmerank.report.figures.style import EXPORTED, STYLES, save, shortened, shortened_apart, styled
 from mmerank.report.figures.training import trajectories
 from mmerank.report.write import report
@@ -244,3 +246,17 @@ def test_long_names_stay_apart() -> None:
     assert all(len(of) <= 42 for of in shown.values()) and all(f"…{i}" in shown[names[i]] for i in range(12))
     ends = [f"{'x' * 10}{i}{'y' * 60}" for i in range(2)]  # told apart at their beginning
     assert [*shortened_apart(ends).values()] == [shortened(name) for name in ends]
+
+
+def test_letters_that_the_font_lacks_are_said_once(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with missing_letters_said_once():
+            for name in ("\U000f0000", "a \U000f0001\U000f0000"):  # of nobody's alphabet
+                figure = Figure()
+                figure.subplots().set_title(name)
+                save(figure, tmp_path / "figure")
+            warnings.warn("another", UserWarning, stacklevel=1)
+    said = [str(one.message) for one in caught]
+    assert len(said) == 2 and said[0] == "another"
+    assert "has no \U000f0000\U000f0001: PDF and PNG show boxes" in said[1]
