@@ -92,7 +92,7 @@ def _in_short(
     """The best of many models, those that are not told from it, and how many are."""
     below = others[others["mark"] == "other"]
     tied = [called[str(of["run"]), str(of["model"])] for of in others[others["mark"] != "other"].to_dict("records")]
-    said = f"Of the Image-Text Alignment{where}, {name} has the highest: {_number(best)}"
+    said = f"{name} has the highest Image-Text Alignment{where}: {_number(best)}"
     if len(below):
         worst = below.sort_values("value").iloc[0]
         said += (
