@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.eranks import ERANKS, FINAL, by_label
 from mmerank.runs.record import Record
 
@@ -91,6 +92,39 @@ def unlike_rows(models: Sequence[Iterable[Record]]) -> dict[str, list[float]]:
     return found
 
 
+def stands_on(quantity: str) -> tuple[str, ...]:
+    """The eRanks that a number of pairs is made of, by label; all of them where that is not known.
+
+    Args:
+        quantity: Its name, whatever stands before it.
+
+    Returns:
+        Labels.
+
+    Example:
+        >>> stands_on("image_reduction_ratio"), stands_on("matched_erank4")
+        (('erank1', 'erank2'), ('erank4',))
+    """
+    if quantity.endswith("image_reduction_ratio"):
+        return "erank1", "erank2"
+    if quantity.endswith("image_text_alignment"):
+        return "erank3", "erank4", "erank5"
+    return tuple(label for label in ERANKS if quantity.endswith(label)) or tuple(ERANKS)
+
+
+def concerned(unlike: Iterable[str]) -> list[str]:
+    """The numbers of pairs that follow numbers of rows where these eRanks do.
+
+    Args:
+        unlike: Labels.
+
+    Returns:
+        Names, as of `mmerank.analysis.metrics.alignment.ALIGNMENT`.
+    """
+    there = set(unlike)
+    return [name for name in (*ERANKS, "image_reduction_ratio", "image_text_alignment") if there & {*stands_on(name)}]
+
+
 def unlike_text(unlike: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
     """What to say of models that read the same examples as different numbers of rows.
 
@@ -102,11 +136,15 @@ def unlike_text(unlike: Mapping[str, Sequence[float]], names: Sequence[str]) -> 
         A clause without an end.
 
     Example:
-        >>> unlike_text({"erank1": [576, 256.0]}, ["a", "b"])[-48:]
-        'different numbers of them (eRank1: a 576, b 256)'
+        >>> unlike_text({"erank1": [576, 256.0]}, ["a", "b"])[-68:]
+        '(eRank1: a 576, b 256), which concerns eRank1, Image Reduction Ratio'
     """
     told = "; ".join(f"{label.replace('erank', 'eRank')}: {_counts(found, names)}" for label, found in unlike.items())
-    return f"eRank mostly follows the number of tokens, and the models have different numbers of them ({told})"
+    numbers = ", ".join(LABELS[name] for name in concerned(unlike))
+    return (
+        f"eRank mostly follows the number of tokens, and the models have different numbers of them ({told}), which "
+        f"concerns {numbers}"
+    )
 
 
 def _counts(found: Sequence[float], names: Sequence[str]) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
 from typing import TypeVar
 
 import pandas as pd
 
+from mmerank.analysis.alike import stands_on
 from mmerank.analysis.metric import Metric
 from mmerank.analysis.metrics.diff_erank import TWIN
 from mmerank.analysis.metrics.known import main_metric, metric
@@ -22,7 +24,7 @@ from mmerank.analysis.statistics.paired import (
     paired,
 )
 from mmerank.convention import Aggregate
-from mmerank.eranks import FINAL
+from mmerank.eranks import ERANKS, FINAL
 
 _Of = TypeVar("_Of")
 MANY = 4  # models of which each two can still be read side by side
@@ -81,7 +83,7 @@ def compared(
         quantities = [name for name in one.quantities if name.startswith(of.compared)]
     chosen = chosen_quantities(one, other, quantities)
     logs = {name for name in chosen if (known := of.quantity(name)) and known.differs == "log"}
-    return paired(
+    found = paired(
         one.of(common),
         other.of(common),
         chosen,
@@ -93,6 +95,21 @@ def compared(
         false_discovery=false_discovery,
         matched=of.prefix == MATCHED,
     )
+    return replace(found, unlike=_on_other_rows(a, b, chosen) if of.follows_rows and of.prefix != MATCHED else ())
+
+
+def _on_other_rows(a: pd.DataFrame, b: pd.DataFrame, chosen: Sequence[str]) -> tuple[str, ...]:
+    """Quantities of pairs or texts that stand on other numbers of rows in A than in B."""
+    keys = ["example", "point", "input"]
+    one, other = (frame[~frame["model"].str.startswith(TWIN)].set_index(keys)["n"] for frame in (a, b))
+    if not one.index.is_unique or not other.index.is_unique:
+        return ()
+    common = one.index.intersection(other.index)
+    unlike = {of[1:] for of in common[(one[common] != other[common]).to_numpy()]}
+    if (FINAL, "text") in unlike:
+        return tuple(chosen)
+    labels = [label for label, where in ERANKS.items() if where in unlike]
+    return tuple(name for name in chosen if {*labels} & {*stands_on(name)})
 
 
 def _sample(frame: pd.DataFrame, of: Metric, aggregate: Aggregate, point: str) -> Sample:

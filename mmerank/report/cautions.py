@@ -219,9 +219,9 @@ def _of_unlike_rows(
             names = [called[run.name, model] for run, model in some]
             matched = all(run.match_tokens is not None for run, _ in some)
             yield f"{title}: {unlike_text(unlike, names)}. " + (
-                "Marks are of the numbers on equally many rows; do not hold those of all rows against each other."
+                "Of these, hold only the numbers on equally many rows against each other."
                 if matched
-                else "So no model is marked as the best; --match-tokens puts them on equally many."
+                else "--match-tokens puts them on equally many."
             )
     tokens = {called[run.name, model]: mean_tokens(run, model)["erank1"] for run, model in models}
     if not told and max(tokens.values()) > _ALIKE * min(tokens.values()):

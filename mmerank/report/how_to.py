@@ -14,7 +14,7 @@ from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.report.cautions import mean_tokens
 from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import by_quantity
-from mmerank.report.terminal.intervals import interval_text, q_text
+from mmerank.report.terminal.intervals import interval_text, q_text, unlike_note
 
 _ERANK = (
     "An eRank is exp of the entropy of the spectrum of the covariance of an example's hidden states, each {centred} "
@@ -61,6 +61,7 @@ def how_to_report_comparison(comparison: ComparisonResult) -> str:
         f"{comparison.a} minus {comparison.b}{on}, on the same examples (n = {comparison.n}{left}): {'; '.join(told)}"
         f"{_made(comparison.bootstrap) if comparison.n > 1 else ''}. Paired permutation tests, {swaps} swaps; q "
         f"after {control} over {comparison.tests} tests."
+        + (f" {unlike_note(comparison.unlike)}.".replace("caution", "Caution") if comparison.unlike else "")
     )
 
 

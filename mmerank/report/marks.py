@@ -10,17 +10,17 @@ from typing import Any
 
 import pandas as pd
 
-from mmerank.analysis.alike import read_alike, unlike_rows
+from mmerank.analysis.alike import read_alike, stands_on, unlike_rows
 from mmerank.analysis.comparison import MANY, compared
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.known import metric, quantity
 from mmerank.analysis.metrics.matched import MATCHED, MATCHED_BY
 from mmerank.analysis.statistics.paired import ComparisonResult, controlled
 from mmerank.eranks import FINAL
+from mmerank.report.terminal.perturbation import told_from_zero
 
 _BESIDE = (*MATCHED_BY, "match_others", "token_curve", "rows", "companions", "metrics", "patches")
-# A difference from the best with a larger q is not told from chance.
-SIGNIFICANT = 0.05
+_FROM_BEST = ("from_best", "from_best_low", "from_best_high")
 _Key = tuple[str, str]  # run and model
 
 
@@ -30,19 +30,19 @@ def marked(runs: Sequence[Finished], table: pd.DataFrame) -> pd.DataFrame:
     Where more than one model was measured on it under one convention, the others are compared with the best on the
     examples that both have (`mmerank.compare`). `q` is over all tests of one metric between the models measured on
     these data, whatever else stands in the report: of up to four models over each two of them and all quantities, as
-    in a command; of more over the best of each quantity against each other model. Where models were measured on
-    equally many rows, that is done with these numbers, and with no others. Without them nothing is marked where
-    models have different numbers of rows, which eRanks follow first.
+    in a command; of more over the best of each quantity against each other model. Numbers that follow how many rows
+    a model makes are compared where the models have as many, and on equally many rows, where those were measured.
 
     Args:
         runs: Those of the numbers.
         table: As in `mmerank.report.numbers.all_numbers`, without the columns that are added.
 
     Returns:
-        With `mark`: `best`, `tied` (not told from the best), `other`, or nothing where nothing is compared; `q` of
-        the difference from the best; `tests`, over how many q is, 0 where there is none.
+        With `mark`: `best`, `tied` (not told from the best: a q of 0.05 and more, or 0 within the interval of the
+        difference), `other`, or nothing where nothing is compared; `from_best`, `from_best_low` and `from_best_high`,
+        what it has less the best, with the interval; `q` of that; `tests`, over how many q is, 0 where there is none.
     """
-    table = table.assign(mark="", q=math.nan, tests=0)
+    table = table.assign(mark="", **dict.fromkeys(_FROM_BEST, math.nan), q=math.nan, tests=0)
     for family in _comparable(runs, table).values():
         tested = _tested(runs, family)
         for rows in family:
@@ -57,13 +57,11 @@ def marked(runs: Sequence[Finished], table: pd.DataFrame) -> pd.DataFrame:
             table.loc[best.index, "mark"] = "best"
             name = _in_metric(best.iloc[0])
             for place in found.keys() - set(best.index):
-                comparison = found[place]
-                q = comparison[name].q
-                table.loc[place, ["mark", "q", "tests"]] = [
-                    "other" if q < SIGNIFICANT else "tied",
-                    q,
-                    comparison.tests,
-                ]
+                of = found[place][name]
+                is_a = found[place].a == " ".join(_key(rows.loc[place]))
+                less = (of.difference, of.low, of.high) if is_a else (-of.difference, -of.high, -of.low)
+                table.loc[place, ["mark", "tests"]] = ["other" if told_from_zero(of) else "tied", found[place].tests]
+                table.loc[place, ["q", *_FROM_BEST]] = [of.q, *less]
     return table
 
 
@@ -118,23 +116,25 @@ def _comparable(runs: Sequence[Finished], table: pd.DataFrame) -> dict[tuple[str
     for key, rows in table[wanted].groupby([table["job"], table["run"].map(same), plain], sort=False):
         is_matched = rows["rows"] != "all"
         by_draw = rows[is_matched].groupby(rows["run"].map(drawn), sort=False)
-        matched = {str(draw): some for draw, some in by_draw if len(some) > 1}
+        alike = {str(draw): some for draw, some in by_draw if len(some) > 1}
         everything = rows[~is_matched]
-        if not matched and len(everything) > 1:
+        if len(everything) > 1:
             follows = metric(str(everything["metric"].iloc[0])).follows_rows
-            if not follows or _on_like_rows(runs, everything):
-                matched[""] = everything
-        for draw, some in matched.items():
+            if _on_like_rows(runs, everything) if follows else not alike:
+                alike[""] = everything
+        for draw, some in alike.items():
             common = (*map(str, key[:2]), str(some["metric"].iloc[0]), draw)
             found.setdefault(common, []).append(some)
     return found
 
 
 def _on_like_rows(runs: Sequence[Finished], rows: pd.DataFrame) -> bool:
-    """Whether models have equally many rows in the examples that they share."""
+    """Whether models have equally many rows in the examples that they share, wherever the number stands on them."""
     of = {run.name: run for run in runs}
     records = [of[run].of(model) for run, model in zip(rows["run"], rows["model"], strict=True)]
-    return read_alike(records) if rows["job"].iloc[0] == "diff" else not unlike_rows(records)
+    if rows["job"].iloc[0] == "diff":
+        return read_alike(records)
+    return not unlike_rows(records).keys() & {*stands_on(str(rows["quantity"].iloc[0]))}
 
 
 def _compared(
@@ -149,7 +149,7 @@ def _compared(
         return compared(
             *frames,
             quantities=quantities,
-            names=("a", "b"),
+            names=(" ".join(_key(a)), " ".join(_key(b))),
             aggregate=run.convention["aggregate"],
             name=str(a["metric"]),
         )

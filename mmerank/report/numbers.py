@@ -22,8 +22,6 @@ from mmerank.runs.record import MATCHED as MATCHED_VALUE
 from mmerank.runs.record import VALUE
 
 _BESIDE = (*MATCHED_BY, "match_others", "token_curve", "rows", "companions", "metrics", "patches")
-# A difference from the best with a larger q is not told from chance.
-SIGNIFICANT = 0.05
 
 
 def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:

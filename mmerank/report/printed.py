@@ -17,7 +17,8 @@ ROWS = (
 )
 MARKS = (
     "bold: highest of the models where all else is equal, of losses lowest; †: not told from it (paired permutation "
-    "test, q ≥ 0.05 over all tests of the same metric between models of these data)"
+    "test, q ≥ 0.05 over all tests of the same metric between models of these data, or 0 within the interval of the "
+    "difference)"
 )
 
 

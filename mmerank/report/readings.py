@@ -13,10 +13,10 @@ from mmerank.analysis.metrics.matched import MATCHED, MATCHED_BY
 from mmerank.analysis.row_map import mapped
 from mmerank.analysis.statistics.null import NullTest
 from mmerank.eranks import ERANKS
-from mmerank.report.marks import SIGNIFICANT, measured_by
+from mmerank.report.marks import measured_by
 from mmerank.report.names import data_names, model_names
 from mmerank.report.terminal.intervals import interval_text, q_text
-from mmerank.report.terminal.perturbation import told_from_zero
+from mmerank.report.terminal.perturbation import ALPHA, told_from_zero
 from mmerank.report.terminal.summary import listed, ordered_effects, place
 
 _ALIGNMENT = "image_text_alignment"
@@ -34,11 +34,13 @@ def readings(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[str]:
     Returns:
         Plain text; nothing where the numbers answer none of these questions.
     """
-    called = model_names(runs)
+    called, data = model_names(runs), data_names(run.data for run in runs)
     found = list(_aligned(runs, numbers, called))
+    several = sum(len(of.frames) for of in runs) > 1
     for run in runs:
+        on = f" on {data[run.data]}" if len({of.data for of in runs}) > 1 else ""
         for model in run.frames:
-            front = f"{called[run.name, model]}: " if sum(len(of.frames) for of in runs) > 1 else ""
+            front = f"{called[run.name, model]}{on}: " if several else ""
             found += [front + line for line in (*_changed(run, model), *_mapped(run, model))]
     return list(dict.fromkeys(found))
 
@@ -53,11 +55,11 @@ def _aligned(runs: Sequence[Finished], numbers: pd.DataFrame, called: dict[tuple
     plain = numbers["quantity"].str.removeprefix(MATCHED).eq(_ALIGNMENT) & numbers["transform"].eq("none")
     here = numbers[plain & numbers["value"].notna()]
     data = data_names(run.data for run in runs)
-    for (of_data, _), rows in here.groupby(["data", "job"], sort=False):
+    for (of_data, _, on_rows), rows in here.groupby(["data", "job", "rows"], sort=False):
         on = f" of {data[str(of_data)]}" if here["data"].nunique() > 1 else ""
         marked = rows[rows["mark"] != ""]
         if marked.empty:
-            if rows["model"].nunique() > 1:
+            if rows["model"].nunique() > 1 and not here.loc[here["data"] == of_data, "mark"].any():
                 yield (
                     f"Which model is more aligned{on} cannot be said from these numbers: they stand on different "
                     "numbers of rows or were not measured alike. `--match-tokens` puts them on equally many."
@@ -66,19 +68,26 @@ def _aligned(runs: Sequence[Finished], numbers: pd.DataFrame, called: dict[tuple
         best = marked[marked["mark"] == "best"].iloc[0]
         others = marked[marked["mark"] != "best"]
         name = called[str(best["run"]), str(best["model"])]
-        on = ("" if best["rows"] == "all" else f" on {best['rows']} rows each") + on
+        on = ("" if on_rows == "all" else f" on {on_rows} rows each") + on
         if others.empty:
             continue
+        n = f" (n = {marked['n'].min()})"
         if len(others) > _EACH:
-            yield _in_short(name, best, others, called, on)
+            yield _in_short(name, best, others, called, on + n)
         for other in others.to_dict("records") if len(others) <= _EACH else ():
             names = name, called[str(other["run"]), str(other["model"])]
             told = "{} has a higher one than {}" if other["mark"] == "other" else "{} and {} are not told apart"
             yield (
-                f"By the Image-Text Alignment{on}, {told.format(*names)}: {_number(best)} against "
-                f"{_number(other)}, {_q(other)}."
+                f"By the Image-Text Alignment{on}{n}, {told.format(*names)}: {_number(best)} against "
+                f"{_number(other)}, a difference of {_behind(other)}, {_q(other)}."
             )
         yield _unrelated(runs, marked, called, on)
+
+
+def _behind(of: Mapping[Hashable, Any]) -> str:
+    """By how much the best leads, with the interval of that."""
+    value, low, high = -of["from_best"], -of["from_best_high"], -of["from_best_low"]
+    return _minus(f"{value:+.4f} {interval_text((low, high), 4, value)}")
 
 
 def _q(of: Mapping[Hashable, Any]) -> str:
@@ -96,7 +105,7 @@ def _in_short(
     if len(below):
         worst = below.sort_values("value").iloc[0]
         said += (
-            f"; it is lower in {len(below)} of the other {len(others)} models (q < {SIGNIFICANT} over "
+            f"; it is lower in {len(below)} of the other {len(others)} models (q < {ALPHA} over "
             f"{others['tests'].max()} tests), the lowest in "
             f"{called[str(worst['run']), str(worst['model'])]}: {_number(worst)}"
         )
@@ -113,7 +122,7 @@ def _unrelated(runs: Sequence[Finished], marked: pd.DataFrame, called: dict[tupl
         without += [] if tests else [name]
     if not found:
         return (
-            f"What the Image-Text Alignment{where} is with other examples' texts was not measured "
+            "What the Image-Text Alignment is with other examples' texts was not measured "
             "(`mmerank perturb --control mismatch`)."
         )
     rest = f"; not measured of {', '.join(without)}" if without else ""
@@ -152,7 +161,7 @@ def _changed(run: Finished, model: str) -> Iterator[str]:
         first = told[name][0]
         rest = f", and is told from 0 at {listed([of.quantity for of in told[name]])}" if told[name][1:] else ""
         change = f"{first.difference:+.2f} {interval_text((first.low, first.high), 2, first.difference)}"
-        told_so = _minus(f"{change} (d_z {first.d_z:+.2f})")
+        told_so = _minus(f"{change} (d_z {first.d_z:+.2f}, q {q_text(first.q)})")
         yield f"{name} acts most at {place(first.quantity)}, by {told_so}{rest}."
     if still := [name for name in effects if name not in acting]:
         yield f"No eRank is told from its base under {', '.join(still)}."

@@ -17,11 +17,10 @@ from mmerank.analysis.metrics.pruning import PREDICTORS
 from mmerank.analysis.statistics.paired import ComparisonResult
 from mmerank.eranks import FINAL
 from mmerank.errors import UsageError, did_you_mean
-from mmerank.report.marks import SIGNIFICANT
 from mmerank.report.names import data_names, model_names
 from mmerank.report.printed import Cell, Listed, Printed
 from mmerank.report.terminal.intervals import interval_text, opposed_note, q_text
-from mmerank.report.terminal.perturbation import difference_text
+from mmerank.report.terminal.perturbation import ALPHA, difference_text
 from mmerank.report.terminal.pruning import slope_text
 from mmerank.runs.jobs import JOBS
 from mmerank.runs.record import MATCHED as MATCHED_VALUE
@@ -180,7 +179,7 @@ def _cell(found: Mapping[Hashable, Any] | None) -> Cell:
         return Cell(value, _interval(found["low"], found["high"], decimals, found["value"]), paper, found["mark"])
     tested = math.isfinite(found["change_q"])
     low, high = found["change_low"], found["change_high"]
-    told = tested and found["change_q"] < SIGNIFICANT and (low > 0 or high < 0)
+    told = tested and found["change_q"] < ALPHA and (low > 0 or high < 0)
     return Cell(
         value,
         paper=paper,

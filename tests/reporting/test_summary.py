@@ -56,9 +56,13 @@ def test_which_model_is_more_aligned(tmp_path: Path) -> None:
     read = read_runs([tmp_path / case.name for case in (LLAVA, MINIGPT_V2)])
     first, second, *others = readings(read, all_numbers(read))
     values = [result.matched["image_text_alignment"] for result in results]  # type: ignore[index]
-    assert first.startswith("By the Image-Text Alignment on 4 rows each, ") and "more aligned" not in first
-    test = compare(*results, matched=True)
-    assert first.endswith(f"q = {test['image_text_alignment'].q:.3f} over {test.tests} tests.")
+    assert first.startswith("By the Image-Text Alignment on 4 rows each (n = 6), ") and "more aligned" not in first
+    comparison = compare(*results, matched=True)
+    test = comparison["image_text_alignment"]
+    assert first.endswith(f"q = {test.q:.3f} over {comparison.tests} tests.")
+    ends = sorted((abs(test.low), abs(test.high)))
+    assert f"difference of +{abs(test.difference):.4f} [" in first and all(f"{of:.3f}" in first for of in ends)
+    assert ("are not told apart" in first) is (test.q >= 0.05 or test.low <= 0 <= test.high)
     assert "was not measured" in second and "--control mismatch" in second
     best, other = (f"{value:.4f} [" for value in sorted(values, reverse=True))
     assert first.index(best) < first.index(other)

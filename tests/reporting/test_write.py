@@ -504,7 +504,8 @@ def test_what_a_reader_should_know(runs: dict[str, Path], tmp_path: Path) -> Non
     assert any("n = 4 examples" in line and "rough" in line for line in lines)
     assert any("was not finished" in line for line in lines)
     assert any(line.startswith("perturb: 1 example was skipped") for line in lines)
-    assert any("has no null of its own" in line for line in lines)  # of the run without controls
+    assert any("has no null of its own" in line for line in cautions(read[:1]))
+    assert not any("has no null of its own" in line for line in lines)  # which the run beside has measured
     inside = [line for line in lines if "not told from that of pictures" in line]
     draws = json.loads((runs["perturb"] / "summary.json").read_text())["controls"][0]["image_text_alignment"]
     above = sum(x >= draws["value"] for x in draws["null"])

@@ -116,12 +116,13 @@ def smallest_detectable(standard_error: float, n: int) -> float:
         n: Number of pairs.
 
     Returns:
-        A positive difference, in the quantity's unit; NaN with fewer than two pairs.
+        A positive difference, in the quantity's unit; NaN with fewer than two pairs, and where
+        none differs from another.
 
     Example:
         >>> round(smallest_detectable(1.0, 10**6), 2)
         2.8
     """
-    if n < 2:
+    if n < 2 or standard_error == 0:
         return math.nan
     return float(stdtrit(n - 1, 1 - ALPHA / 2) + stdtrit(n - 1, POWER)) * standard_error

@@ -41,7 +41,7 @@ class PairedDifference:
             are equal.
         rank_biserial: Matched-pairs rank-biserial correlation of them, -1 to 1.
         smallest_detectable: The difference that a two-sided test at 5 % finds with 80 % power, given this n and
-            this spread; NaN with fewer than two examples.
+            this spread; NaN with fewer than two examples, and where all differences are equal.
     """
 
     quantity: str
@@ -76,6 +76,7 @@ class ComparisonResult:
         fixed: Quantities that cannot differ by how A and B were made, or are equal in every example; they are not
             among `tests`.
         matched: Whether the numbers are those of equally many rows everywhere.
+        unlike: Quantities that stand on other numbers of rows in A than in B, which they follow first.
         groups: How many groups of examples, as the questions about each picture, are drawn and swapped together; 0
             where each example stands alone.
     """
@@ -92,6 +93,7 @@ class ComparisonResult:
     tests: int
     fixed: tuple[str, ...] = ()
     matched: bool = False
+    unlike: tuple[str, ...] = ()
     groups: int = 0
 
     @property
@@ -117,7 +119,13 @@ class ComparisonResult:
             for found in self.differences
         ]
         settings = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**settings, "bootstrap": self.bootstrap.to_dict(), "differences": rows, "fixed": list(self.fixed)}
+        return {
+            **settings,
+            "bootstrap": self.bootstrap.to_dict(),
+            "differences": rows,
+            "fixed": list(self.fixed),
+            "unlike": list(self.unlike),
+        }
 
 
 _Compared = TypeVar("_Compared", bound=ComparisonResult)

@@ -121,6 +121,8 @@ def comparison_notes(comparisons: Sequence[ComparisonResult]) -> list[str]:
         lines.append(f"  {opposed_note(opposed)}")
     if first.groups:
         lines.append("  examples of one group, as the questions about a picture, are drawn and swapped together")
+    if unlike := dict.fromkeys(name for comparison in comparisons for name in comparison.unlike):
+        lines.append(f"  {unlike_note(unlike)}")
     if any(comparison.fixed for comparison in comparisons):
         lines.insert(2, "  q -: equal in every example, which is not among the tests")
     left = max(comparison.unpaired for comparison in comparisons)
@@ -138,6 +140,19 @@ def opposed_note(opposed: Iterable[str]) -> str:
     """
     named = ", ".join(quantity(name).label for name in opposed)
     return f"d_z of {named} has the other sign: each example has its own number, the data set one of means over them"
+
+
+def unlike_note(unlike: Iterable[str]) -> str:
+    """What a difference means of numbers that stand on other numbers of rows.
+
+    Args:
+        unlike: Quantities, as in `ComparisonResult.unlike`; at least one.
+
+    Returns:
+        A sentence without its end.
+    """
+    named = ", ".join(quantity(name).label for name in unlike)
+    return f"caution: {named} stand on other numbers of rows in one than in the other, which they mostly follow"
 
 
 def comparison_text(comparisons: Sequence[ComparisonResult]) -> str:
