@@ -222,7 +222,7 @@ def _read(path: Path, name: str) -> Finished:
         table = read_whole(path, without=["spectrum"])
         frames = by_model(path, table, settings, summary)
         if not frames:
-            raise RunFolderError(f"{path}: has no records of a trained model yet")
+            raise RunFolderError(f"{path}: has no records of a model yet (of a trained one)")
         numbers = numbers_by_model(frames, settings["convention"]["aggregate"])
     except ValueError as error:
         if isinstance(error, RunFolderError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -9,13 +10,17 @@ from pathlib import Path
 from mmerank.errors import RunFolderError, did_you_mean
 from mmerank.runs.answers import STATED as SCORED
 from mmerank.runs.fetched import fetched_runs, is_on_hub
+from mmerank.runs.settings import SUMMARY
 
 SETTINGS = "run.json"
 _NAMED = 8
 
 
 def run_folders(folders: Iterable[str | Path]) -> list[Path]:
-    """The run folders that are named, and those in folders of run folders, as `mmerank demo` makes one.
+    """The run folders that are named, and those in folders of run folders, as `mmerank demo` or a study makes one.
+
+    Of a folder of runs, one that was begun and has nothing to report yet, as a cell that failed, is left out with a
+    warning.
 
     Args:
         folders: Of either kind; or `hub:OWNER/NAME[/RUN][@REVISION]`, which is fetched.
@@ -40,6 +45,17 @@ def run_folders(folders: Iterable[str | Path]) -> list[Path]:
     return found
 
 
+def _not_yet(folder: Path) -> str:
+    """Why a run that is not finished cannot be reported; empty if it can."""
+    from mmerank.analysis.finished import read_runs
+
+    try:
+        read_runs([folder])
+    except RunFolderError as error:
+        return str(error)
+    return ""
+
+
 def _runs_of(folder: Path) -> list[Path]:
     if (folder / SETTINGS).is_file():
         return [folder]
@@ -47,6 +63,11 @@ def _runs_of(folder: Path) -> list[Path]:
         what = "a file, not a run folder" if folder.exists() else f"no such folder{_meant(folder)}"
         raise RunFolderError(f"{folder}: {what}; name what --out was given")
     if within := sorted(path.parent for path in folder.glob(f"*/{SETTINGS}") if path.is_file()):
+        left_out = {path: why for path in within if not (path / SUMMARY).exists() and (why := _not_yet(path))}
+        if len(left_out) < len(within):
+            for why in left_out.values():
+                warnings.warn(f"left out, since it is not finished: {why}", stacklevel=3)
+            return [path for path in within if path not in left_out]
         return within
     if (folder / SCORED).is_file():
         raise RunFolderError(

@@ -705,3 +705,20 @@ def printed_tables_of(table: pd.DataFrame) -> Any:
     return _printed(
         "diff", "Diff-eRank", table, {("r", model): model for model in table["model"]}, {"dolly-15k": "dolly-15k"}
     )
+
+
+def test_a_cell_that_failed_before_it_measured_anything(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Of a folder of runs it is left out; by itself it is refused, and so is a folder of nothing else."""
+    for name in ("done", "failed"):
+        shutil.copytree(runs["align"], tmp_path / "study" / name)
+    failed = tmp_path / "study" / "failed"
+    (failed / "summary.json").unlink()
+    shutil.rmtree(failed / "records")
+    (failed / "records").mkdir()
+    with pytest.warns(UserWarning, match="left out, since it is not finished: .*failed"):
+        report([tmp_path / "study"], tmp_path / "page", formats=["csv"])
+    assert set(pd.read_csv(tmp_path / "page" / "numbers.csv")["run"]) == {"done"}
+    shutil.rmtree(tmp_path / "study" / "done")
+    for named in (failed, tmp_path / "study"):
+        with pytest.raises(RunFolderError, match="no records"):
+            report([named], tmp_path / "page")

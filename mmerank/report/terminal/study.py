@@ -39,7 +39,7 @@ def study_table(found: Sequence[Any], folder: Path, ahead: Any = None) -> Render
         table.add_row(*map(Text, words))
     counts = Counter(of.state for of in found)
     lines = [", ".join(f"{counts[state]} {state}" for state in _STATES if counts[state])]
-    lines += [f"{of.state}: {of.cell.job} of {of.cell.model}: {of.reason}" for of in found if of.reason]
+    lines += [f"{of.state}: {of.cell.name}: {of.reason}" for of in found if of.reason]
     if counts["done"]:
         scored = any(of.cell.job == "score" and of.state == "done" for of in found)
         lines.append(f"mmerank report {folder}" + (f" --scores {folder}" if scored else ""))
