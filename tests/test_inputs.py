@@ -77,8 +77,8 @@ def test_first_exchange_of_a_longer_conversation(tmp_path: Path) -> None:
         (record(image="../../etc/passwd"), "image '../../etc/passwd' points outside the image folder (IMAGES)"),
         (
             record(image="/etc/passwd"),
-            "image '/etc/passwd' points outside the image folder (IMAGES; images=DIR, behind ? or & in DATA, may "
-            "name one above it)",
+            "image '/etc/passwd' points outside the image folder (IMAGES; ?images=DIR behind its file, or "
+            "&images=DIR behind other options, may name one above all of them)",
         ),
         (record(image="a\0.jpg"), "image is text ('a\\x00.jpg'), expected a file name"),
     ],

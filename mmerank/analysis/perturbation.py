@@ -244,10 +244,16 @@ def differences_frame(tests: Mapping[str, ComparisonResult]) -> pd.DataFrame:
 
     Returns:
         `transform`, the columns of `mmerank.analysis.statistics.paired.PairedDifference` (`a` is after, `b` before),
-        `n`, and `fixed`: whether the transform cannot move the quantity.
+        `n`, `fixed`: whether the transform cannot move the quantity, and `tests`, over how many `q` is.
     """
     rows = [
-        {"transform": name, **asdict(found), "n": comparison.n, "fixed": found.quantity in comparison.fixed}
+        {
+            "transform": name,
+            **asdict(found),
+            "n": comparison.n,
+            "fixed": found.quantity in comparison.fixed,
+            "tests": comparison.tests,
+        }
         for name, comparison in tests.items()
         for found in comparison.differences
     ]

@@ -148,5 +148,9 @@ def inside(folder: Path, name: Any) -> Path:
 
 
 def _outside(name: Any, folder: Place) -> str:
-    above = "; images=DIR, behind ? or & in DATA, may name one above it" if str(name).startswith("/") else ""
+    above = (
+        "; ?images=DIR behind its file, or &images=DIR behind other options, may name one above all of them"
+        if str(name).startswith("/")
+        else ""
+    )
     return f"image {str(name)!r:.300} points outside the image folder ({folder}{above})"

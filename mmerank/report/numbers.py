@@ -12,7 +12,7 @@ import pandas as pd
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.generation import PROMPT, RESPONSE
 from mmerank.analysis.metrics.known import metric, on_equal_rows
-from mmerank.analysis.metrics.matched import MATCHED_BY
+from mmerank.analysis.metrics.matched import MATCHED
 from mmerank.analysis.metrics.pruning import MEAN_CHANGE
 from mmerank.analysis.perturbation import differences_frame
 from mmerank.eranks import ERANKS
@@ -20,8 +20,6 @@ from mmerank.report.marks import marked
 from mmerank.report.paper.printed import printed_alignment, printed_diff
 from mmerank.runs.record import MATCHED as MATCHED_VALUE
 from mmerank.runs.record import VALUE
-
-_BESIDE = (*MATCHED_BY, "match_others", "token_curve", "rows", "companions", "metrics", "patches")
 
 
 def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:
@@ -35,8 +33,8 @@ def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:
         rows each; `paper`, NaN where it prints
         nothing; `mark`, `q` and `tests` as from `mmerank.report.marks.marked`; of paired states `null_mean` and
         `null_p`, what shuffled pairs give, where the summary of the run has it; of a transform
-        `change` from the base, `change_low`, `change_high`, and `change_q` over all tests of its model in the run,
-        NaN of what it cannot move.
+        `change` from the base, `change_low`, `change_high`, and `change_q` over all `change_tests` of its model in
+        the run, NaN of what it cannot move.
     """
     table = pd.concat([_of_run(run) for run in runs], ignore_index=True)
     table = marked(runs, table)
@@ -45,7 +43,13 @@ def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:
 
 def _changes(runs: Sequence[Finished]) -> pd.DataFrame:
     """What each transform of a perturbation changed, and how sure that is."""
-    columns = {"difference": "change", "low": "change_low", "high": "change_high", "q": "change_q"}
+    columns = {
+        "difference": "change",
+        "low": "change_low",
+        "high": "change_high",
+        "q": "change_q",
+        "tests": "change_tests",
+    }
     found = [
         differences_frame(tests).assign(run=run.name, model=model, front=metric(of).prefix)
         for run in runs
@@ -114,8 +118,16 @@ def _of_run(run: Finished) -> pd.DataFrame:
 
 
 def _nulls(run: Finished) -> dict[tuple[str, str], dict[str, float]]:
-    """What shuffled pairs give, by model and quantity, as the run's summary has it."""
-    return {
+    """What shuffled pairs give, by model and quantity: of metrics, and of eRank5 and alignment with other texts."""
+    of_pairs = run.perturbed and run.kind.of_pairs
+    of_texts = {
+        (model, front + name): {"null_mean": test.null_mean, "p": test.p}
+        for front, by_model in ((("", run.nulls), (MATCHED, run.nulls_matched)) if of_pairs else ())
+        for model, nulls in by_model.items()
+        for null in nulls[:1]
+        for name, test in null.tests.items()
+    }
+    return of_texts | {
         (model, f"{name}/{number['point']}/{number['input']}"): number["null"]
         for model, result in run.results.items()
         for name, numbers in result.get("metrics", {}).items()

@@ -61,7 +61,12 @@ def scatter_drawing(
         called=[called[run, model] for run, model in zip(points["run"], points["model"], strict=True)],
         data=[of_data[run] for run in points["run"]],
     )
-    points = points.drop_duplicates(["data", "model", "x", "y"])
+    # A model is one point, though an untouched base stands beside its other run; and one model alone is no scatter.
+    perturbed = {run.name: run.perturbed for run in runs}
+    first = points.assign(again=points["run"].map(perturbed)).sort_values("again", kind="stable")
+    points = first.drop_duplicates(["data", "called"]).drop(columns="again").sort_index()
+    if (several := points.groupby("data")["called"].transform("size") > 1).any():
+        points = points[several]
     return scatter(name, points, *(str(of["label"].iloc[0]) for of in sides))
 
 

@@ -142,9 +142,12 @@ def test_models_by_two_numbers_and_by_a_score(aligned: Any, tmp_path: Path) -> N
             both.scatter(x, y, Figure().subplots())
 
 
-def test_a_map_over_the_picture(aligned: Any) -> None:
+def test_a_map_over_the_picture(aligned: Any, tmp_path: Path) -> None:
     found = {label: of for of_one in examples() for label, of in aligned[0].patches(of_one.id).items()}
     of = next(of for of in found.values() if of.decisive in of.layers[0])
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    for picture in (str(tmp_path / "a.png"), tmp_path / "a.png"):
+        assert of.plot(Figure().subplots(), picture=picture).images
     axes = of.plot(Figure().subplots(), picture=Image.new("RGB", (60, 40)))
     boxes = [patch for patch in axes.patches if patch.get_facecolor()[3] > 0 and patch.get_fill()]
     assert axes.get_xlim() == (0, 60) and axes.get_ylim() == (40, 0) and len(boxes) == len(of.layers[0])

@@ -207,7 +207,7 @@ def _small(text: str) -> str:
 
 
 def _stacked(head: str) -> str:
-    return r" \\ ".join(_begun(_latex(line)) for line in wrap(head, _HEAD_WIDTH))
+    return r" \\ ".join(_begun(_latex(line)) for line in wrap(head, _HEAD_WIDTH, break_long_words=False))
 
 
 def _latex_cell(cell: Cell) -> str:
