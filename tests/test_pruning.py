@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -403,6 +404,8 @@ def test_numbers_of_a_data_set(llava: Any, pairs: list[mmerank.Example]) -> None
     (tested,) = [of for of in result.interactions if of.predictor == "erank_connector"]
     line = stats.linregress(ranks, losses["attention@0.25"] - losses["diversity@0.25"])
     assert tested.found.slope == pytest.approx(line.slope) and tested.found.r == pytest.approx(line.rvalue)
+    listed = numbers["slope_erank_connector/0.25"]
+    assert listed.value == pytest.approx(line.slope) and listed.interval == pytest.approx(tested.found.interval)
     assert {of["by"] for of in result.to_dict()["kept"]} == set(FEW.by)
     assert "loss less that of random rows" in result.to_markdown() and "n = 6 of 6" in str(result)
     assert all(len(line) <= 105 for line in str(result).splitlines())
@@ -478,7 +481,13 @@ def test_runs_are_continued_shared_and_read_again(llava: Any, tmp_path: Path, pa
             of.kept.tolist() for of in whole.records if of.kept is not None
         ]
     assert len(read_records(folder)) == len(whole.records)
-    assert set(mmerank.estimates(folder)["quantity"]) == set(whole.numbers)
+    estimates = mmerank.estimates(folder).set_index("quantity")
+    assert set(estimates.index) == set(whole.numbers)
+    slopes = {f"slope_{of.predictor}/{of.keep:g}": of.found for of in whole.interactions}
+    assert len(slopes) == 3
+    for name, of in slopes.items():
+        assert estimates["value"][name] == pytest.approx(of.slope)
+        assert tuple(estimates.loc[name, ["low", "high"]]) == pytest.approx(of.interval)
     with pytest.raises(RunFolderError, match="keep"):
         mmerank.prune_study(llava, pairs, convention=PruneConvention(keep=(0.5,)), out=folder)
     rules = Rules(folder, read_settings(folder))
@@ -492,6 +501,9 @@ def test_runs_are_continued_shared_and_read_again(llava: Any, tmp_path: Path, pa
     assert not done.returncode, done.stderr
     page = (tmp_path / "page" / "report.html").read_text()
     assert "Pictures with rows left out" in page and "Loss under attention less that under diversity" in page
+    numbers = pd.read_csv(tmp_path / "page" / "numbers.csv").set_index("quantity")
+    assert {name: numbers["null_p"][name] for name in slopes} == {name: of.p for name, of in slopes.items()}
+    assert page.count("Loss under attention less that under diversity, by") == 1  # no second table of them
     names = {path.name for path in (tmp_path / "page" / "figures").glob("*.png")}
     assert names == {"pruning-1.png", "pruning-eranks-1.png"}
 

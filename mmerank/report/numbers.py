@@ -34,9 +34,9 @@ def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:
         `job`, `run`, `data`, and the columns of `mmerank.analysis.estimates.estimates`; `rows`, `all` or on how many
         rows each; `paper`, NaN where it prints
         nothing; `mark`, `q` and `tests` as from `mmerank.report.marks.marked`; of paired states `null_mean` and
-        `null_p`, what shuffled pairs give, where the summary of the run has it; of a transform
-        `change` from the base, `change_low`, `change_high`, and `change_q` over all tests of its model in the run,
-        NaN of what it cannot move.
+        `null_p`, what shuffled pairs give, where the summary of the run has it, and of slopes 0 with the p of their
+        permutation test; of a transform `change` from the base, `change_low`, `change_high`, and `change_q` over all
+        tests of its model in the run, NaN of what it cannot move.
     """
     table = pd.concat([_of_run(run) for run in runs], ignore_index=True)
     table = marked(runs, table)
@@ -114,8 +114,14 @@ def _of_run(run: Finished) -> pd.DataFrame:
 
 
 def _nulls(run: Finished) -> dict[tuple[str, str], dict[str, float]]:
-    """What shuffled pairs give, by model and quantity, as the run's summary has it."""
-    return {
+    """What shuffled pairs give, by model and quantity, as the run's summary has it; of slopes shuffled losses."""
+    slopes = {
+        (model, of.name): {"null_mean": 0.0, "p": of.found.p}
+        for model, found in run.interactions.items()
+        for of in found
+        if math.isfinite(of.found.p)
+    }
+    return slopes | {
         (model, f"{name}/{number['point']}/{number['input']}"): number["null"]
         for model, result in run.results.items()
         for name, numbers in result.get("metrics", {}).items()
