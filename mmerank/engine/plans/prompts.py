@@ -97,8 +97,9 @@ class PairPrompts:
             shown = open_pictures(shown, max_pixels=self.max_pixels)
         asked = replace(example, image=shown)
         # What a template writes before an answer that is there may be other than what it asks for one with.
-        if self.form == "template" and callable(own_prompt := getattr(self.adapter, "prompt", None)):
-            return own_prompt(asked)
+        if self.form == "template" and callable(prompt := getattr(self.adapter, "prompt", None)):
+            asking: TokenSequence = prompt(asked)
+            return asking
         whole, without = (self.adapter.sequence(replace(asked, response=of), "pair", self.form) for of in (_ANY, ""))
         own = answer_places(whole, without)
         if not own or own[0] == 0:
