@@ -238,6 +238,8 @@ def test_what_cannot_be_measured(llava: Any, pairs: list[mmerank.Example], tmp_p
         continued(object(), {}, None, ends, lambda of: None)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         GenerationConvention(sampling="sampled", temperature=0)
+    with pytest.raises(ValueError, match=r"temperature 0.7 changes nothing of greedy tokens; sampling 'sampled'"):
+        GenerationConvention(temperature=0.7)
     (tmp_path / "empty.jsonl").write_text(json.dumps({"text": "a"}) + "\n")
     data = ("--data", f"text:{tmp_path}/empty.jsonl#text", "--sequence", "bare", "--max-new-tokens", "9999")
     assert "9999 new ones; the model reads" in failure("generate", str(OPT.folder), "--text-only", *data)[1]

@@ -353,9 +353,11 @@ def test_functions_of_ones_own(llava: Any, pairs: list[mmerank.Example], tmp_pat
         functions_of([last, other])
     rows = np.ones((4, 2))
     for function, error, why in (
-        (lambda rows: [0, 0, 1], UsageError, "each once"),
-        (lambda rows: [0, 9], UsageError, "from 0 to 3"),
+        (lambda rows: [0, 0, 1], UsageError, "each once, got 0 2 times"),
+        (lambda rows: [0, 9], UsageError, "from 0 to 3 from it, each once, got 9"),
         (lambda rows: [0.5], UsageError, "whole numbers"),
+        (lambda rows: rows[:, 0] > 0, UsageError, "flatnonzero"),
+        (lambda rows: None, UsageError, "got None"),
         (lambda rows: [0], DataError, "keeps 1 of 4 rows, and 2"),
         (lambda rows: 1 / 0, TransformFailed, "ZeroDivisionError"),
     ):
@@ -373,7 +375,7 @@ def test_functions_of_ones_own(llava: Any, pairs: list[mmerank.Example], tmp_pat
     }.items():
         with pytest.raises(UsageError, match=why):
             functions_of([name])
-    with pytest.raises(ValueError, match="unknown way to choose rows 'norms'"):
+    with pytest.raises(ValueError, match="unknown way to choose rows 'norms'; did you mean norm"):
         PruneConvention(by=("norms",))
     with pytest.raises(ValueError, match="expected shares above 0 and below 1"):
         PruneConvention(keep=(1.0,))

@@ -139,6 +139,6 @@ def pruning_notes(results: Sequence[PruningResult]) -> list[str]:
         "  tokens whose likeliest is the same; eRank2, LLM, after: of the kept rows behind the connector, and at",
         "  the LLM before and after; compare at equal rows, since fewer have a lower eRank for that alone",
     ]
-    if any(of.interactions for of in results):
+    if any(_interactions(of) for of in results):
         lines.append("  a positive slope: the higher the eRank, the more speaks for diversity; p by permutation")
     return [*lines, interval_line(results[0].bootstrap, min(result.n for result in results))]
