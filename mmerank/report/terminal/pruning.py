@@ -135,7 +135,7 @@ def pruning_notes(results: Sequence[PruningResult]) -> list[str]:
         lines += [f"{measured(result)} examples{choice_text(result)}{skipped}", *skip_lines(result.skipped)]
     draws = results[0].convention.draws
     lines += [
-        f"  loss: of the response, nats a token; random: mean of {draws} draws, sd over them; same: share of the",
+        f"  loss: of the response, nats a token; random: mean of {draws} draw{'s' * (draws > 1)}, sd over them; same: share of the",
         "  tokens whose likeliest is the same; eRank2, LLM, after: of the kept rows behind the connector, and at",
         "  the LLM before and after; compare at equal rows, since fewer have a lower eRank for that alone",
     ]
