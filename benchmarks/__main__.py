@@ -6,6 +6,7 @@ r"""Speed and memory of mmerank, the published recipe and bare forwards, side by
 
 Cases: `kernel` (the entropy alone, by shape), `eigenvalues` (on the CPU, or together on the device), `text` and
 `layers` (OPT, final norm or every layer), `llava`, `minigpt`, `metrics` (LLaVA with and without `--metrics`),
+`connector` (MiniGPT-v2 with and without the study of its connector),
 `inside` (LLaVA with and without what its blocks add),
 `pair-layers` (LLaVA, every layer), `busy` (LLaVA, the share of the time in which the device computes), `perturb`
 (LLaVA, k transforms of the picture), `generate` (LLaVA that writes), `prune` (LLaVA with rows of the picture left
@@ -31,7 +32,7 @@ from benchmarks import shapes
 from benchmarks.clock import Stage, machine
 from benchmarks.generation import generate
 from benchmarks.kernel import eigenvalues, kernel
-from benchmarks.multimodal import busy, flops, inside, metrics, pair_layers, pairs, perturb
+from benchmarks.multimodal import busy, connector, flops, inside, metrics, pair_layers, pairs, perturb
 from benchmarks.overlap import overlap
 from benchmarks.pruning import prune
 from benchmarks.tables import MEASURES
@@ -45,6 +46,7 @@ CASES = (
     "llava",
     "minigpt",
     "metrics",
+    "connector",
     "inside",
     "pair-layers",
     "busy",
@@ -93,6 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
         "pair-layers": partial(pair_layers, *given),
         "busy": partial(busy, *given),
         "metrics": partial(metrics, *given),
+        "connector": partial(connector, *given),
         "inside": partial(inside, *given),
         "perturb": partial(perturb, stage, options.size, max(options.examples // 2, 1), options.dtype),
         "generate": partial(generate, *given),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from benchmarks import shapes
 from benchmarks.clock import Stage, busy_share, row
 from benchmarks.recipe import pair_passes
 from mmerank import Convention, Example
+from mmerank.convention import AT_CONNECTOR_ROWS
 from mmerank.engine.batches import batches, default_budget
 from mmerank.engine.plans.pair_passes import Loaded
 from mmerank.engine.plans.pairs import Pairs as Plan
@@ -176,17 +177,25 @@ def busy(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict[st
 def metrics(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict[str, Any]]:
     """LLaVA without and with metrics beside eRank, of the same pairs; a line for each choice of them."""
     for asked in (("spectral", "geometric"), ("all",)):
-        with tempfile.TemporaryDirectory() as folder:
-            of = Pairs("llava", stage, size, examples, dtype, Path(folder))
-            convention = with_metrics(Convention(), asked)
-            probe = Probe(Plan(of.adapter, convention))
-            list(probe.measure(of.examples[:1]))
-            works: dict[str, Callable[[], object]] = {
-                "mmerank": of.mmerank,
-                "with metrics": partial(_measured, probe, of.examples),
-            }
-            what = {"model": f"llava {size}", "metrics": ",".join(asked), "examples": examples, "dtype": dtype}
-            yield row(stage, what, works, (("with metrics", "mmerank"),), memory=True)
+        yield _with(asked, "llava", stage, size, examples, dtype)
+
+
+def connector(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict[str, Any]]:
+    """MiniGPT-v2, whose connector merges rows, without and with the study of its connector; one line."""
+    yield _with((AT_CONNECTOR_ROWS, "knn_overlap_connector_10"), "minigpt", stage, size, examples, dtype)
+
+
+def _with(asked: Sequence[str], kind: str, stage: Stage, size: str, examples: int, dtype: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        of = Pairs(kind, stage, size, examples, dtype, Path(folder))
+        probe = Probe(Plan(of.adapter, with_metrics(Convention(), asked)))
+        list(probe.measure(of.examples[:1]))
+        works: dict[str, Callable[[], object]] = {
+            "mmerank": of.mmerank,
+            "with metrics": partial(_measured, probe, of.examples),
+        }
+        what = {"model": f"{kind} {size}", "metrics": ",".join(asked), "examples": examples, "dtype": dtype}
+        return row(stage, what, works, (("with metrics", "mmerank"),), memory=True)
 
 
 def inside(stage: Stage, size: str, examples: int, dtype: str) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from mmerank.errors import did_you_mean
+
 SequenceForm = Literal["bare", "template"]
 ImageLayout = Literal["model", "pad", "crop"]
 Centre = Literal["mean", "median", "none"]
@@ -228,6 +230,9 @@ class GenerationConvention:
             raise ValueError(f"temperature must be above 0, got {self.temperature}; sampling 'greedy' draws nothing")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        for name in ("temperature", "top_p"):
+            if self.sampling == "greedy" and (value := getattr(self, name)) != 1:
+                raise ValueError(f"{name} {value} changes nothing of greedy tokens; sampling 'sampled' draws with it")
 
     def to_dict(self) -> dict[str, Any]:
         """The names and values of all choices, as stored in results; of the drawing only where something is drawn."""
@@ -314,8 +319,8 @@ class PruneConvention:
         for name in self.by:
             if name not in KEPT_BY and not _OWN.fullmatch(str(name)):
                 raise ValueError(
-                    f"unknown way to choose rows {name!r}; known: {', '.join(KEPT_BY)}, FILE.py:FUNCTION and "
-                    "package.module:FUNCTION"
+                    f"unknown way to choose rows {name!r}{did_you_mean(str(name), KEPT_BY)}; known: "
+                    f"{', '.join(KEPT_BY)}, FILE.py:FUNCTION and package.module:FUNCTION"
                 )
         object.__setattr__(self, "by", tuple(dict.fromkeys([*ALWAYS_BESIDE, *self.by])))
         for name, least in {"draws": 1, "draw_seed": 0, "attention_layer": 1, "neighbours": 1}.items():

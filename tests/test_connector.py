@@ -119,6 +119,10 @@ def test_runs_draw_as_many_rows_as_the_connector_puts_out(name: str) -> None:
     assert result.metrics is not None
     numbers = {of["input"]: of["value"] for of in result.metrics["image_reduction"]}
     assert sum(numbers.values()) == pytest.approx(result.image_reduction_ratio, abs=1e-12)
+    assert "Image Reduction Ratio in two parts" in str(result)
+    points: Any = result.figures()["reduction"].axes[0].get_lines()[0].get_ydata()
+    parts = [numbers["reduction_by_count"], numbers["reduction_by_geometry"]]
+    assert [*points] == pytest.approx([result.image_reduction_ratio, *parts])
 
 
 def test_the_plain_function_draws_in_the_same_sense() -> None:

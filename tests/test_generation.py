@@ -71,12 +71,16 @@ def test_families_as_one_pass_over_all_that_was_read(
     monkeypatch.setattr("mmerank.models.generation._ends", lambda *of: [])  # random weights end at once
     model, processor, _ = tiny_models.built(name)
     monkeypatch.setattr(model.generation_config, "eos_token_id", None)
+    # As templates of models that think do: what asks for an answer is not what stands before one.
+    thinking = processor.chat_template.replace("{{ '<assistant>' }}", "{{ '<assistant>{think}' }}")
+    monkeypatch.setattr(processor, "chat_template", thinking)
     adapter = mmerank.wrap(model, processor, name=name)
     picture: Any = pairs[0].image
     asked = mmerank.Example("q", picture, "What is it?", "A thing.")
     prompt, response = written(adapter, asked)
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}
     text = processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    assert text.endswith("{think}")
     inputs = processor(text=text, images=picture.convert("RGB"), return_tensors="pt")
     ids = model.generate(**inputs, max_new_tokens=NEW, do_sample=False)
     assert processor.tokenizer.decode(ids[0, -NEW:], skip_special_tokens=True) == response.written
@@ -234,6 +238,8 @@ def test_what_cannot_be_measured(llava: Any, pairs: list[mmerank.Example], tmp_p
         continued(object(), {}, None, ends, lambda of: None)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         GenerationConvention(sampling="sampled", temperature=0)
+    with pytest.raises(ValueError, match=r"temperature 0.7 changes nothing of greedy tokens; sampling 'sampled'"):
+        GenerationConvention(temperature=0.7)
     (tmp_path / "empty.jsonl").write_text(json.dumps({"text": "a"}) + "\n")
     data = ("--data", f"text:{tmp_path}/empty.jsonl#text", "--sequence", "bare", "--max-new-tokens", "9999")
     assert "9999 new ones; the model reads" in failure("generate", str(OPT.folder), "--text-only", *data)[1]

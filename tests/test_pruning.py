@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -352,9 +353,11 @@ def test_functions_of_ones_own(llava: Any, pairs: list[mmerank.Example], tmp_pat
         functions_of([last, other])
     rows = np.ones((4, 2))
     for function, error, why in (
-        (lambda rows: [0, 0, 1], UsageError, "each once"),
-        (lambda rows: [0, 9], UsageError, "from 0 to 3"),
+        (lambda rows: [0, 0, 1], UsageError, "each once, got 0 2 times"),
+        (lambda rows: [0, 9], UsageError, "from 0 to 3 from it, each once, got 9"),
         (lambda rows: [0.5], UsageError, "whole numbers"),
+        (lambda rows: rows[:, 0] > 0, UsageError, "flatnonzero"),
+        (lambda rows: None, UsageError, "got None"),
         (lambda rows: [0], DataError, "keeps 1 of 4 rows, and 2"),
         (lambda rows: 1 / 0, TransformFailed, "ZeroDivisionError"),
     ):
@@ -372,7 +375,7 @@ def test_functions_of_ones_own(llava: Any, pairs: list[mmerank.Example], tmp_pat
     }.items():
         with pytest.raises(UsageError, match=why):
             functions_of([name])
-    with pytest.raises(ValueError, match="unknown way to choose rows 'norms'"):
+    with pytest.raises(ValueError, match="unknown way to choose rows 'norms'; did you mean norm"):
         PruneConvention(by=("norms",))
     with pytest.raises(ValueError, match="expected shares above 0 and below 1"):
         PruneConvention(keep=(1.0,))
@@ -403,6 +406,8 @@ def test_numbers_of_a_data_set(llava: Any, pairs: list[mmerank.Example]) -> None
     (tested,) = [of for of in result.interactions if of.predictor == "erank_connector"]
     line = stats.linregress(ranks, losses["attention@0.25"] - losses["diversity@0.25"])
     assert tested.found.slope == pytest.approx(line.slope) and tested.found.r == pytest.approx(line.rvalue)
+    listed = numbers["slope_erank_connector/0.25"]
+    assert listed.value == pytest.approx(line.slope) and listed.interval == pytest.approx(tested.found.interval)
     assert {of["by"] for of in result.to_dict()["kept"]} == set(FEW.by)
     assert "loss less that of random rows" in result.to_markdown() and "n = 6 of 6" in str(result)
     assert all(len(line) <= 105 for line in str(result).splitlines())
@@ -478,7 +483,13 @@ def test_runs_are_continued_shared_and_read_again(llava: Any, tmp_path: Path, pa
             of.kept.tolist() for of in whole.records if of.kept is not None
         ]
     assert len(read_records(folder)) == len(whole.records)
-    assert set(mmerank.estimates(folder)["quantity"]) == set(whole.numbers)
+    estimates = mmerank.estimates(folder).set_index("quantity")
+    assert set(estimates.index) == set(whole.numbers)
+    slopes = {f"slope_{of.predictor}/{of.keep:g}": of.found for of in whole.interactions}
+    assert len(slopes) == 3
+    for name, of in slopes.items():
+        assert estimates["value"][name] == pytest.approx(of.slope)
+        assert tuple(estimates.loc[name, ["low", "high"]]) == pytest.approx(of.interval)
     with pytest.raises(RunFolderError, match="keep"):
         mmerank.prune_study(llava, pairs, convention=PruneConvention(keep=(0.5,)), out=folder)
     rules = Rules(folder, read_settings(folder))
@@ -492,6 +503,9 @@ def test_runs_are_continued_shared_and_read_again(llava: Any, tmp_path: Path, pa
     assert not done.returncode, done.stderr
     page = (tmp_path / "page" / "report.html").read_text()
     assert "Pictures with rows left out" in page and "Loss under attention less that under diversity" in page
+    numbers = pd.read_csv(tmp_path / "page" / "numbers.csv").set_index("quantity")
+    assert {name: numbers["null_p"][name] for name in slopes} == {name: of.p for name, of in slopes.items()}
+    assert page.count("Loss under attention less that under diversity, by") == 1  # no second table of them
     names = {path.name for path in (tmp_path / "page" / "figures").glob("*.png")}
     assert names == {"pruning-1.png", "pruning-eranks-1.png"}
 

@@ -38,14 +38,35 @@ def test_records_and_settings_are_there_when_opened_again(tmp_path: Path) -> Non
     ],
 )
 def test_other_settings_are_refused(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
-    RunFolder(tmp_path / "run", SETTINGS).add_model("m", {})
+    folder = RunFolder(tmp_path / "run", SETTINGS)
+    folder.add_model("m", {})
+    folder.write(measured("a", source={}))
     with pytest.raises(RunFolderError, match=named):
         RunFolder(tmp_path / "run", {**SETTINGS, **changed})
+
+
+def test_a_run_that_measured_nothing_makes_room(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path / "run", SETTINGS)
+    first.add_model("m", {"weights": "1"})
+    changed = {**SETTINGS, "convention": {**CONVENTION, "tokens": "modality"}}
+    with first.writing(), pytest.raises(RunFolderError, match="another process is writing"):
+        RunFolder(tmp_path / "run", changed).add_model("m", {})
+    with first.writing(), pytest.raises(RunFolderError, match="another process is writing"):
+        RunFolder(tmp_path / "run", SETTINGS).add_model("m", {"weights": "2"})
+    RunFolder(tmp_path / "run", changed).add_model("m", {"weights": "2"})
+    stated = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert stated["convention"]["tokens"] == "modality" and stated["models"] == {"m": {"weights": "2"}}
+    # One that was about to measure under the old settings is told, and leaves nothing that counts.
+    first.write(measured("a", source={"weights": "1"}))
+    with pytest.raises(RunFolderError, match="convention.tokens"):
+        first.done("m")
+    assert not RunFolder(tmp_path / "run", changed).done("m")
 
 
 def test_another_model_of_the_same_name_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run", SETTINGS)
     folder.add_model("m", {"weights": "1"})
+    folder.write(measured("a", source={"weights": "1"}))
     with pytest.raises(RunFolderError, match='weights: "1" there, "2" here'):
         folder.add_model("m", {"weights": "2"})
 
@@ -74,7 +95,9 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_only_what_differs_is_said(tmp_path: Path) -> None:
     long = {"job": "align", "data": {"name": "x" * 500, "limit": 1}}
-    RunFolder(tmp_path / "run", long).add_model("m", {})
+    folder = RunFolder(tmp_path / "run", long)
+    folder.add_model("m", {})
+    folder.write_summary({})
     with pytest.raises(RunFolderError, match=r"another run \(data.limit: 1 there, 2 here\)"):
         RunFolder(tmp_path / "run", {"job": "align", "data": {"name": "x" * 500, "limit": 2}})
 

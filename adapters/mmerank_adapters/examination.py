@@ -40,7 +40,9 @@ class Examined:
     alike: int
 
 
-def read_by(feeder: Feeder, found: Anatomy, example: Example, kind: Kind, form: SequenceForm) -> TokenSequence:
+def read_by(
+    feeder: Feeder, found: Anatomy, example: Example, kind: Kind, form: SequenceForm, *, answered: bool = True
+) -> TokenSequence:
     """What the LLM reads for one example, places that the model itself puts in among it.
 
     Args:
@@ -49,11 +51,12 @@ def read_by(feeder: Feeder, found: Anatomy, example: Example, kind: Kind, form: 
         example: The example, its picture opened.
         kind: `image`, `text` or `pair`.
         form: `bare` or `template`.
+        answered: Of a template: with the response; else up to where the model is to write one.
 
     Returns:
         Ids, roles and further inputs.
     """
-    sequence = feeder.sequence(example, kind, form, found.image_ids)
+    sequence = feeder.sequence(example, kind, form, found.image_ids, answered=answered)
     return with_places_at(sequence, *found.inserted) if found.inserted and kind != "text" else sequence
 
 

@@ -175,7 +175,15 @@ class Feeder:
         """What stands for a picture, once for each of several."""
         return self.placeholder * (len(picture) if isinstance(picture, tuple) else 1)
 
-    def sequence(self, example: Example, kind: Kind, form: SequenceForm, image_ids: Collection[int]) -> TokenSequence:
+    def sequence(
+        self,
+        example: Example,
+        kind: Kind,
+        form: SequenceForm,
+        image_ids: Collection[int],
+        *,
+        answered: bool = True,
+    ) -> TokenSequence:
         """What the LLM reads for an example.
 
         Args:
@@ -183,6 +191,7 @@ class Feeder:
             kind: `image`, `text` or `pair`.
             form: `bare`: what stands for the picture, and the text; `template`: the model's chat template.
             image_ids: Those in whose places rows of the picture stand.
+            answered: Of a template: with the response; else up to where the model is to write one.
 
         Returns:
             Ids, roles and all further inputs that are not the picture's.
@@ -193,7 +202,7 @@ class Feeder:
         """
         picture: Any = example.image if kind != "text" else None  # opened
         if form == "template":
-            text, parts = self._template.written(example, kind)
+            text, parts = self._template.written(example, kind, answered=answered)
             around = {"add_special_tokens": False} if self._has_bos(text) else {}
             made = self.processed(text, picture, **around)
             roles = self._template.roles(_ids(made), text, parts, around)

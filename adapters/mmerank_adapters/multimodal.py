@@ -233,6 +233,17 @@ class Multimodal:
         """
         return read_by(self._feeder, self._found, example, kind, form)
 
+    def prompt(self, example: Example) -> TokenSequence:
+        """What the LLM reads before it answers, in the model's chat template.
+
+        Args:
+            example: The example, its picture opened; its response is not read.
+
+        Returns:
+            Ids, roles and further inputs, the template's generation prompt at the end.
+        """
+        return read_by(self._feeder, self._found, example, "pair", "template", answered=False)
+
     @torch.inference_mode()
     def encode_images(self, pixels: Sequence[Mapping[str, Any]], vision_point: str = "default") -> list[Encoded]:
         """Run vision encoder and connector on each picture, up to where its rows enter the LLM.

@@ -25,12 +25,13 @@ class Template:
         self._processor = processor
         self._name = name
 
-    def written(self, example: Example, kind: Kind) -> tuple[str, list[str]]:
+    def written(self, example: Example, kind: Kind, *, answered: bool = True) -> tuple[str, list[str]]:
         """The exchange in the template.
 
         Args:
             example: Its pictures stand before its question, or at their places in it.
             kind: `image`, `text` or `pair`.
+            answered: With the response; else with what the template puts where one is to be written.
 
         Returns:
             All of it, and the parts that are the example's.
@@ -42,13 +43,15 @@ class Template:
         question = _question(example, kind)
         turns = [{"role": "user", "content": question}]
         parts = [part["text"] for part in question if part["type"] == "text"]
-        if kind != "image":
+        if kind == "image":
+            answered = False
+        if answered:
             parts.append(example.response)
             turns.append({"role": "assistant", "content": [{"type": "text", "text": example.response}]})
         if not getattr(self._processor, "chat_template", None):
             raise ModelError(f"{self._name}: its processor has no chat template; measure bare sequences")
         try:
-            asked = {"add_generation_prompt": True} if kind == "image" else {}
+            asked = {} if answered else {"add_generation_prompt": True}
             text = str(self._processor.apply_chat_template(turns, tokenize=False, **asked))
         except Exception as error:  # whatever a template comes to
             raise ModelError(

@@ -46,8 +46,9 @@ class Adapter(LoadedModel, Protocol):
     there: `mmerank.models.checkpoints.path_beside` makes paths of them.
 
     What an adapter may have beside: `logits(h)`, (..., d) -> (..., vocabulary), for the likelihood of answers, and
-    `processor`, with which transformers generates; `places(size, layout, vision_point)`, where it knows better than
-    `mmerank.models.places.Whereabouts` finds out.
+    `processor`, with which transformers generates; `generate(sequence, image, how, logits)`, which writes, and
+    `prompt(example)`, what it writes behind in the chat template, where `sequence` up to the answer is not that;
+    `places(size, layout, vision_point)`, where it knows better than `mmerank.models.places.Whereabouts` finds out.
 
     Beside what `mmerank.models.protocol.LoadedModel` has (`name`, `source`, `model`, `max_tokens`, `untrained`):
 

@@ -32,9 +32,9 @@ def all_numbers(runs: Sequence[Finished]) -> pd.DataFrame:
         `job`, `run`, `data`, and the columns of `mmerank.analysis.estimates.estimates`; `rows`, `all` or on how many
         rows each; `paper`, NaN where it prints
         nothing; `mark`, `q` and `tests` as from `mmerank.report.marks.marked`; of paired states `null_mean` and
-        `null_p`, what shuffled pairs give, where the summary of the run has it; of a transform
-        `change` from the base, `change_low`, `change_high`, and `change_q` over all `change_tests` of its model in
-        the run, NaN of what it cannot move.
+        `null_p`, what shuffled pairs give, where the summary of the run has it, and of slopes 0 with the p of their
+        permutation test; of a transform `change` from the base, `change_low`, `change_high`, and `change_q` over all
+        `change_tests` of its model in the run, NaN of what it cannot move.
     """
     table = pd.concat([_of_run(run) for run in runs], ignore_index=True)
     table = marked(runs, table)
@@ -118,7 +118,7 @@ def _of_run(run: Finished) -> pd.DataFrame:
 
 
 def _nulls(run: Finished) -> dict[tuple[str, str], dict[str, float]]:
-    """What shuffled pairs give, by model and quantity: of metrics, and of eRank5 and alignment with other texts."""
+    """What shuffled pairs give, by model and quantity: metrics, eRank5 and alignment; of slopes shuffled losses."""
     of_pairs = run.perturbed and run.kind.of_pairs
     of_texts = {
         (model, front + name): {"null_mean": test.null_mean, "p": test.p}
@@ -127,13 +127,23 @@ def _nulls(run: Finished) -> dict[tuple[str, str], dict[str, float]]:
         for null in nulls[:1]
         for name, test in null.tests.items()
     }
-    return of_texts | {
-        (model, f"{name}/{number['point']}/{number['input']}"): number["null"]
-        for model, result in run.results.items()
-        for name, numbers in result.get("metrics", {}).items()
-        for number in numbers
-        if number.get("rows") == "all" and number.get("null")
+    slopes = {
+        (model, of.name): {"null_mean": 0.0, "p": of.found.p}
+        for model, found in run.interactions.items()
+        for of in found
+        if math.isfinite(of.found.p)
     }
+    return (
+        of_texts
+        | slopes
+        | {
+            (model, f"{name}/{number['point']}/{number['input']}"): number["null"]
+            for model, result in run.results.items()
+            for name, numbers in result.get("metrics", {}).items()
+            for number in numbers
+            if number.get("rows") == "all" and number.get("null")
+        }
+    )
 
 
 def placed(runs: Sequence[Finished], numbers: pd.DataFrame) -> pd.DataFrame:

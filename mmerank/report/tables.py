@@ -40,7 +40,9 @@ _FIRST = (
     "reduced_loss",
 )
 # A row for each choice of rows.
-_BY_CHOICE = ("pruning", "pruning_rows")
+_BY_CHOICE = ("pruning", "pruning_rows", "pruning_slopes")
+# With p and q beside them, in a table of their own.
+_LISTED = ("pruning_slopes",)
 _MOST_HEADS = 8  # with more quantities each has a row
 
 
@@ -63,7 +65,7 @@ def printed_tables(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[Prin
         first = here["quantity"].isin(_FIRST) | here["metric"].isin(_WHOLE)
         parts = [(title, here[final & main & first]), (f"{title}: more", here[final & main & ~first])]
         parts.append((f"{title}, by layer", here[~final & here["quantity"].isin(_FIRST)]))
-        parts += [(of.title, here[here["metric"] == of.name]) for of in METRICS if of.name not in _MAIN]
+        parts += [(of.title, here[here["metric"] == of.name]) for of in METRICS if of.name not in (*_MAIN, *_LISTED)]
         parts.append(("Metrics", here[here["metric"].str.startswith((VALUE, MATCHED_VALUE))]))
         tables += [
             replace(_printed(job, called, rows, named, data), level=_level(runs, job))

@@ -39,7 +39,8 @@ class RunFolder:
     """A folder that holds one run: `run.json`, `records/*.parquet`, `summary.json`.
 
     Opening a folder that exists continues it, if the settings are the same. A new one is made when the first model
-    is stated, so that a model that cannot be loaded leaves nothing behind. Processes that a launcher started together
+    is stated, so that a model that cannot be loaded leaves nothing behind, and a run that died before it had measured
+    anything makes room for one with other settings. Processes that a launcher started together
     (`mmerank.processes`) fill one folder together: each adds parts of its own.
 
     Args:
@@ -82,7 +83,12 @@ class RunFolder:
             # Others may state theirs at the same moment.
             with locked(self.path, ".lock-settings", wait=True, who=self._who):
                 self.settings = self._read()
+                if self._stated.is_file() and self.settings != read_settings(self.path):
+                    self._require_nobody_writes()
                 known = self.settings["models"]
+                if name in known and known[name] != source and self._is_blank():
+                    self._require_nobody_writes()
+                    del known[name]
                 if name in known:
                     self._require(
                         known[name],
@@ -148,7 +154,7 @@ class RunFolder:
             return
         with locked(self.path, ".lock", wait=self._waits, who=self._who) as is_ours:
             if not is_ours:
-                raise RunFolderError(f"{self.path}: another process is writing to this run folder")
+                raise self._others_write()
             # Others of this launch may be writing already; whoever wrote something that old is dead.
             age = 0.0 if rank().count == 1 else UNFINISHED_FOR_S
             for folder in (self.path, self._records):
@@ -227,8 +233,24 @@ class RunFolder:
                 "numbers of a model, so it cannot be told whether this is the same one; `mmerank report` reads the "
                 "folder, and to measure, name another"
             )
-        self._require({key: value for key, value in stated.items() if key != "models"}, self._asked)
+        settings = {key: value for key, value in stated.items() if key != "models"}
+        if settings != self._asked and self._is_blank():
+            return {**self._asked, "models": {}}
+        self._require(settings, self._asked)
         return stated
+
+    def _is_blank(self) -> bool:
+        """Whether nothing was ever measured here."""
+        return not (self.path / SUMMARY).exists() and not (self._records.is_dir() and any(self._records.iterdir()))
+
+    def _require_nobody_writes(self) -> None:
+        """Whose run is only beginning keeps the folder."""
+        with locked(self.path, ".lock", wait=False, who=self._who) as is_ours:
+            if not is_ours:
+                raise self._others_write()
+
+    def _others_write(self) -> RunFolderError:
+        return RunFolderError(f"{self.path}: another process is writing to this run folder")
 
     def _look(self) -> dict[Path, str]:
         """Look at the parts that are new; what is wrong with damaged ones."""

@@ -90,20 +90,24 @@ def chosen_by(functions: Mapping[str, Function], name: str, rows: Floats, kept: 
     """
     function = functions[name]
     try:
-        found = np.asarray(function(rows.copy(), *((kept,) if _takes_count(function) else ())))
+        given = function(rows.copy(), *((kept,) if _takes_count(function) else ()))
+        found = np.asarray(given)
     except (DataError, UsageError, MemoryError):
         raise
     except Exception as error:  # whatever it comes to
         raise TransformFailed(f"{name} failed ({type(error).__name__}: {first_line(error)})") from error
     if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
-        raise UsageError(
-            f"--by {name}: expected indices of rows from it, a list of whole numbers, got an array of {found.dtype} "
-            f"of shape {found.shape}"
-        )
+        got = f"an array of {found.dtype} of shape {found.shape}" if found.ndim else f"{given!r:.100}"
+        remedy = "; numpy.flatnonzero makes them of a mask" if found.dtype == np.bool_ else ""
+        raise UsageError(f"--by {name}: expected indices of rows from it, a list of whole numbers, got {got}{remedy}")
     indices = found.astype(np.int64)
-    known = np.isin(indices, np.arange(len(rows)))
-    if len(np.unique(indices)) < len(indices) or not known.all():
-        raise UsageError(f"--by {name}: expected indices from 0 to {len(rows) - 1} from it, each once")
+    wrong = [f"{i}" for i in indices if not 0 <= i < len(rows)]
+    values, counts = np.unique(indices, return_counts=True)
+    wrong += [f"{i} {count} times" for i, count in zip(values, counts, strict=True) if count > 1]
+    if wrong:
+        raise UsageError(
+            f"--by {name}: expected indices from 0 to {len(rows) - 1} from it, each once, got {wrong[0]}"
+        )
     if len(indices) < kept:
         raise DataError(f"{name} keeps {len(indices)} of {len(rows)} rows, and {kept} are held against each other")
     return indices[:kept]

@@ -62,6 +62,7 @@ METRICS: tuple[Metric, ...] = (
     pruning.ALL,
     pruning.METRIC,
     pruning.ROWS,
+    pruning.SLOPES,
 )
 
 

@@ -15,7 +15,7 @@ from scipy.stats import false_discovery_control
 from mmerank.analysis.metric import Metric, Quantity
 from mmerank.analysis.sample import Floats, Sample, mean_of_those_there
 from mmerank.analysis.statistics.bootstrap import Bootstrap
-from mmerank.analysis.statistics.slope import Slope, slope_of
+from mmerank.analysis.statistics.slope import Slope, slope_of, slope_sample
 from mmerank.convention import ALWAYS_BESIDE, KEPT_BY, Aggregate
 
 _CHOICE = re.compile(r"(.+)@([\d.e-]+?)(?:#(\d+))?")
@@ -259,7 +259,11 @@ class Interaction:
     @property
     def name(self) -> str:
         """Of its number."""
-        return f"slope_{self.predictor}/{self.keep:g}"
+        return _slope_name(self.predictor, self.keep)
+
+
+def _slope_name(predictor: str, keep: float) -> str:
+    return f"slope_{predictor}/{keep:g}"
 
 
 def difference(of: Values, keep: float) -> Floats | None:
@@ -287,18 +291,39 @@ def interactions(records: pd.DataFrame, bootstrap: Bootstrap) -> tuple[Interacti
     Returns:
         A test for each share and predictor; none without both ways to choose.
     """
-    of, found = values_of(records), list[Interaction]()
-    for keep in dict.fromkeys(keep for _, keep in of.choices):
-        for name in PREDICTORS:
-            x, y = predictor(of, name), difference(of, keep)
-            if x is not None and y is not None:
-                found.append(Interaction(name, keep, slope_of(x, y, bootstrap), math.nan))
+    pairs = _tested(values_of(records))
+    found = [Interaction(*of, slope_of(x, y, bootstrap), math.nan) for of, (x, y) in pairs.items()]
     tested = [i for i, one in enumerate(found) if math.isfinite(one.found.p)]
     if tested:
         controlled = false_discovery_control([found[i].found.p for i in tested])
         for i, q in zip(tested, controlled, strict=True):
             found[i] = replace(found[i], q=float(q))
     return tuple(found)
+
+
+def _tested(of: Values) -> dict[tuple[str, float], tuple[Floats, Floats]]:
+    """Predictor and difference in loss of each picture, by predictor and share; none without both ways to choose."""
+    found = {}
+    for keep in dict.fromkeys(keep for _, keep in of.choices):
+        for name in PREDICTORS:
+            x, y = predictor(of, name), difference(of, keep)
+            if x is not None and y is not None:
+                found[name, keep] = x, y
+    return found
+
+
+def _samples_of_slopes(records: pd.DataFrame, aggregate: Aggregate) -> Iterator[tuple[str, Sample]]:
+    if of_prunings(records) and (pairs := _tested(of := values_of(records))):
+        yield "", slope_sample({_slope_name(*name): pair for name, pair in pairs.items()}, of.examples)
+
+
+def _slope_named(name: str) -> Quantity | None:
+    front, _, keep = name.partition("/")
+    known = front.removeprefix("slope_")
+    if front == known or known not in PREDICTORS:
+        return None
+    label, kept = f"slope of the loss under {ONE} less {OTHER} on {PREDICTORS[known]}", f", {keep} kept" * bool(keep)
+    return Quantity(name, f"{label}{kept}", f"slope on {PREDICTORS[known]}{kept}", 3)
 
 
 def _named(quantities: tuple[Quantity, ...]) -> Callable[[str], Quantity | None]:
@@ -335,4 +360,12 @@ ROWS = Metric(
     follows_rows=True,
     own_place=True,
     named=_named(_ROWS),
+)
+SLOPES = Metric(
+    "pruning_slopes",
+    "Loss under attention less that under diversity, by the picture's eRank",
+    (),
+    _samples_of_slopes,
+    own_place=True,
+    named=_slope_named,
 )

@@ -15,11 +15,12 @@ class PruningResult(NumberedResult[PruneConvention]):
     """What leaving rows of pictures out does on a data set.
 
     `records` are of each example those of all rows, and two for each choice of rows: behind the connector and at the
-    LLM. `numbers` are by name and choice, as `loss_change/norm@0.25`; of all rows by name, as `loss_whole`.
+    LLM. `numbers` are by name and choice, as `loss_change/norm@0.25`; of all rows by name, as `loss_whole`; slopes by
+    predictor and share, as `slope_erank_vision/0.25`.
     """
 
     _job = "prune-study"
-    _metrics = (pruning.ALL, pruning.METRIC, pruning.ROWS)
+    _metrics = (pruning.ALL, pruning.METRIC, pruning.ROWS, pruning.SLOPES)
 
     @cached_property
     def interactions(self) -> tuple[Interaction, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,18 +49,11 @@ def slope_of(x: Floats, y: Floats, bootstrap: Bootstrap, *, seed: int = 0) -> Sl
         It; NaN and no interval with fewer than three examples, or where one of both is the same for all.
     """
     n = len(x)
-    if n < 3 or not _spread(x) or not _spread(y):
+    sample = slope_sample({"slope": (x, y)}, [str(i) for i in range(n)])
+    found = float(sample.estimates[0])
+    if math.isnan(found):
         return Slope(math.nan, None, math.nan, math.nan, n)
     a, b = x - x.mean(), y - y.mean()
-
-    def of_means(means: Floats) -> Floats:
-        u, v, uv, uu = np.moveaxis(means, -1, 0)
-        with np.errstate(invalid="ignore", divide="ignore"):  # a resample of one example
-            return np.asarray(((uv - u * v) / (uu - u * u))[..., None])
-
-    columns = np.stack([a, b, a * b, a * a], axis=1)
-    sample = Sample(("slope",), tuple(map(str, range(n))), columns, of_means)
-    found = float(sample.estimates[0])
     rng = np.random.default_rng(seed)
     reached = sum(
         int((np.abs(rng.permuted(np.broadcast_to(b, (rows, n)), axis=1) @ a) >= abs(a @ b) * (1 - 1e-12)).sum())
@@ -67,6 +61,30 @@ def slope_of(x: Floats, y: Floats, bootstrap: Bootstrap, *, seed: int = 0) -> Sl
     )
     r = float(a @ b / math.sqrt(float(a @ a) * float(b @ b)))
     return Slope(found, sample_intervals(sample, bootstrap).get("slope"), r, (reached + 1) / (PERMUTATIONS + 1), n)
+
+
+def slope_sample(pairs: Mapping[str, tuple[Floats, Floats]], examples: Sequence[str]) -> Sample:
+    """Slopes of y on x over the same examples, as functions of means.
+
+    Args:
+        pairs: x and y of each slope, (n,), finite, by its name.
+        examples: Ids, n of them.
+
+    Returns:
+        A quantity for each; NaN with fewer than three examples, or where one of both is the same for all.
+    """
+    columns = []
+    for x, y in pairs.values():
+        told = len(x) >= 3 and _spread(x) and _spread(y)
+        a, b = (of - of.mean() if told else np.zeros(len(x)) for of in (x, y))  # 0 / 0 is no slope
+        columns += [a, b, a * b, a * a]
+
+    def of_means(means: Floats) -> Floats:
+        u, v, uv, uu = np.moveaxis(means.reshape(*means.shape[:-1], -1, 4), -1, 0)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a resample of one example, too
+            return np.asarray((uv - u * v) / (uu - u * u))
+
+    return Sample(tuple(pairs), tuple(examples), np.stack(columns, axis=1), of_means)
 
 
 def _spread(values: Floats) -> bool:

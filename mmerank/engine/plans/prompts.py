@@ -90,12 +90,16 @@ class PairPrompts:
         return example.instruction
 
     def prompt(self, example: Example) -> TokenSequence | Skipped:
-        """The pair's sequence up to the answer."""
+        """The pair's sequence up to the answer; in a template by what that puts there, where the adapter asks it."""
         assert example.image is not None
         shown = example.image
         if not self.adapter.image_tokens:  # what the LLM reads depends on the picture
             shown = open_pictures(shown, max_pixels=self.max_pixels)
         asked = replace(example, image=shown)
+        # What a template writes before an answer that is there may be other than what it asks for one with.
+        if self.form == "template" and callable(prompt := getattr(self.adapter, "prompt", None)):
+            asking: TokenSequence = prompt(asked)
+            return asking
         whole, without = (self.adapter.sequence(replace(asked, response=of), "pair", self.form) for of in (_ANY, ""))
         own = answer_places(whole, without)
         if not own or own[0] == 0:

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.generation import growth, logit_entropies
@@ -75,5 +76,6 @@ def draw_growth(axes: Axes, found: Sequence[tuple[Finished, str]], called: Mappi
     if longest:
         axes.plot([2, longest], [1, longest - 1], color="0.5", linewidth=1, linestyle=(0, (1, 2)), label="n - 1")
     axes.set(xlabel="rows of the response", ylabel="eRank of the response")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     bare(axes)

@@ -33,6 +33,7 @@ from mmerank.report.names import data_names, model_names
 
 # Smaller eigenvalues are rounding.
 _LEAST = 1e-9
+_PARTS = {"reduction_by_count": "by fewer\nrows", "reduction_by_geometry": "by the\nconnector itself"}
 _FLOWS = 6  # of more models the figures that have them side by side say the same
 
 
@@ -116,6 +117,16 @@ def _of_pairs(
         told = {key: f"{called_so}, {k} rows each" for key, called_so in data.items()}
         of_rows = f"{caption}, each on {k} rows drawn at random."
         yield by_model(name, of_rows, drawn, STAGES, within, told, label="eRank")
+    parted = base[base["quantity"].isin(_PARTS) & base["value"].notna()]
+    if len(parted):
+        caption = (
+            "The Image Reduction Ratio and its two parts, with 95 % intervals over examples: what fewer rows take of "
+            "eRank1, and what the connector does beyond that (below 0: it spreads rows)."
+        )
+        here = pd.concat([base[base["quantity"] == "image_reduction_ratio"], parted])
+        here = here[here["model"].isin(parted["model"]) & here["run"].isin(parted["run"])]
+        ticks = {"image_reduction_ratio": LABELS["image_reduction_ratio"].replace(" ", "\n"), **_PARTS}
+        yield by_model("reduction", caption, here, ticks, within, data, label="share of eRank1")
     for i, (run, model) in enumerate(once if len(once) <= _FLOWS else ()):
         title = f"{within[run.name, model]} on {data[run.data]}"
         rows = base[(base["run"] == run.name) & (base["model"] == model)]
@@ -185,6 +196,8 @@ def by_model(
         points(axes, series, ticks, looks=looks)
         if label == "eRank":
             axes.set_ylim(bottom=0)
+        elif (rows.loc[rows["quantity"].isin(ticks), "low"] < 0).any():
+            axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
         axes.set_ylabel(label)
 
     each = {data[str(of)]: partial(draw, rows=rows) for of, rows in base.groupby("data", sort=False)}

@@ -16,7 +16,7 @@ from mmerank.report.terminal.intervals import interval_line, interval_text, plai
 from mmerank.report.terminal.parts import airy_table, called, choice_text, clean, measured, skip_lines
 
 # Responses that are shown, and how much of each.
-SHOWN, LETTERS = 2, 76
+SHOWN, LETTERS = 2, 68
 
 
 def generation_tables(results: Sequence[GenerationResult]) -> list[Table]:
@@ -68,7 +68,7 @@ def generation_notes(results: Sequence[GenerationResult]) -> list[str]:
         lines += [
             f"{measured(result)} examples{choice_text(result)}{skipped}",
             *skip_lines(result.skipped),
-            *(f"  {clean(of.example)}: {_begun(of.text)}" for of in result.responses[:SHOWN]),
+            *(f"  written for {clean(of.example)}: {_begun(of.text)}" for of in result.responses[:SHOWN]),
         ]
     stride = results[0].convention.stride
     return [

@@ -134,11 +134,12 @@ def pruning_notes(results: Sequence[PruningResult]) -> list[str]:
         skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
         lines += [f"{measured(result)} examples{choice_text(result)}{skipped}", *skip_lines(result.skipped)]
     draws = results[0].convention.draws
+    drawn = f"mean of {draws} draws, sd over them" if draws > 1 else "one draw"
     lines += [
-        f"  loss: of the response, nats a token; random: mean of {draws} draws, sd over them; same: share of the",
+        f"  loss: of the response, nats a token; random: {drawn}; same: share of the",
         "  tokens whose likeliest is the same; eRank2, LLM, after: of the kept rows behind the connector, and at",
         "  the LLM before and after; compare at equal rows, since fewer have a lower eRank for that alone",
     ]
-    if any(of.interactions for of in results):
+    if any(_interactions(of) for of in results):
         lines.append("  a positive slope: the higher the eRank, the more speaks for diversity; p by permutation")
     return [*lines, interval_line(results[0].bootstrap, min(result.n for result in results))]

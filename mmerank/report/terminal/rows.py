@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmerank.analysis.metrics.alignment import DECIMALS, LABELS
-from mmerank.analysis.metrics.known import quantity
+from mmerank.analysis.metrics.known import metric, quantity
 from mmerank.analysis.metrics.layers import EQUAL
 from mmerank.analysis.metrics.of_examples import known_as
 from mmerank.analysis.metrics.rows import single_rows
@@ -221,7 +221,7 @@ def metric_table(metrics: Mapping[str, Sequence[Mapping[str, Any]]], title: str)
             # A number of records has no input, but a name.
             kind = found["input"] if known else quantity(found["input"]).label
             where = " / ".join(filter(None, (found["point"], kind)))
-            label = "" if i else known.label if known else name
+            label = "" if i else known.label if known else metric(name).title
             table.add_row(label, where, found["rows"], Text(value), str(found["n"]))
             for reason, count in found.get("no_value", {}).items():
                 missing[reason] = missing.get(reason, 0) + count
