@@ -252,14 +252,14 @@ def _run(asked: dict[str, Any]) -> int:
             print(status, file=sys.stderr)
             status = 1
     except BaseException as error:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     return status or 0
 
 
 def _end(status: int) -> None:
     """What an interpreter does at its end, but for the second that it takes all modules apart."""
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
