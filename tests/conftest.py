@@ -49,7 +49,7 @@ fcntl.flock = refused
 
 
 def pytest_collection_finish() -> None:
-    """Have what is imported by now passed over by the garbage collector: looking through it takes seconds a test file."""
+    """Have the garbage collector pass over what is imported by now: it was a fifth of the time of all tests."""
     gc.collect()
     gc.freeze()
 

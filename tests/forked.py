@@ -161,6 +161,27 @@ def run(arguments: Sequence[str], *, timeout: float, **how: Any) -> subprocess.C
     return subprocess.CompletedProcess(started.args, started.wait(timeout), out, err)
 
 
+def cell(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> int:
+    """The process of a cell of a study, in place of `mmerank.jobs.cells._status`; its status.
+
+    Args:
+        command: Python, and what it is given.
+        log: Where to it writes.
+        environment: Its own.
+
+    Returns:
+        As `_status` has it.
+    """
+    from tests.conftest import LONGEST_S  # which has things done that the process that forks must not do
+
+    _, _, module, _, *rest = command
+    # It ends with the process that started it, which here is the one that forks.
+    code = "import os, runpy, sys; sys.argv[1:1] = [str(os.getppid())]; "
+    code += f"runpy.run_module({module!r}, run_name='__main__')"
+    out = {"stdout": log.fileno(), "stderr": log.fileno()}
+    return run(["-c", code, *rest], timeout=LONGEST_S, env=environment, **out).returncode
+
+
 @cache
 def _server(imported: tuple[str, ...]) -> socket.socket:
     """The process that forks; it ends when nobody can ask it any more."""
