@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from itertools import product
 from typing import Any, cast, get_args
 
 import numpy as np
 import torch
 import xxhash
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -197,8 +199,13 @@ def _declared(adapter: Adapter) -> Iterator[Any]:
 
 def _picture() -> Image.Image:
     """A picture with edges of all directions, larger than most models take, and no square."""
+    return Image.fromarray(_colours())
+
+
+@cache
+def _colours() -> NDArray[np.uint8]:
     y, x = np.mgrid[:600, :800]
-    return Image.fromarray(np.stack([(x * y // 7) % 256, (x + y * 3) % 256, (x ^ y) % 256], -1).astype(np.uint8))
+    return np.stack([(x * y // 7) % 256, (x + y * 3) % 256, (x ^ y) % 256], -1).astype(np.uint8)
 
 
 def _attempted(work: Callable[[], Any]) -> Any:
