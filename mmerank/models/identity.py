@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from typing import Any, cast, get_args
 
@@ -192,8 +192,10 @@ def _pictured(adapter: Adapter) -> dict[str, Any]:
 
 def _declared(adapter: Adapter) -> Iterator[Any]:
     """What an adapter holds that can say its settings, as the processors of transformers can."""
-    for value in getattr(adapter, "__dict__", {}).values():
-        if not isinstance(value, (nn.Module, type)) and hasattr(value, "to_dict"):
+    for name, value in getattr(adapter, "__dict__", {}).items():
+        # What is made when it is first asked for says whether it was, as the processor that generation alone takes.
+        made_later = isinstance(getattr(type(adapter), name, None), cached_property)
+        if not made_later and not isinstance(value, (nn.Module, type)) and hasattr(value, "to_dict"):
             yield value
 
 
