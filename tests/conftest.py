@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import math
 import os
@@ -45,6 +46,12 @@ def refused(*_):
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 fcntl.flock = refused
 """
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over what is imported by now: it was a fifth of the time of all tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from mmerank.__main__ import main
+from tests import forked
 from tests.adapters.cases import CASES, Case
 from tests.conftest import GOLDEN, LONGEST_S
 
@@ -43,9 +43,7 @@ def run(*arguments: str) -> Done:
 
 
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mmerank", *arguments], capture_output=True, text=True, timeout=LONGEST_S
-    )
+    return forked.run(["-m", "mmerank", *arguments], timeout=LONGEST_S)
 
 
 def results(done: Done) -> list[dict[str, Any]]:
@@ -297,8 +295,8 @@ def test_json_must_be_a_file(data: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_keeps_its_records(shared_pairs: str, tmp_path: Path, sent: signal.Signals) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "mmerank", "align", HF_MODEL, "--data", shared_pairs, "--out", str(out)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = ["align", HF_MODEL, "--data", shared_pairs, "--out", str(out)]
+    child = forked.Started(["-m", "mmerank", *command])
     while not (out / ".lock").exists() and child.poll() is None:
         time.sleep(0.05)
     time.sleep(0.5)
@@ -307,7 +305,7 @@ def test_interrupted_run_keeps_its_records(shared_pairs: str, tmp_path: Path, se
     assert (
         child.returncode == 130 and f"the same command continues from {out}" in stderr and "Traceback" not in stderr
     )
-    (result,) = results(run(*command[3:], "--json", "-"))
+    (result,) = results(run(*command, "--json", "-"))
     assert result["n"] == 300
 
 

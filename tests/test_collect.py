@@ -8,8 +8,6 @@ import os
 import re
 import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +32,7 @@ from mmerank.inputs.example import Skipped
 from mmerank.inputs.pictures import Encoded
 from mmerank.runs import folder as runs
 from mmerank.runs.parts import write_part
+from tests import forked
 from tests.adapters.cases import LLAVA, at_the_encoder, examples
 from tests.adapters.text_cases import OPT
 from tests.conftest import LONGEST_S
@@ -226,12 +225,7 @@ main(sys.argv[1:])
 @pytest.mark.slow
 def test_the_second_interruption_ends_at_once(tmp_path: Path, data: str) -> None:
     command = ["align", HF_MODEL, "--data", data, "--out", str(tmp_path / "run")]
-    child = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED_WHILE_WRITING, *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    child = forked.Started(["-c", INTERRUPTED_WHILE_WRITING, *command])
     assert child.stdout is not None and child.stdout.readline() == "writing\n"
     child.send_signal(signal.SIGINT)
     assert child.stdout.readline() == "writing\n"  # the way out writes once more

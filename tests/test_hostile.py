@@ -27,6 +27,8 @@ from mmerank.inputs.manifests import llava, minigpt
 from mmerank.inputs.pictures import Encoded, open_picture
 from mmerank.inputs.text_sets import text
 from mmerank.models.checkpoints import yaml_keys
+from tests import forked
+from tests.conftest import LONGEST_S
 from tests.fuzz import fuzz, read_data, read_picture, read_yaml
 from tests.test_cli import HF_MODEL, failure, run
 
@@ -367,9 +369,7 @@ def test_only_regular_files_are_read(kind: str, tmp_path: Path) -> None:
     for name in [*names, "minigpt/filter_cap.json", "run/run.json"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         special(tmp_path, kind, name)
-    done = subprocess.run(
-        [sys.executable, "-c", READERS, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
-    )
+    done = forked.run(["-c", READERS, str(tmp_path)], timeout=LONGEST_S)
     assert done.returncode == 0, done.stderr
     answers = dict(line.split("\t", 1) for line in done.stdout.splitlines())
     assert len(answers) == 15

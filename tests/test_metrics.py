@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,9 +38,10 @@ from mmerank.runs.parts import part_files, read_part, read_records
 from mmerank.runs.record import MATCHED, NO_VALUE, VALUE, Record
 from mmerank.runs.rules import Rules
 from mmerank.runs.settings import read_settings
+from tests import forked
 from tests.adapters.cases import LLAVA, examples
 from tests.adapters.text_cases import OPT
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, LONGEST_S
 from tests.definitions import ONE, TWO
 from tests.test_diff_erank import texts
 
@@ -502,8 +501,9 @@ def test_a_metric_of_ones_own_is_like_any_other(tmp_path: Path) -> None:
         f"report([{str(tmp_path / 'run')!r}], {str(tmp_path / 'out')!r}, formats=['markdown', 'html'])\n"
         f"print(Alignment.from_run({str(tmp_path / 'run')!r}).to_markdown(columns=['offset']))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    pages = [shown, *((tmp_path / "out" / name).read_text() for name in ("tables.md", "report.html"))]
+    done = forked.run(["-c", code], timeout=LONGEST_S)
+    assert done.returncode == 0, done.stderr
+    pages = [done.stdout, *((tmp_path / "out" / name).read_text() for name in ("tables.md", "report.html"))]
     assert all("Offset of means" in page for page in pages)
     with pytest.raises(RunFolderError, match=r"own_metrics\.mean_norm"):
         align(

@@ -19,7 +19,9 @@ from mmerank.errors import ModelError
 from mmerank.models.adapter import load
 from mmerank.models.loading import load_text
 from mmerank.models.plausible import Held, check_fields, check_folder, held_in
+from tests import forked
 from tests.adapters.text_cases import LLAMA, OPT
+from tests.conftest import LONGEST_S
 
 GOLDEN = Path(__file__).parent / "golden"
 LLAVA, OPENELM, MINIGPT = GOLDEN / "llava_tiny/hf_model", GOLDEN / "openelm_tiny", GOLDEN / "minigpt_v2_tiny"
@@ -48,9 +50,7 @@ needs_limits = pytest.mark.skipif(sys.platform != "linux", reason="address space
 
 
 def loaded_apart(*models: Path) -> dict[str, str]:
-    done = subprocess.run(
-        [sys.executable, "-c", LOADER, *map(str, models)], capture_output=True, text=True, timeout=400, check=False
-    )
+    done = forked.run(["-c", LOADER, *map(str, models)], timeout=LONGEST_S)
     answers = dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
     assert done.returncode == 0 and len(answers) == len(models), done.stderr[-3000:]
     return answers

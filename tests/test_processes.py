@@ -222,10 +222,14 @@ def data(golden_pairs: Path, golden: Path) -> str:
 @pytest.mark.parametrize(
     ("launcher", "command"),
     [
-        (("torch.distributed.run", "--nproc-per-node", "2", "-m"), "align"),
-        (("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m"), "diff"),
+        pytest.param(("torch.distributed.run", "--nproc-per-node", "2", "-m"), "align", id="torchrun"),
+        pytest.param(
+            ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m"),
+            "diff",
+            id="accelerate",  # which starts torchrun's processes
+            marks=pytest.mark.long,
+        ),
     ],
-    ids=["torchrun", "accelerate"],
 )
 def test_launchers_whose_store_says_who_does_what(
     launcher: tuple[str, ...], command: str, tmp_path: Path, data: str

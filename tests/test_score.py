@@ -24,6 +24,7 @@ from mmerank.errors import DataError, ModelError, RunFolderError, UsageError
 from mmerank.inputs.demo import MODELS
 from mmerank.inputs.example import Skipped
 from mmerank.inputs.questions import Question
+from tests import forked
 from tests.adapters import tiny_models
 from tests.test_cli import failure, run
 
@@ -361,7 +362,8 @@ def test_generation_from_the_command_line(task: Path, tmp_path: Path) -> None:
     assert status == 2 and "only generation tasks" in said
 
 
-def test_a_job_of_studies(file: Path, tmp_path: Path) -> None:
+def test_a_job_of_studies(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmerank.jobs.cells._status", forked.cell)
     study = {
         "models": ["demo-llava"],
         "data": ["demo"],

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache, cached_property
 from itertools import product
 from typing import Any, cast, get_args
 
 import numpy as np
 import torch
 import xxhash
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -190,15 +192,22 @@ def _pictured(adapter: Adapter) -> dict[str, Any]:
 
 def _declared(adapter: Adapter) -> Iterator[Any]:
     """What an adapter holds that can say its settings, as the processors of transformers can."""
-    for value in getattr(adapter, "__dict__", {}).values():
-        if not isinstance(value, (nn.Module, type)) and hasattr(value, "to_dict"):
+    for name, value in getattr(adapter, "__dict__", {}).items():
+        # What is made when it is first asked for says whether it was, as the processor that generation alone takes.
+        made_later = isinstance(getattr(type(adapter), name, None), cached_property)
+        if not made_later and not isinstance(value, (nn.Module, type)) and hasattr(value, "to_dict"):
             yield value
 
 
 def _picture() -> Image.Image:
     """A picture with edges of all directions, larger than most models take, and no square."""
+    return Image.fromarray(_colours())
+
+
+@cache
+def _colours() -> NDArray[np.uint8]:
     y, x = np.mgrid[:600, :800]
-    return Image.fromarray(np.stack([(x * y // 7) % 256, (x + y * 3) % 256, (x ^ y) % 256], -1).astype(np.uint8))
+    return np.stack([(x * y // 7) % 256, (x + y * 3) % 256, (x ^ y) % 256], -1).astype(np.uint8)
 
 
 def _attempted(work: Callable[[], Any]) -> Any:

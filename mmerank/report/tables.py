@@ -61,6 +61,8 @@ def printed_tables(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[Prin
     tables = []
     for job, title in ((name, kind.title) for name, kind in JOBS.items()):
         here = numbers[numbers["job"] == job]
+        if here.empty:
+            continue
         final, main = here["point"].isin(["", FINAL]), here["metric"].isin(_MAIN)
         first = here["quantity"].isin(_FIRST) | here["metric"].isin(_WHOLE)
         parts = [(title, here[final & main & first]), (f"{title}: more", here[final & main & ~first])]

@@ -108,8 +108,7 @@ def report(
 
     wanted = formats or FORMATS
     tables = printed_tables(read, numbers)
-    if agreed:
-        tables.append(beside_table(agreed))
+    beside = [beside_table(agreed)] if agreed else []
     listed = [*overviews(read, numbers).values(), *lists(read).values(), *(score_tables(agreed) if agreed else [])]
     if "csv" in wanted:
         write("numbers.csv", csv(placed(read, numbers)))
@@ -119,13 +118,13 @@ def report(
             write("agreement.csv", csv(agreed.correlations))
             write("agreement_points.csv", csv(agreed.points.drop(columns="group")))
     if "markdown" in wanted:
-        write("tables.md", "\n".join([*map(markdown, tables), *map(markdown_list, listed)]))
+        write("tables.md", "\n".join([*map(markdown, [*tables, *beside]), *map(markdown_list, listed)]))
     if "latex" in wanted:
-        write("tables.tex", "\n".join([*map(latex, tables), *map(latex_list, listed)]))
+        write("tables.tex", "\n".join([*map(latex, [*tables, *beside]), *map(latex_list, listed)]))
     if "html" in wanted:
         with missing_letters_said_once():
             drawn = [*scattered, *(score_figures(agreed) if agreed else ()), *drawings(read, numbers)]
-            write("report.html", page(read, numbers, drawn, agreed=agreed, with_data=with_data))
+            write("report.html", page(read, numbers, drawn, tables, agreed=agreed, with_data=with_data))
             if not formats:
                 for drawing in drawn:
                     with _writable(folder / "figures"), styled(style):

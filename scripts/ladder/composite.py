@@ -63,7 +63,8 @@ def held_out(
     truth, other = (known.loc[shape].to_numpy() for shape in (chosen_on, tested_on))
     picked, signs, best = best_of(here, truth, most)
     made = there[:, picked] @ signs[picked]
-    value, null = shuffled(lambda order: _rho(made, other[order]), len(other), PERMUTATIONS, 0)
+    of, to = ranks(made[:, None]), ranks(other[:, None])
+    value, null = shuffled(lambda order: float((of * to[order]).mean()), len(other), PERMUTATIONS, 0)
     test = null_test(round(value, 9), null.round(9).tolist(), alternative="greater")
     numbers = cast("list[Number]", own.columns.tolist())
     return HeldOut(tuple((numbers[i], int(signs[i])) for i in picked), best, value, test.p)

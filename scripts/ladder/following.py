@@ -17,19 +17,20 @@ from mmerank.analysis.statistics.null import null_test
 
 Floats = NDArray[np.float64]
 PERMUTATIONS, RESAMPLES = 9999, 2000
+_AT_ONCE = 1 << 18  # values that are ranked in one call, where there are many resamples of few
 
 
 def ranks(values: Floats) -> Floats:
-    """Ranks of each column, standardised, so that a mean product is Spearman's rho: (n, q); 0 where all are equal."""
-    ranked = np.asarray(stats.rankdata(values, axis=0))
-    centred = ranked - ranked.mean(axis=0)
-    length = np.sqrt((centred**2).mean(axis=0))
+    """Ranks of each column, (..., n, q), standardised: a mean product is Spearman's rho; 0 where all are equal."""
+    ranked = np.asarray(stats.rankdata(values, axis=-2))
+    centred = ranked - ranked.mean(axis=-2, keepdims=True)
+    length = np.sqrt((centred**2).mean(axis=-2, keepdims=True))
     return np.asarray(np.divide(centred, length, out=np.zeros_like(centred), where=length > 0))
 
 
 def rhos(values: Floats, truth: Floats) -> Floats:
-    """Spearman's rho of each column with the truth, (q,)."""
-    return np.asarray((ranks(values) * ranks(truth[:, None])).mean(axis=0), np.float64)
+    """Spearman's rho of each column, (..., n, q), with the truth, (..., n): (..., q)."""
+    return np.asarray((ranks(values) * ranks(truth[..., None])).mean(axis=-2), np.float64)
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ def followed(shapes: Sequence[tuple[Floats, Floats]], *, seed: int = 0) -> Follo
         n = len(truth)
         orders = rng.permuted(np.tile(np.arange(n), (PERMUTATIONS, 1)), axis=1)
         draws += ranks(truth[:, None])[orders, 0] @ ranks(values) / n / len(shapes)
-        for row in again:
-            some = rng.integers(n, size=n)
-            row += rhos(values[some], truth[some]) / len(shapes)
+        for rows in np.array_split(again, -(-again.size * n // _AT_ONCE)):
+            some = rng.integers(n, size=(len(rows), n))
+            rows += rhos(values[some], truth[some]) / len(shapes)
     rho = each.mean(axis=0)
     # Rounding must not tell equal statistics apart.
     p = [null_test(value, null.tolist()).p for value, null in zip(rho.round(9), draws.T.round(9), strict=True)]

@@ -180,8 +180,14 @@ NULLS: dict[str, Callable[[int], float]] = {
 }
 
 
+# These differ from `unbiased cka` in the function alone that `permuted` is given.
+ALIKE = ("cknna", "cycle k-NN", "k-NN overlap across the connector", "svcca", "rsa", "matrix mutual information")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NULLS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in ALIKE else []) for name in NULLS]
+)
 def test_at_most_6_of_100_unrelated_pairs_pass(name: str) -> None:
     """Type-I error at 5 %, in 1,000 simulations: the standard error of the share is 0.7 %.
 

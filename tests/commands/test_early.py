@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -19,8 +17,11 @@ from mmerank.commands.app import app
 from mmerank.errors import DataError
 from mmerank.inputs.example import check_usable
 from mmerank.inputs.pictures import open_picture
+from tests import forked
 from tests.conftest import LONGEST_S
 
+# What a start takes its time for even so.
+LIGHT = ("mmerank.commands.app", "pandas", "pyarrow.parquet")
 HEAVY = ("torch", "transformers", "datasets", "scipy", "matplotlib", "lm_eval", "open_clip")
 CODE = f"""
 import sys
@@ -88,14 +89,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("arguments", WRONG)
 def test_a_wrong_name_is_told_before_heavy_imports(arguments: str, place: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, *arguments.split()],
-        capture_output=True,
-        text=True,
-        cwd=place,
-        timeout=LONGEST_S,
-        check=True,
-    )
+    done = forked.run(["-c", CODE, *arguments.split()], cwd=place, timeout=LONGEST_S, imported=LIGHT)
+    assert done.returncode == 0, done.stderr
     status, imported = json.loads(done.stdout.splitlines()[-1].replace("'", '"'))
     assert status in (1, 2) and WRONG[arguments] in " ".join(done.stderr.split()) and imported == []
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 
+from tests import forked
 from tests.conftest import LONGEST_S
 
-ALIGN = [sys.executable, "-m", "mmerank", "align", "demo", "--data", "demo", "--limit", "3"]
+ALIGN = ["-m", "mmerank", "align", "demo", "--data", "demo", "--limit", "3"]
 # Foreground and background colours; bold and dim are not colours.
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[0-9;]*m")
 
@@ -21,7 +20,7 @@ def in_terminal(*, no_color: bool) -> str:
     ours, theirs = pty.openpty()
     environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
     environment |= {"TERM": "xterm-256color", "COLUMNS": "100"} | ({"NO_COLOR": "1"} if no_color else {})
-    child = subprocess.Popen(ALIGN, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    child = forked.Started(ALIGN, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     shown = b""
     try:
@@ -43,5 +42,5 @@ def test_a_terminal_sees_speed_and_time_left_and_no_colour_if_it_wants_none() ->
 
 
 def test_a_pipe_gets_plain_text() -> None:
-    done = subprocess.run(ALIGN, capture_output=True, text=True, timeout=LONGEST_S, check=True)
-    assert "\x1b" not in done.stdout + done.stderr and "eRank5" in done.stdout
+    done = forked.run(ALIGN, timeout=LONGEST_S)
+    assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr and "eRank5" in done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from mmerank.report.figures.numbers import drawings
 from mmerank.report.figures.style import styled
 from mmerank.report.numbers import all_numbers
 from mmerank.report.tables import printed_tables
-from mmerank.report.write import report
+from mmerank.report.write import FORMATS, report
 from tests.adapters.cases import LLAVA, MINIGPT_V2
 from tests.test_cli import run
 
@@ -153,7 +154,7 @@ def test_examples_without_as_many_rows(tmp_path: Path, data: str) -> None:
         assert len(lines) == (left > 0) and all(f"{left} of {left + n} examples" in line for line in lines)
         printed, *_ = printed_tables([read], all_numbers([read]))
         assert printed.rows[1][1] == n and read.n(LLAVA.adapter.name) == left + n
-        report([tmp_path / f"{k}"], tmp_path / f"out-{k}")
+        report([tmp_path / f"{k}"], tmp_path / f"out-{k}", formats=FORMATS)  # with each figure, but no files of them
 
 
 def test_layers_take_no_example_away(tmp_path: Path, data: str) -> None:
@@ -247,11 +248,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory, data: str, matched: Path, 
 def test_order_of_folders_changes_nothing_that_is_there(folders: dict[str, Path], pair: tuple[str, str]) -> None:
     """The base numbers of these are equal to the last digit, so that one could take another's place."""
     first, second = (folders[name] for name in pair)
-    assert list(what_is_there([first, second])) == list(what_is_there([second, first]))
-    alone = [
-        {drawing.name for drawing in drawings(read, all_numbers(read))}
-        for read in map(read_runs, ([first], [second]))
-    ]
-    read = read_runs([first, second])
-    together = {of.name.rpartition("-")[0] or of.name for of in drawings(read, all_numbers(read))}
-    assert {name.rpartition("-")[0] or name for names in alone for name in names} <= together
+    there = list(what_is_there([first, second]))
+    assert there == list(what_is_there([second, first]))
+    together = {name.rpartition("-")[0] or name for name in there[0]}
+    assert {name.rpartition("-")[0] or name for name in (*drawn_of(first), *drawn_of(second))} <= together
+
+
+@cache
+def drawn_of(run: Path) -> tuple[str, ...]:
+    """Figures of a run that is alone."""
+    read = read_runs([run])
+    return tuple(drawing.name for drawing in drawings(read, all_numbers(read)))

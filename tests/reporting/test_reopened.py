@@ -6,8 +6,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +16,10 @@ from mmerank import TextConvention, align, diff, load_data
 from mmerank.errors import UsageError
 from mmerank.jobs.diff import open_diff_run
 from mmerank.report.write import report
+from tests import forked
 from tests.adapters.cases import LLAVA
 from tests.adapters.text_cases import OPT
+from tests.conftest import LONGEST_S
 
 SECRET = "the secret word is xyzzy"
 
@@ -187,15 +187,8 @@ def test_what_has_no_end_is_not_read(data: str, texts: Path, tmp_path: Path) -> 
     for name in ("pipe", "pipe.jsonl", "filter_cap.json"):
         os.mkfifo(tmp_path / name)
     (tmp_path / "zero").symlink_to("/dev/zero")
-    done = subprocess.run(
-        [sys.executable, "-c", REPORT, str(run)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (3_000_000_000, -1)),
-        check=False,
-    )
+    limits = {resource.RLIMIT_DATA: (3_000_000_000, -1)}
+    done = forked.run(["-c", REPORT, str(run)], cwd=tmp_path, limits=limits, timeout=LONGEST_S)
     assert done.returncode == 0, done.stderr
     assert "could not be read again" in (run / "report" / "report.html").read_text()
 

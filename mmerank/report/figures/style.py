@@ -43,6 +43,8 @@ _LEGEND_LINE = 0.19  # inches
 _POINTS = 9  # size of letters for which figures are laid out
 _SETTINGS: Any = {
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    # Where parts stand is found by `_placed`.
+    **dict.fromkeys(("figure.autolayout", "figure.constrained_layout.use"), False),
     "svg.fonttype": "none",
     # Whole TrueType fonts: text can be searched and edited, and no publisher refuses it, as Type 3.
     "pdf.fonttype": 42,
@@ -290,10 +292,18 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     kinds: dict[str, dict[str, Any]] = {"pdf": {"metadata": {"CreationDate": None}}, "png": {}}
     paths = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in kinds}
     with styled():
+        _placed(figure)
         for kind, settings in kinds.items():
             with whole(paths[kind]) as unfinished:
                 figure.savefig(unfinished, format=kind, **settings)
     return [*paths.values()]
+
+
+def _placed(figure: Figure) -> None:
+    """Find the places of a figure's parts, once: else each file finds them again, and draws all of them for that."""
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def svg(figure: Figure, name: str) -> str:
@@ -309,6 +319,7 @@ def svg(figure: Figure, name: str) -> str:
     out = io.StringIO()
     with styled(), rc_context({"svg.hashsalt": name}):
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        _placed(figure)
         figure.savefig(out, format="svg", transparent=True, metadata=nothing)
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

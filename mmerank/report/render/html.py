@@ -36,7 +36,7 @@ from mmerank.report.printed import Listed, Printed
 from mmerank.report.readings import readings
 from mmerank.report.reopened import find_examples
 from mmerank.report.score_tables import beside_table, score_tables
-from mmerank.report.tables import lists, printed_tables
+from mmerank.report.tables import lists
 from mmerank.runs.jobs import CHANGE, JOBS
 
 # Rows of the table of examples, over all runs; the rest is in examples.csv.
@@ -54,6 +54,7 @@ def page(
     runs: Sequence[Finished],
     numbers: pd.DataFrame,
     drawings: Sequence[Drawing],
+    tables: Sequence[Printed],
     *,
     agreed: Agreement | None = None,
     with_data: bool = False,
@@ -64,6 +65,7 @@ def page(
         runs: At least one.
         numbers: From `mmerank.report.numbers.all_numbers`.
         drawings: The figures, each of which is there as wide as a page and as a phone.
+        tables: From `mmerank.report.tables.printed_tables`.
         agreed: Numbers against scores, where there are scores.
         with_data: As for `mmerank.report.reopened.find_examples`.
 
@@ -86,7 +88,7 @@ def page(
             runs=views,
             extremes=[view for view in views if any(group for _, group in view["groups"])],
             mapped=[view for view in views if view["maps"]],
-            tables=[_headlines_first(table) for table in printed_tables(runs, numbers)],
+            tables=[_headlines_first(table) for table in tables],
             lists=lists(runs),
             overviews=overviews(runs, numbers),
             drawings=[_drawn(drawing) for drawing in drawings],
