@@ -1,4 +1,4 @@
-"""Processes that begin at once: forks of one that has imported what takes seconds to import.
+"""Processes that begin at once: Python's fork server has imported for them what takes seconds to import.
 
 `run` and `Started` do what `subprocess.run` and `subprocess.Popen` do with `[sys.executable, *arguments]`, for tests
 that need a process of its own (its exit status, its signals, its limits) and not a fresh interpreter. What one does
@@ -8,46 +8,40 @@ when it starts is done once for all: a `PYTHONPATH` or a `sitecustomize` of a te
 from __future__ import annotations
 
 import atexit
-import gc
-import importlib
-import io
-import json
+import multiprocessing
 import os
 import runpy
-import select
 import signal
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import cache
+from contextlib import ExitStack, suppress
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO, Any
 
-# What commands import before they do anything.
-COMMANDS = (
-    "mmerank.commands.app",
-    "mmerank.jobs.align",
-    "mmerank.jobs.diff",
-    "mmerank.report.write",
-    "mmerank_adapters.llava",
-    "mmerank_adapters.minigpt_v2",
-    "mmerank_adapters.causal_lm",
-    "mmerank_adapters.multimodal",
-    "torchvision.transforms.v2",
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    [
+        "mmerank.commands.app",
+        "mmerank.jobs.align",
+        "mmerank.jobs.diff",
+        "mmerank.report.write",
+        "mmerank_adapters.llava",
+        "mmerank_adapters.minigpt_v2",
+        "mmerank_adapters.causal_lm",
+        "mmerank_adapters.multimodal",
+        "torchvision.transforms.v2",
+    ]
 )
-_HEAD = 8  # bytes of a request that say how long the rest is
 
 
 class Started:
     """A process that was started.
 
     Attributes:
-        pid: Its number.
-        returncode: As of `subprocess.Popen`; None while it runs, as far as was looked.
+        args: What Python was given.
         stdout: What it writes, where it was not told where to.
         stderr: As well.
     """
@@ -56,13 +50,12 @@ class Started:
         self,
         arguments: Sequence[str],
         *,
-        stdin: int = -1,
-        stdout: int = -1,
-        stderr: int = -1,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
         cwd: str | Path | None = None,
         env: Mapping[str, str] | None = None,
         limits: Mapping[int, tuple[int, int]] | None = None,
-        imported: tuple[str, ...] = COMMANDS,
     ) -> None:
         """Start it.
 
@@ -74,60 +67,52 @@ class Started:
             cwd: Where it runs.
             env: Its environment.
             limits: By resource.
-            imported: Modules that it finds imported.
         """
-        self._status, theirs = os.pipe()
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        given, opened = [nothing if stdin < 0 else stdin], [nothing, theirs]
-        pipes: list[IO[str] | None] = []
-        for descriptor in (stdout, stderr):
-            if descriptor < 0:
-                ours, descriptor = os.pipe()
-                opened.append(descriptor)
-                pipes.append(open(ours, encoding="utf-8", errors="replace"))  # noqa: PTH123
-            else:
-                pipes.append(None)
-            given.append(descriptor)
-        self.stdout, self.stderr = pipes
         self.args = list(arguments)
-        asked = {
-            "arguments": self.args,
-            "cwd": str(cwd or Path.cwd()),
-            "env": dict(os.environ if env is None else env),
-            "limits": [[number, *of] for number, of in (limits or {}).items()],
-        }
-        content = json.dumps(asked).encode()
-        server = _server(imported)
-        socket.send_fds(server, [len(content).to_bytes(_HEAD, "big")], [*given, theirs])
-        server.sendall(content)
-        for descriptor in opened:
-            os.close(descriptor)
-        self.pid = int.from_bytes(_read(self._status, _HEAD), "big")
-        self.returncode: int | None = None
+        with ExitStack() as ends:
+            given = [ends.enter_context(open(os.devnull, "rb")).fileno() if stdin is None else stdin]  # noqa: PTH123
+            self.stdout, given[1:] = _pipe(stdout, ends)
+            self.stderr, given[2:] = _pipe(stderr, ends)
+            self._process = _SERVER.Process(
+                target=_run,
+                args=(
+                    [*map(DupFd, given)],
+                    self.args,
+                    str(cwd or Path.cwd()),
+                    dict(os.environ if env is None else env),
+                    dict(limits or {}),
+                ),
+            )
+            self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Its status as of `subprocess.Popen`; None while it runs."""
+        return self._process.exitcode
 
     def poll(self) -> int | None:
         """Its status, where it has ended."""
-        if self.returncode is None and select.select([self._status], [], [], 0)[0]:
-            self.returncode = self._ended()
         return self.returncode
 
     def wait(self, timeout: float) -> int:
         """Its status, when it has ended; one that takes longer is killed."""
-        if self.returncode is None:
-            late = not select.select([self._status], [], [], timeout)[0]
-            if late:
-                self.kill()
-            self.returncode = self._ended()
-            if late:
-                raise subprocess.TimeoutExpired(self.args, timeout)
-        return self.returncode
+        self._process.join(timeout)
+        if (status := self.returncode) is None:
+            self._process.kill()
+            self._process.join()
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return status
 
     def communicate(self, timeout: float) -> tuple[str, str]:
         """What it writes until it ends."""
         with ThreadPoolExecutor(2) as reading:
-            texts = [reading.submit(_all, pipe) if pipe else None for pipe in (self.stdout, self.stderr)]
+            texts = [reading.submit(pipe.read) if pipe else None for pipe in (self.stdout, self.stderr)]
             self.wait(timeout)
             out, err = (text.result() if text else "" for text in texts)
+        for pipe in filter(None, (self.stdout, self.stderr)):
+            pipe.close()
         return out, err
 
     def send_signal(self, number: int) -> None:
@@ -138,11 +123,6 @@ class Started:
     def kill(self) -> None:
         """Kill it."""
         self.send_signal(signal.SIGKILL)
-
-    def _ended(self) -> int:
-        status = os.waitstatus_to_exitcode(int.from_bytes(_read(self._status, _HEAD), "big"))
-        os.close(self._status)
-        return status
 
 
 def run(arguments: Sequence[str], *, timeout: float, **how: Any) -> subprocess.CompletedProcess[str]:
@@ -172,7 +152,7 @@ def cell(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str])
     Returns:
         As `_status` has it.
     """
-    from tests.conftest import LONGEST_S  # which has things done that the process that forks must not do
+    from tests.conftest import LONGEST_S
 
     _, _, module, _, *rest = command
     # It ends with the process that started it, which here is the one that forks.
@@ -182,117 +162,45 @@ def cell(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str])
     return run(["-c", code, *rest], timeout=LONGEST_S, env=environment, **out).returncode
 
 
-@cache
-def _server(imported: tuple[str, ...]) -> socket.socket:
-    """The process that forks; it ends when nobody can ask it any more."""
-    ours, its = socket.socketpair()
-    with its:
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.forked", str(its.fileno()), *imported],
-            pass_fds=[its.fileno()],
-            cwd=Path(__file__).parents[1],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},  # a fork has one thread, and would wait for the others
-        )
-    return ours
+def _pipe(descriptor: int | None, ends: ExitStack) -> tuple[IO[str] | None, list[int]]:
+    """What is read of it, if it is not read elsewhere, and where to it is written."""
+    if descriptor is not None:
+        return None, [descriptor]
+    ours, theirs = os.pipe()
+    ends.callback(os.close, theirs)
+    return open(ours, encoding="utf-8", errors="replace"), [theirs]  # noqa: PTH123
 
 
-def _all(pipe: IO[str]) -> str:
-    with pipe:
-        return pipe.read()
-
-
-def _read(descriptor: int, count: int) -> bytes:
-    content = b""
-    while len(content) < count:
-        if not (more := os.read(descriptor, count - len(content))):
-            raise EOFError("the process that forks is gone")
-        content += more
-    return content
-
-
-def _serve(asking: socket.socket) -> dict[str, Any]:
-    """Fork for whoever asks; returns in the forks alone, with what they are to do."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    while True:
-        head, descriptors, *_ = socket.recv_fds(asking, _HEAD, 4)
-        if not head:
-            os._exit(0)
-        asked: dict[str, Any] = json.loads(_read(asking.fileno(), int.from_bytes(head, "big")))
-        if os.fork() == 0:
-            asking.close()
-            if _forked(descriptors):
-                return asked
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def _forked(descriptors: Sequence[int]) -> bool:
-    """Fork once more: true in the process that is wanted; the other one says what became of it, and ends."""
-    *streams, status = descriptors
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    if child := os.fork():
-        for descriptor in streams:
-            os.close(descriptor)
-        os.write(status, child.to_bytes(_HEAD, "big"))
-        os.write(status, os.waitpid(child, 0)[1].to_bytes(_HEAD, "big"))
-        os._exit(0)
-    os.close(status)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for i, descriptor in enumerate(streams):
+def _run(
+    streams: Sequence[Any], arguments: Sequence[str], cwd: str, env: Mapping[str, str], limits: Mapping[int, Any]
+) -> None:
+    """Do what `python ARGUMENTS` does."""
+    for i, stream in enumerate(streams):
+        descriptor = stream.detach()
         os.dup2(descriptor, i)
         os.close(descriptor)
-    return True
-
-
-def _run(asked: dict[str, Any]) -> int:
-    """Do what `python ARGUMENTS` does; its status."""
-    os.chdir(asked["cwd"])
+    sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
+    os.chdir(cwd)
     os.environ.clear()
-    os.environ.update(asked["env"])
-    if asked["limits"]:
+    os.environ.update(env)
+    for number, of in limits.items():
         import resource
 
-        for number, *of in asked["limits"]:
-            resource.setrlimit(number, tuple(of))
-    sys.stdin = os.fdopen(0, closefd=False)
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), line_buffering=os.isatty(1))
-    sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), errors="backslashreplace", line_buffering=True)
-    kind, what, *rest = asked["arguments"]
+        resource.setrlimit(number, of)
+    kind, what, *rest = arguments
     sys.argv = [kind, *rest]
-    sys.path[0] = asked["cwd"] if kind == "-m" else ""
-    status: Any = 0
+    sys.path[0] = cwd if kind == "-m" else ""
     try:
         if kind == "-m":
             runpy.run_module(what, run_name="__main__", alter_sys=True)
         else:
             exec(compile(what, "<string>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
-    except SystemExit as ended:
-        status = ended.code
-        if not isinstance(status, int | None):
-            print(status, file=sys.stderr)
-            status = 1
-    except BaseException as error:
-        sys.excepthook(*sys.exc_info())
-        status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
-    return status or 0
-
-
-def _end(status: int) -> None:
-    """What an interpreter does at its end, but for the second that it takes all modules apart."""
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
-        os.kill(os.getpid(), -status)
-    os._exit(status)
-
-
-if __name__ == "__main__":
-    for _name in sys.argv[2:]:
-        importlib.import_module(_name)
-    gc.freeze()
-    _end(_run(_serve(socket.socket(fileno=int(sys.argv[1])))))
+    except KeyboardInterrupt:  # which ends Python as the signal does
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        atexit._run_exitfuncs()
+        for written in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                written.flush()

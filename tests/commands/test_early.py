@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,21 +19,21 @@ from mmerank.commands.app import app
 from mmerank.errors import DataError
 from mmerank.inputs.example import check_usable
 from mmerank.inputs.pictures import open_picture
-from tests import forked
 from tests.conftest import LONGEST_S
 
-# What a start takes its time for even so.
-LIGHT = ("mmerank.commands.app", "pandas", "pyarrow.parquet")
 HEAVY = ("torch", "transformers", "datasets", "scipy", "matplotlib", "lm_eval", "open_clip")
+# One command after the other; what the first of them imports, it imports for all.
 CODE = f"""
-import sys
+import contextlib, io, json, sys
 from mmerank.__main__ import main
-status = 0
-try:
-    main(sys.argv[1:])
-except SystemExit as ended:
-    status = ended.code
-print([status, [name for name in {HEAVY} if name in sys.modules]])
+for arguments in json.loads(sys.argv[1]):
+    status, said = 0, io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            main(arguments.split())
+    except SystemExit as ended:
+        status = ended.code
+    print(json.dumps([arguments, status, said.getvalue(), [name for name in {HEAVY} if name in sys.modules]]))
 """
 WRONG = {
     "align lava --data demo": "no hub id",
@@ -87,12 +89,26 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def answers(place: Path) -> dict[str, tuple[int, str, list[str]]]:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, json.dumps([*WRONG])],
+        capture_output=True,
+        text=True,
+        cwd=place,
+        timeout=LONGEST_S,
+        check=True,
+    )
+    told = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    return {arguments: (status, said, imported) for arguments, status, said, imported in told}
+
+
 @pytest.mark.parametrize("arguments", WRONG)
-def test_a_wrong_name_is_told_before_heavy_imports(arguments: str, place: Path) -> None:
-    done = forked.run(["-c", CODE, *arguments.split()], cwd=place, timeout=LONGEST_S, imported=LIGHT)
-    assert done.returncode == 0, done.stderr
-    status, imported = json.loads(done.stdout.splitlines()[-1].replace("'", '"'))
-    assert status in (1, 2) and WRONG[arguments] in " ".join(done.stderr.split()) and imported == []
+def test_a_wrong_name_is_told_before_heavy_imports(
+    arguments: str, answers: dict[str, tuple[int, str, list[str]]]
+) -> None:
+    status, said, imported = answers[arguments]
+    assert status in (1, 2) and WRONG[arguments] in " ".join(said.split()) and imported == []
 
 
 def test_help_shows_flags_without_a_value(
