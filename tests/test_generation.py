@@ -204,6 +204,9 @@ def test_numbers_of_a_data_set(llava: Any, pairs: list[mmerank.Example]) -> None
     assert compared["erank_response"].difference == pytest.approx(
         other.numbers["erank_response"].value - numbers["erank_response"].value
     )
+    first = min(name for name in numbers if name.startswith("erank_response_at_"))
+    alike = mmerank.compare(other, result, quantities=[first])  # a quantity names its metric
+    assert (alike[first].a, alike[first].b) == pytest.approx((other.numbers[first].value, numbers[first].value))
 
 
 def test_runs_are_continued_shared_and_read_again(llava: Any, tmp_path: Path, pairs: list[mmerank.Example]) -> None:

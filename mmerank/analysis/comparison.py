@@ -12,7 +12,7 @@ import pandas as pd
 from mmerank.analysis.alike import stands_on
 from mmerank.analysis.metric import Metric
 from mmerank.analysis.metrics.diff_erank import TWIN
-from mmerank.analysis.metrics.known import main_metric, metric
+from mmerank.analysis.metrics.known import main_metric, metric, metric_with
 from mmerank.analysis.metrics.matched import MATCHED
 from mmerank.analysis.sample import Sample
 from mmerank.analysis.statistics.bootstrap import Bootstrap
@@ -57,7 +57,7 @@ def compared(
         names: What A and B are called.
         aggregate: See `mmerank.analysis.metrics.alignment.dataset_erank`.
         point: Of texts: the hook point.
-        name: Of the metric; by default eRank1 to eRank5 of pairs, Diff-eRank of texts.
+        name: Of the metric; by default that of `quantities`, or else eRank1 to eRank5 of pairs, Diff-eRank of texts.
         bootstrap: Level, resamples, seed and method.
         permutations: Most swaps to try.
         false_discovery: `bh` or `by`.
@@ -69,6 +69,10 @@ def compared(
         ValueError: They cannot be compared.
     """
     of = metric(name) if name else main_metric(a)
+    owners = {metric_with(quantity) for quantity in quantities or () if not name and of.quantity(quantity) is None}
+    if len(owners) == 1 and (owner := owners.pop()):  # numbers of one other metric
+        of, name = metric(owner), owner
+        quantities = [quantity.removeprefix(of.prefix) for quantity in quantities or ()]
     if not name and main_metric(b) is not of:
         raise ValueError(f"expected the same measurements on both sides, got {of.title} and {main_metric(b).title}")
     one, other = (_sample(frame, of, aggregate, point) for frame in (a, b))

@@ -129,8 +129,8 @@ def compare(
         point: Of texts: the hook point.
         matched: Compare the numbers on equally many rows, which were measured with `match_tokens`, see
             docs/tokens.md; the same as `metric="matched"`.
-        metric: Of the numbers, by its name in `mmerank.analysis.metrics.known`. Default: eRank1 to eRank5 and the
-            ratios of pairs, Diff-eRank of texts.
+        metric: Of the numbers, by its name in `mmerank.analysis.metrics.known`. Default: that of `quantities`, or
+            else eRank1 to eRank5 and the ratios of pairs, Diff-eRank of texts.
         bootstrap: Level, resamples, seed and method. The seed is also that of the permutations.
         permutations: Most swaps to try; where there are no more than this and one, all are tried and `p` is exact.
         false_discovery: `bh` (Benjamini-Hochberg) or `by` (Benjamini-Yekutieli, for any dependence) over the
