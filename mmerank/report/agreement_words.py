@@ -71,6 +71,13 @@ def cautions(
     called = model_names(runs)
     if lacking := sorted({called[key] for key, found in of_models.items() if not found}):
         lines.append(f"No score is known of {some(lacking)}.")
+    guessed: dict[str, list[str]] = {}
+    for key, found in of_models.items():
+        for of in found:
+            if of.low <= of.chance <= of.high:
+                guessed.setdefault(f"{of.name} ({of.chance:.3g})", []).append(called[key])
+    for score, models in guessed.items():
+        lines.append(f"Not told from chance in {score}: {some(list(dict.fromkeys(models)))}.")
     unknown = sorted({str(of) for of in points.loc[points["parameters"].isna(), "called"]})
     if unknown and points["parameters"].notna().any():
         lines.append(

@@ -117,6 +117,14 @@ def test_sizes_that_scores_state_come_first(runs: Path, tmp_path: Path) -> None:
     }
 
 
+def test_scores_that_guessing_has_too(runs: Path, tmp_path: Path) -> None:
+    table = "model,benchmark,metric,value,n,unit,low,high,chance\n"
+    table += "tiny-1b,POPE,acc,0.5,20,fraction,0.3,0.7,0.5\ntiny-7b,POPE,acc,0.9,20,fraction,0.7,0.97,0.5\n"
+    (tmp_path / "guessed.csv").write_text(table)
+    said = agreed(runs, tmp_path / "guessed.csv").cautions
+    assert [line for line in said if "chance in" in line] == ["Not told from chance in POPE, acc (0.5): tiny-1b."]
+
+
 def test_no_model_of_the_runs(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("model,benchmark,value\nllava,VQA,78\nqwen,VQA,80\n")
     with pytest.raises(DataError, match=r"scores are of llava, qwen, the runs of tiny-13b, .*--name NAME=MODEL"):

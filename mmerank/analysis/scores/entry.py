@@ -31,6 +31,7 @@ class Scored:
         high: Upper limit.
         parameters: Of the model; NaN where the file does not say.
         where: File and row, for messages.
+        chance: What guessing scores; NaN where the file does not say.
         loaded: Dtype of the model and how it was quantised, where one model is scored in several ways; else empty.
     """
 
@@ -45,6 +46,7 @@ class Scored:
     high: float = math.nan
     parameters: float = math.nan
     loaded: str = ""
+    chance: float = math.nan
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ def read_row(row: dict[str, Any], where: str, unit: str = "") -> Scored:
 
     Args:
         row: Values by column: `model`, `benchmark`, `value`, and where there are some `metric`, `unit`, `n`, `low`,
-            `high`, `parameters` and `loaded`.
+            `high`, `parameters`, `chance` and `loaded`.
         where: File and row, for messages.
         unit: Of rows that state none.
 
@@ -84,6 +86,7 @@ def read_row(row: dict[str, Any], where: str, unit: str = "") -> Scored:
         high=_optional(row, "high", where),
         parameters=_parameters(row.get("parameters"), where),
         loaded=str(row.get("loaded") or "").strip(),
+        chance=_optional(row, "chance", where),
     )
     counted = _optional(row, "n", where, 0.0)
     if counted < 0 or counted != found.n:
