@@ -74,8 +74,9 @@ def drawings(runs: Sequence[Finished], numbers: pd.DataFrame) -> Iterator[Drawin
             of_what += ", and of equally many drawn at random"
         yield layer_curves(found, _called(found, data), "layers-vision", of_what, of_vision=True)
     for some, name in ((pairs, "inside"), (texts, "inside-texts")):
-        if found := [(run, model) for run, model in some if has_updates(run, model)]:
-            yield updates_by_block(found, _called(found, data), name)
+        found = [(run, model) for run, model in some if has_updates(run, model)]
+        for i, one in enumerate(found):  # six panels each, of which a page has room for one model's
+            yield updates_by_block([one], _called(found, data), name if len(found) == 1 else f"{name}-{i + 1}")
     if encoders:
         of_what = "of encoders, of a picture's patches and a text's tokens"
         yield layer_curves(encoders, _called(encoders, data), "layers-encoders", of_what)
