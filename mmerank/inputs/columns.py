@@ -105,7 +105,8 @@ class Columns:
         asked = column_text(row, self.instruction) if self.instruction else ""
         if self.image is None:
             return Example(name, None, asked, response)
-        if (value := row.get(self.image)) is None:
+        value = row.get(self.image)
+        if value is None or (isinstance(value, str) and not value.strip()):  # what CSV has in the place of nothing
             raise DataError("no image")
         if (source := picture_sources(value, within)) is None:
             found = no_picture(as_list(value))

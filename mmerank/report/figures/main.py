@@ -86,10 +86,11 @@ def draw_differences(axes: Axes, comparison: ComparisonResult) -> None:
     rows = pd.DataFrame([vars(found) for found in comparison.differences]).assign(value=lambda of: of["difference"])
     named = {name: quantity(name).head.replace(", ", ",\n") for name in rows["quantity"]}
     eranks = {name: STAGES.get(name, label) for name, label in named.items() if "erank" in name}
-    points(axes, {f"{comparison.a} - {comparison.b}": rows}, eranks or named)
+    title = f"{comparison.a} - {comparison.b}" + (", on equally many rows" if comparison.matched else "")
+    points(axes, {title: rows}, eranks or named)
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axes.set_ylabel("difference of eRank" if eranks else "difference")
-    _named(axes, [f"{comparison.a} - {comparison.b}"])
+    _named(axes, [title])
 
 
 def _named(axes: Axes, series: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmerank.errors import in_short
+from mmerank.report.names import data_names
 
 _STATES = ("done", "failed", "skipped", "running", "begun", "left")
 _MEASURED = {"done": "its run, which is done,", "begun": "its run, of which a part is measured,"}
@@ -31,9 +32,10 @@ def study_table(found: Sequence[Any], folder: Path, ahead: Any = None) -> Render
     table = Table(title=str(folder), title_justify="left")
     for heading in ("job", "model", "data", "options", "state", *(["expected time"] if ahead else [])):
         table.add_column(heading, overflow="fold")
+    called = data_names(of.cell.data for of in found)
     for of in found:
         options = ", ".join(f"{key} {_short(value)}" for key, value in of.cell.options.items() if value != "")
-        words = [of.cell.job, of.cell.model, of.cell.data, options, of.state]
+        words = [of.cell.job, of.cell.model, called[of.cell.data], options, of.state]
         if ahead:
             words.append(_time_of(ahead.cells.get(of.cell.name)))
         table.add_row(*map(Text, words))
