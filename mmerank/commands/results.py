@@ -248,7 +248,7 @@ def _print_results(
             kept = tuple(of for of in comparison.differences if not compared_by or of.quantity in compared_by)
             Console().print(comparison_table(replace(comparison, differences=kept or comparison.differences)))
         if found:
-            print("\n".join(comparison_notes(found)))
+            print("\n".join(comparison_notes(found, alike=True)))
 
 
 def compared(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass, fields, replace
 
@@ -24,6 +25,8 @@ MAX_PIXELS = 16_000_000
 MAX_BYTES = 10_000_000
 LONGEST_TEXT = 2000  # characters
 ID = "explored"
+# Beside the thread that a page is served by, torch's own threads get into each other's way at many small matrices.
+_WORKERS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Explorer:
         self.name = adapter.name
         asked = replace(convention or Convention(), patches=True)
         self._plan = Pairs(adapter, asked, layers="all", max_pixels=MAX_PIXELS)
-        self._probe = Probe(self._plan, Computing())
+        self._probe = Probe(self._plan, Computing(workers=_WORKERS))
         self._lock = threading.Lock()
 
     def explored(self, example: Example, changes: Changes | None = None) -> Explored:

@@ -97,11 +97,12 @@ def comparison_table(comparison: ComparisonResult) -> Table:
     return table
 
 
-def comparison_notes(comparisons: Sequence[ComparisonResult]) -> list[str]:
+def comparison_notes(comparisons: Sequence[ComparisonResult], *, alike: bool = False) -> list[str]:
     """How the comparisons were made.
 
     Args:
         comparisons: At least one, all made in the same way.
+        alike: Whether it is said elsewhere which numbers stand on other numbers of rows.
 
     Returns:
         Lines.
@@ -121,7 +122,8 @@ def comparison_notes(comparisons: Sequence[ComparisonResult]) -> list[str]:
         lines.append(f"  {opposed_note(opposed)}")
     if first.groups:
         lines.append("  examples of one group, as the questions about a picture, are drawn and swapped together")
-    if unlike := dict.fromkeys(name for comparison in comparisons for name in comparison.unlike):
+    unlike = dict.fromkeys(name for comparison in comparisons for name in comparison.unlike)
+    if unlike and not alike:
         lines.append(f"  {unlike_note(unlike)}")
     if any(comparison.fixed for comparison in comparisons):
         lines.insert(2, "  q -: equal in every example, which is not among the tests")
