@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from mmerank.analysis.metrics.alignment import LABELS
+from mmerank.analysis.metrics.alignment import ALIGNMENT, LABELS
 from mmerank.eranks import ERANKS, FINAL, by_label
 from mmerank.runs.record import Record
 
@@ -122,7 +122,7 @@ def concerned(unlike: Iterable[str]) -> list[str]:
         Names, as of `mmerank.analysis.metrics.alignment.ALIGNMENT`.
     """
     there = set(unlike)
-    return [name for name in (*ERANKS, "image_reduction_ratio", "image_text_alignment") if there & {*stands_on(name)}]
+    return [name for name in ALIGNMENT if there & {*stands_on(name)}]
 
 
 def unlike_text(unlike: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:

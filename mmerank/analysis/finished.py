@@ -104,14 +104,16 @@ class Finished:
 
     @cached_property
     def nulls(self) -> dict[str, tuple[Null, ...]]:
-        """Of a perturbation: what the numbers are of pictures with other texts, by model."""
+        """Of a perturbation of pairs: what the numbers are of pictures with other texts, by model."""
+        if not (self.perturbed and self.kind.of_pairs):
+            return {}
         by = self.convention["aggregate"]
         return {model: against_nulls(records, aggregate=by) for model, records in self.frames.items()}
 
     @cached_property
     def nulls_matched(self) -> dict[str, tuple[Null, ...]]:
         """The same on equally many rows; nothing where an example has too few, since texts are dealt among all."""
-        if self.match_tokens is None:
+        if self.match_tokens is None or not self.nulls:
             return {}
         by, found = self.convention["aggregate"], {}
         for model, records in self.frames.items():
@@ -131,8 +133,6 @@ class Finished:
     @property
     def null_tests(self) -> list[tuple[str, str, NullTest]]:
         """Control, quantity and test of eRank5 and Image-Text Alignment against pictures with other texts."""
-        if not self.perturbed:
-            return []
         nulls = [null for found in self.nulls.values() for null in found]
         return [(null.control, quantity, test) for null in nulls for quantity, test in null.tests.items()]
 
@@ -140,6 +140,11 @@ class Finished:
     def data(self) -> str:
         """The DATA argument."""
         return str(self.settings["data"]["name"])
+
+    @property
+    def content(self) -> str:
+        """What its data are known by."""
+        return str(self.settings["data"].get("fingerprint"))
 
     @property
     def convention(self) -> dict[str, Any]:

@@ -52,9 +52,10 @@ class DataColumns:
 
     def check(self, data: str) -> None:
         """Refuse a DATA argument that is none, without a look at the data."""
+        from mmerank.inputs.columns import Columns
         from mmerank.inputs.load import check_form
 
-        check_form(data, image=self.image, response=self.response, instruction=self.instruction, id=self.id)
+        check_form(data, Columns(self.image, self.response, self.instruction, self.id))
 
     def load(self, data: str) -> DataSet:
         """The examples that a DATA argument names; here ends a command that is only asked whether it would run."""

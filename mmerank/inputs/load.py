@@ -153,27 +153,17 @@ def load_data(
         return from_memory(data, columns, name)
     if not isinstance(data, str):
         raise TypeError(f"load_data: expected text, as 'text:FILE', or a table, got {_no_text(data)}")
-    argument = check_form(data, image=image, response=response, instruction=instruction, id=id)
+    argument = check_form(data, columns)
     found = _load(argument, pipe)
     return found if name is None else replace(found, name=name, source=argument)
 
 
-def check_form(
-    data: str,
-    *,
-    image: str | None = None,
-    response: str | None = None,
-    instruction: str | None = None,
-    id: str | None = None,
-) -> str:
+def check_form(data: str, columns: Columns) -> str:
     """Refuse a DATA argument that is none, without a look at the data.
 
     Args:
         data: It.
-        image: As for `load_data`.
-        response: As for `load_data`.
-        instruction: As for `load_data`.
-        id: As for `load_data`.
+        columns: Which are named beside it.
 
     Returns:
         It, with the columns in it.
@@ -181,7 +171,7 @@ def check_form(
     Raises:
         UsageError: The form is none of those that `load_data` knows, or has no columns.
     """
-    argument = _with_columns(data, Columns(image, response, instruction, id))
+    argument = _with_columns(data, columns)
     name, _, rest = argument.partition(":")
     whole = argument == "demo" or argument in (*texts.SETS, *_TO_DOWNLOAD)
     if not whole and (name not in (*_READERS, *texts.SETS) or not rest):

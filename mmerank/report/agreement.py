@@ -22,7 +22,7 @@ from mmerank.convention import loaded_as
 from mmerank.eranks import FINAL
 from mmerank.errors import DataError
 from mmerank.report.agreement_words import cautions, some
-from mmerank.report.marks import measured_by
+from mmerank.report.marks import alike_by
 from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import placed
 from mmerank.report.paper.printed import named_size
@@ -129,10 +129,7 @@ def _points(
 ) -> pd.DataFrame:
     called, data = model_names(runs), data_names(run.data for run in runs)
     rows_of = {(run.name, model): _rows_behind(run, model) for run in runs for model in run.frames}
-    same = {
-        run.name: json.dumps([run.settings["data"].get("fingerprint"), measured_by(run.convention)], sort_keys=True)
-        for run in runs
-    }
+    same = {run.name: alike_by(run) for run in runs}
     told = {run.name: json.dumps([data[run.data], run.job]) for run in runs}
     jobs = {run.job for run in runs}
     several = {of for of in told.values() if len({same[name] for name in told if told[name] == of}) > 1}

@@ -14,7 +14,6 @@ from mmerank.analysis.finished import Finished
 from mmerank.analysis.metrics.alignment import LABELS
 from mmerank.analysis.metrics.matched import of_the_five, unmatched
 from mmerank.analysis.metrics.rows import row_eranks, single_rows
-from mmerank.analysis.perturbation import Null
 from mmerank.analysis.statistics.bootstrap import ROUGH
 from mmerank.eranks import ERANKS
 from mmerank.errors import printable
@@ -43,7 +42,7 @@ def cautions(runs: Sequence[Finished]) -> list[str]:
     called = model_names(runs)
     found = [line for run in runs for line in _of_run(run, called)]
     found += _of_few(runs, called)
-    against = {_on_data(run, model) for run in runs for model, nulls in _nulls(run).items() if nulls}
+    against = {(run.content, model) for run in runs for model, nulls in run.nulls.items() if nulls}
     for job in JOBS:
         some = [run for run in runs if run.job == job]
         if some:
@@ -192,7 +191,7 @@ def _of_unlike_examples(title: str, runs: Sequence[Finished], called: dict[tuple
     """Models of one data set that do not stand on the same examples of it."""
     counts: dict[str, dict[frozenset[str], list[str]]] = {}
     for run in runs:
-        content = str(run.settings["data"].get("fingerprint"))
+        content = run.content
         for model in run.frames:
             examples = frozenset(record.example for record in run.of(model))
             counts.setdefault(content, {}).setdefault(examples, []).append(called[run.name, model])
@@ -211,7 +210,7 @@ def _of_unlike_rows(
     """Models that read the same examples, or pictures of different data sets, as different numbers of rows."""
     of_data: dict[str, list[tuple[Finished, str]]] = {}
     for run, model in models:
-        of_data.setdefault(str(run.settings["data"].get("fingerprint")), []).append((run, model))
+        of_data.setdefault(run.content, []).append((run, model))
     told = False
     for some in of_data.values():
         if unlike := unlike_rows([run.of(model) for run, model in some]):
@@ -230,14 +229,6 @@ def _of_unlike_rows(
             f"{title}: eRank mostly follows the number of tokens, and the models have different numbers of image "
             f"tokens ({listed}). --match-tokens puts them on equally many."
         )
-
-
-def _nulls(run: Finished) -> dict[str, tuple[Null, ...]]:
-    return run.nulls if run.perturbed and run.kind.of_pairs else {}
-
-
-def _on_data(run: Finished, model: str) -> tuple[str, str]:
-    return str(run.settings["data"].get("fingerprint")), model
 
 
 def _of_several(
@@ -271,7 +262,7 @@ def _of_several(
     if job == "diff":
         of_data: dict[str, list[tuple[Finished, str]]] = {}
         for run, model in models:
-            of_data.setdefault(str(run.settings["data"].get("fingerprint")), []).append((run, model))
+            of_data.setdefault(run.content, []).append((run, model))
         for some in of_data.values():
             if not read_alike([run.of(model) for run, model in some]):
                 listed = _listed([called[run.name, model] for run, model in some])
@@ -287,7 +278,7 @@ def _of_several(
             )
         return
     yield from _of_unlike_rows(title, models, called)
-    if not all(_on_data(run, model) in against for run, model in models):
+    if not all((run.content, model) in against for run, model in models):
         yield (
             f"{title}: the Image-Text Alignment has no null of its own: unrelated image and text tokens scored 0.67 "
             "to 0.93 in simulations and less in some models; 1/3 is the least possible. `mmerank perturb --control "

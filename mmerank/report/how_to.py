@@ -61,7 +61,7 @@ def how_to_report_comparison(comparison: ComparisonResult) -> str:
         f"{comparison.a} minus {comparison.b}{on}, on the same examples (n = {comparison.n}{left}): {'; '.join(told)}"
         f"{_made(comparison.bootstrap) if comparison.n > 1 else ''}. Paired permutation tests, {swaps} swaps; q "
         f"after {control} over {comparison.tests} tests."
-        + (f" {unlike_note(comparison.unlike)}.".replace("caution", "Caution") if comparison.unlike else "")
+        + (f" Caution: {unlike_note(comparison.unlike)}." if comparison.unlike else "")
     )
 
 
@@ -153,7 +153,7 @@ def _against(run: Finished, model: str) -> list[str]:
     nulls = [
         f"{null.control}: {test.null_mean:.{decimals}f} ± {test.null_sd:.{decimals}f} over {test.draws} draws, "
         f"p = {test.p:.2g}"
-        for null in (run.nulls.get(model, ()) if run.job == "perturb" else ())
+        for null in run.nulls.get(model, ())
         if (test := null.tests.get(name)) is not None
     ]
     if nulls:

@@ -47,20 +47,18 @@ def marked(runs: Sequence[Finished], table: pd.DataFrame) -> pd.DataFrame:
         tested = _tested(runs, family)
         for rows in family:
             best = _best(rows)
-            found = {
-                place: comparison
-                for place in rows.index
-                if (comparison := tested.get(frozenset({_key(best.iloc[0]), _key(rows.loc[place])})))
-            }
-            if not found:
-                continue
-            table.loc[best.index, "mark"] = "best"
-            name = _in_metric(best.iloc[0])
-            for place in found.keys() - set(best.index):
-                of = found[place][name]
-                is_a = found[place].a == " ".join(_key(rows.loc[place]))
-                less = (of.difference, of.low, of.high) if is_a else (-of.difference, -of.high, -of.low)
-                table.loc[place, ["mark", "tests"]] = ["other" if told_from_zero(of) else "tied", found[place].tests]
+            first, name = _key(best.iloc[0]), _in_metric(best.iloc[0])
+            for place in rows.index:
+                key = _key(rows.loc[place])
+                is_b = (first, key) in tested
+                if (comparison := tested.get((first, key) if is_b else (key, first))) is None:
+                    continue
+                table.loc[best.index, "mark"] = "best"
+                if place in best.index:
+                    continue
+                of = comparison[name]
+                less = (-of.difference, -of.high, -of.low) if is_b else (of.difference, of.low, of.high)
+                table.loc[place, ["mark", "tests"]] = ["other" if told_from_zero(of) else "tied", comparison.tests]
                 table.loc[place, ["q", *_FROM_BEST]] = [of.q, *less]
     return table
 
@@ -80,7 +78,7 @@ def _in_metric(row: pd.Series[Any]) -> str:
     return str(row["quantity"]).removeprefix(metric(str(row["metric"])).prefix)
 
 
-def _tested(runs: Sequence[Finished], family: Sequence[pd.DataFrame]) -> dict[frozenset[_Key], ComparisonResult]:
+def _tested(runs: Sequence[Finished], family: Sequence[pd.DataFrame]) -> dict[tuple[_Key, _Key], ComparisonResult]:
     """Comparisons of models by one metric, tested together, by which two they are of."""
     of = {_key(row): row for rows in family for _, row in rows.iterrows()}
     asked: dict[tuple[_Key, _Key], list[str] | None]
@@ -95,7 +93,7 @@ def _tested(runs: Sequence[Finished], family: Sequence[pd.DataFrame]) -> dict[fr
                 pair = pair[::-1] if pair[::-1] in asked else pair
                 asked[pair] = [*(asked.get(pair) or ()), _in_metric(best.iloc[0])]
     found = {
-        frozenset(pair): comparison
+        pair: comparison
         for pair, names in asked.items()
         if (comparison := _compared(runs, of[pair[0]], of[pair[1]], names))
     }
@@ -104,11 +102,8 @@ def _tested(runs: Sequence[Finished], family: Sequence[pd.DataFrame]) -> dict[fr
 
 def _comparable(runs: Sequence[Finished], table: pd.DataFrame) -> dict[tuple[str, ...], list[pd.DataFrame]]:
     """Rows of each quantity of untouched examples, of like data, convention and rows, by what else they share."""
-    same = {
-        run.name: json.dumps([run.settings["data"].get("fingerprint"), measured_by(run.convention)], sort_keys=True)
-        for run in runs
-    }
-    drawn = {run.name: json.dumps([run.convention.get(name) for name in MATCHED_BY]) for run in runs}
+    same = {run.name: alike_by(run) for run in runs}
+    drawn = {run.name: drawn_by(run) for run in runs}
     wanted = table["quantity"].map(lambda name: bool(quantity(name).better)) & table["transform"].eq("none")
     wanted &= table["point"].isin(["", FINAL]) & table["value"].notna() & table["metric"].ne("accuracy")
     found: dict[tuple[str, ...], list[pd.DataFrame]] = {}
@@ -149,12 +144,22 @@ def _compared(
         return compared(
             *frames,
             quantities=quantities,
-            names=(" ".join(_key(a)), " ".join(_key(b))),
+            names=("a", "b"),
             aggregate=run.convention["aggregate"],
             name=str(a["metric"]),
         )
     except ValueError:  # no example in common, or other measurements
         return None
+
+
+def alike_by(run: Finished) -> str:
+    """What runs have in common whose numbers may be held against each other: data, and what decides the numbers."""
+    return json.dumps([run.content, measured_by(run.convention)], sort_keys=True)
+
+
+def drawn_by(run: Finished) -> str:
+    """What runs have in common whose rows were drawn alike to match."""
+    return json.dumps([run.convention.get(name) for name in MATCHED_BY])
 
 
 def measured_by(convention: Mapping[str, Any]) -> dict[str, Any]:

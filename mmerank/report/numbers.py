@@ -119,10 +119,9 @@ def _of_run(run: Finished) -> pd.DataFrame:
 
 def _nulls(run: Finished) -> dict[tuple[str, str], dict[str, float]]:
     """What shuffled pairs give, by model and quantity: metrics, eRank5 and alignment; of slopes shuffled losses."""
-    of_pairs = run.perturbed and run.kind.of_pairs
     of_texts = {
         (model, front + name): {"null_mean": test.null_mean, "p": test.p}
-        for front, by_model in ((("", run.nulls), (MATCHED, run.nulls_matched)) if of_pairs else ())
+        for front, by_model in (("", run.nulls), (MATCHED, run.nulls_matched))
         for model, nulls in by_model.items()
         for null in nulls[:1]
         for name, test in null.tests.items()

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from mmerank.analysis.finished import Finished
-from mmerank.analysis.metrics.matched import MATCHED, MATCHED_BY
+from mmerank.analysis.metrics.matched import MATCHED
 from mmerank.analysis.row_map import mapped
 from mmerank.analysis.statistics.null import NullTest
 from mmerank.eranks import ERANKS
-from mmerank.report.marks import measured_by
+from mmerank.report.marks import alike_by, drawn_by
 from mmerank.report.names import data_names, model_names
 from mmerank.report.terminal.intervals import interval_text, q_text
 from mmerank.report.terminal.perturbation import ALPHA, told_from_zero
@@ -35,10 +35,10 @@ def readings(runs: Sequence[Finished], numbers: pd.DataFrame) -> list[str]:
         Plain text; nothing where the numbers answer none of these questions.
     """
     called, data = model_names(runs), data_names(run.data for run in runs)
-    found = list(_aligned(runs, numbers, called))
+    found = list(_aligned(runs, numbers, called, data))
     several = sum(len(of.frames) for of in runs) > 1
     for run in runs:
-        on = f" on {data[run.data]}" if len({of.data for of in runs}) > 1 else ""
+        on = f" on {data[run.data]}" if len(data) > 1 else ""
         for model in run.frames:
             front = f"{called[run.name, model]}{on}: " if several else ""
             found += [front + line for line in (*_changed(run, model), *_mapped(run, model))]
@@ -50,11 +50,12 @@ def _minus(text: str) -> str:
     return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
-def _aligned(runs: Sequence[Finished], numbers: pd.DataFrame, called: dict[tuple[str, str], str]) -> Iterator[str]:
+def _aligned(
+    runs: Sequence[Finished], numbers: pd.DataFrame, called: dict[tuple[str, str], str], data: dict[str, str]
+) -> Iterator[str]:
     """Which model has the highest Image-Text Alignment, where that can be said, and what it is of unrelated pairs."""
     plain = numbers["quantity"].str.removeprefix(MATCHED).eq(_ALIGNMENT) & numbers["transform"].eq("none")
     here = numbers[plain & numbers["value"].notna()]
-    data = data_names(run.data for run in runs)
     for (of_data, _, on_rows), rows in here.groupby(["data", "job", "rows"], sort=False):
         on = f" of {data[str(of_data)]}" if here["data"].nunique() > 1 else ""
         marked = rows[rows["mark"] != ""]
@@ -132,13 +133,9 @@ def _unrelated(runs: Sequence[Finished], marked: pd.DataFrame, called: dict[tupl
 
 def _null_tests(runs: Sequence[Finished], row: Mapping[Hashable, Any]) -> Iterator[NullTest]:
     of = next(run for run in runs if run.name == row["run"])
-    alike = of.settings["data"].get("fingerprint"), measured_by(of.convention)
-    rows = [of.convention.get(name) for name in MATCHED_BY]
+    on_equal = row["rows"] != "all"
     for run in runs:
-        if run.job != "perturb" or (run.settings["data"].get("fingerprint"), measured_by(run.convention)) != alike:
-            continue
-        on_equal = row["rows"] != "all"
-        if on_equal and [run.convention.get(name) for name in MATCHED_BY] != rows:
+        if alike_by(run) != alike_by(of) or (on_equal and drawn_by(run) != drawn_by(of)):
             continue
         for null in (run.nulls_matched if on_equal else run.nulls).get(row["model"], ()):
             if (test := null.tests.get(_ALIGNMENT)) is not None:

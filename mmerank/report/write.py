@@ -109,7 +109,8 @@ def report(
     wanted = formats or FORMATS
     tables = printed_tables(read, numbers)
     beside = [beside_table(agreed)] if agreed else []
-    listed = [*overviews(read, numbers).values(), *lists(read).values(), *(score_tables(agreed) if agreed else [])]
+    of_many, of_jobs = overviews(read, numbers), lists(read)
+    listed = [*of_many.values(), *of_jobs.values(), *(score_tables(agreed) if agreed else [])]
     if "csv" in wanted:
         write("numbers.csv", csv(placed(read, numbers)))
         examples = [by_example(run).assign(run=run.name, job=run.job) for run in read]
@@ -124,7 +125,17 @@ def report(
     if "html" in wanted:
         with missing_letters_said_once():
             drawn = [*scattered, *(score_figures(agreed) if agreed else ()), *drawings(read, numbers)]
-            write("report.html", page(read, numbers, drawn, tables, agreed=agreed, with_data=with_data))
+            html = page(
+                read,
+                numbers,
+                drawn,
+                tables,
+                overviews=of_many,
+                lists=of_jobs,
+                agreed=agreed,
+                with_data=with_data,
+            )
+            write("report.html", html)
             if not formats:
                 for drawing in drawn:
                     with _writable(folder / "figures"), styled(style):

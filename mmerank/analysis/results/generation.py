@@ -12,8 +12,6 @@ from mmerank.analysis.metrics import generation
 from mmerank.analysis.results.numbered import NumberedResult
 from mmerank.convention import GenerationConvention
 
-NUMBERS = tuple(quantity.name for quantity in generation.QUANTITIES)
-
 
 @dataclass(frozen=True)
 class Response:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -31,12 +31,10 @@ from mmerank.report.how_to import how_to_report
 from mmerank.report.maps import maps
 from mmerank.report.names import data_names, model_names
 from mmerank.report.numbers import skipped
-from mmerank.report.overview import overviews
 from mmerank.report.printed import Listed, Printed
 from mmerank.report.readings import readings
 from mmerank.report.reopened import find_examples
 from mmerank.report.score_tables import beside_table, score_tables
-from mmerank.report.tables import lists
 from mmerank.runs.jobs import CHANGE, JOBS
 
 # Rows of the table of examples, over all runs; the rest is in examples.csv.
@@ -56,6 +54,8 @@ def page(
     drawings: Sequence[Drawing],
     tables: Sequence[Printed],
     *,
+    overviews: Mapping[str, Listed],
+    lists: Mapping[str, Listed],
     agreed: Agreement | None = None,
     with_data: bool = False,
 ) -> str:
@@ -66,6 +66,8 @@ def page(
         numbers: From `mmerank.report.numbers.all_numbers`.
         drawings: The figures, each of which is there as wide as a page and as a phone.
         tables: From `mmerank.report.tables.printed_tables`.
+        overviews: From `mmerank.report.overview.overviews`.
+        lists: From `mmerank.report.tables.lists`.
         agreed: Numbers against scores, where there are scores.
         with_data: As for `mmerank.report.reopened.find_examples`.
 
@@ -89,8 +91,8 @@ def page(
             extremes=[view for view in views if any(group for _, group in view["groups"])],
             mapped=[view for view in views if view["maps"]],
             tables=[_headlines_first(table) for table in tables],
-            lists=lists(runs),
-            overviews=overviews(runs, numbers),
+            lists=lists,
+            overviews=overviews,
             drawings=[_drawn(drawing) for drawing in drawings],
             beside=beside_table(agreed) if agreed else None,
             scores=score_tables(agreed) if agreed else [],

@@ -124,7 +124,7 @@ def comparison_notes(comparisons: Sequence[ComparisonResult], *, alike: bool = F
         lines.append("  examples of one group, as the questions about a picture, are drawn and swapped together")
     unlike = dict.fromkeys(name for comparison in comparisons for name in comparison.unlike)
     if unlike and not alike:
-        lines.append(f"  {unlike_note(unlike)}")
+        lines.append(f"  caution: {unlike_note(unlike)}")
     if any(comparison.fixed for comparison in comparisons):
         lines.insert(2, "  q -: equal in every example, which is not among the tests")
     left = max(comparison.unpaired for comparison in comparisons)
@@ -154,7 +154,7 @@ def unlike_note(unlike: Iterable[str]) -> str:
         A sentence without its end.
     """
     named = ", ".join(quantity(name).label for name in unlike)
-    return f"caution: {named} stand on other numbers of rows in one than in the other, which they mostly follow"
+    return f"{named} stand on other numbers of rows in one than in the other, which they mostly follow"
 
 
 def comparison_text(comparisons: Sequence[ComparisonResult]) -> str:
